@@ -1,0 +1,8 @@
+"""What page tables do. Knows numpy, numba and the standard library, nothing else."""
+
+from engine import compiled
+
+MODEL_VERSION = 1
+"""Part of every point's identity: raised whenever the same scenario may give another outcome."""
+
+compiled.choose_cache()

@@ -1,0 +1,95 @@
+"""Operations on a table's entries as bits: words are uint64[W], entry e is bit e % 64 of word e // 64."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic
+
+ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
+ZERO = np.uint64(0)
+ONE = np.uint64(1)
+
+
+@intrinsic
+def popcount(_: Any, x: Any) -> Any:
+    """Bits set in a uint64, as int64."""
+    return types.int64(types.uint64), lambda context, builder, sig, args: builder.ctpop(args[0])
+
+
+@intrinsic
+def lowest(_: Any, x: Any) -> Any:
+    """Place of the lowest set bit of a uint64 (64 if none), as int64."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], context.get_constant(types.boolean, False))
+
+    return types.int64(types.uint64), code
+
+
+@intrinsic
+def leading(_: Any, x: Any) -> Any:
+    """Zero bits above the highest set bit of a uint64 (64 if none), as int64."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.ctlz(args[0], context.get_constant(types.boolean, False))
+
+    return types.int64(types.uint64), code
+
+
+@njit(cache=True, inline="always")
+def window(word: int, first: int, end: int) -> int:
+    """Bits of word number `word` that lie in entries [first, end), which must meet it."""
+    lo = max(first - word * 64, 0)
+    hi = min(end - word * 64, 64)
+    mask = ONES << np.uint64(lo)
+    if hi < 64:
+        mask &= (ONE << np.uint64(hi)) - ONE
+    return mask
+
+
+@njit(cache=True)
+def survey(words: Any, first: int, end: int) -> tuple[int, int, int]:
+    """(how many, first, last) entries set in [first, end); (0, -1, -1) if none."""
+    count, lo, hi = 0, -1, -1
+    if end <= first:
+        return count, lo, hi
+    for w in range(first >> 6, ((end - 1) >> 6) + 1):
+        x = words[w] & window(w, first, end)
+        if x != ZERO:
+            count += popcount(x)
+            if lo < 0:
+                lo = w * 64 + lowest(x)
+            hi = w * 64 + 63 - leading(x)
+    return count, lo, hi
+
+
+@njit(cache=True)
+def nth(words: Any, first: int, end: int, n: int) -> int:
+    """The n-th (from 1) entry set in [first, end), which must have that many."""
+    for w in range(first >> 6, ((end - 1) >> 6) + 1):
+        x = words[w] & window(w, first, end)
+        have = popcount(x)
+        if have < n:
+            n -= have
+            continue
+        for _ in range(n - 1):
+            x &= x - ONE
+        return w * 64 + lowest(x)
+    return -1
+
+
+@njit(cache=True)
+def fill(words: Any, first: int, end: int) -> None:
+    """Set the entries [first, end)."""
+    if end > first:
+        for w in range(first >> 6, ((end - 1) >> 6) + 1):
+            words[w] |= window(w, first, end)
+
+
+@njit(cache=True)
+def clear(words: Any, first: int, end: int) -> None:
+    """Clear the entries [first, end)."""
+    if end > first:
+        for w in range(first >> 6, ((end - 1) >> 6) + 1):
+            words[w] &= ~window(w, first, end)

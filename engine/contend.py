@@ -1,0 +1,50 @@
+"""Threads in lock step: which trylocks on a PMD lock fail (docs/method.md, section 6)."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from engine.keyed import TRYLOCK, draw, key
+
+BY_MERGED, BY_SEED, AFTER_BREAK = 1, 2, 4
+STEP_SHIFT = 3
+
+
+@njit(cache=True)
+def failed_trylocks(
+    attempts: Any, first_table: int, policy: int, seed: int, round_: int, limits: Any, steps: Any, counts: Any
+) -> tuple[int, int]:
+    """(all, those after a mid break) of one policy's failed trylocks in one PMD table and round.
+
+    attempts: int64[tables], step << 3 | flags, or -1; limits: uint64[701] by the number of trylocks at a step;
+    steps, counts: int64 scratch, a power of two of at least twice the tables.
+    """
+    mask = steps.size - 1
+    steps[:] = -1
+    crowd = 0
+    for j in range(attempts.size):
+        if attempts[j] >= 0 and attempts[j] & policy:
+            step = attempts[j] >> STEP_SHIFT
+            at = (step * 0x9E3779B1) & mask
+            while steps[at] >= 0 and steps[at] != step:
+                at = (at + 1) & mask
+            if steps[at] < 0:
+                steps[at] = step
+                counts[at] = 0
+            counts[at] += 1
+            crowd = max(crowd, counts[at])
+    failed, broken = 0, 0
+    if crowd < 2:
+        return failed, broken
+    stream = key(seed, round_, TRYLOCK)
+    for j in range(attempts.size):
+        if attempts[j] >= 0 and attempts[j] & policy:
+            step = attempts[j] >> STEP_SHIFT
+            at = (step * 0x9E3779B1) & mask
+            while steps[at] != step:
+                at = (at + 1) & mask
+            if counts[at] > 1 and draw(np.uint64(stream), first_table + j) < limits[min(counts[at], 700)]:
+                failed += 1
+                broken += 1 if attempts[j] & AFTER_BREAK else 0
+    return failed, broken

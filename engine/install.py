@@ -1,0 +1,91 @@
+"""Which pages of a table an install writes (docs/method.md, section 2)."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from engine.bits import ONE, ONES, ZERO, fill, window
+from engine.chance import ALWAYS, NEVER
+from engine.keyed import draw
+
+LOW_48 = np.uint64(0xFFFFFFFFFFFF)
+FIELD = np.uint64(0xFFFF)
+S16, S48, S56 = np.uint64(16), np.uint64(48), np.uint64(56)
+
+
+@njit(cache=True)
+def resident_extents(table: int, n: int, cdf: Any, guide: Any, count: int, count_low: int) -> int:
+    """How many of a table's n extents are resident: inverse binomial CDF, exact to 64 bits.
+
+    Four tables share a hash; the 48 lower bits are drawn only where the upper 16 do not decide.
+    """
+    upper = ((draw(count, table >> 2) >> np.uint64(16 * (table & 3))) & FIELD) << S48
+    k = guide[np.int64(upper >> S56)]
+    while k < n and cdf[k] <= upper:
+        k += 1
+    if k < n and cdf[k] <= (upper | LOW_48):
+        u = upper | (draw(count_low, table) >> S16)
+        while k < n and cdf[k] <= u:
+            k += 1
+    return k
+
+
+@njit(cache=True)
+def place_extents(words: Any, seen: Any, table: int, n: int, k: int, extent: int, stream: int) -> None:
+    """Set the entries of k of n extents, each `extent` entries long, in cleared words; `seen` is scratch of the same size."""
+    if k == 0:
+        return
+    if k == n:
+        fill(words, 0, n * extent)
+        return
+    wanted = min(k, n - k)
+    bits = 0
+    while (1 << bits) < n:
+        bits += 1
+    fields = 64 // bits
+    low = np.uint64(n - 1)
+    shift = np.uint64(bits)
+    places = seen if extent > 1 else words
+    for w in range((n + 63) >> 6):
+        places[w] = ZERO
+    have, i = 0, 0
+    while have < wanted:
+        h = draw(stream, table * 4096 + i)
+        i += 1
+        for _ in range(fields):
+            q = np.int64(h & low)
+            h >>= shift
+            bit = ONE << np.uint64(q & 63)
+            if places[q >> 6] & bit == ZERO:
+                places[q >> 6] |= bit
+                have += 1
+                if have == wanted:
+                    break
+    if wanted < k:
+        for w in range((n + 63) >> 6):
+            places[w] ^= window(w, 0, n)
+    if extent > 1:
+        for q in range(n):
+            if places[q >> 6] & (ONE << np.uint64(q & 63)) != ZERO:
+                fill(words, q * extent, (q + 1) * extent)
+
+
+@njit(cache=True)
+def drawn_extents(words: Any, base: int, valid: int, cluster: int, mode: int, limit: int, stream: int) -> int:
+    """Extents that are no whole fraction of a table, one draw each: sets entries [0, valid) in cleared words. Returns 1 if any."""
+    if mode == NEVER:
+        return 0
+    found = 0
+    for e in range(base // cluster, (base + valid - 1) // cluster + 1):
+        if mode == ALWAYS or draw(stream, e) < limit:
+            fill(words, max(e * cluster - base, 0), min((e + 1) * cluster - base, valid))
+            found = 1
+    return found
+
+
+@njit(cache=True)
+def cut(words: Any, valid: int) -> None:
+    """Clear the entries beyond the VMA's end."""
+    for w in range(valid >> 6, words.size):
+        words[w] &= ONES if w * 64 + 64 <= valid else (window(w, 0, valid) if w * 64 < valid else ZERO)

@@ -1,0 +1,48 @@
+"""Counter-based random bits: every choice is a pure function of (seed, round, what, index).
+
+SplitMix64's finaliser (Stafford's variant 13) over a Weyl sequence: Steele, Lea, Flood, OOPSLA 2014.
+"""
+
+import numpy as np
+from numba import njit
+
+COUNT, COUNT_LOW, PLACE, EXTENT, CALL = 1, 2, 3, 4, 5
+PIN_COUNT, PIN_COUNT_LOW, PIN_PLACE, REFAULT, TRYLOCK = 6, 7, 8, 9, 10
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+S30, S27, S31, S32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
+LOW_32 = np.uint64(0xFFFFFFFF)
+
+
+@njit(cache=True, inline="always")
+def mix(z: int) -> int:
+    """uint64 -> uint64, a bijection."""
+    z = (z ^ (z >> S30)) * MIX_1
+    z = (z ^ (z >> S27)) * MIX_2
+    return z ^ (z >> S31)
+
+
+@njit(cache=True, inline="always")
+def key(seed: int, round_: int, what: int) -> int:
+    """uint64 key of one stream."""
+    z = mix(np.uint64(seed) + GOLDEN)
+    z = mix(z + np.uint64(round_) + GOLDEN)
+    return mix(z + np.uint64(what) + GOLDEN)
+
+
+@njit(cache=True, inline="always")
+def draw(stream: int, index: int) -> int:
+    """The index-th 64 bits of a stream."""
+    return mix(stream + np.uint64(index + 1) * GOLDEN)
+
+
+@njit(cache=True)
+def scale(bits: int, n: int) -> int:
+    """floor(bits x n / 2^64): uint64 bits, n below 2^63, as int64."""
+    a = np.uint64(n)
+    lo_lo = (bits & LOW_32) * (a & LOW_32)
+    hi_lo = (bits >> S32) * (a & LOW_32)
+    lo_hi = (bits & LOW_32) * (a >> S32)
+    cross = (lo_lo >> S32) + (hi_lo & LOW_32) + lo_hi
+    return np.int64((hi_lo >> S32) + (cross >> S32) + (bits >> S32) * (a >> S32))

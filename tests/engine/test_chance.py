@@ -1,0 +1,95 @@
+"""Random choices: integers that a plain-Python reading of docs/method.md gives too, and the right distributions."""
+
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from engine.arch import GIB, MIB
+from engine.chance import ALWAYS, FULL, MAYBE, NEVER, binomial, limit, trylock_limits
+from engine.keyed import draw, key, scale
+from engine.outcome import COLUMNS
+from engine.run import run_batch
+from engine.scenario import Scenario, columns_of
+
+MASK = FULL - 1
+GOLDEN = 0x9E3779B97F4A7C15
+AT = {name: i for i, name in enumerate(COLUMNS)}
+
+
+def slow_mix(z: int) -> int:
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & MASK
+    return z ^ (z >> 31)
+
+
+@pytest.mark.parametrize(
+    ("seed", "round_", "what", "index"), [(0, 0, 1, 0), (7, 3, 5, 123456789), (2**62, 999, 10, 2**45)]
+)
+def test_draw_is_the_published_one(seed: int, round_: int, what: int, index: int) -> None:
+    """key and draw are what docs/method.md says, in 64-bit arithmetic."""
+    z = slow_mix(seed + GOLDEN & MASK)
+    z = slow_mix(z + round_ + GOLDEN & MASK)
+    stream = slow_mix(z + what + GOLDEN & MASK)
+    assert key(seed, round_, what) == stream
+    assert draw(np.uint64(stream), index) == slow_mix(stream + (index + 1) * GOLDEN & MASK)
+
+
+@pytest.mark.parametrize(("bits", "n"), [(MASK, 2**62), (1 << 63, 1001), (12345, 7), (0xDEADBEEFCAFEF00D, 28_835_840)])
+def test_scale_is_a_wide_product(bits: int, n: int) -> None:
+    """scale is the upper half of a 128-bit product."""
+    assert scale(np.uint64(bits), n) == bits * n >> 64
+
+
+@pytest.mark.parametrize("n", [1, 2, 32, 512])
+@pytest.mark.parametrize("p", [Fraction(1, 10), Fraction(1, 2), Fraction(590, 56320), Fraction(999, 1000)])
+def test_binomial_is_within_one_of_exact(n: int, p: Fraction) -> None:
+    """Each limit is the exact CDF's floor, give or take one in 2^64."""
+    running = Fraction(0)
+    for j, got in enumerate(binomial(n, p).limits.tolist()):
+        running += comb(n, j) * p**j * (1 - p) ** (n - j)
+        assert abs(got - min(running * FULL // 1, MASK)) <= 1
+
+
+def test_limit() -> None:
+    """Shares 0 and 1 are certain; between them 64 bits decide."""
+    assert limit(Fraction(0)) == (NEVER, 0)
+    assert limit(Fraction(1)) == (ALWAYS, MASK)
+    assert limit(Fraction(1, 2)) == (MAYBE, 1 << 63)
+    assert trylock_limits()[1] == 0
+    assert trylock_limits()[2] == FULL // 16
+
+
+@pytest.mark.parametrize(("sparsity", "cluster_kib"), [(0.99, 4), (0.999, 64), (0.9, 512), (0.95, 2048), (0.9, 8192)])
+def test_closed_form_of_empty_tables(sparsity: float, cluster_kib: int) -> None:
+    """After one install a table is all none with probability sparsity^(S / cluster), or sparsity for clusters above S."""
+    tables = 131_072
+    scenario = Scenario(virt=tables * 2 * MIB, sparsity=sparsity, cluster=cluster_kib * 1024, seed=11)
+    held = int(run_batch(columns_of([scenario])).values[0, 0, AT["pte_tables_end"]])
+    draws = tables if cluster_kib <= 2048 else tables * 2048 // cluster_kib
+    expected = sparsity ** max(2048 / cluster_kib, 1)
+    empty = (tables - held) * draws // tables
+    assert stats.binomtest(empty, draws, expected).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9, 0.999])
+def test_resident_share(sparsity: float) -> None:
+    """The share of pages installed is 1 - sparsity, for even spread and for clusters that straddle tables."""
+    for cluster in (4096, 12288, 3 * MIB):
+        pages = GIB // 4096
+        row = run_batch(columns_of([Scenario(virt=GIB, sparsity=sparsity, cluster=cluster, seed=5)])).values[0, 0]
+        extents = -(-GIB // cluster)
+        sigma = (sparsity * (1 - sparsity) / extents) ** 0.5
+        assert abs(row[AT["ptes_installed"]] / pages - (1 - sparsity)) < 5 * sigma
+
+
+def test_every_place_is_as_likely() -> None:
+    """Which pages of a table are resident is uniform: zap half of each table and half of the pages go."""
+    for sparsity in (0.99, 0.3):
+        scenario = Scenario(virt=16 * GIB, sparsity=sparsity, zap=MIB, zap_shift=MIB, coverage=0.5, seed=9)
+        row = run_batch(columns_of([scenario])).values[0, 0]
+        gone = int(row[AT["ptes_zapped"]])
+        made = int(row[AT["zap_calls"]]) / (16 * GIB // MIB)
+        assert abs(gone / int(row[AT["ptes_installed"]]) - made) < 0.01
