@@ -38,7 +38,7 @@ def leading(_: Any, x: Any) -> Any:
 
 
 @njit(cache=True, inline="always")
-def window(word: int, first: int, end: int) -> int:
+def window(word: Any, first: Any, end: Any) -> Any:
     """Bits of word number `word` that lie in entries [first, end), which must meet it."""
     lo = max(first - word * 64, 0)
     hi = min(end - word * 64, 64)
@@ -49,7 +49,7 @@ def window(word: int, first: int, end: int) -> int:
 
 
 @njit(cache=True)
-def survey(words: Any, first: int, end: int) -> tuple[int, int, int]:
+def survey(words: Any, first: Any, end: Any) -> tuple[Any, Any, Any]:
     """(how many, first, last) entries set in [first, end); (0, -1, -1) if none."""
     count, lo, hi = 0, -1, -1
     if end <= first:
@@ -65,7 +65,7 @@ def survey(words: Any, first: int, end: int) -> tuple[int, int, int]:
 
 
 @njit(cache=True)
-def nth(words: Any, first: int, end: int, n: int) -> int:
+def nth(words: Any, first: Any, end: Any, n: Any) -> Any:
     """The n-th (from 1) entry set in [first, end), which must have that many."""
     for w in range(first >> 6, ((end - 1) >> 6) + 1):
         x = words[w] & window(w, first, end)
@@ -80,7 +80,7 @@ def nth(words: Any, first: int, end: int, n: int) -> int:
 
 
 @njit(cache=True)
-def fill(words: Any, first: int, end: int) -> None:
+def fill(words: Any, first: Any, end: Any) -> None:
     """Set the entries [first, end)."""
     if end > first:
         for w in range(first >> 6, ((end - 1) >> 6) + 1):
@@ -88,7 +88,7 @@ def fill(words: Any, first: int, end: int) -> None:
 
 
 @njit(cache=True)
-def clear(words: Any, first: int, end: int) -> None:
+def clear(words: Any, first: Any, end: Any) -> None:
     """Clear the entries [first, end)."""
     if end > first:
         for w in range(first >> 6, ((end - 1) >> 6) + 1):

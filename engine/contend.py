@@ -13,8 +13,8 @@ STEP_SHIFT = 3
 
 @njit(cache=True)
 def failed_trylocks(
-    attempts: Any, first_table: int, policy: int, seed: int, round_: int, limits: Any, steps: Any, counts: Any
-) -> tuple[int, int]:
+    attempts: Any, first_table: Any, policy: Any, seed: Any, round_: Any, limits: Any, steps: Any, counts: Any
+) -> tuple[Any, Any]:
     """(all, those after a mid break) of one policy's failed trylocks in one PMD table and round.
 
     attempts: int64[tables], step << 3 | flags, or -1; limits: uint64[701] by the number of trylocks at a step;

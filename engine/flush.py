@@ -12,7 +12,7 @@ FULL, RANGED, SENT = 0, 1, 2
 
 
 @njit(cache=True)
-def flush(account: Any, lo: int, hi: int, stride: int, ceiling: int) -> None:
+def flush(account: Any, lo: Any, hi: Any, stride: Any, ceiling: Any) -> None:
     """Add one flush of pages [lo, hi) to account int64[3]; nothing if the range is empty (flush_tlb_mm_range)."""
     if hi <= lo:
         return
@@ -24,7 +24,7 @@ def flush(account: Any, lo: int, hi: int, stride: int, ceiling: int) -> None:
 
 
 @njit(cache=True)
-def flush_with_table(account: Any, slot: int, lo: int, hi: int, entries: int, ceiling: int) -> None:
+def flush_with_table(account: Any, slot: Any, lo: Any, hi: Any, entries: Any, ceiling: Any) -> None:
     """The flush of a call that cleared [lo, hi) (empty if hi <= lo) and freed the one table at `slot`."""
     if hi <= lo:
         flush(account, slot, slot + 1, entries, ceiling)
@@ -34,9 +34,9 @@ def flush_with_table(account: Any, slot: int, lo: int, hi: int, entries: int, ce
 
 @njit(cache=True)
 def fill_gather(
-    words: Any, first: int, end: int, folio: int, slots: int, batch: int, batch_slots: int, batches: int
-) -> tuple[int, int, int]:
-    """Put the pages [first, end) of a piece into a gather, run by run: (slots in the batch, batch, entry of the break or -1).
+    words: Any, first: Any, end: Any, folio: Any, slots: Any, batch: Any, batch_slots: Any, batches: Any
+) -> tuple[Any, Any, Any]:
+    """Put the pages [first, end) of a piece into a gather: (slots in the batch, batch, entry of the break or -1).
 
     A piece breaks at most once: a table has fewer entries than a gather has slots.
     """

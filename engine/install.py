@@ -15,7 +15,7 @@ S16, S48, S56 = np.uint64(16), np.uint64(48), np.uint64(56)
 
 
 @njit(cache=True)
-def resident_extents(table: int, n: int, cdf: Any, guide: Any, count: int, count_low: int) -> int:
+def resident_extents(table: Any, n: Any, cdf: Any, guide: Any, count: Any, count_low: Any) -> Any:
     """How many of a table's n extents are resident: inverse binomial CDF, exact to 64 bits.
 
     Four tables share a hash; the 48 lower bits are drawn only where the upper 16 do not decide.
@@ -32,8 +32,8 @@ def resident_extents(table: int, n: int, cdf: Any, guide: Any, count: int, count
 
 
 @njit(cache=True)
-def place_extents(words: Any, seen: Any, table: int, n: int, k: int, extent: int, stream: int) -> None:
-    """Set the entries of k of n extents, each `extent` entries long, in cleared words; `seen` is scratch of the same size."""
+def place_extents(words: Any, seen: Any, table: Any, n: Any, k: Any, extent: Any, stream: Any) -> None:
+    """Set the entries of k of n extents, each `extent` entries long, in cleared words; `seen` is scratch."""
     if k == 0:
         return
     if k == n:
@@ -66,14 +66,14 @@ def place_extents(words: Any, seen: Any, table: int, n: int, k: int, extent: int
         for w in range((n + 63) >> 6):
             places[w] ^= window(w, 0, n)
     if extent > 1:
-        for q in range(n):
-            if places[q >> 6] & (ONE << np.uint64(q & 63)) != ZERO:
-                fill(words, q * extent, (q + 1) * extent)
+        for place in range(n):
+            if places[place >> 6] & (ONE << np.uint64(place & 63)) != ZERO:
+                fill(words, place * extent, (place + 1) * extent)
 
 
 @njit(cache=True)
-def drawn_extents(words: Any, base: int, valid: int, cluster: int, mode: int, limit: int, stream: int) -> int:
-    """Extents that are no whole fraction of a table, one draw each: sets entries [0, valid) in cleared words. Returns 1 if any."""
+def drawn_extents(words: Any, base: Any, valid: Any, cluster: Any, mode: Any, limit: Any, stream: Any) -> Any:
+    """Extents that are no whole fraction of a table, one draw each, into cleared words. Returns 1 if any."""
     if mode == NEVER:
         return 0
     found = 0
@@ -85,7 +85,7 @@ def drawn_extents(words: Any, base: int, valid: int, cluster: int, mode: int, li
 
 
 @njit(cache=True)
-def cut(words: Any, valid: int) -> None:
+def cut(words: Any, valid: Any) -> None:
     """Clear the entries beyond the VMA's end."""
     for w in range(valid >> 6, words.size):
         words[w] &= ONES if w * 64 + 64 <= valid else (window(w, 0, valid) if w * 64 < valid else ZERO)

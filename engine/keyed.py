@@ -3,6 +3,8 @@
 SplitMix64's finaliser (Stafford's variant 13) over a Weyl sequence: Steele, Lea, Flood, OOPSLA 2014.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -16,7 +18,7 @@ LOW_32 = np.uint64(0xFFFFFFFF)
 
 
 @njit(cache=True, inline="always")
-def mix(z: int) -> int:
+def mix(z: Any) -> Any:
     """uint64 -> uint64, a bijection."""
     z = (z ^ (z >> S30)) * MIX_1
     z = (z ^ (z >> S27)) * MIX_2
@@ -24,7 +26,7 @@ def mix(z: int) -> int:
 
 
 @njit(cache=True, inline="always")
-def key(seed: int, round_: int, what: int) -> int:
+def key(seed: Any, round_: Any, what: Any) -> Any:
     """uint64 key of one stream."""
     z = mix(np.uint64(seed) + GOLDEN)
     z = mix(z + np.uint64(round_) + GOLDEN)
@@ -32,13 +34,13 @@ def key(seed: int, round_: int, what: int) -> int:
 
 
 @njit(cache=True, inline="always")
-def draw(stream: int, index: int) -> int:
+def draw(stream: Any, index: Any) -> Any:
     """The index-th 64 bits of a stream."""
     return mix(stream + np.uint64(index + 1) * GOLDEN)
 
 
 @njit(cache=True)
-def scale(bits: int, n: int) -> int:
+def scale(bits: Any, n: Any) -> Any:
     """floor(bits x n / 2^64): uint64 bits, n below 2^63, as int64."""
     a = np.uint64(n)
     lo_lo = (bits & LOW_32) * (a & LOW_32)

@@ -13,8 +13,8 @@ from engine.arch import ARCHES, Arch
 from engine.chance import ALWAYS, GUIDE, MAYBE, NEVER, binomial, limit, trylock_limits
 from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
 from engine.policy import POLICIES
-from engine.slots import fits, walk_slots
 from engine.scenario import ABSENT, FIELD, Columns, check, decimal
+from engine.slots import fits, walk_slots
 
 RANDOM_ORDER = FIELD["order"].choices.index("random")
 FREE_ADVICE = FIELD["advice"].choices.index("free")
@@ -40,7 +40,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What walks over parts of the same points add up to; parts are summed. Shapes as in engine/walk.py, a row a point."""
+    """What walks over parts of the same points add up to. Shapes as in engine/walk.py, a row a point."""
 
     per: NDArray[np.int64]
     work: NDArray[np.int64]
@@ -48,13 +48,11 @@ class Tally:
     account: NDArray[np.int64]
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(
-            self.per + other.per, self.work + other.work, self.sums + other.sums, self.account + other.account
-        )
+        return Tally(self.per + other.per, self.work + other.work, self.sums + other.sums, self.account + other.account)
 
 
 def run_batch(columns: Columns) -> Results:
-    """Outcomes of complete columns (engine.scenario.complete). Raises ScenarioError. Rows do not depend on each other."""
+    """Outcomes of complete columns (engine.scenario.complete), a row by itself. Raises ScenarioError."""
     check(columns)
     points = encode(columns)
     return finish(points, columns, tally(points))
@@ -89,7 +87,7 @@ def shards(par: NDArray[np.int64], parts: int) -> list[tuple[int, int]]:
 
 
 def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool | None = None) -> Tally:
-    """Walk tables [first, end) of every point (all of them by default), the short way where it fits (or as `short` says)."""
+    """Walk tables [first, end) of every point (default: all), the short way where it fits or as `short` says."""
     n = len(points.par)
     par = points.par
     if end is not None:
@@ -214,8 +212,10 @@ def installed_shares(columns: Columns) -> list[tuple[Fraction, NDArray[np.int64]
     """Each distinct p = 1 - sparsity or res / virt, with its rows."""
     groups: list[tuple[Fraction, NDArray[np.int64]]] = []
     by_res = columns["res"] != ABSENT
-    for sparsity in np.unique(columns["sparsity"][~by_res]):
-        groups.append((1 - decimal(sparsity), np.flatnonzero(~by_res & (columns["sparsity"] == sparsity))))
+    groups.extend(
+        (1 - decimal(sparsity), np.flatnonzero(~by_res & (columns["sparsity"] == sparsity)))
+        for sparsity in np.unique(columns["sparsity"][~by_res])
+    )
     pairs = np.stack([columns["res"][by_res], columns["virt"][by_res]], axis=1)
     for res, virt in np.unique(pairs, axis=0):
         rows = np.flatnonzero(by_res & (columns["res"] == res) & (columns["virt"] == virt))
@@ -236,7 +236,7 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     def cumulative(column: int) -> NDArray[np.int64]:
         total = np.cumsum(seen.per[:, column])
         before = np.concatenate([[0], total])[starts]
-        return total - np.repeat(before, counts)
+        return np.asarray(total - np.repeat(before, counts))
 
     pmd_z, pud_z = cumulative(w.PMD_NEW), cumulative(w.PUD_NEW)
     kinds = np.array(CLASS_OF_POLICY)

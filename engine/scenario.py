@@ -31,7 +31,7 @@ class ScenarioError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a scenario: `kind` is bytes, share, count or choice; `default` is None where it depends on others."""
+    """One field: `kind` is bytes, share, count or choice; `default` is None where it depends on others."""
 
     name: str
     kind: str
@@ -120,13 +120,19 @@ def check(columns: Columns) -> None:
     refuse("cluster", columns["cluster"] > MAX_VIRT_BYTES, "{value} bytes is more than a process can map")
     refuse("zap", columns["zap"] > MAX_VIRT_BYTES, "{value} bytes is more than a process can map")
     shift = columns["zap_shift"]
-    refuse("zap_shift", (shift < 0) | (shift > MAX_VIRT_BYTES), "{value} bytes: must be 0 or more, within an address space")
+    refuse(
+        "zap_shift", (shift < 0) | (shift > MAX_VIRT_BYTES), "{value} bytes: must be 0 or more, within an address space"
+    )
     folio = columns["folio"]
     refuse("folio", (folio & (folio - 1) != 0) | (folio > 2 * MIB), "{value} bytes is not a power of two up to 2 MiB")
     rounds, threads = columns["rounds"], columns["threads"]
     refuse("rounds", (rounds < 1) | (rounds > MAX_ROUNDS), f"{{value}}: must be from 1 to {MAX_ROUNDS}")
     refuse("threads", (threads < 1) | (threads > MAX_THREADS), f"{{value}}: must be from 1 to {MAX_THREADS}")
-    refuse("threads", (threads > 1) & (rounds * threads > 1 << 24), "{value} threads times rounds: must be at most 16777216")
+    refuse(
+        "threads",
+        (threads > 1) & (rounds * threads > 1 << 24),
+        "{value} threads times rounds: must be at most 16777216",
+    )
     refuse("seed", columns["seed"] < 0, "{value}: must be 0 or more")
 
 

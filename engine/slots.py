@@ -31,7 +31,9 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 @njit(cache=True)
-def ends(table: int, n: int, k: int, cluster: int, stream: int, ceiling: int, words: Any, scratch: Any) -> tuple[int, int]:
+def ends(
+    table: Any, n: Any, k: Any, cluster: Any, stream: Any, ceiling: Any, words: Any, scratch: Any
+) -> tuple[Any, Any]:
     """(first, last) resident entry of a table with k of n extents, or any two that also mean a full flush."""
     if k == n or k * cluster > ceiling:
         return 0, n * cluster - 1
@@ -44,7 +46,9 @@ def ends(table: int, n: int, k: int, cluster: int, stream: int, ceiling: int, wo
     while (1 << bits) < n:
         bits += 1
     low, shift = np.uint64(n - 1), np.uint64(bits)
-    first, last, have, i = n, -1, 0, 0
+    first: Any = n
+    last: Any = -1
+    have, i = 0, 0
     while True:
         h = draw(stream, table * 4096 + i)
         i += 1
@@ -59,7 +63,8 @@ def ends(table: int, n: int, k: int, cluster: int, stream: int, ceiling: int, wo
             if have < scratch.size:
                 scratch[have] = np.uint64(q)
             have += 1
-            first, last = min(first, q), max(last, q)
+            first = min(first, q)
+            last = max(last, q)
             if have == k or ((last - first) * cluster > ceiling and last * cluster > ceiling):
                 return first * cluster, (last + 1) * cluster - 1
 
@@ -103,9 +108,14 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
         begin, end = max(group * 4, first_table), min(group * 4 + 4, end_table)
         for r in range(rounds):
             h = draw(count_keys[r], group) if counted else ZERO
-            if skips and h & FIELD < none_below and (h >> S16) & FIELD < none_below:
-                if (h >> S32) & FIELD < none_below and h >> S48 < none_below:
-                    continue  # nothing installed, and every earlier page was zapped
+            if (
+                skips
+                and h & FIELD < none_below
+                and (h >> S16) & FIELD < none_below
+                and (h >> S32) & FIELD < none_below
+                and h >> S48 < none_below
+            ):
+                continue  # nothing installed, and every earlier page was zapped
             for table in range(begin, end):
                 j = table & 3
                 k = 0

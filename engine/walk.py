@@ -103,26 +103,26 @@ def open_call(g: Any) -> None:
 
 
 @njit(cache=True)
-def widen(g: Any, at: int, lo: int, hi: int) -> None:
+def widen(g: Any, at: Any, lo: Any, hi: Any) -> None:
     """Let the range at g[at], g[at + 1] cover pages [lo, hi)."""
     g[at] = min(g[at], lo)
     g[at + 1] = max(g[at + 1], hi)
 
 
 @njit(cache=True)
-def empty(g: Any, at: int) -> None:
+def empty(g: Any, at: Any) -> None:
     g[at] = EMPTY_LO
     g[at + 1] = EMPTY_HI
 
 
 @njit(cache=True)
-def clear_in_lane(g: Any, lane: int, lo: int, hi: int) -> None:
+def clear_in_lane(g: Any, lane: Any, lo: Any, hi: Any) -> None:
     widen(g, lane, lo, hi)
     g[lane + L_PTES] = 1
 
 
 @njit(cache=True)
-def flush_lane(g: Any, lane: int, account: Any, entries: int, ceiling: int) -> None:
+def flush_lane(g: Any, lane: Any, account: Any, entries: Any, ceiling: Any) -> None:
     flush(account, g[lane], g[lane + 1], 1 if g[lane + L_PTES] else entries, ceiling)
     empty(g, lane)
     g[lane + L_PTES] = 0
@@ -130,7 +130,7 @@ def flush_lane(g: Any, lane: int, account: Any, entries: int, ceiling: int) -> N
 
 
 @njit(cache=True)
-def free_in_lane(g: Any, lane: int, slot: int, account: Any, entries: int, ceiling: int, table_batch: int) -> None:
+def free_in_lane(g: Any, lane: Any, slot: Any, account: Any, entries: Any, ceiling: Any, table_batch: Any) -> None:
     """tlb_remove_table: the table's first page joins the range; a full batch is flushed."""
     widen(g, lane, slot, slot + 1)
     g[lane + L_TABLES] += 1
@@ -139,7 +139,7 @@ def free_in_lane(g: Any, lane: int, slot: int, account: Any, entries: int, ceili
 
 
 @njit(cache=True)
-def free_late(g: Any, late: int, slot: int, account: Any, entries: int, ceiling: int, table_batch: int) -> None:
+def free_late(g: Any, late: Any, slot: Any, account: Any, entries: Any, ceiling: Any, table_batch: Any) -> None:
     """A table freed after the whole call is zapped: only the first batch shares its flush with the cleared entries."""
     widen(g, late, slot, slot + 1)
     g[late + T_TABLES] += 1
@@ -154,7 +154,7 @@ def free_late(g: Any, late: int, slot: int, account: Any, entries: int, ceiling:
 
 
 @njit(cache=True)
-def close_late(g: Any, late: int, lo: int, hi: int, account: Any, entries: int, ceiling: int) -> None:
+def close_late(g: Any, late: Any, lo: Any, hi: Any, account: Any, entries: Any, ceiling: Any) -> None:
     """End of a call that frees late; [lo, hi) is what its entries left to flush."""
     stride = 1 if hi > lo else entries
     if g[late + T_BATCHED]:
@@ -165,7 +165,7 @@ def close_late(g: Any, late: int, lo: int, hi: int, account: Any, entries: int, 
 
 
 @njit(cache=True)
-def first_entry(present: Any, marker: Any, end: int) -> int:
+def first_entry(present: Any, marker: Any, end: Any) -> Any:
     """The first entry that is not none in [0, end), or -1."""
     for w in range((end + 63) >> 6):
         x = present[w] | marker[w]
@@ -176,14 +176,6 @@ def first_entry(present: Any, marker: Any, end: int) -> int:
                 first = mark
             return first
     return -1
-
-
-@njit(cache=True)
-def any_bit(words: Any) -> bool:
-    for x in words:
-        if x != ZERO:
-            return True
-    return False
 
 
 @njit(cache=True)
@@ -288,7 +280,8 @@ def walk(
             elif par[INSTALL] != NEVER:
                 drawn[:] = ZERO
                 filled = (
-                    drawn_extents(drawn, base, valid, cluster, par[INSTALL], lim[LIMIT_INSTALL], key(seed, r, EXTENT)) != 0
+                    drawn_extents(drawn, base, valid, cluster, par[INSTALL], lim[LIMIT_INSTALL], key(seed, r, EXTENT))
+                    != 0
                 )
             if filled:
                 fresh, fresh_m = 0, 0
@@ -711,13 +704,13 @@ def walk(
 
 
 @njit(cache=True)
-def _blocked(call: int, threads: int, n_calls: int) -> int:
+def _blocked(call: Any, threads: Any, n_calls: Any) -> Any:
     """floor(call x threads / n_calls)."""
     return call * threads // n_calls
 
 
 @njit(cache=True)
-def upper_of_munmap(per: Any, peak: int, end: int, touched: Any, mapped: Any) -> None:
+def upper_of_munmap(per: Any, peak: Any, end: Any, touched: Any, mapped: Any) -> None:
     """One PMD or PUD table under munmap: there once touched, gone when nothing under it is mapped. Resets the flags."""
     there = False
     for r in range(touched.size):
@@ -727,5 +720,3 @@ def upper_of_munmap(per: Any, peak: int, end: int, touched: Any, mapped: Any) ->
         per[r, end] += there
         touched[r] = False
         mapped[r] = False
-
-

@@ -64,7 +64,7 @@ def test_limit() -> None:
 
 @pytest.mark.parametrize(("sparsity", "cluster_kib"), [(0.99, 4), (0.999, 64), (0.9, 512), (0.95, 2048), (0.9, 8192)])
 def test_closed_form_of_empty_tables(sparsity: float, cluster_kib: int) -> None:
-    """After one install a table is all none with probability sparsity^(S / cluster), or sparsity for clusters above S."""
+    """A table is all none with probability sparsity^(S / cluster), or sparsity for clusters above S."""
     tables = 131_072
     scenario = Scenario(virt=tables * 2 * MIB, sparsity=sparsity, cluster=cluster_kib * 1024, seed=11)
     held = int(run_batch(columns_of([scenario])).values[0, 0, AT["pte_tables_end"]])

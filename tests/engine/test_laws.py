@@ -1,5 +1,7 @@
 """Laws of the engine: rows do not depend on batches, order or shards; and what must never happen does not."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -96,7 +98,7 @@ def test_what_always_holds(scenario: Scenario) -> None:
 def test_threads_change_no_memory_figure() -> None:
     """Contention costs locks and reads; what is resident and which tables stay does not move."""
 
-    def run(threads: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    def run(threads: int) -> Any:
         scenario = Scenario(virt=2 * GIB, sparsity=0.9, threads=threads, partition="interleaved")
         return run_batch(columns_of([scenario])).values[0]
 
