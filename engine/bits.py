@@ -18,7 +18,7 @@ def popcount(_: Any, x: Any) -> Any:
 
 
 @intrinsic
-def lowest(_: Any, x: Any) -> Any:
+def first_set(_: Any, x: Any) -> Any:
     """Place of the lowest set bit of a uint64 (64 if none), as int64."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -35,6 +35,12 @@ def leading(_: Any, x: Any) -> Any:
         return builder.ctlz(args[0], context.get_constant(types.boolean, False))
 
     return types.int64(types.uint64), code
+
+
+@njit(cache=True, inline="always")
+def last_set(x: Any) -> Any:
+    """Place of the highest set bit of a uint64 (-1 if none)."""
+    return 63 - leading(x)
 
 
 @njit(cache=True, inline="always")
@@ -59,8 +65,8 @@ def survey(words: Any, first: Any, end: Any) -> tuple[Any, Any, Any]:
         if x != ZERO:
             count += popcount(x)
             if lo < 0:
-                lo = w * 64 + lowest(x)
-            hi = w * 64 + 63 - leading(x)
+                lo = w * 64 + first_set(x)
+            hi = w * 64 + last_set(x)
     return count, lo, hi
 
 
@@ -75,7 +81,7 @@ def nth(words: Any, first: Any, end: Any, n: Any) -> Any:
             continue
         for _ in range(n - 1):
             x &= x - ONE
-        return w * 64 + lowest(x)
+        return w * 64 + first_set(x)
     return -1
 
 

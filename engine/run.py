@@ -8,17 +8,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from engine import parts, slots
 from engine import walk as w
 from engine.arch import ARCHES, Arch
 from engine.chance import ALWAYS, GUIDE, MAYBE, NEVER, binomial, limit, trylock_limits
 from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, FIELD, Columns, check, decimal
-from engine.slots import fits, walk_slots
 
 RANDOM_ORDER = FIELD["order"].choices.index("random")
 FREE_ADVICE = FIELD["advice"].choices.index("free")
 INTERLEAVED = FIELD["partition"].choices.index("interleaved")
+BY_WALK, BY_SLOTS, BY_PARTS = range(3)
 CLASS_OF_POLICY = (0, 1, 2, w.BY_SLOT, w.BY_SLOT, w.BY_SLOT, w.UNMAPPED)
 """Policies that keep the same tables share a class (engine/walk.py)."""
 
@@ -86,8 +87,13 @@ def shards(par: NDArray[np.int64], parts: int) -> list[tuple[int, int]]:
     return list(zip([0, *cuts], [*cuts, tables], strict=True))
 
 
-def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool | None = None) -> Tally:
-    """Walk tables [first, end) of every point (default: all), the short way where it fits or as `short` says."""
+def ways(par: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The kernel that each row goes through: BY_WALK, BY_SLOTS or BY_PARTS."""
+    return np.where(slots.fits(par), BY_SLOTS, np.where(parts.fits(par), BY_PARTS, BY_WALK))
+
+
+def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool = True) -> Tally:
+    """Walk tables [first, end) of every point (default: all), the short way where one fits, unless `short` is off."""
     n = len(points.par)
     par = points.par
     if end is not None:
@@ -101,20 +107,22 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool |
     )
     walk_all(
         par, points.lim, points.cdfs, points.guides, trylock_limits(), points.offsets,
-        fits(par) if short is None else np.full(n, short), out.per, out.work, out.sums, out.account,
+        ways(par) if short else np.zeros(n, np.int64), out.per, out.work, out.sums, out.account,
     )  # fmt: skip
     return out
 
 
 @njit(cache=True, nogil=True)
 def walk_all(
-    par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, short: Any,
+    par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, way: Any,
     per: Any, work: Any, sums: Any, account: Any,
 ) -> None:  # fmt: skip
     for i in range(len(par)):
         mine = per[offsets[i] : offsets[i + 1]]
-        if short[i]:
-            walk_slots(par[i], lim[i], cdfs, guides, mine, work[i], sums[i], account[i])
+        if way[i] == BY_SLOTS:
+            slots.walk_slots(par[i], lim[i], cdfs, guides, mine, work[i], sums[i], account[i])
+        elif way[i] == BY_PARTS:
+            parts.walk_parts(par[i], lim[i], cdfs, guides, mine, work[i], sums[i], account[i])
         else:
             w.walk(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
 

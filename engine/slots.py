@@ -33,15 +33,14 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
 @njit(cache=True)
 def ends(
     table: Any, n: Any, k: Any, cluster: Any, stream: Any, ceiling: Any, words: Any, scratch: Any
-) -> tuple[Any, Any]:
+) -> Any:
     """(first, last) resident entry of a table with k of n extents, or any two that also mean a full flush."""
     if k == n or k * cluster > ceiling:
         return 0, n * cluster - 1
     if k > 32:
         words[:] = ZERO
         place_extents(words, scratch, table, n, k, cluster, stream)
-        _, first, last = survey(words, 0, n * cluster)
-        return first, last
+        return survey(words, 0, n * cluster)[1:]
     bits = 0
     while (1 << bits) < n:
         bits += 1

@@ -6,38 +6,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.arch import GIB, MIB
-from engine.run import encode, finish, tally
+from engine.run import BY_PARTS, BY_SLOTS, BY_WALK, encode, finish, tally, ways
 from engine.scenario import Scenario, columns_of
-from engine.slots import fits
 
 KIB = 1024
 
 
-def takes_short_way(scenario: Scenario) -> bool:
-    return bool(fits(encode(columns_of([scenario])).par)[0])
+def way(scenario: Scenario) -> int:
+    return int(ways(encode(columns_of([scenario])).par)[0])
 
 
 @pytest.mark.parametrize(
-    ("scenario", "short"),
+    ("scenario", "expected"),
     [
-        (Scenario(virt=GIB, sparsity=0.9), True),
-        (Scenario(virt=GIB, sparsity=0.9, coverage=0.5), True),
-        (Scenario(virt=GIB, sparsity=0.9, rounds=9), True),
-        (Scenario(virt=GIB, sparsity=0.9, rounds=9, coverage=0.5), False),
-        (Scenario(virt=GIB, sparsity=0.9, rounds=9, coverage=0.5, cluster=2 * MIB), True),
-        (Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB), False),
-        (Scenario(virt=GIB, sparsity=0.9, zap=4 * MIB), False),
-        (Scenario(virt=GIB + 4 * KIB, sparsity=0.9), False),
-        (Scenario(virt=GIB, sparsity=0.9, threads=2), False),
-        (Scenario(virt=GIB, sparsity=0.9, pinned=0.1), False),
-        (Scenario(virt=GIB, sparsity=0.9, refault=0.1), False),
-        (Scenario(virt=GIB, sparsity=0.9, advice="free"), False),
-        (Scenario(virt=GIB, sparsity=0.9, zap_shift=2 * MIB), False),
+        (Scenario(virt=GIB, sparsity=0.9), BY_SLOTS),
+        (Scenario(virt=GIB, sparsity=0.9, coverage=0.5), BY_SLOTS),
+        (Scenario(virt=GIB, sparsity=0.9, rounds=9), BY_SLOTS),
+        (Scenario(virt=GIB, sparsity=0.9, rounds=9, coverage=0.5), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, rounds=9, coverage=0.5, cluster=2 * MIB), BY_SLOTS),
+        (Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB), BY_PARTS),
+        (Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB, zap_shift=MIB, rounds=5, coverage=0.5, threads=8), BY_PARTS),
+        (Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB, zap_shift=4 * KIB), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB, refault=0.5), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, zap=96 * KIB), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, zap=4 * MIB), BY_WALK),
+        (Scenario(virt=GIB + 4 * KIB, sparsity=0.9), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, threads=2), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, pinned=0.1), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, refault=0.1), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, advice="free"), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, zap_shift=2 * MIB), BY_WALK),
     ],
 )
-def test_which_way(scenario: Scenario, short: bool) -> None:
-    """Calls of one slot go the short way unless something needs places."""
-    assert takes_short_way(scenario) is short
+def test_which_way(scenario: Scenario, expected: int) -> None:
+    """Calls of one slot, and calls of a part of one, go their short ways unless something stands against it."""
+    assert way(scenario) == expected
 
 
 @st.composite
@@ -57,14 +60,43 @@ def slot_scenarios(draw: st.DrawFn) -> Scenario:
     )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
-@given(slot_scenarios())
-def test_short_way_equals_walk(scenario: Scenario) -> None:
-    """Every column and round, whichever way is taken."""
-    assert takes_short_way(scenario)
+@st.composite
+def part_scenarios(draw: st.DrawFn) -> Scenario:
+    arch = draw(st.sampled_from(["x86-64", "x86-64", "arm64-4k", "arm64-16k", "arm64-64k"]))
+    entries = {"x86-64": 512, "arm64-4k": 512, "arm64-16k": 2048, "arm64-64k": 8192}[arch]
+    page = {"x86-64": 4, "arm64-4k": 4, "arm64-16k": 16, "arm64-64k": 64}[arch] * KIB
+    zap = page << draw(st.integers(0, entries.bit_length() - 2))
+    cluster = page * draw(st.sampled_from([1, 1, 2, 3, 16, entries // 2, entries, entries * 3]))
+    tables = draw(st.integers(1, 6) if entries > 512 else st.integers(1, 30) | st.integers(500, 600))
+    return Scenario(
+        virt=tables * entries * page, sparsity=draw(st.sampled_from([0.0, 0.5, 0.9, 0.99, 0.998, 0.9995, 1.0])),
+        cluster=cluster, zap=zap, zap_shift=zap * draw(st.sampled_from([0, 0, 0, 1, 3, 700])),
+        coverage=draw(st.sampled_from([1.0, 1.0, 0.5, 0.9, 0.99, 0.0])), rounds=draw(st.integers(1, 4)), arch=arch,
+        order=draw(st.sampled_from(["sequential", "random"])), threads=draw(st.sampled_from([1, 1, 5])),
+        seed=draw(st.integers(0, 2**63 - 1)),
+    )  # fmt: skip
+
+
+def assert_short_equals_walk(scenario: Scenario) -> None:
     columns = columns_of([scenario])
     points = encode(columns)
-    short = finish(points, columns, tally(points, short=True))
+    short = finish(points, columns, tally(points))
     long = finish(points, columns, tally(points, short=False))
     np.testing.assert_array_equal(short.values, long.values)
     np.testing.assert_array_equal(short.rounds, long.rounds)
+
+
+@settings(max_examples=200, deadline=None)
+@given(slot_scenarios())
+def test_slots_equal_walk(scenario: Scenario) -> None:
+    """Every column and round, whichever way is taken."""
+    assert way(scenario) == BY_SLOTS
+    assert_short_equals_walk(scenario)
+
+
+@settings(max_examples=300, deadline=None)
+@given(part_scenarios())
+def test_parts_equal_walk(scenario: Scenario) -> None:
+    """Every column and round, whichever way is taken."""
+    assert way(scenario) == BY_PARTS
+    assert_short_equals_walk(scenario)
