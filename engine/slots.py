@@ -31,9 +31,7 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 @njit(cache=True)
-def ends(
-    table: Any, n: Any, k: Any, cluster: Any, stream: Any, ceiling: Any, words: Any, scratch: Any
-) -> Any:
+def ends(table: Any, n: Any, k: Any, cluster: Any, stream: Any, ceiling: Any, words: Any, scratch: Any) -> Any:
     """(first, last) resident entry of a table with k of n extents, or any two that also mean a full flush."""
     if k == n or k * cluster > ceiling:
         return 0, n * cluster - 1
@@ -77,6 +75,7 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
     cdf, guide = cdfs[par[w.CDF] : par[w.CDF] + max(places, 0)], guides[par[w.GUIDE]]
     wide = cluster // entries if cluster >= entries else 1  # tables an extent covers
     counted = places > 0 and install == MAYBE
+    shared = install == MAYBE and not counted and wide % 4 == 0  # four tables, one extent
     words, scratch = np.zeros(max(entries >> 6, 1), np.uint64), np.zeros(max(entries >> 6, 64), np.uint64)
     count_keys, low_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
     place_keys, call_keys, extent_keys = (
@@ -107,6 +106,9 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
         begin, end = max(group * 4, first_table), min(group * 4 + 4, end_table)
         for r in range(rounds):
             h = draw(count_keys[r], group) if counted else ZERO
+            hit = shared and draw(extent_keys[r], group * 4 // wide) < lim[w.LIMIT_INSTALL]
+            if shared and not hit and cover == ALWAYS:
+                continue
             if (
                 skips
                 and h & FIELD < none_below
@@ -128,8 +130,10 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
                         while k < places and cdf[k] <= u:
                             k += 1
                     k *= cluster
-                elif install == ALWAYS or (
-                    install == MAYBE and draw(extent_keys[r], table // wide) < lim[w.LIMIT_INSTALL]
+                elif (
+                    install == ALWAYS
+                    or hit
+                    or (install == MAYBE and not shared and draw(extent_keys[r], table // wide) < lim[w.LIMIT_INSTALL])
                 ):
                     k = entries
                 if k > 0 and held[j] == 0:

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.arch import GIB, MIB
-from engine.run import BY_PARTS, BY_SLOTS, BY_WALK, encode, finish, tally, ways
+from engine.encode import encode
+from engine.finish import finish
+from engine.run import BY_PARTS, BY_SLOTS, BY_WALK, tally, ways
 from engine.scenario import Scenario, columns_of
 
 KIB = 1024

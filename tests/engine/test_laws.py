@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from engine.arch import GIB, MIB, TIB
+from engine.encode import encode
 from engine.outcome import COLUMNS
 from engine.policy import POLICIES
-from engine.run import encode, run_batch, run_sharded, shards
+from engine.run import run_batch, run_sharded, shards
 from engine.scenario import Columns, Scenario, columns_of
 
 KIB = 1024

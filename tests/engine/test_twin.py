@@ -218,6 +218,8 @@ RARE: dict[str, dict[str, Any]] = {
     # the table batch is full before the gather; the gather is full before the table batch would have been
     "table batch, then break": {"virt": 700 * TABLE, "zap": 700 * TABLE, "sparsity": 0.965},
     "break, then tables": {"virt": 600 * TABLE, "zap": 600 * TABLE, "sparsity": 0.96},
+    # folios that the call's start cuts: runs of one page and of two
+    "folios of two pages": {"virt": 48 * MIB, "zap": 48 * MIB, "zap_shift": PAGE, "sparsity": 0.05, "folio": 2 * PAGE},
     # threads whose calls each fill the gather, in one step; with seed 5 a trylock fails after a break
     "trylocks after breaks, 0": {**TRYLOCKS, "seed": 0},
     "trylocks after breaks, 5": {**TRYLOCKS, "seed": 5},

@@ -1,0 +1,152 @@
+"""Scenarios as the kernels take them: sizes in pages, shares as integer limits, CDFs each once."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import walk as w
+from engine.arch import ARCHES
+from engine.chance import ALWAYS, GUIDE, MAYBE, NEVER, binomial, limit
+from engine.scenario import ABSENT, FIELD, Columns, decimal
+
+RANDOM_ORDER = FIELD["order"].choices.index("random")
+FREE_ADVICE = FIELD["advice"].choices.index("free")
+INTERLEAVED = FIELD["partition"].choices.index("interleaved")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Points as the kernel takes them.
+
+    par: int64[n, w.PARAMETERS]; lim: uint64[n, w.LIMITS]; cdfs: uint64[*]; guides: int64[*, 256];
+    offsets: int64[n + 1], where a point's rounds begin
+    """
+
+    par: NDArray[np.int64]
+    lim: NDArray[np.uint64]
+    cdfs: NDArray[np.uint64]
+    guides: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+
+class Pool:
+    """CDFs of a batch, each once."""
+
+    def __init__(self) -> None:
+        self.places: dict[tuple[int, Fraction], tuple[int, int]] = {}
+        self.cdfs: list[NDArray[np.uint64]] = []
+        self.guides: list[NDArray[np.int64]] = [np.zeros(GUIDE, np.int64)]
+        self.size = 0
+
+    def add(self, n: int, p: Fraction) -> tuple[int, int]:
+        """(offset of the limits, row of the guide)."""
+        at = self.places.get((n, p))
+        if at is None:
+            cdf = binomial(n, p)
+            at = self.places[n, p] = (self.size, len(self.guides))
+            self.cdfs.append(cdf.limits)
+            self.guides.append(cdf.guide)
+            self.size += n
+        return at
+
+
+def encode(columns: Columns) -> Encoded:
+    """Parameters of checked columns. Shares become integer limits, sizes become pages."""
+    par = encode_sizes(columns)
+    lim = np.zeros((len(par), w.LIMITS), np.uint64)
+    entries = par[:, w.ENTRIES]
+
+    pool = Pool()
+    one_share(par, lim, columns["coverage"], w.COVER, w.LIMIT_COVER)
+    one_share(par, lim, columns["refault"], w.REFAULTS, w.LIMIT_REFAULT)
+    for p, rows in installed_shares(columns):
+        kind, value = limit(p)
+        whole = MAYBE if 0 < p < 1 else kind
+        lim[rows, w.LIMIT_INSTALL] = np.uint64(value)
+        par[rows, w.INSTALL] = np.where(par[rows, w.PLACES] > 0, whole, kind)
+        if whole == MAYBE:
+            for places in np.unique(par[rows, w.PLACES]):
+                if places > 0:
+                    same = rows[par[rows, w.PLACES] == places]
+                    par[same, w.CDF], par[same, w.GUIDE] = pool.add(int(places), p)
+    for share in np.unique(columns["pinned"]):
+        rows = np.flatnonzero(columns["pinned"] == share)
+        p = decimal(share)
+        par[rows, w.PIN] = NEVER if p == 0 else ALWAYS if p == 1 else MAYBE
+        if 0 < p < 1:
+            for size in np.unique(entries[rows]):
+                same = rows[entries[rows] == size]
+                par[same, w.PIN_CDF], par[same, w.PIN_GUIDE] = pool.add(int(size), p)
+    cdfs = np.concatenate(pool.cdfs) if pool.cdfs else np.zeros(0, np.uint64)
+    offsets = np.concatenate([[0], np.cumsum(columns["rounds"])]).astype(np.int64)
+    return Encoded(par, lim, cdfs, np.stack(pool.guides), offsets)
+
+
+def encode_sizes(columns: Columns) -> NDArray[np.int64]:
+    """The parameters that are sizes, counts and kinds (shares: NEVER, MAYBE or ALWAYS): int64[n, w.PARAMETERS]."""
+    n = len(columns["virt"])
+    par = np.zeros((n, w.PARAMETERS), np.int64)
+    arch = columns["arch"]
+
+    def of_arch(values: list[int]) -> NDArray[np.int64]:
+        return np.array(values, np.int64)[arch]
+
+    page = of_arch([a.page_bytes for a in ARCHES])
+    entries = of_arch([a.entries for a in ARCHES])
+    pages = columns["virt"] // page
+    par[:, w.ENTRIES], par[:, w.PAGES] = entries, pages
+    par[:, w.PMD_SPAN] = of_arch([a.pmd_span_tables for a in ARCHES])
+    par[:, w.PUD_SPAN] = of_arch([a.pud_span_tables if a.has_pud else 0 for a in ARCHES])
+    zap, shift = columns["zap"] // page, columns["zap_shift"] // page
+    par[:, w.ZAP], par[:, w.SHIFT] = zap, shift
+    par[:, w.N_CALLS] = np.maximum(-(-(pages - shift) // zap), 0)
+    par[:, w.RANDOM] = columns["order"] == RANDOM_ORDER
+    par[:, w.FREE] = columns["advice"] == FREE_ADVICE
+    par[:, w.ROUNDS], par[:, w.THREADS], par[:, w.SEED] = columns["rounds"], columns["threads"], columns["seed"]
+    par[:, w.FOLIO], par[:, w.CLUSTER] = columns["folio"] // page, columns["cluster"] // page
+    par[:, w.INTERLEAVED] = columns["partition"] == INTERLEAVED
+    fits = entries % par[:, w.CLUSTER] == 0
+    par[:, w.PLACES] = np.where(fits, entries // par[:, w.CLUSTER], 0)
+    par[:, w.BATCH_SLOTS] = of_arch([a.gather_batch_slots for a in ARCHES])
+    par[:, w.BATCHES] = of_arch([a.gather_batches for a in ARCHES])
+    par[:, w.TABLE_BATCH] = of_arch([a.table_batch for a in ARCHES])
+    par[:, w.CEILING] = of_arch([a.flush_ceiling for a in ARCHES])
+    par[:, w.END_TABLE] = -(-pages // entries)
+
+    for name, at in (("coverage", w.COVER), ("refault", w.REFAULTS), ("pinned", w.PIN)):
+        par[:, at] = kind_of(columns[name])
+    share = np.where(columns["res"] != ABSENT, columns["res"] / columns["virt"], 1 - columns["sparsity"])
+    par[:, w.INSTALL] = kind_of(share)
+    return par
+
+
+def kind_of(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """NEVER, MAYBE or ALWAYS."""
+    return np.where(shares <= 0, NEVER, np.where(shares >= 1, ALWAYS, MAYBE))
+
+
+def one_share(
+    par: NDArray[np.int64], lim: NDArray[np.uint64], shares: NDArray[np.float64], kind_at: int, limit_at: int
+) -> None:
+    for share in np.unique(shares):
+        rows = shares == share
+        kind, value = limit(decimal(share))
+        par[rows, kind_at] = kind
+        lim[rows, limit_at] = np.uint64(value)
+
+
+def installed_shares(columns: Columns) -> list[tuple[Fraction, NDArray[np.int64]]]:
+    """Each distinct p = 1 - sparsity or res / virt, with its rows."""
+    groups: list[tuple[Fraction, NDArray[np.int64]]] = []
+    by_res = columns["res"] != ABSENT
+    groups.extend(
+        (1 - decimal(sparsity), np.flatnonzero(~by_res & (columns["sparsity"] == sparsity)))
+        for sparsity in np.unique(columns["sparsity"][~by_res])
+    )
+    pairs = np.stack([columns["res"][by_res], columns["virt"][by_res]], axis=1)
+    for res, virt in np.unique(pairs, axis=0):
+        rows = np.flatnonzero(by_res & (columns["res"] == res) & (columns["virt"] == virt))
+        groups.append((Fraction(int(res), int(virt)), rows))
+    return groups

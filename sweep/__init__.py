@@ -1,0 +1,1 @@
+"""Everything around the engine: grids, plans, Ray, the store, SQL, commands."""

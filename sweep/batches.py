@@ -1,0 +1,151 @@
+"""Batches: how many points make a task. Big enough that a task's cost drowns, small enough that all end together.
+
+The engine's estimate, corrected by what finished batches took, is the measure. A task is about a second of work; at the
+start, before anything is measured, a tenth of that, growing; near the end a quarter of a worker's share.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.scenario import Columns
+from sweep.plan import PointBlock
+
+Estimate = Callable[[Columns], NDArray[np.float64]]
+
+TASK_NS = 1e9
+SMALLEST_NS = 1e8
+MOST_POINTS = 8192
+MOST_ROUNDS = 131_072
+"""Bounds on an answer's size: a point is 1.5 KB of outcomes, a round 224 bytes."""
+SHARES = 4
+FADE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Points that run together. `attempt` counts from 1."""
+
+    block: PointBlock
+    estimate_ns: float
+    attempt: int = 1
+
+    def __len__(self) -> int:
+        return len(self.block.ids)
+
+    def again(self) -> "Task":
+        return replace(self, attempt=self.attempt + 1)
+
+    def apart(self) -> list["Task"]:
+        """Each point by itself."""
+        share = self.estimate_ns / len(self)
+        return [Task(cut(self.block, i, i + 1), share, self.attempt + 1) for i in range(len(self))]
+
+
+@dataclass(slots=True)
+class Stock:
+    """Points that wait to be cut, from place `at` on. Running sums, one longer than the points, start with 0."""
+
+    block: PointBlock
+    cost_ns: NDArray[np.float64]
+    rounds: NDArray[np.int64]
+    at: int = 0
+
+    @property
+    def points(self) -> int:
+        return len(self.block.ids) - self.at
+
+    @property
+    def left_ns(self) -> float:
+        return float(self.cost_ns[-1] - self.cost_ns[self.at])
+
+    def take(self, cost_ns: float) -> Task:
+        """At least one point, and no more than the bounds."""
+        by_cost = int(np.searchsorted(self.cost_ns, self.cost_ns[self.at] + cost_ns))
+        by_rounds = int(np.searchsorted(self.rounds, self.rounds[self.at] + MOST_ROUNDS, "right")) - 1
+        start, stop = self.at, max(min(by_cost, by_rounds, self.at + MOST_POINTS, len(self.block.ids)), self.at + 1)
+        self.at = stop
+        return Task(cut(self.block, start, stop), float(self.cost_ns[stop] - self.cost_ns[start]))
+
+
+class Batcher:
+    """Cuts a stream of blocks into tasks; holds a block or two, never all points."""
+
+    def __init__(self, blocks: Iterator[PointBlock], estimate: Estimate, total_ns: float, workers: int) -> None:
+        self._blocks, self._estimate = blocks, estimate
+        self._left_ns, self._workers = total_ns, workers
+        self._reach_ns = SMALLEST_NS
+        self._measured_ns = self._estimated_ns = 0.0
+        self._stock: Stock | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Measured CPU time over estimate, of late."""
+        return self._measured_ns / self._estimated_ns if self._estimated_ns else 1.0
+
+    def measured(self, estimate_ns: float, cpu_ns: float) -> None:
+        """Tell what a task took."""
+        self._measured_ns = self._measured_ns * FADE + max(cpu_ns, 1.0)
+        self._estimated_ns = self._estimated_ns * FADE + max(estimate_ns, 1.0)
+        self._reach_ns = min(2 * self._reach_ns, TASK_NS)
+
+    def target_ns(self) -> float:
+        """Measured nanoseconds that the next task should take."""
+        share = self._left_ns * self.ratio / (SHARES * self._workers)
+        return max(min(self._reach_ns, share), SMALLEST_NS)
+
+    def next(self) -> Task | None:
+        target_ns = self.target_ns() / self.ratio
+        stock = self._filled(target_ns)
+        if stock is None or not stock.points:
+            return None
+        task = stock.take(target_ns)
+        self._left_ns -= task.estimate_ns
+        return task
+
+    def _filled(self, target_ns: float) -> Stock | None:
+        """The stock, with enough points for the target if there are so many."""
+        stock = self._stock
+        while stock is None or (stock.left_ns < target_ns and stock.points < MOST_POINTS):
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            if stock is not None and stock.points:
+                block = joined([cut(stock.block, stock.at, len(stock.block.ids)), block])
+            cost, rounds = self._estimate(block.columns), block.columns["rounds"]
+            stock = self._stock = Stock(block, np.append(0.0, np.cumsum(cost)), np.append(0, np.cumsum(rounds)))
+        return stock
+
+
+def cut(block: PointBlock, start: int, stop: int) -> PointBlock:
+    """Points start to stop."""
+    return PointBlock(
+        block.ids[start:stop],
+        {name: values[start:stop] for name, values in block.columns.items()},
+        block.repeat[start:stop],
+        {name: values[start:stop] for name, values in block.derived.items()},
+    )
+
+
+def joined(blocks: Sequence[PointBlock]) -> PointBlock:
+    """The points of all, in order."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return PointBlock(
+        [point for block in blocks for point in block.ids],
+        {name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns},
+        np.concatenate([block.repeat for block in blocks]),
+        {name: [value for block in blocks for value in block.derived[name]] for name in blocks[0].derived},
+    )
+
+
+def picked(block: PointBlock, places: NDArray[np.intp]) -> PointBlock:
+    """The points at some places."""
+    return PointBlock(
+        [block.ids[i] for i in places],
+        {name: values[places] for name, values in block.columns.items()},
+        block.repeat[places],
+        {name: [values[i] for i in places] for name, values in block.derived.items()},
+    )

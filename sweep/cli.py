@@ -1,0 +1,141 @@
+"""The command line: names the commands, imports one when it is called, and turns every end into an exit code.
+
+0 all ok; 1 some points failed; 2 bad usage, grid or input; 3 interrupted; 4 a fault of ours; 5 regression found.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from sweep.errors import UserError, nearest, unknown
+from sweep.version import VERSION
+
+COMMANDS = {
+    "plan": ("plan", "What a launch would run: points, exclusions, duplicates, time, memory."),
+    "launch": ("launch", "Run what is missing of a grid, write Parquet, summarise."),
+    "ls": ("runs", "List the runs of a store."),
+    "show": ("runs", "One run: its points, failures, provenance."),
+    "why": ("why", "One point's identity: which values make its id."),
+    "rm": ("runs", "Delete a run."),
+    "query": ("query", "SQL over the results: text, file or named query."),
+}
+"""Name: module in sweep.commands (its function has the command's name), help."""
+
+USAGE, INTERRUPTED, FAULT = 2, 3, 4
+
+
+class Lazy(TyperGroup):
+    """A group whose help needs no command's module."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, help_line = COMMANDS[cmd_name]
+        function = getattr(importlib.import_module(f"sweep.commands.{module}"), cmd_name)
+        app = _app(context_settings={"help_option_names": ["-h", "--help"]})
+        app.command(name=cmd_name, help=function.__doc__ or help_line)(function)
+        return get_command(app)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UserError(unknown("command", args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in COMMANDS.items()])
+
+
+def _app(**settings: Any) -> typer.Typer:
+    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, **settings)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sweep {VERSION}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """What each design for freeing empty page tables saves and costs: grids in, Parquet and SQL out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. The console script passes it to sys.exit."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = words[: words.index("--")] if "--" in words else words
+    debug = "--debug" in options
+    if debug:
+        words.remove("--debug")
+    try:
+        code = _call(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader has what it wanted. Python flushes stdout once more at its end: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _end(INTERRUPTED, "interrupted", debug)
+    except UserError as error:
+        return _end(USAGE, str(error), debug)
+    except TyperException as error:
+        return _end(USAGE, _usage(error), debug)
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return _end(FAULT, f"fault of ours: {what}" + ("" if debug else "; run with --debug"), debug)
+
+
+def _call(words: list[str]) -> int:
+    app = _app(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+    app.callback()(_root)
+    group = get_command(app)
+    if not words:
+        with group.make_context("sweep", ["--help"], resilient_parsing=True) as context:
+            print(group.get_help(context), file=sys.stderr)
+        return USAGE
+    try:
+        with group.make_context("sweep", words) as context:
+            code = group.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _end(code: int, message: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"sweep: {message}", file=sys.stderr)
+    return code
+
+
+def _usage(error: TyperException) -> str:
+    """`launch: no such option: --fres; did you mean '--fresh'? see sweep launch --help`, one line."""
+    context: Any = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "sweep"
+    told = " ".join(error.format_message().split()).rstrip(".")
+    option, parameters = getattr(error, "option_name", None), getattr(getattr(context, "command", None), "params", ())
+    hint = nearest(option, [name for p in parameters for name in p.opts]) if option else ""
+    command = path.removeprefix("sweep").strip()
+    told = told[:1].lower() + told[1:]
+    return f"{command + ': ' if command else ''}{told}{hint or ';'} see {path} --help"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The commands, a module each; with sweep.cli the only rooms that print."""

@@ -1,0 +1,150 @@
+"""sweep plan: what a launch would do, and the points it would run. Writes nothing."""
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from sweep.plan import Plan
+    from sweep.store import Store
+
+Format = Literal["table", "csv", "json"]
+
+SHOWN_POINTS = 1_000
+"""Rows of the table of points; csv and json know no limit."""
+
+
+def plan(
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="A grid file.", show_default=False)],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("-S", "--set", metavar="KEY=VALUE", help="Replace a value of the grid: -S fixed.virt=4GiB."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="SQL", help="Only points that fulfil this condition.")
+    ] = None,
+    points: Annotated[bool, typer.Option("--points", help="List the points that would run, with their ids.")] = False,
+    format: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",  # noqa: A002
+    results: Annotated[
+        str, typer.Option("--results", metavar="DIR", help="The store: its points are done.")
+    ] = "results",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> int:
+    """What a launch would run: points, exclusions, duplicates, time, memory."""
+    from sweep.store import open_store
+
+    made, goes_on_with = planned(grid, tuple(override or ()), where, open_store(results))
+    chosen = "json" if as_json else format
+    for warning in made.account.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if points:
+        list_points(made, chosen)
+    else:
+        show_account(made, chosen, goes_on_with)
+    return 0
+
+
+def planned(
+    path: Path, overrides: tuple[str, ...], where: str | None, store: "Store", engine: str = "model"
+) -> tuple["Plan", str | None]:
+    """The plan of a grid file, and the run that a launch would go on with."""
+    from sweep.grid import load
+    from sweep.identity import run_name
+    from sweep.plan import make_plan
+
+    grid = load(path, overrides)
+    run = store.latest_run(run_name(grid), engine)
+    done = store.done(run.run_id) if run else None
+    return make_plan(grid, where, done), run.run_id if run else None
+
+
+def show_account(made: "Plan", chosen: Format, goes_on_with: str | None) -> None:
+    """Where the raw points go, and what the rest will cost."""
+    if chosen == "json":
+        print(json.dumps(facts(made, goes_on_with), indent=1, ensure_ascii=False))
+        return
+    from sweep import render
+    from sweep.units import human, human_ns
+
+    rows = list(_account_rows(made, goes_on_with))
+    used = 3 if chosen == "csv" or any(because for _, _, because in rows) else 2
+    render.write((made.grid.name, "points", "because")[:used], [row[:used] for row in rows], chosen, sys.stdout)
+    if chosen == "table":
+        time, memory = human_ns(made.account.estimate_ns), human(made.account.peak_bytes)
+        print(f"\nCPU time about {time}; memory about {memory} a worker")
+
+
+def _account_rows(made: "Plan", goes_on_with: str | None) -> Iterator[tuple[str, int, str]]:
+    """(what, how many points it adds or takes, why)."""
+    account = made.account
+    yield "raw", account.raw, ""
+    for rule, (label, dropped) in zip(made.grid.excludes, account.excluded, strict=True):
+        yield f"excluded: {label}", -dropped, rule.because or ""
+    if account.where_dropped:
+        yield "not --where", -account.where_dropped, ""
+    yield "duplicates", -account.duplicates, ""
+    yield f"done in {goes_on_with}" if goes_on_with else "done", -account.done, ""
+    yield "to run", account.todo, ""
+
+
+def facts(made: "Plan", goes_on_with: str | None) -> dict[str, Any]:
+    """The account for --json."""
+    from sweep.identity import run_name
+
+    account = made.account
+    rules = zip(made.grid.excludes, account.excluded, strict=True)
+    return {
+        "grid": made.grid.name,
+        "about": made.grid.about,
+        "run_name": run_name(made.grid),
+        "goes_on_with": goes_on_with,
+        "policies": list(made.grid.policies),
+        "raw": account.raw,
+        "excluded": [{"rule": label, "because": rule.because, "dropped": n} for rule, (label, n) in rules],
+        "where_dropped": account.where_dropped,
+        "duplicates": account.duplicates,
+        "done": account.done,
+        "todo": account.todo,
+        "estimate_ns": round(account.estimate_ns),
+        "peak_bytes": account.peak_bytes,
+        "warnings": list(account.warnings),
+    }
+
+
+def list_points(made: "Plan", chosen: Format) -> None:
+    """The points to run: csv and json stream them as a run would store them, the table shows the first as written."""
+    from engine.scenario import FIELD
+    from sweep import render
+
+    derived = tuple(made.grid.derive)
+    if chosen != "table":
+        render.write(("point_id", "repeat", *FIELD, *derived), _stored(made), chosen, sys.stdout)
+        return
+    fields = tuple(name for name in FIELD if name in {*made.grid.columns_used, "seed"})
+    rows = islice(_spelled(made, fields), SHOWN_POINTS)
+    render.write(("point_id", "repeat", *fields, *derived), rows, "table", sys.stdout)
+    if made.account.todo > SHOWN_POINTS:
+        print(f"{SHOWN_POINTS:,} of {made.account.todo:,} points; --format csv or json lists all", file=sys.stderr)
+
+
+def _stored(made: "Plan") -> Iterator[tuple[Any, ...]]:
+    """Sizes in bytes, sparsity filled in."""
+    from sweep.tables import scenario_table
+
+    for block in made.points():
+        stored = scenario_table(block.columns).to_pydict().values()
+        yield from zip(block.ids, block.repeat.tolist(), *stored, *block.derived.values(), strict=True)
+
+
+def _spelled(made: "Plan", fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    """Sizes with their units, what is absent empty."""
+    from sweep.axes import spell_column
+
+    for block in made.points():
+        spelled = (spell_column(name, block.columns[name]) for name in fields)
+        yield from zip(block.ids, block.repeat.tolist(), *spelled, *block.derived.values(), strict=True)

@@ -1,0 +1,153 @@
+"""sweep query: SQL over the results. Data to stdout, words to stderr, nothing is written to the store."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+
+import typer
+
+from sweep.errors import UserError
+
+if TYPE_CHECKING:
+    from sweep.tables import Table
+
+Format = Literal["table", "csv", "json", "md", "parquet"]
+FORMAT_OF = {".csv": "csv", ".json": "json", ".md": "md", ".parquet": "parquet", ".txt": "table"}
+MOST_ROWS = 200
+
+
+def query(
+    sql: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SQL|FILE.sql|NAME",
+            help="One SELECT, a file with one, - for stdin, or a named query. Without it: the named queries.",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[  # noqa: A002
+        Format | None, typer.Option("--format", help="How to print; default: table, or by the name of --output.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write there instead of stdout.")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="Only this run: an id, the start of one, or last.")
+    ] = None,
+    cost: Annotated[
+        str, typer.Option("--cost", metavar="NAME", help="The cost table behind cost_ns, or a JSON file with one.")
+    ] = "published",
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", min=0, help="Most rows of a table; 0: all. Other formats print all.")
+    ] = MOST_ROWS,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0, help="Stop after this many seconds; 0: never.")
+    ] = 60.0,
+    columns: Annotated[bool, typer.Option("--columns", help="List every view's columns: type, unit, meaning.")] = False,
+    show_sql: Annotated[
+        bool, typer.Option("--sql", help="Print the SQL of a named query instead of running it.")
+    ] = False,
+    results: Annotated[str, typer.Option("--results", metavar="DIR", help="The store.")] = "results",
+) -> int:
+    """SQL over the results: text, file or named query.
+
+    Views: outcomes, latest, rounds, points, failures, runs, costs (see --columns). Works while a sweep runs.
+    """
+    chosen = _format("json" if as_json else format, output)
+    if columns:
+        _print(*_columns(), chosen, output)
+        return 0
+    if sql is None:
+        _print(*_questions(), chosen, output)
+        return 0
+    text = _text(sql)
+    if show_sql:
+        print(text.rstrip())
+        return 0
+    table = _ask(text, results, cost, run, timeout or None)
+    if chosen == "parquet":
+        _parquet(table, output)
+        return 0
+    left_out = write_table(table, chosen, output, most=0 if output else rows)
+    if left_out:
+        print(f"{left_out:,} more of {table.num_rows:,} rows; --rows 0 or --format csv prints all", file=sys.stderr)
+    return 0
+
+
+def _ask(sql: str, results: str, cost: str, run: str | None, seconds: float | None) -> "Table":
+    from sweep.sql import Database
+    from sweep.store import open_store
+
+    with Database(open_store(results), cost, run=run) as database:
+        for problem in database.problems:
+            print(f"warning: left out: {problem}", file=sys.stderr)
+        return database.query(sql, seconds)
+
+
+def _text(wanted: str) -> str:
+    """SQL from what was given: stdin, a file, a name, or itself."""
+    from sweep.named import named_query
+
+    if wanted == "-":
+        return sys.stdin.read()
+    if wanted.endswith(".sql") and " " not in wanted.strip():
+        try:
+            return Path(wanted).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{wanted}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
+    word = wanted.strip()
+    return named_query(word).sql if word.replace("_", "").replace("-", "").isalnum() else wanted
+
+
+def _format(asked: str | None, output: Path | None) -> str:
+    return asked or (FORMAT_OF.get(output.suffix, "table") if output else "table")
+
+
+def _questions() -> tuple[list[str], list[list[str]]]:
+    from sweep.named import named_queries
+
+    return ["query", "answers"], [[query.name, query.help] for query in named_queries()]
+
+
+def _columns() -> tuple[list[str], list[list[str]]]:
+    from sweep.schema import VIEWS
+
+    rows = [[view, c.name, c.type, c.unit, c.meaning] for view, columns in VIEWS.items() for c in columns]
+    return ["view", "column", "type", "unit", "meaning"], rows
+
+
+def write_table(table: "Table", form: str, out: TextIO | Path | None = None, *, most: int = 0) -> int:
+    """Rows in one of render.FORMATS, to stdout if nothing else is said. Returns how many a table left out."""
+    from sweep import tables
+
+    return _print(table.column_names, tables.rows(table), form, out, most=most)
+
+
+def _print(names: Sequence[str], rows: Any, form: str, out: TextIO | Path | None, *, most: int = 0) -> int:
+    from sweep import render
+
+    if form not in render.FORMATS:
+        raise UserError(f"--format {form} is for the rows of a query; choose {', '.join(render.FORMATS)}")
+    if not isinstance(out, Path):
+        return render.write(names, rows, form, out or sys.stdout, most=most)
+    try:
+        with out.open("w", encoding="utf-8", newline="") as file:
+            return render.write(names, rows, form, file, most=most)
+    except OSError as error:
+        raise UserError(f"{out}: {error.strerror}") from error
+
+
+def _parquet(table: "Table", output: Path | None) -> None:
+    from sweep import tables
+
+    if output is not None:
+        try:
+            tables.write_parquet(table, output)
+        except OSError as error:
+            raise UserError(f"{output}: {error.strerror or error}") from error
+    elif sys.stdout.isatty():
+        raise UserError("--format parquet is not for a terminal; add -o FILE, or send it on")
+    else:
+        tables.write_parquet(table, sys.stdout.buffer)

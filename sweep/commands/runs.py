@@ -1,0 +1,153 @@
+"""sweep ls, show, rm: the runs of a store."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sweep.errors import UserError
+
+if TYPE_CHECKING:
+    from sweep.store import RunInfo
+
+Format = Literal["table", "csv", "json", "md"]
+Results = Annotated[str, typer.Option("--results", metavar="DIR", help="The store.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LISTED = ("run_id", "status", "ok", "failed", "todo", "engine", "updated")
+FAILURES_SHOWN = 5
+
+
+def ls(
+    format: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",  # noqa: A002
+    as_json: AsJson = False,
+    results: Results = "results",
+) -> int:
+    """List the runs of a store, the last launched one last."""
+    from sweep import render, schema
+    from sweep.store import open_store
+
+    store = open_store(results)
+    survey = store.survey()
+    form = "json" if as_json else format
+    names = LISTED if form in ("table", "md") else tuple(column.name for column in schema.RUNS)
+    render.write(names, ([run.row[name] for name in names] for run in survey.runs), form, sys.stdout)
+    for problem in survey.problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    if not survey.runs:
+        print(f"no run in {store.root}; the next command: sweep launch GRID", file=sys.stderr)
+    return 0
+
+
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the start of one, or last.")] = "last",
+    grid: Annotated[bool, typer.Option("--grid", help="Print the grid as it was written, nothing else.")] = False,
+    as_json: AsJson = False,
+    results: Results = "results",
+) -> int:
+    """One run: its points, failures, provenance."""
+    from sweep.store import open_store
+
+    store = open_store(results)
+    info = store.find(run)
+    if grid:
+        print(info.document["grid"]["text"], end="")
+        return 0
+    facts = _facts(info)
+    failures = _failures(results, info) if info.failed else []
+    if as_json:
+        from sweep.render import plain
+
+        facts = {**facts, "failures": failures, "document": info.document}
+        print(json.dumps(plain(facts), indent=1, ensure_ascii=False))
+        return 0
+    _show(facts, failures)
+    return 0
+
+
+def rm(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, starts of ids, or last.")],
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+    results: Results = "results",
+) -> int:
+    """Delete runs, with all their rows."""
+    from sweep.store import open_store
+
+    store = open_store(results)
+    names = list(dict.fromkeys(store.find_name(wanted) for wanted in run))
+    if not yes and not _agreed(names):
+        print("nothing deleted", file=sys.stderr)
+        return 2
+    for name in names:
+        store.remove(name)
+        print(f"deleted {name}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"deleted": names}))
+    return 0
+
+
+def _agreed(names: list[str]) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError(f"rm would delete {', '.join(names)}; add --yes to do it without being asked")
+    print(f"delete {', '.join(names)} for good? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _facts(info: "RunInfo") -> dict[str, Any]:
+    """The row of `runs`, and what else describes a run."""
+    from sweep import schema
+    from sweep.rundir import parts
+
+    files = [path for table in schema.TABLES for path in parts(info.path, table)]
+    launches = info.document["launches"]
+    return {
+        **info.row,
+        "source": info.document["grid"].get("source"),
+        "launches": len(launches),
+        "packages": (launches[-1] if launches else {}).get("packages", {}),
+        "derived": info.document.get("derived", {}),
+        "files": len(files),
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def _failures(results: str, info: "RunInfo") -> list[dict[str, Any]]:
+    """What went wrong, how often, and one point to look at."""
+    from sweep.sql import Database, named_query
+    from sweep.store import open_store
+
+    with Database(open_store(results), run=info.run_id) as database:
+        rows: list[dict[str, Any]] = database.query(named_query("failures").sql).to_pylist()
+        return rows
+
+
+def _show(facts: dict[str, Any], failures: list[dict[str, Any]]) -> None:
+    from sweep.render import shown
+    from sweep.units import human
+
+    def line(name: str, text: str) -> None:
+        print(f"{name:10} {text}")
+
+    left = "" if facts["todo"] is None else f", {facts['todo']:,} to run"
+    line("run", facts["run_id"])
+    line("grid", " ".join(filter(None, (facts["grid"], f"({facts['source']})" if facts["source"] else ""))))
+    if facts["about"]:
+        line("about", shown(facts["about"]))
+    line("status", f"{facts['status']}: {facts['ok']:,} points ok, {facts['failed']:,} failed{left}")
+    line("created", f"{shown(facts['created'])} UTC, updated {shown(facts['updated'])}; launches: {facts['launches']}")
+    commit = f", commit {facts['git_commit']}" if facts["git_commit"] else ""
+    line("engine", f"{facts['engine']}, model version {facts['model_version']}, ptsweep {facts['version']}{commit}")
+    line("seed", f"{facts['seed']}, repeats {facts['repeats']}")
+    line("host", f"{facts['host']}, Linux {facts['kernel']}, {facts['cpu_model'] or 'CPU unknown'}")
+    line("packages", ", ".join(f"{name} {version}" for name, version in facts["packages"].items()))
+    for name, sql in facts["derived"].items():
+        line("derived", f"{name} = {shown(sql)}")
+    line("files", f"{facts['files']:,}, {human(facts['bytes'])}")
+    for failure in failures[:FAILURES_SHOWN]:
+        error = shown(failure["error"])
+        line(failure["status"], f"{failure['points']:,} points: {error} (such as {failure['example']})")
+    if len(failures) > FAILURES_SHOWN:
+        line(
+            "", f"and {len(failures) - FAILURES_SHOWN} more kinds: sweep query 'FROM failures' --run {facts['run_id']}"
+        )

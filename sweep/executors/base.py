@@ -1,0 +1,194 @@
+"""What all executors share: a batch, its answer, and the one function that turns the first into the second."""
+
+import contextlib
+import importlib
+import math
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+
+from engine.outcome import Results
+from engine.scenario import Columns, Scenario, columns_of
+
+MODEL = "engine.run:run_batch"
+"""The engine's entry point, `module:function`. By name, so that a payload holds data and no code."""
+
+Run = Callable[[Columns], Results]
+ERROR_LENGTH = 300
+
+
+class End(Enum):
+    """How a batch ended. RAN: the engine answered, though single points may have failed."""
+
+    RAN = "ran"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Points for one task. `limit_s` is the wall time after which its process is killed."""
+
+    number: int
+    columns: Columns
+    limit_s: float | None = None
+    runner: str = MODEL
+
+    def __len__(self) -> int:
+        return len(self.columns["virt"])
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer. `results` holds the points that ran, in order; `failures` are (place in the batch, error).
+
+    What loading or compiling the engine took is in no figure.
+    """
+
+    number: int
+    end: End = End.RAN
+    results: Results | None = None
+    failures: tuple[tuple[int, str], ...] = ()
+    error: str = ""
+    node: str = ""
+    cpu_ns: int = 0
+    wall_ns: int = 0
+
+
+class Executor(Protocol):
+    """Somewhere to run batches. The driver keeps `capacity` of them in flight and never more."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def capacity(self) -> int: ...
+
+    @property
+    def can_kill(self) -> bool:
+        """Whether a batch's `limit_s` is kept."""
+        ...
+
+    @property
+    def warm(self) -> bool:
+        """Whether a worker has the engine ready."""
+        ...
+
+    def start(self) -> None: ...
+
+    def submit(self, batch: Batch) -> None: ...
+
+    def wait(self, seconds: float) -> list[Done]:
+        """What is done; waits so long for the first."""
+        ...
+
+    def stop(self, kill: bool = False) -> None:
+        """Leaves no process behind. `kill`: now, whatever they do. May be called twice."""
+        ...
+
+
+def run_batch(batch: Batch) -> Done:
+    """Run a batch in this process. A point that raises does not cost its neighbours: they run one by one then."""
+    run = _engine(batch.runner)
+    # Arrays that came through shared memory are read-only, which is another type to Numba: it would compile again.
+    columns = {name: np.require(values, requirements=["C", "W"]) for name, values in batch.columns.items()}
+    cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+    with _deadline(batch.limit_s):
+        results, failures = _run(run, columns)
+    cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
+    return Done(batch.number, End.RAN, results, failures, "", platform.node(), cpu, wall)
+
+
+def warm(runner: str) -> None:
+    """Load or compile the engine in this process."""
+    _engine(runner)
+
+
+_loaded: dict[str, Run] = {}
+
+
+def _engine(runner: str) -> Run:
+    if runner not in _loaded:
+        module, _, function = runner.partition(":")
+        run: Run = getattr(importlib.import_module(module), function)
+        # If the smallest scenario fails so will every batch, and those are the ones to report it.
+        with contextlib.suppress(Exception):
+            run(columns_of([Scenario(virt=1 << 21, sparsity=0.5)]))
+        _loaded[runner] = run
+    return _loaded[runner]
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """End this process if the block takes longer.
+
+    By a timer of the kernel and SIGALRM's default action: a handler written in Python would not run in compiled code.
+    """
+    if seconds is None:
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _run(run: Run, columns: Columns) -> tuple[Results | None, tuple[tuple[int, str], ...]]:
+    rows = len(columns["virt"])
+    try:
+        return run(columns), ()
+    except Exception as error:
+        if rows == 1:
+            return None, ((0, describe(error)),)
+    parts: list[Results] = []
+    failures: list[tuple[int, str]] = []
+    for i in range(rows):
+        try:
+            parts.append(run({name: values[i : i + 1].copy() for name, values in columns.items()}))
+        except Exception as alone:
+            failures.append((i, describe(alone)))
+    return (join(parts) if parts else None), tuple(failures)
+
+
+def join(parts: list[Results]) -> Results:
+    """The results of several batches as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Results(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.rounds for part in parts]),
+        np.concatenate([part.round_counts for part in parts]),
+    )
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: what it says`, one line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    return text if len(text) <= ERROR_LENGTH else text[: ERROR_LENGTH - 3] + "..."
+
+
+def owned(done: Done) -> Done:
+    """The same with arrays of its own, so that shared memory it came in can go."""
+    if done.results is None:
+        return done
+    results = Results(done.results.values.copy(), done.results.rounds.copy(), done.results.round_counts.copy())
+    return replace(done, results=results)
+
+
+def limit_for(points: int, point_limit_s: float, expected_s: float) -> float:
+    """Wall seconds that a batch may take: its points' budget, but no more than one stuck point explains.
+
+    A batch that is killed for this runs again point by point, each with its whole limit, so strictness costs little;
+    without it one stuck point among a thousand would be noticed after a thousand limits.
+    """
+    return min(points * point_limit_s, point_limit_s + 10 * math.ceil(expected_s))

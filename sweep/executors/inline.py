@@ -1,0 +1,28 @@
+"""Batches in this process, one after another: for debugging, and the reference for the others."""
+
+from sweep.executors.base import MODEL, Batch, Done, run_batch, warm
+
+
+class Inline:
+    name = "inline"
+    workers = 1
+    capacity = 1
+    can_kill = False
+
+    def __init__(self, runner: str = MODEL) -> None:
+        self._runner = runner
+        self._waiting: list[Batch] = []
+        self.warm = False
+
+    def start(self) -> None:
+        warm(self._runner)
+        self.warm = True
+
+    def submit(self, batch: Batch) -> None:
+        self._waiting.append(batch)
+
+    def wait(self, seconds: float) -> list[Done]:
+        return [run_batch(self._waiting.pop(0))] if self._waiting else []
+
+    def stop(self, kill: bool = False) -> None:
+        self._waiting.clear()

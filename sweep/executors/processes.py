@@ -1,0 +1,184 @@
+"""Batches in a pool of local processes: one pipe a worker, so that it is known which batch died with which worker.
+
+Workers are fresh interpreters: no fork, as Numba, Arrow and DuckDB hold threads, and none of multiprocessing's helpers,
+which outlive a killed driver. They ignore Ctrl-C (the driver decides) and die with the driver.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+
+from engine.compiled import is_cold
+from sweep.errors import SweepFault
+from sweep.executors.base import MODEL, Batch, Done, End, describe, run_batch, warm
+
+BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sweep.executors.processes import serve; serve()"
+ONE_THREAD = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+PATIENCE_S = 2.0
+FAILED_STARTS = 3
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker's first word. `error`: it cannot work."""
+
+    error: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    ready: bool = False
+    batch: Batch | None = None
+
+
+@dataclass
+class Processes:
+    workers: int
+    runner: str = MODEL
+    name: str = "processes"
+    can_kill: bool = True
+    warm: bool = False
+    _pool: list[Worker] = field(default_factory=list)
+    _queue: deque[Batch] = field(default_factory=deque)
+    _failed_starts: int = 0
+
+    @property
+    def capacity(self) -> int:
+        return 2 * self.workers
+
+    def start(self) -> None:
+        """Where the engine is not compiled yet, one worker does that; the others start when it has."""
+        self._grow(1 if is_cold() else self.workers)
+
+    def submit(self, batch: Batch) -> None:
+        self._queue.append(batch)
+        self._feed()
+
+    def wait(self, seconds: float) -> list[Done]:
+        pipes = {worker.pipe: worker for worker in self._pool}
+        ready = wait(list(pipes), seconds)
+        answers = [done for pipe in ready if (done := self._hear(pipes[pipe]))]  # type: ignore[index]
+        self._feed()
+        return answers
+
+    def stop(self, kill: bool = False) -> None:
+        self._queue.clear()
+        for worker in self._pool:
+            if kill or worker.batch is not None or not worker.ready:
+                worker.process.kill()
+            worker.pipe.close()
+        end = time.monotonic() + PATIENCE_S
+        for worker in self._pool:
+            try:
+                worker.process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._pool.clear()
+
+    def _grow(self, workers: int) -> None:
+        self._pool += [spawn(self.runner) for _ in range(workers - len(self._pool))]
+
+    def _feed(self) -> None:
+        for worker in self._pool:
+            if not self._queue:
+                return
+            if worker.ready and worker.batch is None:
+                # If it is dead already, its pipe's end says so in the next wait(), and the batch counts as lost.
+                worker.batch = self._queue.popleft()
+                with contextlib.suppress(OSError):
+                    worker.pipe.send(worker.batch)
+
+    def _hear(self, worker: Worker) -> Done | None:
+        try:
+            answer = worker.pipe.recv()
+        except (EOFError, OSError):
+            return self._bury(worker)
+        if isinstance(answer, Ready):
+            if answer.error:
+                raise SweepFault(f"a worker process cannot load the engine: {answer.error}")
+            worker.ready = self.warm = True
+            self._grow(self.workers)
+            return None
+        worker.batch = None
+        assert isinstance(answer, Done)
+        return answer
+
+    def _bury(self, worker: Worker) -> Done | None:
+        """Put another in a dead worker's place; the answer for the batch that it took along."""
+        worker.pipe.close()
+        status = worker.process.wait()
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS:
+                raise SweepFault(f"worker processes die at their start ({how_it_died(status)})")
+        self._pool[self._pool.index(worker)] = spawn(self.runner)
+        if worker.batch is None:
+            return None
+        end = End.TIMEOUT if status == -signal.SIGALRM else End.LOST
+        return Done(worker.batch.number, end, error=how_it_died(status))
+
+
+def how_it_died(status: int) -> str:
+    why = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
+    return f"worker process {why}"
+
+
+def spawn(runner: str) -> Worker:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), runner]
+        process = subprocess.Popen(
+            [sys.executable, "-c", BOOT, *arguments],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | ONE_THREAD,
+            process_group=0,  # a terminal's Ctrl-C goes to the driver alone, from the first moment on
+        )
+    return Worker(process, Connection(ours.detach()))
+
+
+def serve() -> None:
+    """A worker's life: say ready, then answer batches until the driver hangs up."""
+    pipe, parent, runner = Connection(int(sys.argv[2])), int(sys.argv[3]), sys.argv[4]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(parent)
+    try:
+        pipe.send(introduce(runner))
+        while True:
+            pipe.send(run_batch(pipe.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        os._exit(0)  # the driver hung up. Nothing here to flush, and an orderly end takes Numba its time
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def introduce(runner: str) -> Ready:
+    try:
+        warm(runner)
+    except ImportError as error:
+        return Ready(describe(error))
+    return Ready()
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent ends, even by kill -9 (Linux; prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)

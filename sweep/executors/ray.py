@@ -1,0 +1,268 @@
+"""Batches as Ray tasks, on a private Ray of this machine or on a cluster. The only module that imports Ray.
+
+Ray's own retries are off: the driver counts attempts, so that a task lost with its worker is known and reported.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine.compiled import is_cold
+from sweep.errors import SweepFault, UserError
+from sweep.executors.base import MODEL, Batch, Done, End, describe, owned, run_batch, warm
+
+OBJECT_STORE_BYTES = 256 << 20
+CONNECT_S = 5.0
+PATIENCE_S = 5.0
+PREFIX = "sweep-ray-"
+LONGEST_BASE = 40
+"""Ray's sockets lie some 60 characters below its directory, and a socket's path has at most 107 (unix(7))."""
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship the working directory and build another venv
+    "RAY_task_oom_retries": "0",  # endless otherwise, whatever max_retries says
+}
+_token = ""
+
+
+@dataclass
+class RayTasks:
+    """`address` is None for a private local Ray, else auto, HOST:PORT or ray://HOST:PORT."""
+
+    address: str | None = None
+    jobs: int | None = None
+    runner: str = MODEL
+    limited: bool = False
+    name: str = "ray"
+    can_kill: bool = True
+    warm: bool = False
+    workers: int = 0
+    home: Path | None = None
+    _roots: list[psutil.Process] = field(default_factory=list)
+    _refs: dict[Any, tuple[Batch, float]] = field(default_factory=dict)
+    _held: list[Batch] = field(default_factory=list)
+    _probe: Any = None
+    _cold: bool = False
+    _run: Any = None
+
+    def __post_init__(self) -> None:
+        self.workers = self.jobs or len(os.sched_getaffinity(0))
+
+    @property
+    def capacity(self) -> int:
+        """Twice the workers; with a time limit once, so that a task does not age in Ray's queue."""
+        return self.workers if self.limited else 2 * self.workers
+
+    def start(self) -> None:
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        if self.address is None:
+            self._start_local()
+        else:
+            self._join_cluster(self.address)
+        ray = _ray()
+        self._run = ray.remote(max_retries=0, num_cpus=1)(run_batch)
+        self._probe = ray.remote(max_retries=0, num_cpus=1)(warm).remote(self.runner)
+        self._cold = self.address is None and is_cold()
+
+    def submit(self, batch: Batch) -> None:
+        """Where the engine is not compiled yet, one worker does that (the probe); batches wait until it has."""
+        if self._probe is not None and self._cold:
+            self._held.append(batch)
+        else:
+            self._refs[self._run.remote(batch)] = batch, time.monotonic()
+
+    def wait(self, seconds: float) -> list[Done]:
+        ray = _ray()
+        self._hear_probe(0.0 if self._refs else seconds)
+        refs = list(self._refs)
+        if not refs:
+            return []
+        ready, rest = ray.wait(refs, num_returns=1, timeout=seconds)
+        if ready and rest:
+            ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        return [self._answer(ref, *self._refs.pop(ref)) for ref in ready]
+
+    def stop(self, kill: bool = False) -> None:
+        if "ray" not in sys.modules:
+            return
+        ray = _ray()
+        left = self._family()
+        try:
+            if self.address is not None:
+                for ref in self._refs:
+                    with contextlib.suppress(Exception):
+                        ray.cancel(ref, force=True)  # a plain cancel never ends compiled code
+            self._refs.clear()
+            self._held.clear()
+            self._probe = None
+            ray.shutdown()
+        finally:
+            self._clean_up(left)
+
+    def _start_local(self) -> None:
+        before = psutil.Process().children()
+        self.home = _private_directory()
+        os.environ.pop("RAY_AUTH_MODE", None)  # a Ray that starts here asks for a token, unless told otherwise
+        os.environ["RAY_AUTH_TOKEN"] = _one_token()
+        ray = _ray()
+        try:
+            with _importable():
+                ray.init(
+                    address="local",
+                    num_cpus=self.workers,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(self.home / "r"),  # Ray opens it to everybody
+                )
+        except Exception as error:
+            raise SweepFault(
+                f"a local Ray did not start, --executor processes needs none: {describe(error)}"
+            ) from error
+        finally:
+            self._roots = [process for process in psutil.Process().children() if process not in before]
+
+    def _join_cluster(self, address: str) -> None:
+        _check_reachable(address)
+        ray = _ray()
+        import engine
+        import sweep
+
+        # Always the driver's code, even where some ptsweep is installed: another version would give other rows.
+        code = {"py_modules": [str(Path(m.__path__[0])) for m in (engine, sweep)], "excludes": ["**/__pycache__/**"]}
+        try:
+            ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level=logging.CRITICAL)
+        except ray.exceptions.AuthenticationError as error:
+            raise UserError(
+                f"--address {address}: the cluster refused the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH as on its nodes"
+            ) from error
+        except (ConnectionError, RuntimeError, ValueError, OSError, ImportError) as error:
+            raise UserError(f"--address {address}: cannot join the cluster: {describe(error)}") from error
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        self.workers = min(self.jobs or cpus, cpus) or 1
+
+    def _hear_probe(self, seconds: float) -> None:
+        ray = _ray()
+        if self._probe is None or not ray.wait([self._probe], timeout=seconds)[0]:
+            return
+        probe, self._probe = self._probe, None
+        try:
+            ray.get(probe)
+        except ray.exceptions.RayError as error:
+            self._explain(error)  # a lost probe says nothing; the batches will
+        self.warm = True
+        for batch in self._held:
+            self.submit(batch)
+        self._held.clear()
+
+    def _answer(self, ref: Any, batch: Batch, since: float) -> Done:
+        ray = _ray()
+        try:
+            done: Done = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            self._explain(error)
+            late = batch.limit_s is not None and time.monotonic() - since >= batch.limit_s
+            return Done(batch.number, End.TIMEOUT if late else End.LOST, error=describe(error))
+        self.warm = True
+        return owned(done)
+
+    def _explain(self, error: Exception) -> None:
+        """Raise for what no second attempt can mend: a worker that cannot get or import our code."""
+        ray = _ray()
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, ImportError):
+            raise UserError(f"Ray's workers cannot load the engine ({describe(cause)}); install ptsweep on every node")
+        if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
+            raise UserError(f"Ray's workers cannot get the code: {describe(error)}")
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise SweepFault(f"a Ray task failed outside the engine: {describe(error)}")
+
+    def _family(self) -> list[psutil.Process]:
+        """The private Ray's processes: what its start left as our children, and theirs."""
+        family = list(self._roots)
+        for root in self._roots:
+            with contextlib.suppress(psutil.Error):
+                family += root.children(recursive=True)
+        return family
+
+    def _clean_up(self, left: list[psutil.Process]) -> None:
+        """See the private Ray's processes out, then its directory."""
+        _, alive = psutil.wait_procs(left, timeout=PATIENCE_S)
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(alive, timeout=PATIENCE_S)
+        self._roots = []
+        if self.home is not None:
+            shutil.rmtree(self.home, ignore_errors=True)
+            self.home = None
+
+
+def _ray() -> Any:
+    """Ray, imported when first needed (a second), and kept from printing about workers that we report ourselves."""
+    import ray
+
+    ray._private.worker._worker_logs_enabled = False
+    return ray
+
+
+def _one_token() -> str:
+    """This process's secret for its private Ray, whose ports listen on every interface. Ray keeps the first it sees."""
+    global _token
+    _token = _token or secrets.token_hex(32)
+    return _token
+
+
+def _private_directory() -> Path:
+    base = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base if len(base) <= LONGEST_BASE else "/tmp"))
+
+
+@contextlib.contextmanager
+def _importable() -> Iterator[None]:
+    """Ray's workers inherit PYTHONPATH, not sys.path: name the directory of our packages unless it is installed."""
+    import sweep
+
+    source, before = str(Path(sweep.__file__).parents[1]), os.environ.get("PYTHONPATH")
+    if "site-packages" not in source:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [before, source]))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would wait for minutes, or end the process."""
+    where = f"--address {address}"
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise UserError(f"{where}: not an address; known: auto, HOST:PORT, ray://HOST:PORT")
+    if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+        raise UserError(f"{where}: ray:// needs Ray's client; pip install 'ray[client]'")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"{where}: cannot reach the cluster: {describe(error)}") from error

@@ -1,0 +1,128 @@
+"""Conditions and derived columns of a grid: which SQL expressions over one point's columns are let in.
+
+An expression sees one row and gives the same value on every machine and in every chunk: no subquery, aggregate or
+window, nothing random, no clock. It is judged by DuckDB's own syntax tree, so it cannot end the statement around it.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from sweep import schema
+from sweep.errors import UserError, nearest, one_line, unknown
+from sweep.units import parse_size
+
+_WORD = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\b[0-9]+(?:\.[0-9]+)?[KMGTPkmgtp]?(?:iB|[Bb])?\b|\border\b""")
+_SIZE = re.compile("[0-9.]+[A-Za-z]+")
+_CLASSES = frozenset(
+    (
+        "BETWEEN",
+        "CASE",
+        "CAST",
+        "COLLATE",
+        "COLUMN_REF",
+        "COMPARISON",
+        "CONJUNCTION",
+        "CONSTANT",
+        "FUNCTION",
+        "OPERATOR",
+        "TYPE",
+    )
+)
+_REFUSED = {
+    "SUBQUERY": "a subquery",
+    "WINDOW": "a window function",
+    "STAR": "a star",
+    "PARAMETER": "a parameter",
+    "LAMBDA": "a lambda",
+}
+_NAME = re.compile("[a-z_][a-z0-9_]*")
+_TYPES = (
+    {"VARCHAR": "VARCHAR", "BOOLEAN": "BOOLEAN", "FLOAT": "DOUBLE", "DOUBLE": "DOUBLE"}
+    | {f"{sign}{size}INT": "BIGINT" for sign in ("", "U") for size in ("TINY", "SMALL", "", "BIG", "HUGE")}
+    | {"INTEGER": "BIGINT", "UINTEGER": "BIGINT"}
+)
+
+
+def wrapped(expression: str) -> str:
+    """As it stands in a query: on lines of its own, so that a comment in it ends with it.
+
+    Outside of quotes sizes become bytes (`zap >= 2MiB`), and the field `order` needs no quotes of its own.
+    """
+    return f"(\n{_WORD.sub(_spelled, expression)}\n)"
+
+
+def _spelled(match: re.Match[str]) -> str:
+    word = match[0]
+    if word == "order":
+        return '"order"'
+    return str(parse_size(word)) if _SIZE.fullmatch(word) else word
+
+
+def check_name(name: str) -> None:
+    """A derived column needs a name of its own."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"derive: {one_line(name)!r} is no name for a column: lower-case letters, digits, _")
+    if name in {column.name for columns in schema.VIEWS.values() for column in columns}:
+        raise UserError(f"derive.{name}: there is a column of this name already; choose another")
+
+
+def check_tree(serialized: str, bare: str, columns: Collection[str], where: str) -> set[str]:
+    """Judge json_serialize_sql of `SELECT (expression)` against that of `SELECT (1)`; gives the functions it calls."""
+    tree = json.loads(serialized)
+    if tree.get("error"):
+        raise UserError(f"{where}: {one_line(str(tree.get('error_message')), 120)}")
+    if len(tree["statements"]) != 1 or _frame(tree) != _frame(json.loads(bare)):
+        raise UserError(f"{where}: not one expression")
+    selected = tree["statements"][0]["node"]["select_list"]
+    if len(selected) != 1 or selected[0].get("alias"):
+        raise UserError(f"{where}: not one expression")
+    functions = set()
+    for node in _nodes(selected):
+        kind = node["class"]
+        if kind not in _CLASSES:
+            raise UserError(f"{where}: {_REFUSED.get(kind, kind.lower())} is not allowed; one point's columns are")
+        if kind == "COLUMN_REF":
+            name = ".".join(node["column_names"])
+            if name.lower() not in columns:
+                raise UserError(f"{where}: {unknown('column', name, columns)}")
+        elif kind == "FUNCTION":
+            functions.add(node["function_name"].lower())
+    return functions
+
+
+def check_functions(functions: Collection[str], known: Mapping[str, bool], where: str) -> None:
+    """`known`: every function of DuckDB, and whether it maps the same row to the same value always."""
+    for name in sorted(functions):
+        if name not in known:
+            raise UserError(f"{where}: no function {name!r}{nearest(name, known)}")
+        if not known[name]:
+            raise UserError(f"{where}: {name}() is not allowed: it depends on more than one point's columns")
+
+
+def stored_type(sql_type: str, where: str) -> str:
+    """What a derived column is stored as: BIGINT, DOUBLE, VARCHAR or BOOLEAN."""
+    if sql_type.startswith("DECIMAL"):
+        return "DOUBLE"
+    if sql_type not in _TYPES:
+        raise UserError(f"{where}: gives {sql_type}; a number, text or true/false is allowed")
+    return _TYPES[sql_type]
+
+
+def _frame(tree: dict[str, Any]) -> dict[str, Any]:
+    """All of a statement but what it selects: FROM, WHERE, ORDER, ..."""
+    node = tree["statements"][0]["node"]
+    return {name: value for name, value in node.items() if name != "select_list"}
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every expression in a tree."""
+    if isinstance(tree, dict):
+        if "class" in tree:
+            yield tree
+        for value in tree.values():
+            yield from _nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _nodes(value)

@@ -1,0 +1,84 @@
+"""Who is who: a point's id is the hash of its canonical scenario, a run's name says its grid and that grid's content.
+
+    point_id = blake2b-80( {"advice":"dontneed","arch":"x86-64",...,"model_version":1,...,"zap":65536,"zap_shift":0} )
+
+JSON in ASCII, keys sorted, no spaces: all scenario fields, defaults too, bytes and counts as integers, shares in their
+shortest decimal (0.9, 1.0), choices by name; of res and sparsity the one that was given; the seed is the repeat's.
+Policies, derived columns and the grid's name are no part of it, so two grids share the points that they share.
+"""
+
+import json
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import MODEL_VERSION
+from engine.scenario import FIELD, FIELDS, Columns, Field
+from sweep.axes import absent, show
+from sweep.grid import Grid
+
+ID_BYTES = 10
+_VERSION_KEY = "model_version"
+_KEYS = sorted([*FIELD, _VERSION_KEY])
+
+
+def canonical(columns: Columns, i: int) -> dict[str, int | float | str]:
+    """Row i as it is hashed, without the version; an absent res or sparsity is left out."""
+    values = {field.name: columns[field.name][i].item() for field in FIELDS}
+    return {name: show(FIELD[name], value) for name, value in values.items() if not absent(name, value)}
+
+
+def canonical_json(columns: Columns, i: int, model_version: int = MODEL_VERSION) -> str:
+    """The text whose hash is the id of row i. This says what an id is; `point_ids` is the fast way to many."""
+    content = canonical(columns, i) | {_VERSION_KEY: model_version}
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def point_id(text: str) -> str:
+    """20 hex digits of a canonical JSON."""
+    return blake2b(text.encode("ascii"), digest_size=ID_BYTES).hexdigest()
+
+
+def point_ids(columns: Columns) -> list[str]:
+    """The id of every row.
+
+    A value's piece of JSON is spelled once for each distinct value of a column; columns of one value join the text
+    around them. Left for a row: one join of the columns that vary, and the hash.
+    """
+    rows = len(columns["virt"])
+    texts: NDArray[Any] | None = None
+    constant = "{"
+    for key in _KEYS:
+        end = "}" if key == _KEYS[-1] else ","
+        pieces = _pieces(key, columns, end)
+        if isinstance(pieces, str):
+            constant += pieces
+            continue
+        before = constant if texts is None else texts + constant if constant else texts
+        texts, constant = before + pieces, ""
+    if texts is None:
+        return [point_id(constant)] * rows
+    return [blake2b(text.encode("ascii"), digest_size=ID_BYTES).hexdigest() for text in (texts + constant).tolist()]
+
+
+def _pieces(key: str, columns: Columns, end: str) -> str | NDArray[Any]:
+    """`"zap":65536,` for all rows, or an array of such."""
+    if key == _VERSION_KEY:
+        return f'"{key}":{MODEL_VERSION}{end}'
+    field, values = FIELD[key], columns[key]
+    if not len(values) or (values == values[0]).all() or np.isnan(values).all():
+        return _piece(field, values[0].item(), end) if len(values) else end
+    distinct, place = np.unique(values, return_inverse=True)
+    return np.array([_piece(field, value, end) for value in distinct.tolist()], object)[place]
+
+
+def _piece(field: Field, value: int | float, end: str) -> str:
+    return "" if absent(field.name, value) else f'"{field.name}":{json.dumps(show(field, value))}{end}'
+
+
+def run_name(grid: Grid) -> str:
+    """`first-1a2b3c4d`: the grid's name and 8 hex digits of its content and the engine's version."""
+    content = json.dumps([MODEL_VERSION, grid.content()], sort_keys=True, separators=(",", ":"))
+    return f"{grid.name}-{blake2b(content.encode('ascii'), digest_size=4).hexdigest()}"

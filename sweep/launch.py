@@ -1,0 +1,257 @@
+"""The driver: plan, batches, executor, store. It alone writes; it prints nothing and reports through Progress."""
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.compiled import is_cold
+from sweep import provenance
+from sweep.batches import SMALLEST_NS, Batcher, Task
+from sweep.errors import UserError, unknown
+from sweep.executors.base import MODEL, Batch, Done, End, Executor, limit_for
+from sweep.grid import Grid
+from sweep.identity import run_name
+from sweep.interrupts import Interrupts
+from sweep.ledger import Ledger
+from sweep.plan import Plan, make_plan
+from sweep.store import RunWriter, Store
+from sweep.units import human_ns
+
+EXECUTORS = ("auto", "ray", "processes", "inline")
+RAY_WORTH_NS = 20e9
+ATTEMPTS = 3
+TICK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """What the command line says beside the grid. `max_failures`: end once so many points are not ok."""
+
+    results: Path = Path("results")
+    where: str | None = None
+    executor: str = "auto"
+    jobs: int | None = None
+    address: str | None = None
+    fresh: bool = False
+    rerun_failed: bool = False
+    max_failures: int | None = None
+    timeout_s: float | None = None
+    runner: str = MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a launch stands. Work is in estimated nanoseconds; `waiting` says what holds the workers up."""
+
+    points: int
+    done: int = 0
+    bad: int = 0
+    work_ns: float = 0.0
+    work_done_ns: float = 0.0
+    waiting: str = ""
+
+
+class Progress(Protocol):
+    def say(self, text: str) -> None: ...
+
+    def show(self, state: State) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What came of a launch. `points` counts this launch's by status; `failed` is the run's, earlier launches too."""
+
+    run_id: str
+    status: str
+    resumed: bool
+    executor: str
+    workers: int
+    planned: int
+    done_before: int
+    points: dict[str, int] = field(default_factory=dict)
+    failed: int = 0
+    seconds: float = 0.0
+
+
+def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
+    """Run what is missing of a grid. Raises UserError, SweepFault, and KeyboardInterrupt for the second signal."""
+    began = time.monotonic()
+    if options.executor not in EXECUTORS:
+        raise UserError(f"--executor: {unknown('executor', options.executor, EXECUTORS)}")
+    store = Store(options.results)
+    facts = provenance.collect(engine="model", executor=options.executor)
+    with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
+        status, ledger, todo = "fault", Ledger(writer, grid.policies), 0
+        try:
+            plan = make_plan(grid, options.where, _tried(writer, options.rerun_failed))
+            account = plan.account
+            todo = account.todo
+            for warning in account.warnings:
+                progress.say(f"warning: {warning}")
+            if options.where is None:
+                writer.expect(account.done + todo)
+            executor, why = choose(options, todo, account.estimate_ns)
+            if todo:
+                progress.say(f"{writer.run_id}: {todo:,} point{'s' * (todo != 1)} on {why}")
+                Driver(plan, executor, ledger, options, progress, interrupts).run()
+            failed = len(writer.failed_ids())
+            status = "interrupted" if interrupts.asked else "failed" if failed else "ok"
+        except (KeyboardInterrupt, UserError):
+            status = "interrupted"
+            raise
+        finally:
+            writer.finish(status, {"todo": todo - ledger.written})
+            if status == "interrupted" and not writer.resumed and not ledger.written and not interrupts.asked:
+                writer.close()
+                store.remove(writer.run_id)  # a new run that could not begin
+    ran = executor.workers if todo else 0
+    counts, seconds = dict(ledger.counts), time.monotonic() - began
+    resumed, done = writer.resumed, account.done
+    return Summary(writer.run_id, status, resumed, executor.name, ran, todo, done, counts, failed, seconds)
+
+
+def choose(options: LaunchOptions, points: int, estimate_ns: float) -> tuple[Executor, str]:
+    """The executor and, in words, which and why."""
+    jobs = options.jobs or len(os.sched_getaffinity(0))
+    work = f"about {human_ns(estimate_ns)} of work"
+    name, why = options.executor, "as asked"
+    if name == "auto" and options.address:
+        name, why = "ray", "an address is given"
+    elif name == "auto" and estimate_ns > RAY_WORTH_NS:
+        name, why = "ray", f"{work}; below {human_ns(RAY_WORTH_NS)} its start of 5-9 s would not pay"
+    elif name == "auto":
+        name, why = "processes", f"{work}, too little for a local Ray's start of 5-9 s"
+    if name == "inline":
+        if options.timeout_s is not None:
+            raise UserError("--timeout needs --executor processes or ray: inline would have to kill this process")
+        from sweep.executors.inline import Inline
+
+        return Inline(options.runner), f"inline, this process ({why})"
+    if name == "processes":
+        from sweep.executors.processes import Processes
+
+        jobs = max(1, min(jobs, points, math.ceil(estimate_ns / SMALLEST_NS)))
+        return Processes(jobs, options.runner), f"{jobs} local process{'es' * (jobs > 1)} ({why})"
+    from sweep.executors.ray import RayTasks
+
+    limited = options.timeout_s is not None
+    tasks = RayTasks(options.address, options.jobs, options.runner, limited)
+    where = f"Ray at {options.address}" if options.address else f"a local Ray, {jobs} CPUs"
+    return tasks, f"{where} ({why})"
+
+
+class Driver:
+    """One launch's loop: keep the executor's window full, take what is done, commit."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        executor: Executor,
+        ledger: Ledger,
+        options: LaunchOptions,
+        progress: Progress,
+        interrupts: Interrupts,
+    ) -> None:
+        self._plan, self._executor, self._ledger = plan, executor, ledger
+        self._options, self._progress, self._interrupts = options, progress, interrupts
+        self._flying: dict[int, Task] = {}
+        self._again: deque[Task] = deque()
+        self._numbers = 0
+        self._work_done_ns = 0.0
+        self._cold = is_cold()
+
+    def run(self) -> None:
+        orderly = False
+        try:
+            self._interrupts.gentle = True
+            self._show()
+            self._executor.start()
+            self._interrupts.arm()
+            self._batcher = self._make_batcher()
+            while not self._over():
+                self._fill()
+                if not self._flying:
+                    break
+                for done in self._executor.wait(TICK_S):
+                    self._take(done)
+                self._fill()  # before the commit, so that nobody waits for the disk
+                self._ledger.commit_if_due()
+                self._show()
+            orderly = True
+        finally:
+            self._progress.stop()
+            try:
+                if orderly or not self._interrupts.asked:  # after a fault too: what is finished is good
+                    self._ledger.commit()
+            finally:
+                self._executor.stop(kill=not orderly or bool(self._flying))
+
+    def _over(self) -> bool:
+        most = self._options.max_failures
+        return bool(self._interrupts.asked) or (most is not None and self._ledger.bad >= most)
+
+    def _make_batcher(self) -> Batcher:
+        from engine.run import estimate_ns
+
+        account = self._plan.account
+        return Batcher(self._plan.points(), estimate_ns, account.estimate_ns, self._executor.workers)
+
+    def _fill(self) -> None:
+        while len(self._flying) < self._executor.capacity and not self._over():
+            task = self._again.popleft() if self._again else self._batcher.next()
+            if task is None:
+                return
+            self._numbers += 1
+            self._flying[self._numbers] = task
+            self._executor.submit(Batch(self._numbers, task.block.columns, self._limit(task), self._options.runner))
+
+    def _limit(self, task: Task) -> float | None:
+        if self._options.timeout_s is None:
+            return None
+        return limit_for(len(task), self._options.timeout_s, task.estimate_ns * self._batcher.ratio / 1e9)
+
+    def _take(self, done: Done) -> None:
+        task = self._flying.pop(done.number)
+        if done.end is End.RAN:
+            self._ledger.ran(task, done)
+            self._work_done_ns += task.estimate_ns
+            if not done.failures:
+                self._batcher.measured(task.estimate_ns, done.cpu_ns)
+        elif len(task) > 1 and (done.end is End.TIMEOUT or task.attempt >= ATTEMPTS):
+            self._again.extend(task.apart())
+        elif done.end is End.LOST and task.attempt < ATTEMPTS:
+            self._again.append(task.again())
+        else:
+            self._work_done_ns += task.estimate_ns
+            lost = done.end is End.LOST
+            error = done.error if lost else f"no answer in {self._options.timeout_s:g} s"
+            self._ledger.gave_up(task, done.end.value, error)
+
+    def _show(self) -> None:
+        account, waiting = self._plan.account, ""
+        if not self._executor.warm:
+            waiting = "compiling the engine, once" if self._cold else f"starting {self._executor.name}"
+        done = self._ledger.counts.total()
+        state = State(account.todo, done, self._ledger.bad, account.estimate_ns, self._work_done_ns, waiting)
+        self._progress.show(state)
+
+
+def _tried(writer: RunWriter, rerun_failed: bool) -> Callable[[list[str]], Any]:
+    """Which points are not to be run: those that are ok and, unless asked for, those that are not."""
+    if rerun_failed:
+        return writer.done
+    failed = writer.failed_ids()
+
+    def tried(ids: list[str]) -> Any:
+        return writer.done(ids) | np.array([point in failed for point in ids], bool)
+
+    return tried

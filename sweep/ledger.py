@@ -1,0 +1,111 @@
+"""Finished points on their way to the store: collected, then committed every few seconds."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.outcome import Results
+from sweep import tables
+from sweep.batches import Task, joined, picked
+from sweep.executors.base import Done, join
+from sweep.plan import PointBlock
+from sweep.store import RunWriter
+
+COMMIT_S = 2.0
+PARTS_A_FOLD = 50
+"""A commit waits for a fiftieth of the time that has gone, so a week is some 500 parts: every query opens them all."""
+MOST_POINTS, MOST_ROUNDS = 50_000, 500_000
+"""What may wait in memory: some 75 MB and 110 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finished task: rows for all its points, results for those that are ok."""
+
+    block: PointBlock
+    good: PointBlock | None
+    results: Results | None
+    status: list[str]
+    error: list[str | None]
+    attempt: int
+    node: str | None
+    cpu_ns: int | None
+
+
+class Ledger:
+    def __init__(self, writer: RunWriter, policies: Sequence[str]) -> None:
+        self._writer, self._policies = writer, policies
+        self._entries: list[Entry] = []
+        self._points = self._rounds = 0
+        self._began = self._last = time.monotonic()
+        self.counts: Counter[str] = Counter()
+        """Points by status, committed or not."""
+        self.written = 0
+        """Points committed."""
+
+    @property
+    def bad(self) -> int:
+        return self.counts.total() - self.counts["ok"]
+
+    def ran(self, task: Task, done: Done) -> None:
+        """The engine answered for the task; failures are rows too."""
+        failures = dict(done.failures)
+        status = ["failed" if i in failures else "ok" for i in range(len(task))]
+        places = np.array([i for i in range(len(task)) if i not in failures], np.intp)
+        good = task.block if not failures else picked(task.block, places) if len(places) else None
+        error = [failures.get(i) for i in range(len(task))]
+        each_ns = done.cpu_ns // len(task)
+        self._add(Entry(task.block, good, done.results, status, error, task.attempt, done.node, each_ns))
+
+    def gave_up(self, task: Task, status: str, error: str) -> None:
+        """No answer, and no further attempt."""
+        rows = len(task)
+        self._add(Entry(task.block, None, None, [status] * rows, [error] * rows, task.attempt, None, None))
+
+    def commit_if_due(self) -> None:
+        now = time.monotonic()
+        due = now - self._last >= max(COMMIT_S, (now - self._began) / PARTS_A_FOLD)
+        if due or self._points >= MOST_POINTS or self._rounds >= MOST_ROUNDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Everything finished is in the store when this returns."""
+        self._last = time.monotonic()
+        entries, self._entries = self._entries, []
+        self._points = self._rounds = 0
+        if not entries:
+            return
+        run, good = self._writer.run_id, [e for e in entries if e.good is not None and e.results is not None]
+        outcomes = rounds = None
+        if good:
+            block = joined([e.good for e in good if e.good is not None])
+            results = join([e.results for e in good if e.results is not None])
+            outcomes = tables.outcome_table(run, block.ids, block.repeat, block.columns, results, self._policies)
+            rounds = tables.round_table(run, block.ids, results, self._policies)
+        self._writer.commit(outcomes, rounds, self._points_table(entries))
+        self.written += sum(len(e.status) for e in entries)
+
+    def _points_table(self, entries: list[Entry]) -> Any:
+        block = joined([e.block for e in entries])
+        return tables.point_table(
+            self._writer.run_id,
+            block.ids,
+            block.repeat,
+            block.columns,
+            block.derived,
+            status=[status for e in entries for status in e.status],
+            attempt=[e.attempt for e in entries for _ in e.status],
+            error=[error for e in entries for error in e.error],
+            node=[e.node for e in entries for _ in e.status],
+            cpu_ns=[e.cpu_ns for e in entries for _ in e.status],
+        )
+
+    def _add(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self.counts.update(entry.status)
+        self._points += len(entry.status)
+        self._rounds += 0 if entry.results is None else len(entry.results.rounds)

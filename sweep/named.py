@@ -1,0 +1,36 @@
+"""The questions that ship: one .sql file each in sweep/queries; its first line, a comment, is its help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweep.errors import UserError, unknown
+
+FOLDER = Path(__file__).parent / "queries"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedQuery:
+    """A question, what it answers in a line, and its SQL."""
+
+    name: str
+    help: str
+    sql: str
+
+
+def named_queries() -> list[NamedQuery]:
+    """All of them, by name."""
+    return [_load(path) for path in sorted(FOLDER.glob("*.sql"))]
+
+
+def named_query(name: str) -> NamedQuery:
+    """One; UserError names the near ones."""
+    path = FOLDER / f"{name}.sql"
+    known = [path.stem for path in sorted(FOLDER.glob("*.sql"))]
+    if name not in known:
+        raise UserError(f"{unknown('query', name, known)}; or give SQL, or a file that ends in .sql")
+    return _load(path)
+
+
+def _load(path: Path) -> NamedQuery:
+    sql = path.read_text(encoding="utf-8")
+    return NamedQuery(path.stem, sql.splitlines()[0].removeprefix("--").strip(), sql)

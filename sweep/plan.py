@@ -1,0 +1,218 @@
+"""The plan: which points of a grid are left to run, in order, in blocks, and an account of where the others went.
+
+Two passes over the grid's chunks. The first judges every raw point: exclude rules in their order, `where`, points no
+address space can have (an error), duplicates, points already done; and keeps one bit a point. The second makes the
+points that are left, with their derived columns. Memory: a chunk, a bit a raw point, and 10 bytes an id in the first.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.run import estimate_ns
+from engine.scenario import ABSENT, Columns
+from sweep import sql
+from sweep.errors import UserError, one_line
+from sweep.grid import Exclude, Grid
+from sweep.identity import ID_BYTES, point_ids
+from sweep.idset import IdSet
+from sweep.space import CHUNK
+
+Mask = NDArray[np.bool_]
+Done = Callable[[list[str]], Mask]
+
+WORKER_BYTES = 170 << 20
+"""A worker's memory before its first point: interpreter, NumPy, Numba and the compiled kernels; measured."""
+ANSWER_POINTS, ANSWER_ROUNDS = 8_192, 131_072
+"""Most points and rounds of one task (sweep.batches); a single point may have more rounds."""
+POINT_BYTES, ROUND_BYTES = 4_096, 1_024
+"""What a point and a round add while a task runs, measured and rounded up."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanAccount:
+    """Where the raw points went: raw = excluded + where_dropped + duplicates + done + todo.
+
+    A point that several rules match counts for the first. `peak_bytes`: memory of one worker.
+    """
+
+    raw: int
+    excluded: tuple[tuple[str, int], ...]
+    where_dropped: int
+    duplicates: int
+    done: int
+    todo: int
+    estimate_ns: float
+    peak_bytes: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PointBlock:
+    """Points to run: ids, complete columns, the repeat, and the derived columns as Python values."""
+
+    ids: list[str]
+    columns: Columns
+    repeat: NDArray[np.int64]
+    derived: dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    grid: Grid
+    account: PlanAccount
+    kept: tuple[NDArray[np.uint8], ...]  #: a bit a raw point, chunk by chunk
+
+    def points(self) -> Iterator[PointBlock]:
+        """The points to run, in the grid's order, in blocks of at most a chunk; no block is empty."""
+        for number, bits in enumerate(self.kept):
+            index = np.flatnonzero(np.unpackbits(bits, count=CHUNK)).astype(np.int64) + number * CHUNK
+            if not len(index):
+                continue
+            columns, repeat = self.grid.columns_at(index)
+            derived = sql.point_conditions(columns, self.grid.derive, [])[0] if self.grid.derive else {}
+            yield PointBlock(point_ids(columns), columns, repeat, derived)
+
+
+def make_plan(grid: Grid, where: str | None = None, done: Done | None = None) -> Plan:
+    """Judge every raw point. `where` keeps the points that fulfil it; `done` says which ids need no run.
+
+    Raises UserError: SQL that does not hold, a point that no address space can have.
+    """
+    _check_sql(grid, where)
+    tally = _Tally(grid, where, done)
+    kept = tuple(np.packbits(tally.judge(chunk.columns, chunk.start)) for chunk in grid.chunks(CHUNK, checked=False))
+    return Plan(grid, tally.account(), kept)
+
+
+class _Tally:
+    """Counts what happens to the points, chunk after chunk."""
+
+    def __init__(self, grid: Grid, where: str | None, done: Done | None) -> None:
+        self._grid, self._where, self._done_of = grid, where, done
+        self._wheres = [rule.where for rule in grid.excludes if rule.where] + ([where] if where is not None else [])
+        mentioned = any(name in text for name in grid.derive for text in self._wheres)
+        self._derive = grid.derive if mentioned else {}
+        self._seen = IdSet()
+        self._dropped = [0] * len(grid.excludes)
+        self._matched = [0] * len(grid.excludes)
+        self._where_dropped = self._duplicates = self._done = self._todo = 0
+        self._ns = 0.0
+        self._rounds = self._most_rounds = 0
+
+    def judge(self, columns: Columns, start: int) -> Mask:
+        """bool[n], true for the points to run."""
+        alive = self._selected(columns)
+        index = np.flatnonzero(alive)
+        kept = {name: values[index] for name, values in columns.items()}
+        self._grid.check(kept, index + start)
+        ids = point_ids(kept)
+        fresh = self._fresh(ids)
+        self._duplicates += len(ids) - int(fresh.sum())
+        if self._done_of is not None and len(ids):
+            finished = self._done_of(ids) & fresh
+            self._done += int(finished.sum())
+            fresh &= ~finished
+        self._cost({name: values[fresh] for name, values in kept.items()})
+        alive[index] = fresh
+        return alive
+
+    def _selected(self, columns: Columns) -> Mask:
+        """What the exclude rules and `where` leave."""
+        with _placed(self._grid.source, ""):
+            masks = iter(sql.point_conditions(columns, self._derive, self._wheres)[1])
+        alive = np.ones(len(columns["virt"]), bool)
+        for i, rule in enumerate(self._grid.excludes):
+            hit = matches(rule, columns)
+            if rule.where:
+                hit &= next(masks)
+            self._matched[i] += int(hit.sum())
+            self._dropped[i] += int((hit & alive).sum())
+            alive &= ~hit
+        if self._where is not None:
+            wanted = next(masks)
+            self._where_dropped += int((alive & ~wanted).sum())
+            alive &= wanted
+        return alive
+
+    def _fresh(self, ids: Sequence[str]) -> Mask:
+        """True for the first of equal ids."""
+        fresh = np.zeros(len(ids), bool)
+        if not len(ids):
+            return fresh
+        characters = np.frombuffer("".join(ids).encode("ascii"), np.uint8).reshape(-1, 2 * ID_BYTES)
+        _, first = np.unique(np.array(ids, "S20"), return_index=True)
+        fresh[first] = True
+        fresh &= ~self._seen.has(characters)
+        self._seen.add(characters[fresh])
+        return fresh
+
+    def _cost(self, columns: Columns) -> None:
+        points = len(columns["virt"])
+        self._todo += points
+        if points:
+            self._ns += float(estimate_ns(columns).sum())
+            self._rounds += int(columns["rounds"].sum())
+            self._most_rounds = max(self._most_rounds, int(columns["rounds"].max()))
+
+    def account(self) -> PlanAccount:
+        rounds = max(min(self._rounds, ANSWER_ROUNDS), self._most_rounds)
+        answer = min(self._todo, ANSWER_POINTS) * POINT_BYTES + rounds * ROUND_BYTES
+        return PlanAccount(
+            raw=self._grid.raw_points,
+            excluded=tuple((rule.label, n) for rule, n in zip(self._grid.excludes, self._dropped, strict=True)),
+            where_dropped=self._where_dropped,
+            duplicates=self._duplicates,
+            done=self._done,
+            todo=self._todo,
+            estimate_ns=self._ns,
+            peak_bytes=WORKER_BYTES + answer,
+            warnings=tuple(self._warnings()),
+        )
+
+    def _warnings(self) -> Iterator[str]:
+        for i, rule in enumerate(self._grid.excludes):
+            if not self._dropped[i]:
+                matched = f"; earlier rules dropped the {self._matched[i]:,} it matches" if self._matched[i] else ""
+                yield f"{self._grid.place('exclude', i)}: the rule drops nothing: {rule.label}{matched}"
+
+
+def matches(rule: Exclude, columns: Columns) -> Mask:
+    """bool[n], true where every field of the rule has one of its values. Sparsity is filled from res and virt."""
+    hit = np.ones(len(columns["virt"]), bool)
+    for name, values in (rule.match or {}).items():
+        column = columns[name]
+        if name == "sparsity":
+            filled = 1 - columns["res"] / np.maximum(columns["virt"], 1)
+            column = np.where(columns["res"] == ABSENT, column, filled)
+        hit &= np.isin(column, np.array(values, column.dtype))
+    return hit
+
+
+def _check_sql(grid: Grid, where: str | None) -> None:
+    """Try all SQL of the grid on no points; the error names the expression at fault."""
+    names = list(grid.derive)
+    for i, name in enumerate(names):
+        before = {known: grid.derive[known] for known in names[: i + 1]}
+        with _placed(grid.place("derive", name), f"derive.{name}: "):
+            sql.check_expressions(before, [])
+    for i, rule in enumerate(grid.excludes):
+        if rule.where:
+            with _placed(grid.place("exclude", i, "where"), f"where {one_line(rule.where)!r}: "):
+                sql.check_expressions(grid.derive, [rule.where])
+    if where is not None:
+        with _placed("--where", f"where {one_line(where)!r}: "):
+            sql.check_expressions(grid.derive, [where])
+
+
+@contextmanager
+def _placed(place: str, told: str) -> Iterator[None]:
+    """Say where the SQL stands instead of what it is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {str(error).removeprefix(told)}") from None

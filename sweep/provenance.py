@@ -1,0 +1,86 @@
+"""Where rows come from: versions, commit, host, kernel, CPU. Stored with every run."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine import MODEL_VERSION
+from sweep.version import VERSION
+
+PACKAGES = ("numpy", "numba", "ray", "pyarrow", "duckdb")
+
+
+def collect(**extra: Any) -> dict[str, Any]:
+    """JSON-able facts about this launch; `extra` (engine, executor, ...) comes first."""
+    return {
+        **extra,
+        "version": VERSION,
+        "model_version": MODEL_VERSION,
+        "git_commit": git_commit(Path.cwd()),
+        "host": platform.node(),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu_model": cpu_model(),
+        "cpus": os.cpu_count(),
+        "memory_bytes": memory_bytes(),
+        "python": platform.python_version(),
+        "packages": {name: package_version(name) for name in PACKAGES},
+    }
+
+
+def package_version(name: str) -> str | None:
+    """The installed version, without importing the package."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit(directory: Path) -> str | None:
+    """HEAD of the checkout that the directory is in, `-dirty` if tracked files changed; None without one."""
+    commit = _git(directory, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    changed = _git(directory, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-dirty" if changed else commit
+
+
+def cpu_model() -> str | None:
+    """`model name` of /proc/cpuinfo, or what the platform says."""
+    if sys.platform == "linux":
+        try:
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+        except OSError:
+            pass
+    return platform.processor() or None
+
+
+def memory_bytes() -> int | None:
+    """Physical memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
+
+
+def _git(directory: Path, *words: str) -> str | None:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *words],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            env=environment,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

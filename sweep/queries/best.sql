@@ -1,0 +1,23 @@
+-- For each point the cheapest policy that frees 90 % or more of the tables that none leaves empty (munmap left out).
+-- Of equally cheap ones the one that Linux has comes first.
+WITH against AS (
+    SELECT run_id, point_id, pte_tables_empty_end AS empty, cost_ns AS none_ns
+    FROM latest
+    WHERE policy = 'none' AND pte_tables_empty_end > 0
+)
+SELECT
+    run_id,
+    point_id,
+    virt / 1048576 AS virt_mib,
+    round(sparsity, 6) AS sparsity,
+    "cluster" / 1024 AS cluster_kib,
+    zap / 1024 AS zap_kib,
+    rounds,
+    threads,
+    arg_min(policy, row(cost_ns, list_position(['merged', 'seed_inline', 'second_walk', 'refcount', 'async'], policy))) AS best,
+    round(arg_min(100 * (1 - pte_tables_empty_end / empty), cost_ns), 2) AS freed_percent,
+    round(min(cost_ns - none_ns) / 1e3, 3) AS extra_us
+FROM latest JOIN against USING (run_id, point_id)
+WHERE policy NOT IN ('none', 'munmap') AND pte_tables_empty_end <= 0.1 * empty
+GROUP BY run_id, point_id, virt, sparsity, "cluster", zap, rounds, threads
+ORDER BY run_id, virt, sparsity, "cluster", zap, rounds, threads, point_id;

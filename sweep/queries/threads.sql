@@ -1,0 +1,18 @@
+-- What threads do to the inline designs: fast and slow paths, trylocks that fail, interrupts a call.
+SELECT
+    run_id,
+    policy,
+    threads,
+    "partition",
+    count(*) AS points,
+    sum(table_visits) AS table_visits,
+    sum(fast_paths) AS fast_paths,
+    sum(slow_paths) AS slow_paths,
+    sum(pmd_trylocks_failed) AS trylocks_failed,
+    round(100 * sum(pmd_trylocks_failed) / nullif(sum(pmd_trylocks), 0), 3) AS failed_percent,
+    sum(ipis) AS ipis,
+    round(sum(ipis) / nullif(sum(zap_calls), 0), 3) AS ipis_a_call
+FROM latest
+WHERE policy IN ('seed_inline', 'merged')
+GROUP BY run_id, policy, threads, "partition"
+ORDER BY run_id, policy, threads, "partition";

@@ -1,0 +1,179 @@
+"""Every column once: name, type, unit, meaning. Tables, views, help and file metadata derive from here."""
+
+from dataclasses import dataclass
+
+from engine import outcome, scenario
+
+RUN_SCHEMA = "sweep-run/1"
+"""Of run.json and the tables. Raised when a column changes its meaning or goes, not when one is added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column. `type` is int64, float64, string, bool or timestamp (UTC); a `coded` string has few values."""
+
+    name: str
+    type: str
+    unit: str
+    meaning: str
+    coded: bool = False
+
+
+_RUN = Column("run_id", "string", "", "the run: its grid's name and a hash of the grid's content", coded=True)
+_POINT = Column("point_id", "string", "", "hash of the canonical scenario and of the model's version")
+_REPEAT = Column("repeat", "int64", "count", "which repeat of the grid, from 0; its seed is the grid's seed + repeat")
+_POLICY = Column("policy", "string", "", "design for freeing empty tables", coded=True)
+_ENGINE = Column("engine", "string", "", "model, or kernel: the live kernel did it", coded=True)
+
+_FIELD_TYPES = {"bytes": "int64", "count": "int64", "share": "float64", "choice": "string"}
+_FIELD_UNITS = {"bytes": "bytes", "count": "count", "share": "share", "choice": ""}
+_FIELD_MEANINGS = {
+    "sparsity": "share of pages that are none after an install; 1 - res / virt where res was given",
+    "res": "resident bytes after an install, on average; NULL where sparsity was given",
+}
+
+SCENARIO = tuple(
+    Column(
+        field.name,
+        _FIELD_TYPES[field.kind],
+        _FIELD_UNITS[field.kind],
+        _FIELD_MEANINGS.get(field.name, field.meaning),
+        coded=field.kind == "choice",
+    )
+    for field in scenario.FIELDS
+)
+"""The scenario's fields as they are stored: choices as text, sizes in bytes."""
+
+_STATE = {
+    "res_bytes_peak": ("bytes", "resident memory after the last install, before its zaps"),
+    "res_bytes_end": ("bytes", "resident memory after the last zaps"),
+    "vm_pte_kib_peak": ("KiB", "VmPTE, all tables, after the last install, before its zaps"),
+    "vm_pte_kib_end": ("KiB", "VmPTE, all tables, after the last zaps"),
+    "vm_pte_kib_max": ("KiB", "highest VmPTE at the end of an install or of a round's zaps, over all rounds"),
+    "vm_pte_kib_needed_end": ("KiB", "at the end: tables that still hold an entry, and those above them"),
+    "pte_tables_end": ("tables", "PTE tables at the end"),
+    "pmd_tables_end": ("tables", "PMD tables at the end"),
+    "pud_tables_end": ("tables", "PUD tables at the end; 0 where the level is folded"),
+    "pte_tables_empty_end": ("tables", "PTE tables at the end in which every entry is none"),
+}
+_WORK = {
+    "zap_calls": ("count", "madvise calls (munmap calls under munmap)"),
+    "ptes_installed": ("entries", "entries installed, refaults included"),
+    "ptes_zapped": ("entries", "entries cleared"),
+    "table_visits": ("count", "pieces of calls that met an existing PTE table"),
+    "pte_tables_allocated": ("tables", "PTE tables allocated"),
+    "pte_tables_freed": ("tables", "PTE tables freed"),
+    "ptes_rescanned": ("entries", "entries read beyond the zap, to learn whether a table is empty"),
+    "fast_paths": ("count", "tables freed under the zap's own PTE lock"),
+    "slow_paths": ("count", "tables looked at again under both locks"),
+    "force_breaks": ("count", "times the gather filled up and the PTE lock was dropped"),
+    "pmd_trylocks": ("count", "trylocks of a PMD lock"),
+    "pmd_trylocks_failed": ("count", "of those, failed"),
+    "pmd_locks": ("count", "PMD locks taken for sure"),
+    "pte_locks_extra": ("count", "PTE locks taken beyond the zap's own"),
+    "atomics": ("count", "atomic updates of a table's count of entries"),
+    "tlb_flushes_full": ("count", "flushes of the whole TLB"),
+    "tlb_invlpgs": ("count", "single translations flushed"),
+    "ipis": ("count", "interrupts sent to other CPUs to flush"),
+}
+STATE = tuple(Column(name, "int64", *_STATE[name]) for name in outcome.STATE)
+WORK = tuple(Column(name, "int64", *_WORK[name]) for name in outcome.WORK)
+KERNEL = (
+    Column("install_ns", "int64", "ns", "measured time of all installs; NULL under the model"),
+    Column("zap_ns", "int64", "ns", "measured time of all zaps; NULL under the model"),
+    Column("kernel_release", "string", "", "uname -r of the kernel that ran it; NULL under the model", coded=True),
+    Column("pt_reclaim", "bool", "", "whether that kernel frees empty tables; NULL under the model"),
+)
+
+OUTCOMES = (_RUN, _POINT, _REPEAT, _POLICY, _ENGINE, *SCENARIO, *STATE, *WORK, *KERNEL)
+"""One row a point that is done and policy. A counter that the live kernel does not show is NULL there, never 0."""
+
+ROUNDS = (
+    _RUN,
+    _POINT,
+    _POLICY,
+    _ENGINE,
+    Column("round", "int64", "count", "round, from 1"),
+    *(
+        Column(name, "int64", _STATE[name][0], _STATE[name][1].replace("the last", "the round's"))
+        for name in outcome.ROUND_COLUMNS
+    ),
+)
+"""One row a point, policy and round: how VmPTE grows."""
+
+POINTS = (
+    _RUN,
+    _POINT,
+    _REPEAT,
+    _ENGINE,
+    *SCENARIO,
+    Column("status", "string", "", "ok, failed, timeout, lost or refused", coded=True),
+    Column("attempt", "int64", "count", "which attempt this is, from 1; the tables show the last one"),
+    Column("error", "string", "", "why the point is not ok; NULL if it is"),
+    Column("node", "string", "", "where it ran", coded=True),
+    Column("cpu_ns", "int64", "ns", "CPU time: the batch's, divided by its points"),
+    Column("finished_at", "timestamp", "UTC", "when its batch was written"),
+)
+"""One row a point that was tried; after these a grid's derived columns (run.json has their SQL)."""
+
+POINT_STATUSES = ("ok", "failed", "timeout", "lost", "refused")
+
+RUNS = (
+    _RUN,
+    Column("grid", "string", "", "name of the grid"),
+    Column("about", "string", "", "the question that the grid asks"),
+    _ENGINE,
+    Column("status", "string", "", "running, ok, failed, interrupted or fault"),
+    Column("created", "timestamp", "UTC", "first launched"),
+    Column("updated", "timestamp", "UTC", "last launched or finished"),
+    Column("ok", "int64", "count", "points done"),
+    Column("failed", "int64", "count", "points whose last attempt is not ok"),
+    Column("todo", "int64", "count", "points of the plan without a row; NULL while that is not known"),
+    Column("repeats", "int64", "count", "repeats of the grid"),
+    Column("seed", "int64", "count", "seed of the grid"),
+    Column("model_version", "int64", "count", "version of the model"),
+    Column("version", "string", "", "version of ptsweep"),
+    Column("git_commit", "string", "", "commit of the checkout it ran from, -dirty if changed; NULL if none"),
+    Column("host", "string", "", "host of the launch"),
+    Column("kernel", "string", "", "kernel release of that host"),
+    Column("cpu_model", "string", "", "CPU model of that host"),
+)
+"""One row a run, from its run.json."""
+
+COSTS = (
+    Column("name", "string", "", "the cost table"),
+    Column("counter", "string", "", "column of outcomes that it prices"),
+    Column("ns", "float64", "ns", "cost of one"),
+    Column("covers", "string", "", "what these nanoseconds stand for"),
+    Column("guess", "bool", "", "true where no measurement stands behind the figure"),
+    Column("source", "string", "", "where the figure comes from"),
+    Column("machine", "string", "", "the machine it was measured on"),
+    Column("date", "string", "", "when"),
+)
+"""One row a cost table and counter."""
+
+COST_NS = Column("cost_ns", "float64", "ns", "the counters times the chosen cost table; computed when queried")
+
+TABLES = {"outcomes": OUTCOMES, "rounds": ROUNDS, "points": POINTS}
+"""What a run directory holds as Parquet."""
+
+VIEWS = {
+    "outcomes": (*OUTCOMES, COST_NS),
+    "latest": (*OUTCOMES, COST_NS),
+    "rounds": ROUNDS,
+    "points": POINTS,
+    "failures": POINTS,
+    "runs": RUNS,
+    "costs": COSTS,
+}
+"""What SQL sees."""
+
+VIEW_HELP = {
+    "outcomes": "a point and policy a row: memory, work, cost",
+    "latest": "outcomes of the last launched run of each grid",
+    "rounds": "a point, policy and round a row: how VmPTE grows",
+    "points": "a tried point a row, with a grid's derived columns",
+    "failures": "the points that are not ok",
+    "runs": "a run a row",
+    "costs": "a cost table and counter a row",
+}

@@ -1,0 +1,259 @@
+"""The only room with duckdb: questions to the store, and conditions over points. In memory, sealed, read only.
+
+Sealed: no file but the committed parts can be opened, nothing of the network, no extension, no Python object; the
+settings are locked; one SELECT at a time is let through, so nothing is written anywhere.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.scenario import Columns, complete
+from sweep import costtable, expressions, rundir, schema, tables, views
+from sweep.errors import UserError, one_line, unknown
+from sweep.named import NamedQuery, named_queries, named_query
+from sweep.store import Store
+
+__all__ = ["Database", "NamedQuery", "check_expressions", "named_queries", "named_query", "point_conditions"]
+
+DEFAULT_SECONDS = 60.0
+_CARET = re.compile(r"\n\nLINE (\d+): (.*)\n( *)\^", re.DOTALL)
+_NO_TABLE = re.compile(r"Table with name (\S+) does not exist")
+_ORDER = re.compile(r"(?<![\w\"])order\b(?!\s+by\b)", re.IGNORECASE)
+_KIND = re.compile(r"^(?:[A-Z][A-Za-z]* )+Error: ")
+
+
+class Database:
+    """The runs of a store (or one of them) as they stand now. Needs no lock; use it as a context manager.
+
+    `problems` names runs that cannot be read and so are not in the views.
+    """
+
+    def __init__(self, store: Store, cost: str = costtable.DEFAULT, *, run: str | None = None) -> None:
+        prices = costtable.load_all(store.cost_files())
+        chosen = costtable.choose(prices, cost)
+        self._price = chosen.sql
+        self._costs = [row for table in {**prices, chosen.name: chosen}.values() for row in table.rows]
+        survey = store.survey()
+        self.problems = [] if run else survey.problems
+        self._runs = [store.find(run)] if run else survey.runs
+        self._latest = list({r.grid: r for r in self._runs}.values())
+        self._parts = {r.run_id: {table: rundir.parts(r.path, table) for table in schema.TABLES} for r in self._runs}
+        self._made: set[str] = set()
+        every = [part for of_run in self._parts.values() for parts in of_run.values() for part in parts]
+        self._connection = _sealed(every)
+
+    def query(self, sql: str, seconds: float | None = DEFAULT_SECONDS) -> tables.Table:
+        """The rows of one SELECT. UserError says in a line what is wrong with it, or that it took too long."""
+        _only_select(self._connection, sql)
+        with _told(), _limited(self._connection, seconds):
+            for view in views.mentioned(sql):
+                self._make(view)
+            return tables.narrowed(self._connection.sql(sql).to_arrow_table())
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _make(self, view: str) -> None:
+        """Views are made when a query names them: each opens all its files, to learn their columns."""
+        if view in self._made:
+            return
+        self._made.add(view)
+        if view == "runs":
+            self._connection.register(view, tables.table_of(schema.RUNS, [run.row for run in self._runs]))
+        elif view == "costs":
+            self._connection.register(view, tables.table_of(schema.COSTS, self._costs))
+        else:
+            self._connection.execute(f"CREATE VIEW {view} AS {self._definition(view)}")
+
+    def _definition(self, view: str) -> str:
+        runs = self._latest if view == "latest" else self._runs
+        table = {"latest": "outcomes", "failures": "points"}.get(view, view)
+        parts = [part for run in runs for part in self._parts[run.run_id][table]]
+        if table == "outcomes":
+            return views.outcomes(parts, self._price)
+        return views.rounds(parts) if table == "rounds" else views.points(parts, failed=view == "failures")
+
+
+def point_conditions(
+    columns: Columns, derive: dict[str, str], wheres: Sequence[str]
+) -> tuple[dict[str, list[Any]], list[NDArray[np.bool_]]]:
+    """Derived columns and conditions of many points, one value a point; a condition that is NULL does not hold.
+
+    A derived column may use those before it, a condition all of them.
+    """
+    if not derive and not wheres:
+        return {}, []
+    connection = _sealed()
+    try:
+        with _limited(connection, DEFAULT_SECONDS):
+            with _told():
+                connection.register("points", tables.scenario_table(columns))
+            known, source = [column.name for column in schema.SCENARIO], "points"
+            for name, expression in derive.items():
+                expressions.check_name(name)
+                source = _with_column(connection, source, name, expression, known)
+                known.append(name)
+            selected = [f'"{name}"' for name in derive]
+            selected.extend(_condition(connection, source, where, known) for where in wheres)
+            with _told("derive or where"):
+                table = connection.sql(f"SELECT {', '.join(selected)} FROM {source}").to_arrow_table()
+    finally:
+        connection.close()
+    values = {name: table.column(i).to_pylist() for i, name in enumerate(derive)}
+    masks = [table.column(i).fill_null(False).to_numpy() for i in range(len(derive), len(selected))]
+    return values, masks
+
+
+def check_expressions(derive: dict[str, str], wheres: Sequence[str]) -> None:
+    """The same on no points: is the SQL right?"""
+    point_conditions(complete({}, 0), derive, wheres)
+
+
+def _with_column(
+    connection: duckdb.DuckDBPyConnection, source: str, name: str, expression: str, known: list[str]
+) -> str:
+    """The source with one more column."""
+    where = f"derive.{name}"
+    sql_type = _type_of(connection, source, expression, known, where)
+    stored = expressions.stored_type(sql_type, where)
+    return f'(SELECT *, CAST({expressions.wrapped(expression)} AS {stored}) AS "{name}" FROM {source})'
+
+
+def _condition(connection: duckdb.DuckDBPyConnection, source: str, expression: str, known: list[str]) -> str:
+    where = f"where {one_line(expression)!r}"
+    sql_type = _type_of(connection, source, expression, known, where)
+    if sql_type != "BOOLEAN":
+        raise UserError(f"{where}: gives {sql_type}, not true or false; write a comparison, such as zap < cluster")
+    return expressions.wrapped(expression)
+
+
+def _type_of(connection: duckdb.DuckDBPyConnection, source: str, expression: str, known: list[str], where: str) -> str:
+    """The type of an expression that is let in."""
+    if not expression.strip():
+        raise UserError(f"{where}: is empty; write a SQL expression over the point's columns")
+    try:
+        wrapped = expressions.wrapped(expression)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    with _told(where):
+        tree, bare = connection.execute(
+            "SELECT json_serialize_sql($1::VARCHAR), json_serialize_sql($2::VARCHAR)",
+            [f"SELECT {wrapped}", "SELECT (1)"],
+        ).fetchall()[0]
+    functions = expressions.check_tree(tree, bare, known, where)
+    expressions.check_functions(functions, _functions(), where)
+    with _told(where):
+        return str(connection.sql(f"SELECT {wrapped} AS value FROM {source} LIMIT 0").types[0])
+
+
+@cache
+def _functions() -> dict[str, bool]:
+    """Every function, and whether it is a plain one: of its arguments alone."""
+    connection = _sealed()
+    try:
+        rows = connection.execute(
+            "SELECT lower(function_name), bool_or(function_type = 'scalar' AND stability = 'CONSISTENT'"
+            " OR function_name = 'nullif') FROM duckdb_functions() WHERE function_type NOT LIKE 'table%' GROUP BY 1"
+        ).fetchall()
+    finally:
+        connection.close()
+    return dict(rows)
+
+
+def _sealed(parts: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:
+    """A connection that can read these files and nothing else, and keeps what it makes in memory."""
+    connection = duckdb.connect(":memory:")
+    for setting in (
+        "temp_directory = ''",
+        f"memory_limit = '{_memory_mib()}MiB'",
+        "TimeZone = 'UTC'",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "python_enable_replacements = false",
+        f"allowed_paths = {views.paths(parts)}" if parts else "allowed_paths = []",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"SET {setting}")
+    return connection
+
+
+def _memory_mib() -> int:
+    """Half of the machine: a sweep may be running beside."""
+    return max(512, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 >> 20)
+
+
+def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    with _told(hint='; the column must be quoted: "order"' if _ORDER.search(sql) else ""):
+        statements = connection.extract_statements(sql)
+    if len(statements) != 1:
+        raise UserError(f"SQL: {len(statements) or 'no'} statements; one SELECT is allowed")
+    kind = statements[0].type
+    if kind == duckdb.StatementType.MULTI:  # DuckDB runs these as several: PIVOT makes a type first
+        raise UserError("SQL: a PIVOT must list its values, as in PIVOT ... ON policy IN ('none', 'merged')")
+    if kind != duckdb.StatementType.SELECT:
+        raise UserError(f"SQL: {kind.name} is not allowed; the store is read only: one SELECT")
+
+
+@contextmanager
+def _limited(connection: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
+    """Interrupts what runs on the connection after this time."""
+    timer = threading.Timer(seconds, connection.interrupt) if seconds else None
+    if timer:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise UserError(f"SQL: took longer than {seconds:g} s; raise --timeout, or ask for less") from error
+    except RuntimeError as error:
+        if "Query interrupted" in str(error):  # DuckDB's word for a Ctrl-C
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if timer:
+            timer.cancel()
+            timer.join()  # it holds the connection, which must be gone before Python ends
+
+
+@contextmanager
+def _told(where: str = "SQL", hint: str = "") -> Iterator[None]:
+    """DuckDB's errors as one line: what, which names there are, where in the text."""
+    try:
+        yield
+    except duckdb.InterruptException:
+        raise
+    except duckdb.Error as error:
+        raise UserError(f"{where}: {_short(str(error))}{hint}") from error
+
+
+def _short(message: str) -> str:
+    """`Referenced column "x" not found ... (line 1, column 8)`."""
+    place = ""
+    caret = _CARET.search(message)
+    if caret:
+        message = message[: caret.start()]
+        line, text, indent = caret[1], caret[2], len(caret[3]) - len(f"LINE {caret[1]}: ")
+        place = f" (line {line}, column {indent + 1})" if not text.startswith("...") else f" (line {line})"
+    missing = _NO_TABLE.search(message)
+    if missing:
+        return unknown("view", missing[1], schema.VIEWS) + place
+    if message.startswith("Out of Memory"):
+        return "needs more memory than half of this machine; ask for less"
+    return one_line(_KIND.sub("", message), 200) + place

@@ -1,0 +1,285 @@
+"""The only room with pyarrow: results become typed tables, tables become Parquet files, and back."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine import outcome
+from engine.outcome import Results
+from engine.policy import POLICIES
+from engine.scenario import ABSENT, FIELDS, Columns
+from sweep import files, schema
+from sweep.errors import SweepFault, UserError
+
+_TYPES = {
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+Table: TypeAlias = pa.Table
+_CODED = pa.dictionary(pa.int32(), pa.string())
+_UNREADABLE = (pa.ArrowException, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """What only the live kernel tells. install_ns, zap_ns: int64[n, policies]; `seen`: the counters it shows."""
+
+    install_ns: NDArray[np.int64]
+    zap_ns: NDArray[np.int64]
+    release: str
+    pt_reclaim: bool
+    seen: Collection[str] = outcome.STATE
+
+
+@cache
+def arrow_schema(columns: tuple[schema.Column, ...]) -> pa.Schema:
+    """Declared columns as an Arrow schema; unit and meaning are the fields' metadata."""
+    return pa.schema(
+        [
+            pa.field(c.name, _CODED if c.coded else _TYPES[c.type], metadata={"unit": c.unit, "meaning": c.meaning})
+            for c in columns
+        ]
+    )
+
+
+def outcome_table(
+    run_id: str,
+    ids: Sequence[str],
+    repeat: NDArray[np.int64],
+    columns: Columns,
+    results: Results,
+    policies: Sequence[str] = POLICIES,
+    *,
+    engine: str = "model",
+    kernel: KernelFacts | None = None,
+) -> Table:
+    """A row a point and policy, policy fastest; only the rows of `policies` (values: int64[n, 7, c])."""
+    points, kept = len(ids), [POLICIES.index(p) for p in policies]
+    if results.values.shape != (points, len(POLICIES), len(outcome.COLUMNS)):
+        raise SweepFault(f"results of shape {results.values.shape} for {points} points")
+    rows, each = points * len(kept), len(kept)
+    values = np.ascontiguousarray(results.values[:, kept, :].transpose(2, 0, 1)).reshape(len(outcome.COLUMNS), rows)
+    arrays: dict[str, pa.Array] = {
+        "run_id": _constant(run_id, rows),
+        "point_id": _spread(ids, np.repeat(np.arange(points), each)),
+        "repeat": pa.array(np.repeat(np.asarray(repeat, np.int64), each)),
+        "policy": _coded(np.tile(np.arange(each), points), tuple(policies)),
+        "engine": _constant(engine, rows),
+        **scenario_arrays({name: np.repeat(values, each) for name, values in columns.items()}),
+    }
+    for name, row in zip(outcome.COLUMNS, values, strict=True):
+        unseen = kernel is not None and name not in kernel.seen
+        arrays[name] = pa.nulls(rows, pa.int64()) if unseen else pa.array(row)
+    if kernel is not None:
+        arrays["install_ns"] = pa.array(kernel.install_ns.reshape(rows))
+        arrays["zap_ns"] = pa.array(kernel.zap_ns.reshape(rows))
+        arrays["kernel_release"] = _constant(kernel.release, rows)
+        arrays["pt_reclaim"] = pa.array(np.full(rows, kernel.pt_reclaim))
+    return _declared(schema.OUTCOMES, arrays, rows)
+
+
+def round_table(
+    run_id: str, ids: Sequence[str], results: Results, policies: Sequence[str] = POLICIES, *, engine: str = "model"
+) -> Table:
+    """A row a point, policy and round, round fastest but one: point, round, policy (rounds: int64[sum, 7, 4])."""
+    kept = [POLICIES.index(p) for p in policies]
+    counts, each = np.asarray(results.round_counts, np.int64), len(kept)
+    if len(counts) != len(ids) or len(results.rounds) != counts.sum():
+        raise SweepFault(f"{len(results.rounds)} rounds for {len(ids)} points")
+    rows = len(results.rounds) * each
+    place = np.repeat(np.arange(len(ids)), counts)
+    number = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    values = np.ascontiguousarray(results.rounds[:, kept, :].transpose(2, 0, 1)).reshape(-1, rows)
+    arrays: dict[str, pa.Array] = {
+        "run_id": _constant(run_id, rows),
+        "point_id": _spread(ids, np.repeat(place, each)),
+        "policy": _coded(np.tile(np.arange(each), len(place)), tuple(policies)),
+        "engine": _constant(engine, rows),
+        "round": pa.array(np.repeat(number, each)),
+    }
+    for name, row in zip(outcome.ROUND_COLUMNS, values, strict=True):
+        arrays[name] = pa.array(row)
+    return _declared(schema.ROUNDS, arrays, rows)
+
+
+def point_table(
+    run_id: str,
+    ids: Sequence[str],
+    repeat: NDArray[np.int64],
+    columns: Columns,
+    derived: Mapping[str, list[Any]] | None = None,
+    *,
+    status: str | Sequence[str] = "ok",
+    attempt: int | Sequence[int] = 1,
+    error: str | Sequence[str | None] | None = None,
+    node: str | Sequence[str | None] | None = None,
+    cpu_ns: int | Sequence[int | None] | None = None,
+    engine: str = "model",
+) -> Table:
+    """A row a point. What is given once holds for all rows; `derived` holds the grid's own columns."""
+    rows = len(ids)
+    statuses = [status] * rows if isinstance(status, str) else list(status)
+    if not set(statuses) <= set(schema.POINT_STATUSES):
+        raise SweepFault(f"unknown status among {sorted(set(statuses))}")
+    arrays: dict[str, pa.Array] = {
+        "run_id": _constant(run_id, rows),
+        "point_id": pa.array(ids, pa.string()),
+        "repeat": pa.array(np.asarray(repeat, np.int64)),
+        "engine": _constant(engine, rows),
+        **scenario_arrays(columns),
+        "status": pa.array(statuses, pa.string()).dictionary_encode(),
+        "attempt": pa.array([attempt] * rows if isinstance(attempt, int) else list(attempt), pa.int64()),
+        "error": pa.array([error] * rows if _is_one(error) else error, pa.string()),
+        "node": pa.array([node] * rows if _is_one(node) else node, pa.string()).dictionary_encode(),
+        "cpu_ns": pa.array([cpu_ns] * rows if _is_one(cpu_ns) else cpu_ns, pa.int64()),
+        "finished_at": pa.array([datetime.now(UTC)] * rows, _TYPES["timestamp"]),
+    }
+    table = _declared(schema.POINTS, arrays, rows)
+    for name, values in (derived or {}).items():
+        array = pa.array(values)
+        array = array.cast(pa.float64()) if pa.types.is_null(array.type) else array
+        table = table.append_column(pa.field(name, array.type, metadata={"unit": "", "meaning": "derived"}), array)
+    return table
+
+
+def scenario_arrays(columns: Columns) -> dict[str, pa.Array]:
+    """The scenario's fields as they are stored: choices as text, sparsity always filled, res NULL where absent."""
+    arrays: dict[str, pa.Array] = {}
+    given = columns["res"] != ABSENT
+    for field in FIELDS:
+        values = columns[field.name]
+        if field.kind == "choice":
+            arrays[field.name] = _coded(values, field.choices)
+        elif field.name == "sparsity":
+            arrays[field.name] = pa.array(np.where(given, 1 - columns["res"] / np.maximum(columns["virt"], 1), values))
+        elif field.name == "res":
+            arrays[field.name] = pa.array(values, mask=~given)
+        else:
+            arrays[field.name] = pa.array(values)
+    return arrays
+
+
+def scenario_table(columns: Columns) -> Table:
+    """The same as a table, with declared types."""
+    return _declared(schema.SCENARIO, scenario_arrays(columns), len(columns["virt"]))
+
+
+def table_of(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A small table from rows; what a row lacks is NULL."""
+    return pa.Table.from_pylist([dict(row) for row in rows], arrow_schema(columns))
+
+
+def write_part(table: Table, path: Path) -> None:
+    """A Parquet file that is not there until it is whole and on the disk."""
+    with files.replacing(path) as temporary:
+        write_parquet(table, temporary)
+
+
+def write_parquet(table: Table, sink: Path | BinaryIO) -> None:
+    """zstd, because the counters are mostly small and repeat."""
+    pq.write_table(table, sink, compression="zstd")
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> Table:
+    """Some columns of one part. UserError names a file that cannot be read."""
+    try:
+        with pq.ParquetFile(path) as file:  # not read_table: that costs 5 ms a file
+            return file.read(columns=columns)
+    except _UNREADABLE as error:
+        raise UserError(f"{path}: not a whole Parquet file ({_first_line(error)}); remove the run") from error
+
+
+def rows(table: Table) -> Iterator[tuple[Any, ...]]:
+    """A table's rows as Python values."""
+    for batch in table.to_batches(max_chunksize=16_384):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def narrowed(table: Table) -> Table:
+    """Whole numbers as int64 where they fit: DuckDB's sums are 128 bits wide, which few programs read."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_decimal128(field.type) and field.type.scale == 0:
+            try:
+                table = table.set_column(i, field.name, table.column(i).cast(pa.int64()))
+            except pa.ArrowInvalid:
+                continue
+    return table
+
+
+def id_bytes(ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> NDArray[np.uint8]:
+    """Point ids as uint8[n, 20], their characters; SweepFault if one is not 20 long."""
+    array = ids.cast(pa.binary()) if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids, pa.binary())
+    try:
+        fixed = array.cast(pa.binary(20))
+    except pa.ArrowInvalid as error:
+        raise SweepFault("a point id that is not 20 characters long") from error
+    chunks = fixed.chunks if isinstance(fixed, pa.ChunkedArray) else [fixed]
+    parts = [np.empty((0, 20), np.uint8)]
+    for chunk in (c for c in chunks if len(c)):
+        characters = np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, 20)
+        parts.append(characters[chunk.offset : chunk.offset + len(chunk)])
+    return np.concatenate(parts)
+
+
+def split_by_status(points: Table) -> tuple[Table, Table]:
+    """The rows that are ok, and the others."""
+    good = pc.equal(points.column("status").cast(pa.string()), "ok")
+    return points.filter(good), points.filter(pc.invert(good))
+
+
+def common(ids: pa.ChunkedArray, known: Iterable[str]) -> list[str]:
+    """The ids that are among the known ones."""
+    found: list[str] = ids.filter(pc.is_in(ids, pa.array(list(known), pa.string()))).to_pylist()
+    return found
+
+
+def raise_attempts(points: Table, known: Mapping[str, int]) -> Table:
+    """The points table with every attempt above the last known one of that point."""
+    if not known or not common(points.column("point_id"), known):
+        return points
+    rows = zip(points.column("point_id").to_pylist(), points.column("attempt").to_pylist(), strict=True)
+    attempts = pa.array([max(attempt, known.get(point, 0) + 1) for point, attempt in rows], pa.int64())
+    place = points.schema.get_field_index("attempt")
+    return points.set_column(place, points.schema.field(place), attempts)
+
+
+def _declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array], rows: int) -> Table:
+    """The arrays in declared order and types; a declared column that is missing is NULL, another one a fault."""
+    declared = arrow_schema(columns)
+    extra = set(arrays) - set(declared.names)
+    if extra:
+        raise SweepFault(f"undeclared columns: {', '.join(sorted(extra))}")
+    ordered = [arrays[f.name].cast(f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in declared]
+    return pa.Table.from_arrays(ordered, schema=declared)
+
+
+def _spread(ids: Sequence[str], place: NDArray[np.int64]) -> pa.Array:
+    return pa.array(ids, pa.string()).take(pa.array(place))
+
+
+def _constant(text: str, rows: int) -> pa.Array:
+    return _coded(np.zeros(rows, np.int32), (text,))
+
+
+def _coded(codes: NDArray[Any], words: Sequence[str]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(words, pa.string()))
+
+
+def _is_one(value: object) -> bool:
+    return value is None or isinstance(value, str | int)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__

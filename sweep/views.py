@@ -1,0 +1,65 @@
+"""The SQL behind the views, as text: explicit lists of committed parts, every declared column there and typed."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweep import schema
+
+_SQL_TYPES = {
+    "int64": "BIGINT",
+    "float64": "DOUBLE",
+    "string": "VARCHAR",
+    "bool": "BOOLEAN",
+    "timestamp": "TIMESTAMPTZ",
+}
+_CATALOG = re.compile(r"\b(?:show|information_schema|pg_\w+|duckdb_\w+|sqlite_\w+|query|query_table)\b", re.IGNORECASE)
+
+
+def mentioned(sql: str) -> list[str]:
+    """The views a query may need: those it names; all of them if it asks for the catalog or builds names."""
+    if _CATALOG.search(sql):
+        return list(schema.VIEWS)
+    return [name for name in schema.VIEWS if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]
+
+
+def outcomes(parts: Sequence[Path], cost: str) -> str:
+    """Rows of the parts and cost_ns. An ok point is committed once, so there is nothing to weed out."""
+    return f"SELECT *, {cost} AS {schema.COST_NS.name} FROM ({_rows(schema.OUTCOMES, parts)})"
+
+
+def rounds(parts: Sequence[Path]) -> str:
+    return _rows(schema.ROUNDS, parts)
+
+
+def points(parts: Sequence[Path], *, failed: bool = False) -> str:
+    """The last attempt of each point. Second attempts are few, and Parquet's statistics find them fast."""
+    sql = f"SELECT p.* FROM ({_rows(schema.POINTS, parts)}) AS p"
+    if parts:
+        sql += (
+            f" ANTI JOIN (SELECT run_id, point_id, max(attempt) AS last FROM {_read(parts)} WHERE attempt > 1"
+            " GROUP BY run_id, point_id) AS later"
+            " ON p.run_id = later.run_id AND p.point_id = later.point_id AND p.attempt < later.last"
+        )
+    return f"{sql} WHERE p.status <> 'ok'" if failed else sql
+
+
+def quoted(text: str) -> str:
+    """A SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def paths(parts: Sequence[Path]) -> str:
+    """A SQL list of absolute file names."""
+    return f"[{', '.join(quoted(str(part.absolute())) for part in parts)}]"
+
+
+def _rows(columns: tuple[schema.Column, ...], parts: Sequence[Path]) -> str:
+    """The parts' rows below an empty table of the declared types: a column that no part has is there, and NULL."""
+    typed = ", ".join(f'NULL::{_SQL_TYPES[c.type]} AS "{c.name}"' for c in columns)
+    empty = f"SELECT {typed} WHERE false"
+    return f"{empty} UNION ALL BY NAME SELECT * FROM {_read(parts)}" if parts else empty
+
+
+def _read(parts: Sequence[Path]) -> str:
+    return f"read_parquet({paths(parts)}, union_by_name = true, hive_partitioning = false)"

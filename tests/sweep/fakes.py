@@ -1,0 +1,69 @@
+"""Engines that answer at once, and misbehave where the seed says so; and grids to go with them."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
+from engine.policy import POLICIES
+from engine.scenario import Columns
+from sweep.grid import Grid, parse
+from sweep.launch import State
+
+RUNNER = "tests.sweep.fakes:run_batch"
+RAISES, DIES, DIES_ONCE, HANGS, SLEEPS = 13, 666, 555, 777, 50
+MARK = "SWEEP_TEST_MARK"
+
+
+def run_batch(columns: Columns) -> Results:
+    """Every value is the point's seed. Seeds above misbehave."""
+    seeds = columns["seed"]
+    if (seeds == RAISES).any():
+        raise ValueError(f"no seed {RAISES}\nhere")
+    if (seeds == DIES).any() or ((seeds == DIES_ONCE).any() and first_time()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    while (seeds == HANGS).any():
+        pass
+    if (seeds == SLEEPS).any():
+        time.sleep(0.3)
+    rounds = columns["rounds"]
+    values = np.broadcast_to(seeds[:, None, None], (len(seeds), len(POLICIES), len(COLUMNS)))
+    each = np.repeat(seeds, rounds)
+    by_round = np.broadcast_to(each[:, None, None], (len(each), len(POLICIES), len(ROUND_COLUMNS)))
+    return Results(values.copy(), by_round.copy(), rounds.copy())
+
+
+def first_time() -> bool:
+    mark = Path(os.environ[MARK])
+    if mark.exists():
+        return False
+    mark.touch()
+    return True
+
+
+def grid(seeds: list[int], name: str = "fake") -> Grid:
+    """A point a seed."""
+    return parse(
+        f"schema: sweep/1\nname: {name}\nfixed: {{virt: 2MiB, sparsity: 0.5}}\naxes: {{seed: {seeds}}}\n", name
+    )
+
+
+class Told:
+    """A Progress that remembers."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.states: list[State] = []
+        self.stopped = False
+
+    def say(self, text: str) -> None:
+        self.words.append(text)
+
+    def show(self, state: State) -> None:
+        self.states.append(state)
+
+    def stop(self) -> None:
+        self.stopped = True

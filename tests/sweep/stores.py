@@ -1,0 +1,101 @@
+"""Stores for tests: made-up results, written through the real writer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
+from engine.policy import POLICIES
+from engine.scenario import Columns, Scenario, columns_of
+from sweep import tables
+from sweep.store import RunWriter, Store
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class FakeGrid:
+    """What the store asks of a grid."""
+
+    name: str = "first"
+    about: str | None = "What is it for?"
+    text: str = "name: first\n"
+    source: str = "grids/first.yaml"
+    repeats: int = 1
+    seed: int = 7
+    derive: Mapping[str, str] = field(default_factory=dict)
+
+    def content(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+def point_id(number: int) -> str:
+    return f"{number:020x}"
+
+
+def scenarios(count: int) -> Columns:
+    """Some scenarios; every second one says res instead of sparsity."""
+    made = [
+        Scenario(
+            virt=(i + 1) * 64 * MIB, sparsity=0.9 if i % 2 else None, res=None if i % 2 else MIB, threads=1 + i % 2
+        )
+        for i in range(count)
+    ]
+    return columns_of(made)
+
+
+def results(count: int, rounds: int = 1) -> Results:
+    """A different number in every cell."""
+    cells = np.arange(count * len(POLICIES) * len(COLUMNS), dtype=np.int64)
+    per_round = np.arange(count * rounds * len(POLICIES) * len(ROUND_COLUMNS), dtype=np.int64)
+    return Results(
+        cells.reshape(count, len(POLICIES), len(COLUMNS)),
+        per_round.reshape(count * rounds, len(POLICIES), len(ROUND_COLUMNS)),
+        np.full(count, rounds, np.int64),
+    )
+
+
+def point_rows(run_id: str, ids: Sequence[str], **how: Any) -> tables.Table:
+    """Rows of the points table for any ids."""
+    return tables.point_table(run_id, ids, np.zeros(len(ids), np.int64), scenarios(len(ids)), **how)
+
+
+def commit(
+    writer: RunWriter,
+    first: int,
+    count: int,
+    status: str = "ok",
+    *,
+    error: str | None = None,
+    derived: Mapping[str, list[Any]] | None = None,
+    policies: Sequence[str] = POLICIES,
+    engine: str = "model",
+) -> None:
+    """One commit of the points with these numbers, all of one status."""
+    ids = [point_id(number) for number in range(first, first + count)]
+    columns, made = scenarios(count), results(count)
+    repeat: NDArray[np.int64] = np.zeros(count, np.int64)
+    outcomes = tables.outcome_table(writer.run_id, ids, repeat, columns, made, policies, engine=engine)
+    rounds = tables.round_table(writer.run_id, ids, made, policies, engine=engine)
+    how = {"derived": derived, "status": status, "error": error, "node": "a", "cpu_ns": 1, "engine": engine}
+    points = point_rows(writer.run_id, ids, **how)
+    good = status == "ok"
+    writer.commit(outcomes if good else None, rounds if good else None, points)
+
+
+def opened(root: Path, name: str = "first-0123abcd", *, fresh: bool = False, **provenance: Any) -> RunWriter:
+    """A writer on a run of the made-up grid that the name starts with."""
+    grid = FakeGrid(name=name.rpartition("-")[0])
+    return Store(root).open_run(grid, name, fresh, {"version": "0", **provenance})
+
+
+def filled(root: Path, points: int = 4, name: str = "first-0123abcd", **how: Any) -> Store:
+    """A store with one finished run."""
+    with opened(root, name) as writer:
+        commit(writer, 0, points, **how)
+        writer.finish("ok", {})
+    return Store(root)

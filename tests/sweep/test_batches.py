@@ -1,0 +1,107 @@
+"""Batches: every point once and in order, tasks of a second's work, small ones at both ends."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from engine.scenario import Columns, complete
+from sweep.batches import MOST_POINTS, MOST_ROUNDS, SMALLEST_NS, TASK_NS, Batcher, Estimate, Task, cut, joined, picked
+from sweep.plan import PointBlock
+
+
+def block(first: int, points: int, rounds: int = 1) -> PointBlock:
+    columns = complete({"virt": np.full(points, 1 << 21), "seed": np.arange(first, first + points)}, points)
+    columns["rounds"][:] = rounds
+    names = [f"{i:020d}" for i in range(first, first + points)]
+    return PointBlock(
+        names, columns, np.zeros(points, np.int64), {"double": [2 * i for i in range(first, first + points)]}
+    )
+
+
+def blocks(sizes: list[int]) -> Iterator[PointBlock]:
+    first = 0
+    for size in sizes:
+        yield block(first, size)
+        first += size
+
+
+def each(ns: float) -> Estimate:
+    def estimate(columns: Columns) -> NDArray[np.float64]:
+        return np.full(len(columns["virt"]), ns)
+
+    return estimate
+
+
+def run(batcher: Batcher, real: float = 1.0) -> list[Task]:
+    """All tasks, each measured at `real` times its estimate."""
+    tasks = []
+    while (task := batcher.next()) is not None:
+        tasks.append(task)
+        batcher.measured(task.estimate_ns, task.estimate_ns * real)
+    return tasks
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 400), max_size=8), st.floats(1e4, 1e9), st.integers(1, 9))
+def test_every_point_once_and_in_order(sizes: list[int], ns: float, workers: int) -> None:
+    """However the blocks fall, the tasks hold all points, in order, and their own columns."""
+    tasks = run(Batcher(blocks(sizes), each(ns), ns * sum(sizes), workers))
+    assert [int(i) for task in tasks for i in task.block.ids] == list(range(sum(sizes)))
+    for task in tasks:
+        assert task.block.columns["seed"].tolist() == [int(i) for i in task.block.ids]
+        assert task.block.derived["double"] == [2 * int(i) for i in task.block.ids]
+
+
+@pytest.mark.parametrize("real", [0.1, 1.0, 8.0])
+def test_a_task_is_a_second_of_work(real: float) -> None:
+    """Once measured, tasks aim at a second of real CPU time, whatever the estimate's error."""
+    ns, points = 1e6, 200_000
+    tasks = run(Batcher(blocks([50_000] * 4), each(ns), ns * points, 2), real)
+    middle = [len(task) * ns * real for task in tasks[5:12]]
+    bound = MOST_POINTS * ns * real
+    assert np.allclose(middle, min(TASK_NS, bound), rtol=0.05)
+
+
+def test_small_at_the_start_and_towards_the_end() -> None:
+    """The first task is a probe; the last ones share what is left; none but the last is below a tenth of a second."""
+    ns, points, workers = 1e7, 4_000, 4
+    tasks = run(Batcher(blocks([points]), each(ns), ns * points, workers))
+    sizes = [task.estimate_ns for task in tasks]
+    assert sizes[0] == pytest.approx(SMALLEST_NS)
+    assert max(sizes) <= TASK_NS * 1.001
+    assert all(size >= SMALLEST_NS * 0.999 for size in sizes[:-1])
+    left = np.cumsum(sizes[::-1])[::-1]
+    assert all(size <= max(before / (4 * workers), SMALLEST_NS) + ns for size, before in zip(sizes, left, strict=True))
+
+
+def test_answers_are_bounded() -> None:
+    """Cheap points are cut by number, points of many rounds by their rounds; a huge one goes alone."""
+    many = run(Batcher(blocks([40_000]), each(1.0), 40_000.0, 1))
+    assert max(map(len, many)) == MOST_POINTS
+    rounds = run(Batcher(iter([block(0, 5, MOST_ROUNDS // 2)]), each(1.0), 5.0, 1))
+    assert [len(task) for task in rounds] == [2, 2, 1]
+    huge = run(Batcher(iter([block(0, 3, 1_000_000)]), each(1.0), 3.0, 1))
+    assert [len(task) for task in huge] == [1, 1, 1]
+
+
+def test_apart_and_again() -> None:
+    """A task that is tried again counts up; apart, each point is a task."""
+    task = Task(block(0, 3), 30.0)
+    assert task.again().attempt == 2
+    assert [(alone.block.ids, alone.estimate_ns, alone.attempt) for alone in task.again().apart()] == [
+        ([f"{i:020d}"], 10.0, 3) for i in range(3)
+    ]
+
+
+def test_cut_join_pick() -> None:
+    """Blocks are cut and joined without mixing points up."""
+    whole = block(0, 6)
+    again = joined([cut(whole, 0, 2), cut(whole, 2, 6)])
+    assert again.ids == whole.ids
+    assert again.columns["seed"].tolist() == list(range(6))
+    assert picked(whole, np.array([5, 1])).columns["seed"].tolist() == [5, 1]
+    assert picked(whole, np.array([5, 1])).derived == {"double": [10, 2]}

@@ -1,0 +1,168 @@
+"""The command line: light, lazy, one line for every error, and the exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweep import cli
+from sweep.cli import COMMANDS, main
+from sweep.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("ray", "numba", "duckdb", "pyarrow", "numpy", "rich", "pydantic", "yaml", "psutil")
+GRID = """schema: sweep/1
+name: small
+about: What does a small grid say?
+fixed: {virt: 64MiB}
+axes: {sparsity: [0.9, 0.99], zap: [64KiB, 2MiB]}
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    path = tmp_path / "small.yaml"
+    path.write_text(GRID)
+    return path
+
+
+def in_process(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy_and_no_command() -> None:
+    """`sweep --help` names the commands from a table: it must answer before the hand is off the key."""
+    code = f"import sys; from sweep.cli import main; main(['--help']); print([m for m in {HEAVY} if m in sys.modules])"
+    done = in_process(code + "; print([m for m in sys.modules if m.startswith('sweep.commands')])")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["[]", "[]"]
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_commands_help_is_light(command: str) -> None:
+    """Its options, without the rooms that do the work."""
+    code = f"import sys; from sweep.cli import main; print(main([{command!r}, '--help']))"
+    done = in_process(f"{code}; print([m for m in ('ray', 'numba', 'duckdb', 'pyarrow') if m in sys.modules])")
+    assert done.stdout.splitlines()[-2:] == ["0", "[]"], done.stdout + done.stderr
+    assert f"Usage: sweep {command} " in done.stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version, and no more."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sweep {VERSION}\n"
+
+
+def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """It shows the help, on stderr."""
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert "launch" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["lanch"], "sweep: unknown command 'lanch'; did you mean 'launch'? known: plan, launch, "),
+        (["launch", "--fres", "g.yaml"], "did you mean '--fresh'? see sweep launch --help"),
+        (["--bogus"], "sweep: no such option: --bogus; see sweep --help"),
+        (["launch"], "sweep: launch: missing argument 'GRID'; see sweep launch --help"),
+        (["launch", "-j", "two", "g.yaml"], "sweep: launch: invalid value for '-j' / '--jobs': "),
+        (["launch", "no.yaml"], "no.yaml"),
+        (["launch", "small.yaml", "-j", "0"], "sweep: -j 0: must be above 0"),
+        (["launch", "small.yaml", "--timeout", "-1"], "sweep: --timeout -1.0: must be above 0"),
+        (["launch", "small.yaml", "--rerun", "all"], "sweep: --rerun: unknown choice 'all'; known: failed"),
+        (["launch", "small.yaml", "--executor", "rya"], "unknown executor 'rya'; did you mean 'ray'?"),
+        (["launch", "small.yaml", "--executor", "inline", "--address", "auto"], "sweep: --address auto: needs"),
+        (["launch", "small.yaml", "--where", "zapp > 1"], "sweep: --where: "),
+        (["launch", "small.yaml", "-S", "fixed.vrit=1GiB"], "virt"),
+        (["launch", "small.yaml", "--results", "s3://bucket"], "sweep: --results s3://bucket: s3 is not supported"),
+    ],
+)
+def test_bad_usage_is_one_line(grid: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    """Exit code 2, one line on stderr that says what and what is allowed, nothing on stdout, no run begun."""
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert not list(grid.parent.glob("results/*"))
+
+
+def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run, points, seconds; the table of savings; the command and the SQL that made it."""
+    assert main(["launch", "small.yaml", "--executor", "inline"]) == 0
+    out, err = capsys.readouterr()
+    run = next(Path("results").iterdir()).name
+    assert out.startswith(f"run      {run}: ok\npoints   4 ok\nseconds  ")
+    assert f"\nsweep query savings --run {run}\n" in out
+    assert out.index("second_walk") < out.index("SELECT")
+    assert f"sweep: {run}: 4 points on inline, this process (as asked)\n" in err
+    assert "\x1b" not in out + err
+    assert main(["query", "savings", "--run", run]) == 0
+    queried = capsys.readouterr().out
+    assert all(line in out for line in queried.splitlines() if "merged" in line)
+
+
+def test_launch_as_json_and_quiet(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Facts on stdout, nothing else anywhere."""
+    assert main(["launch", "small.yaml", "--executor", "inline", "--json", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    facts = json.loads(out)
+    assert (facts["status"], facts["points"], facts["planned"]) == ("ok", {"ok": 4}, 4)
+    assert not err
+
+
+def test_dry_run_is_plan(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same words; nothing is written."""
+    assert main(["launch", "small.yaml", "--dry-run"]) == 0
+    dry = capsys.readouterr().out
+    assert main(["plan", "small.yaml"]) == 0
+    assert capsys.readouterr().out == dry
+    assert not Path("results").exists()
+
+
+def test_a_fault_of_ours_is_one_line(
+    grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 4; --debug, wherever it stands, shows the traceback."""
+    monkeypatch.setitem(COMMANDS, "launch", ("nothing", "help"))
+    assert main(["launch", "small.yaml"]) == 4
+    err = capsys.readouterr().err
+    assert err.startswith("sweep: fault of ours: ModuleNotFoundError: ")
+    assert err.endswith("; run with --debug\n")
+    assert len(err.splitlines()) == 1
+    for words in (["--debug", "launch", "small.yaml"], ["launch", "small.yaml", "--debug"]):
+        assert main(words) == 4
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_anywhere_is_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also outside of a launch."""
+
+    def interrupt(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_call", interrupt)
+    assert main(["plan"]) == 3
+    assert capsys.readouterr().err == "sweep: interrupted\n"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """`sweep --help | head -1` is quiet."""
+    code = "import sys; from sweep.cli import main; sys.exit(main(['--help']))"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

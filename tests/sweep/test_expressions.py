@@ -1,0 +1,132 @@
+"""Conditions and derived columns of a grid: SQL over one point, and nothing else."""
+
+import json
+
+import pytest
+
+from engine.scenario import Scenario, columns_of
+from sweep import sql
+from sweep.errors import UserError
+from tests.sweep.stores import MIB, scenarios
+
+REFUSED = [
+    ("", "is empty"),
+    ("zap", "gives BIGINT"),
+    ("zapp > 1", "did you mean 'zap'"),
+    ("points.zap > 1", "unknown column 'points.zap'"),
+    ("zap <", "syntax error"),
+    ("zap < 2MB", "write 2MiB"),
+    ("zap > 'abc'", "Could not convert"),
+    ("zap * 9000000000000000000 > 1", "Overflow"),
+    ("nosuch(zap) > 1", "no function 'nosuch'"),
+    ("true; DROP TABLE points", "syntax error"),
+    ("true) FROM points WHERE (true", "not one expression"),
+    ("true), (true", "not one expression"),
+    ("true) AS x LIMIT (1", "not one expression"),
+    ("true) UNION ALL SELECT (true", "not one expression"),
+    ("true) ORDER BY (1", "not one expression"),
+    ("true /*", "unterminated"),
+    ("zap > (SELECT max(virt) FROM points)", "a subquery is not allowed"),
+    ("EXISTS (FROM read_text('/etc/passwd'))", "a subquery is not allowed"),
+    ("max(zap) > 1", r"max\(\) is not allowed"),
+    ("row_number() OVER () > 1", "a window function is not allowed"),
+    ("random() < 0.5", r"random\(\) is not allowed"),
+    ("now() > '2020-01-01'", r"now\(\) is not allowed"),
+    ("current_date > '2020-01-01'", "unknown column 'current_date'"),
+    ("current_setting('threads') = '1'", "is not allowed"),
+    ("error('x') IS NULL", "is not allowed"),
+    ("getenv('HOME') = 'x'", "no function 'getenv'"),
+    ("*", "a star is not allowed"),
+    ("COLUMNS(*) > 1", "a star is not allowed"),
+    ("$1", "a parameter is not allowed"),
+    ("len(list_filter([zap], lambda x: x > 1)) > 0", "a lambda is not allowed"),
+    ("'' = repeat('x', 20000000000)", "Out of Range"),
+]
+
+
+@pytest.mark.parametrize(("where", "told"), REFUSED)
+def test_what_is_refused(where: str, told: str) -> None:
+    """Not one plain expression over one point's columns: a line that says why."""
+    with pytest.raises(UserError, match=told) as error:
+        sql.point_conditions(scenarios(3), {}, [where])
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(("where", "derive or where"))
+
+
+def test_values_and_conditions() -> None:
+    """Derived columns may use those before them, conditions all; a condition that is NULL does not hold."""
+    columns = columns_of([Scenario(virt=4 * MIB, sparsity=0.5), Scenario(virt=8 * MIB, res=2 * MIB, order="random")])
+    derive = {"pages": "virt * (1 - sparsity) / 4096", "twice": "pages * 2 -- a comment", "label": "arch || '!'"}
+    wheres = ["res > 1", "twice > 1024", "order = 'random'", "virt >= 8MiB AND zap = 2M", "nullif(virt, 4194304) > 0"]
+    values, masks = sql.point_conditions(columns, derive, wheres)
+    assert values == {"pages": [512.0, 512.0], "twice": [1024.0, 1024.0], "label": ["x86-64!"] * 2}
+    assert [mask.tolist() for mask in masks] == [
+        [False, True],
+        [False, False],
+        [False, True],
+        [False, True],
+        [False, True],
+    ]
+
+
+def test_chunks_do_not_matter() -> None:
+    """Any cut of the points gives the same values, in the points' order."""
+    columns = scenarios(7)
+    derive, wheres = {"pages": "virt * (1 - sparsity) / 4096"}, ["pages > 2000", "threads = 2"]
+    values, masks = sql.point_conditions(columns, derive, wheres)
+    for i in range(7):
+        alone, holds = sql.point_conditions({n: c[i : i + 1] for n, c in columns.items()}, derive, wheres)
+        assert alone["pages"] == values["pages"][i : i + 1]
+        assert [bool(mask[0]) for mask in holds] == [bool(mask[i]) for mask in masks]
+    assert 0 < masks[0].sum() < 7
+
+
+def test_what_is_in_quotes_stays() -> None:
+    """Sizes and the field `order` are only seen outside of quotes."""
+    values, _ = sql.point_conditions(scenarios(1), {"a": "'2MiB order'", "b": '"order"', "c": "2MiB"}, [])
+    assert values == {"a": ["2MiB order"], "b": ["sequential"], "c": [2 * MIB]}
+
+
+@pytest.mark.parametrize(
+    ("name", "expression", "kind"),
+    [
+        ("a", "1", int),
+        ("a", "1.5", float),
+        ("a", "virt::HUGEINT", int),
+        ("a", "'x'", str),
+        ("a", "virt > 0", bool),
+        ("a", "sparsity::FLOAT", float),
+        ("a", "1::TINYINT", int),
+    ],
+)
+def test_types_of_derived_columns(name: str, expression: str, kind: type) -> None:
+    """A derived column is whole numbers, doubles, text or truth, and JSON."""
+    values, _ = sql.point_conditions(scenarios(2), {name: expression}, [])
+    assert [type(value) for value in values[name]] == [kind] * 2
+    json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "expression", "told"),
+    [
+        ("virt", "1", r"derive\.virt: there is a column"),
+        ("cost_ns", "1", "there is a column"),
+        ("A b", "1", "no name for a column"),
+        ('x"; --', "1", "no name for a column"),
+        ("a", "[1, 2]", r"derive\.a: gives INTEGER\[\]"),
+        ("a", "virt, zap", "not one|gives STRUCT|is not allowed|allowed"),
+        ("a", "b + 1", "unknown column 'b'"),
+    ],
+)
+def test_derived_columns_that_are_refused(name: str, expression: str, told: str) -> None:
+    """A derived column has a name of its own and one plain value a point."""
+    with pytest.raises(UserError, match=told):
+        sql.check_expressions({name: expression}, [])
+
+
+def test_checking_needs_no_points() -> None:
+    """What is right and what is wrong shows before anything is expanded."""
+    sql.check_expressions({"pages": "virt / 4096"}, ["pages > 1", "zap < cluster"])
+    with pytest.raises(UserError, match="did you mean 'cluster'"):
+        sql.check_expressions({}, ["zap < clutser"])
+    assert sql.point_conditions(scenarios(2), {}, []) == ({}, [])

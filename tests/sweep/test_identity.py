@@ -1,0 +1,99 @@
+"""Ids: documented, stable, and the fast way agrees with the plain one."""
+
+import json
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import MODEL_VERSION
+from engine.scenario import Scenario, columns_of
+from sweep import identity
+from sweep.grid import parse
+from sweep.identity import canonical, canonical_json, point_id, point_ids, run_name
+
+shares = st.integers(0, 10**6).map(lambda n: n / 10**6)
+pages = st.integers(1, 1 << 20).map(lambda n: n * 65536)
+
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> Scenario:
+    """Any scenario that an address space can have, more or less."""
+    virt = draw(pages)
+    given_res = draw(st.booleans())
+    values: dict[str, Any] = {"res": draw(st.integers(0, virt))} if given_res else {"sparsity": draw(shares)}
+    return Scenario(
+        virt=virt,
+        cluster=draw(st.none() | pages),
+        zap=draw(st.none() | pages),
+        coverage=draw(shares),
+        order=draw(st.sampled_from(["sequential", "random"])),
+        rounds=draw(st.integers(1, 9)),
+        pinned=draw(shares),
+        arch=draw(st.sampled_from(["x86-64", "arm64-64k"])),
+        seed=draw(st.integers(0, (1 << 63) - 1)),
+        **values,
+    )
+
+
+@given(st.lists(scenarios(), max_size=8))
+@settings(deadline=None)
+def test_fast_ids_are_the_documented_ones(rows: list[Scenario]) -> None:
+    """Whatever columns vary, point_ids hashes the canonical JSON of each row, which is json.dumps of `canonical`."""
+    columns = columns_of(rows)
+    texts = [canonical_json(columns, i) for i in range(len(rows))]
+    assert point_ids(columns) == [point_id(text) for text in texts]
+    for i, text in enumerate(texts):
+        assert json.loads(text) == canonical(columns, i) | {"model_version": MODEL_VERSION}
+
+
+def test_an_id_by_hand() -> None:
+    """The canonical JSON and its hash, spelled out: an id that changes would orphan every store."""
+    columns = columns_of([Scenario(virt=1 << 30, sparsity=0.9, zap=65536, seed=1)])
+    text = canonical_json(columns, 0, model_version=1)
+    assert text == (
+        '{"advice":"dontneed","arch":"x86-64","cluster":4096,"coverage":1.0,"folio":4096,"model_version":1,'
+        '"order":"sequential","partition":"blocked","pinned":0.0,"refault":0.0,"rounds":1,"seed":1,"sparsity":0.9,'
+        '"threads":1,"virt":1073741824,"zap":65536,"zap_shift":0}'
+    )
+    assert point_id(text) == blake2b(text.encode(), digest_size=10).hexdigest() == "bdab0ed30c477063d4f0"
+
+
+def test_absent_res_or_sparsity_is_left_out() -> None:
+    """The same share written as res and as sparsity are two points: only one is exact."""
+    columns = columns_of([Scenario(virt=1 << 30, sparsity=0.5), Scenario(virt=1 << 30, res=1 << 29)])
+    assert "res" not in canonical(columns, 0)
+    assert "sparsity" not in canonical(columns, 1)
+    assert len(set(point_ids(columns))) == 2
+
+
+def test_model_version_is_part_of_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new engine makes new points."""
+    columns = columns_of([Scenario(virt=1 << 30, sparsity=0.5)])
+    before = point_ids(columns)
+    monkeypatch.setattr(identity, "MODEL_VERSION", MODEL_VERSION + 1)
+    assert point_ids(columns) != before
+
+
+def test_equal_rows_have_equal_ids_wherever_they_stand() -> None:
+    """An id depends on its row alone, not on its neighbours."""
+    grid = parse(
+        "schema: sweep/1\nname: a\nfixed: {virt: 1GiB, sparsity: 0.9}\naxes: {zap: [4K, 8K], threads: [1, 2]}\n", "g"
+    )
+    together = [point_id for chunk in grid.chunks(100) for point_id in point_ids(chunk.columns)]
+    assert together == [point_id for chunk in grid.chunks(1) for point_id in point_ids(chunk.columns)]
+    columns, _ = grid.columns_at(np.array([3, 0]))
+    assert point_ids(columns) == [together[3], together[0]]
+
+
+def test_run_name() -> None:
+    """A run's name is the grid's and eight digits of its content, however it is spelled."""
+    text = "schema: sweep/1\nname: a-b\nfixed: {virt: 1GiB, sparsity: 0.9}\n"
+    name = run_name(parse(text, "g"))
+    assert name.startswith("a-b-")
+    assert len(name) == len("a-b-") + 8
+    assert run_name(parse(text.replace("1GiB", "1024MiB") + "about: the same\n", "h")) == name
+    assert run_name(parse(text + "repeats: 2\n", "g")) != name

@@ -1,0 +1,284 @@
+"""The driver: resume, failures as rows, attempts, limits, commits, and which executor."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.policy import POLICIES
+from sweep import launch as driver
+from sweep.errors import SweepFault, UserError
+from sweep.executors.base import Batch, Done, End
+from sweep.executors.inline import Inline
+from sweep.grid import Grid, parse
+from sweep.launch import LaunchOptions, Summary, choose, launch
+from sweep.ledger import Ledger
+from sweep.sql import Database
+from sweep.store import Store
+from tests.sweep import fakes
+from tests.sweep.fakes import Told, grid
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> LaunchOptions:
+    return LaunchOptions(tmp_path / "results", executor="inline", runner=fakes.RUNNER)
+
+
+def run(what: Grid, options: LaunchOptions) -> Summary:
+    return launch(what, options, Told())
+
+
+def rows(options: LaunchOptions, sql: str, run_id: str | None = None) -> list[dict[str, Any]]:
+    with Database(Store(options.results), run=run_id) as database:
+        return list(database.query(sql).to_pylist())
+
+
+def by_seed(options: LaunchOptions) -> dict[int, str]:
+    return {row["seed"]: row["status"] for row in rows(options, "SELECT seed, status FROM points")}
+
+
+def test_points_become_rows(options: LaunchOptions) -> None:
+    """A row a point and policy of the grid, a row a round, a row a point; values as the engine gave them."""
+    summary = run(grid([1, 2, 3]), options)
+    assert (summary.status, summary.points, summary.failed) == ("ok", {"ok": 3}, 0)
+    outcomes = rows(options, "SELECT seed, policy, zap_calls FROM outcomes ORDER BY seed")
+    assert len(outcomes) == 3 * len(POLICIES)
+    assert all(row["zap_calls"] == row["seed"] for row in outcomes)
+    assert len(rows(options, "SELECT * FROM rounds")) == 3 * len(POLICIES)
+    assert by_seed(options) == {1: "ok", 2: "ok", 3: "ok"}
+
+
+def test_only_the_grids_policies_and_its_derived_columns(options: LaunchOptions) -> None:
+    """The engine judges all policies; the grid says which are kept, and what else a point carries."""
+    text = "schema: sweep/1\nname: few\nfixed: {virt: 2MiB, sparsity: 0.5}\npolicies: [none, merged]\nrepeats: 2\n"
+    run(parse(text + 'derive: {pages: "virt // 4096"}\n', "few"), options)
+    assert {row["policy"] for row in rows(options, "SELECT policy FROM outcomes")} == {"none", "merged"}
+    assert [(r["pages"], r["repeat"]) for r in rows(options, "SELECT * FROM points ORDER BY repeat")] == [
+        (512, 0),
+        (512, 1),
+    ]
+
+
+def test_a_launch_goes_on_where_the_last_one_ended(options: LaunchOptions) -> None:
+    """Done points are not run again; the same command on a finished run does nothing."""
+    first = run(grid([1, 2, 3]), replace(options, where="seed < 3"))
+    assert first.points == {"ok": 2}
+    second = run(grid([1, 2, 3]), options)
+    assert (second.run_id, second.resumed, second.done_before, second.points) == (first.run_id, True, 2, {"ok": 1})
+    third = run(grid([1, 2, 3]), options)
+    assert (third.status, third.points, third.workers) == ("ok", {}, 0)
+    assert len(rows(options, "SELECT * FROM points")) == 3
+
+
+def test_fresh_starts_another_run(options: LaunchOptions) -> None:
+    """The old run stays."""
+    first = run(grid([1]), options)
+    second = run(grid([1]), replace(options, fresh=True))
+    assert second.run_id != first.run_id
+    assert second.points == {"ok": 1}
+    assert len(Store(options.results).runs()) == 2
+
+
+def test_failures_are_rows_and_run_again_only_when_asked(options: LaunchOptions) -> None:
+    """One bad point among good ones: its error is a row; --rerun failed tries it alone, with the next attempt."""
+    seeds = [1, fakes.RAISES, 2]
+    first = run(grid(seeds), options)
+    assert (first.status, first.points, first.failed) == ("failed", {"ok": 2, "failed": 1}, 1)
+    assert rows(options, "SELECT seed, error, attempt FROM failures") == [
+        {"seed": fakes.RAISES, "error": "ValueError: no seed 13 here", "attempt": 1}
+    ]
+    again = run(grid(seeds), options)
+    assert (again.status, again.points) == ("failed", {})
+    rerun = run(grid(seeds), replace(options, rerun_failed=True))
+    assert (rerun.status, rerun.points) == ("failed", {"failed": 1})
+    assert [row["attempt"] for row in rows(options, "SELECT attempt FROM failures")] == [2]
+
+
+def test_a_launch_ends_after_so_many_failures(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is finished by then is kept, the rest is for the next launch."""
+    monkeypatch.setattr("sweep.batches.MOST_POINTS", 1)
+    summary = run(grid([1, fakes.RAISES, 2, 3]), replace(options, max_failures=1))
+    assert (summary.status, summary.points) == ("failed", {"ok": 1, "failed": 1})
+    assert by_seed(options) == {1: "ok", fakes.RAISES: "failed"}
+    assert Store(options.results).runs()[0].todo == 2
+
+
+def test_lost_points_and_stuck_points(options: LaunchOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that loses its worker three times, or is stuck, goes apart: neighbours are fine, the culprit is told."""
+    monkeypatch.setenv(fakes.MARK, str(tmp_path / "mark"))
+    seeds = [1, fakes.DIES, 2, fakes.HANGS, 3]
+    summary = run(grid(seeds), replace(options, executor="processes", jobs=2, timeout_s=1.0))
+    assert by_seed(options) == {1: "ok", 2: "ok", 3: "ok", fakes.DIES: "lost", fakes.HANGS: "timeout"}
+    assert summary.points == {"ok": 3, "lost": 1, "timeout": 1}
+    told = {row["seed"]: row for row in rows(options, "SELECT * FROM failures")}
+    assert told[fakes.DIES]["error"] == "worker process died of SIGKILL"
+    assert told[fakes.DIES]["attempt"] >= 3
+    assert told[fakes.HANGS]["error"] == "no answer in 1 s"
+    once = run(grid([fakes.DIES_ONCE, 4], "once"), replace(options, executor="processes", jobs=1))
+    assert (once.status, once.points) == ("ok", {"ok": 2})
+    assert [row["attempt"] for row in rows(options, "SELECT attempt FROM points", once.run_id)] == [2, 2]
+
+
+def test_inline_keeps_no_limit(options: LaunchOptions) -> None:
+    """It would have to kill the process that asks; no run is left behind by the refusal."""
+    with pytest.raises(UserError, match="--timeout needs --executor"):
+        run(grid([1]), replace(options, timeout_s=1.0))
+    assert Store(options.results).runs() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"where": "zapp > 1"}, "--where: .*zapp"),
+        ({"executor": "rya"}, "unknown executor 'rya'; did you mean 'ray'"),
+        ({"executor": "ray", "address": "127.0.0.1:1"}, "cannot reach the cluster"),
+    ],
+)
+def test_a_launch_that_cannot_begin_leaves_no_run(options: LaunchOptions, changes: dict[str, Any], told: str) -> None:
+    """Bad SQL, an unknown executor, no cluster."""
+    with pytest.raises(UserError, match=told):
+        run(grid([1]), replace(options, **changes))
+    assert Store(options.results).runs() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "work_s", "name"),
+    [
+        ({}, 1, "processes"),
+        ({}, 19, "processes"),
+        ({}, 21, "ray"),
+        ({"address": "auto"}, 0.1, "ray"),
+        ({"executor": "inline"}, 100, "inline"),
+        ({"executor": "processes"}, 100, "processes"),
+    ],
+)
+def test_auto_takes_ray_where_its_start_pays(given: dict[str, Any], work_s: float, name: str) -> None:
+    """Above 20 s of work or with an address; it says which and why."""
+    executor, why = choose(LaunchOptions(jobs=3, **given), 100, work_s * 1e9)
+    assert executor.name == name
+    assert "of work" in why or "as asked" in why or "address" in why
+
+
+def test_no_more_processes_than_work() -> None:
+    """A worker that would find nothing to do is not started."""
+    assert choose(LaunchOptions(jobs=8), 100, 2.5e8)[0].workers == 3
+    assert choose(LaunchOptions(jobs=8), 2, 9e9)[0].workers == 2
+    assert choose(LaunchOptions(jobs=8), 1000, 15e9)[0].workers == 8
+
+
+class Breaks(Inline):
+    """Answers one batch, then breaks."""
+
+    def __init__(self) -> None:
+        super().__init__(fakes.RUNNER)
+        self.answered = 0
+        self.killed: bool | None = None
+
+    def wait(self, seconds: float) -> list[Done]:
+        if self.answered:
+            raise SweepFault("broken")
+        self.answered += 1
+        return super().wait(seconds)
+
+    def stop(self, kill: bool = False) -> None:
+        self.killed = kill
+
+
+def test_after_a_fault_what_is_finished_is_there(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The executor breaks in the middle: rows are committed, it is stopped, the run says fault."""
+    broken = Breaks()
+    monkeypatch.setattr(driver, "choose", lambda *_: (broken, "broken"))
+    monkeypatch.setattr("sweep.batches.MOST_POINTS", 1)
+    progress = Told()
+    with pytest.raises(SweepFault, match="broken"):
+        launch(grid([1, 2, 3]), options, progress)
+    assert by_seed(options) == {1: "ok"}
+    assert broken.killed
+    assert progress.stopped
+    run_json = json.loads(next(options.results.glob("*/run.json")).read_text())
+    assert (run_json["status"], run_json["counts"]["todo"]) == ("fault", 2)
+
+
+class Loses(Inline):
+    """Loses every batch but single points."""
+
+    def __init__(self) -> None:
+        super().__init__(fakes.RUNNER)
+        self.seen: list[int] = []
+        self._batches: list[Batch] = []
+
+    def submit(self, batch: Batch) -> None:
+        self.seen.append(len(batch))
+        self._batches.append(batch)
+        super().submit(batch)
+
+    def wait(self, seconds: float) -> list[Done]:
+        batch = self._batches.pop(0)
+        answers = super().wait(seconds)
+        return [Done(batch.number, End.LOST, error="gone")] if len(batch) > 1 else answers
+
+
+def test_three_attempts_then_apart(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost batch is submitted three times, then its points alone."""
+    loses = Loses()
+    monkeypatch.setattr(driver, "choose", lambda *_: (loses, "loses"))
+    assert run(grid([1, 2, 3]), options).points == {"ok": 3}
+    assert loses.seen == [3, 3, 3, 1, 1, 1]
+
+
+def test_progress_hears_what_happens(options: LaunchOptions) -> None:
+    """The executor and why, warnings of the plan, points done out of points to do."""
+    told = Told()
+    text = "schema: sweep/1\nname: warned\nfixed: {virt: 2MiB, sparsity: 0.5}\nexclude: [{threads: 8}]\n"
+    launch(parse(text, "warned"), options, told)
+    assert any(words.startswith("warning: ") and "threads" in words for words in told.words)
+    assert any("1 point on inline, this process (as asked)" in words for words in told.words)
+    assert told.states[0].waiting in ("starting inline", "compiling the engine, once")
+    assert told.states[-1].waiting == ""
+    assert (told.states[-1].points, told.states[-1].done) == (1, 1)
+    assert told.stopped
+
+
+class Writer:
+    run_id = "run-1"
+
+    def __init__(self) -> None:
+        self.parts = 0
+
+    def commit(self, *_: object) -> None:
+        self.parts += 1
+
+
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[float]:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    while True:
+        yield now
+        now += 1.0
+
+
+def test_a_week_is_a_few_hundred_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits come every two seconds at first and ever more seldom."""
+    writer, seconds = Writer(), clock(monkeypatch)
+    next(seconds)
+    ledger = Ledger(writer, POLICIES)  # type: ignore[arg-type]
+    commit = ledger.commit
+
+    def counted() -> None:
+        writer.commit()
+        commit()
+
+    monkeypatch.setattr(ledger, "commit", counted)
+    counts = {}
+    for now in seconds:
+        ledger.commit_if_due()
+        counts[now] = writer.parts
+        if now >= 7 * 86400:
+            break
+    assert counts[20] >= 9
+    assert counts[3600] < 300
+    assert counts[7 * 86400] < 600

@@ -1,0 +1,181 @@
+"""The plan: every raw point is accounted for once, and what is left comes in order."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from engine.run import estimate_ns
+from sweep import plan, space
+from sweep.errors import UserError
+from sweep.grid import Grid, parse
+from sweep.identity import point_ids
+from sweep.plan import PlanAccount, make_plan
+
+BASE = "schema: sweep/1\nname: a\nfixed: {virt: 1GiB, sparsity: 0.9}\n"
+AXES = BASE + "axes:\n  cluster: [4KiB, 64KiB, 2MiB]\n  zap: [64KiB, 2MiB]\n  threads: [1, 8]\n"
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 5 points, so that rules and duplicates go across them."""
+    monkeypatch.setattr(plan, "CHUNK", 5)
+
+
+def grid_of(text: str, *overrides: str) -> Grid:
+    return parse(text, "g.yaml", overrides)
+
+
+def ids_of(grid: Grid) -> list[str]:
+    return [point_id for chunk in grid.chunks() for point_id in point_ids(chunk.columns)]
+
+
+def planned(made: plan.Plan) -> list[str]:
+    return [point_id for block in made.points() for point_id in block.ids]
+
+
+def total(account: PlanAccount) -> int:
+    dropped = sum(count for _, count in account.excluded)
+    return dropped + account.where_dropped + account.duplicates + account.done + account.todo
+
+
+def test_all_points_in_order() -> None:
+    """Without rules a plan is the grid."""
+    grid = grid_of(AXES + "repeats: 2")
+    made = make_plan(grid)
+    assert planned(made) == ids_of(grid)
+    assert (made.account.raw, made.account.todo, made.account.warnings) == (24, 24, ())
+    expected = sum(float(estimate_ns(chunk.columns).sum()) for chunk in grid.chunks())
+    assert made.account.estimate_ns == pytest.approx(expected)
+    assert made.account.peak_bytes > plan.WORKER_BYTES
+
+
+def test_rules_are_counted_in_their_order() -> None:
+    """A point that two rules match counts for the first; one that drops nothing is a warning with its place."""
+    text = AXES + (
+        "exclude:\n  - {threads: 8, zap: [64KiB, 4KiB]}\n  - where: zap < cluster\n    because: x\n"
+        "  - {order: random}\n  - {threads: 8, cluster: 2MiB, zap: 64KiB}\n"
+    )
+    account = make_plan(grid_of(text)).account
+    assert account.excluded == (
+        ("threads=8 zap=64KiB,4KiB", 3),
+        ("zap < cluster", 1),
+        ("order=random", 0),
+        ("threads=8 cluster=2MiB zap=64KiB", 0),
+    )
+    assert account.warnings == (
+        "g.yaml:12:5: exclude[2]: the rule drops nothing: order=random",
+        "g.yaml:13:5: exclude[3]: the rule drops nothing: threads=8 cluster=2MiB zap=64KiB; earlier rules dropped the 1"
+        " it matches",
+    )
+    assert total(account) == account.raw == 12
+
+
+def test_where_keeps_what_fulfils_it() -> None:
+    """--where may use derived columns, and points that the rules dropped do not count twice."""
+    grid = grid_of(AXES + "exclude: [{zap: 64KiB}]\nderive: {twice: threads * 2, four: twice * 2}\n")
+    account = make_plan(grid, "four = 4").account
+    assert (account.where_dropped, account.todo) == (3, 3)
+
+
+def test_duplicates_run_once() -> None:
+    """1 MiB and 1024 KiB are one point; an include row that the axes have too is one as well."""
+    grid = grid_of(
+        BASE + "axes: {zap: [1MiB, 2MiB, 1024KiB], rounds: [1, 2, 1]}\ninclude: [{zap: 2MiB}, {zap: 4MiB}]\n"
+    )
+    made = make_plan(grid)
+    assert (made.account.raw, made.account.duplicates, made.account.todo) == (11, 6, 5)
+    assert planned(made) == list(dict.fromkeys(ids_of(grid)))
+
+
+@given(st.lists(st.integers(0, 23), unique=True))
+@settings(deadline=None, max_examples=20)
+def test_done_points_are_left_out(done: list[int]) -> None:
+    """Whatever is done, the rest is planned, in order."""
+    grid = grid_of(AXES + "repeats: 2")
+    ids = ids_of(grid)
+    finished = {ids[i] for i in done}
+
+    def asked(wanted: list[str]) -> NDArray[np.bool_]:
+        return np.array([point_id in finished for point_id in wanted], bool)
+
+    made = make_plan(grid, None, asked)
+    assert (made.account.done, made.account.todo) == (len(done), 24 - len(done))
+    assert planned(made) == [point_id for point_id in ids if point_id not in finished]
+
+
+def test_blocks_carry_columns_repeats_and_derived_values() -> None:
+    """A block's rows belong together, and its derived columns are those of its points."""
+    made = make_plan(grid_of(AXES + "exclude: [{threads: 8}]\nrepeats: 2\nderive: {pages: zap / 4096, way: order}\n"))
+    for block in made.points():
+        assert point_ids(block.columns) == block.ids
+        assert (block.columns["seed"] == block.repeat).all()
+        assert block.derived["pages"] == (block.columns["zap"] / 4096).tolist()
+        assert block.derived["way"] == ["sequential"] * len(block.ids)
+        assert len(block.ids) <= 5
+
+
+def test_impossible_points_may_be_excluded() -> None:
+    """A rule may drop points that no address space can have; what is left must be possible."""
+    text = "schema: sweep/1\nname: a\naxes: {virt: [1GiB, 4GiB], res: [1MiB, 2GiB]}\n"
+    assert make_plan(grid_of(text + "exclude: [{where: res > virt}]")).account.todo == 3
+    with pytest.raises(UserError) as error:
+        make_plan(grid_of(text))
+    assert str(error.value) == (
+        "g.yaml:3:40: axes.res[1]: 2147483648 bytes is not between 0 and virt (1073741824)"
+        " (in the point virt=1GiB res=2GiB)"
+    )
+
+
+def test_match_on_sparsity_of_points_given_res() -> None:
+    """A match on sparsity sees 1 - res / virt where res was given, as SQL does; absent res matches nothing."""
+    text = "schema: sweep/1\nname: a\nfixed: {virt: 1GiB}\naxes: {res: [256MiB, 512MiB]}\ninclude: [{sparsity: 0.75}]\n"
+    account = make_plan(grid_of(text + "exclude: [{sparsity: 0.75}, {res: 512MiB}]")).account
+    assert [count for _, count in account.excluded] == [2, 1]
+
+
+def test_everything_done_or_dropped() -> None:
+    """An empty plan has no blocks and costs nothing."""
+    made = make_plan(grid_of(AXES), "threads > 100")
+    assert (made.account.todo, made.account.estimate_ns, list(made.points())) == (0, 0.0, [])
+
+
+@pytest.mark.parametrize(
+    ("section", "where", "place"),
+    [
+        (
+            "exclude:\n  - where: zapp < cluster\n",
+            None,
+            "g.yaml:9:12: exclude[0].where: unknown column 'zapp'; did you mean",
+        ),
+        (
+            "derive:\n  one: zap\n  two: zapp + one\n",
+            None,
+            "g.yaml:10:8: derive.two: unknown column 'zapp'; did you mean",
+        ),
+        ("derive: {policy: zap}\n", None, "g.yaml:8:18: derive.policy: there is a column of this name already"),
+        ("", "zapp = 3", "--where: unknown column 'zapp'; did you mean 'zap'?"),
+        ("", "", "--where: "),
+        ("exclude: [{where: zap + 1}]\n", None, "g.yaml:8:19: exclude[0].where: gives BIGINT, not true or false"),
+    ],
+)
+def test_sql_errors_name_their_place(section: str, where: str | None, place: str) -> None:
+    """SQL is tried before any point is made; the error says which expression is wrong."""
+    with pytest.raises(UserError) as error:
+        make_plan(grid_of(AXES + section), where)
+    assert str(error.value).startswith(place)
+
+
+def test_chunks_of_any_size_make_one_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account and the points do not depend on the chunks."""
+    grid = grid_of(AXES + "exclude: [{where: zap < cluster}]\nrepeats: 3\ninclude: [{threads: 8}]\n")
+    made = make_plan(grid)
+    points = planned(made)
+    monkeypatch.setattr(plan, "CHUNK", space.CHUNK)
+    again = make_plan(grid)
+    assert planned(again) == points
+    assert again.account.estimate_ns == pytest.approx(made.account.estimate_ns)
+    assert replace(again.account, estimate_ns=0) == replace(made.account, estimate_ns=0)

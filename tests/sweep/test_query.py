@@ -1,0 +1,238 @@
+"""sweep query, ls, show, rm, as a user sees them."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from engine.policy import POLICIES
+from engine.run import run_batch
+from engine.scenario import Scenario, columns_of
+from sweep import named, render, schema, tables
+from sweep.cli import main
+from tests.sweep.stores import MIB, commit, filled, opened, point_id, point_rows
+
+NAMES = [query.name for query in named.named_queries()]
+Sweep = Callable[..., Any]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Sweep:
+    """Runs a command on the store in tmp_path; gives its exit code, stdout, stderr."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main([*words, "--results", str(tmp_path)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def published(root: Path) -> None:
+    """The two published cases and some more, by the engine."""
+    gib = 1024 * MIB
+    rows = [
+        Scenario(virt=50 * gib, sparsity=0.0),
+        Scenario(virt=gib, sparsity=0.0, arch="arm64-4k"),
+        Scenario(virt=gib, sparsity=0.99, cluster=MIB // 16, rounds=3, threads=4),
+        Scenario(virt=gib, sparsity=0.9, zap=MIB // 16),
+    ]
+    columns, ids = columns_of(rows), [point_id(i) for i in range(len(rows))]
+    made, repeat = run_batch(columns), columns["seed"]
+    with opened(root, "published-0123abcd") as writer:
+        writer.commit(
+            tables.outcome_table(writer.run_id, ids, repeat, columns, made),
+            tables.round_table(writer.run_id, ids, made),
+            tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
+        )
+        writer.commit(None, None, point_rows(writer.run_id, ["f" * 20], status="failed", error="it broke"))
+        writer.finish("failed", {})
+
+
+def test_without_sql_it_lists_the_questions(sweep: Sweep) -> None:
+    """Seven and more questions ship, each with a line of help."""
+    code, out, _ = sweep("query", "--json")
+    listed = json.loads(out)
+    assert code == 0
+    assert len(listed) >= 7
+    assert [row["query"] for row in listed] == NAMES
+    assert all(row["answers"].endswith(".") for row in listed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_question_can_be_asked_of_an_empty_store(sweep: Sweep, name: str) -> None:
+    """No rows is an answer."""
+    code, out, err = sweep("query", name, "--format", "csv")
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 1
+
+
+def test_every_question_has_an_answer(sweep: Sweep, tmp_path: Path) -> None:
+    """On a run of the engine every shipped question gives rows, and the published figures agree."""
+    published(tmp_path)
+    answers = {}
+    for name in NAMES:
+        code, out, err = sweep("query", name, "--json")
+        assert (code, err) == (0, ""), name
+        answers[name] = json.loads(out)
+        assert answers[name], name
+    assert [row["policy"] for row in answers["savings"]] == list(POLICIES)
+    saved = {row["policy"]: row["saved_percent"] for row in answers["savings"]}
+    assert saved["none"] == 0
+    assert saved["munmap"] == 100
+    assert 97 < saved["merged"] < 100
+    assert [row["vm_pte_kib"] for row in answers["published"]] == [102_640, 240, 2_088, 40]
+    assert all(row["agrees"] for row in answers["published"])
+    assert answers["failures"][0]["error"] == "it broke"
+    by_zap = {row["zap_kib"]: row for row in answers["by_zap"]}
+    assert by_zap[64]["merged"] == 0 < by_zap[64]["async"]
+
+
+def test_formats_tell_the_same(sweep: Sweep, tmp_path: Path) -> None:
+    """csv, json, Markdown, Parquet and the table hold the same rows."""
+    filled(tmp_path, 2)
+    sql = "SELECT policy, ipis, sparsity, res, kernel_release FROM outcomes ORDER BY point_id, policy"
+    rows = json.loads(sweep("query", sql, "--format", "json")[1])
+    assert len(rows) == 14
+    read = list(csv.DictReader(io.StringIO(sweep("query", sql, "--format", "csv")[1])))
+    assert [row["policy"] for row in read] == [row["policy"] for row in rows]
+    assert [int(row["ipis"]) for row in read] == [row["ipis"] for row in rows]
+    assert {row["kernel_release"] for row in read} == {""}
+    for name in ("rows.parquet", "rows.json", "rows.csv", "rows.md"):
+        assert sweep("query", sql, "-o", str(tmp_path / name))[:2] == (0, "")
+    assert pq.ParquetFile(tmp_path / "rows.parquet").read().to_pylist() == rows
+    assert json.loads((tmp_path / "rows.json").read_text()) == rows
+    assert (
+        (tmp_path / "rows.md")
+        .read_text()
+        .startswith("| policy | ipis | sparsity | res | kernel_release |\n| --- | ---: |")
+    )
+    table = sweep("query", sql)[1].splitlines()
+    assert len(table) == 16
+    assert table[2].split()[0] == "async"
+
+
+def test_sql_comes_from_anywhere(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text, a file, stdin, a name: the same answer; --sql prints it."""
+    filled(tmp_path)
+    (tmp_path / "mine.sql").write_text("SELECT count(*) AS n FROM outcomes")
+    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT count(*) AS n FROM outcomes"))
+    for source in ("SELECT count(*) AS n FROM outcomes", str(tmp_path / "mine.sql"), "-"):
+        assert json.loads(sweep("query", source, "--json")[1]) == [{"n": 28}]
+    assert sweep("query", "savings", "--sql")[1] == named.named_query("savings").sql
+    code, _, err = sweep("query", "saving")
+    assert code == 2
+    assert "did you mean 'savings'" in err
+    assert sweep("query", "nowhere.sql")[0] == 2
+
+
+def test_columns_explain_themselves(sweep: Sweep) -> None:
+    """Every view's columns with type, unit, meaning."""
+    listed = json.loads(sweep("query", "--columns", "--json")[1])
+    assert {(row["view"], row["column"]) for row in listed} == {
+        (v, c.name) for v, cs in schema.VIEWS.items() for c in cs
+    }
+    assert "KiB" in sweep("query", "--columns")[1]
+
+
+def test_long_tables_say_what_they_leave_out(sweep: Sweep, tmp_path: Path) -> None:
+    """A table for people stops after --rows and says so on stderr; csv never stops."""
+    filled(tmp_path)
+    code, out, err = sweep("query", "FROM outcomes SELECT policy", "--rows", "5")
+    assert (code, len(out.splitlines())) == (0, 7)
+    assert "23 more of 28 rows" in err
+    assert len(sweep("query", "FROM outcomes SELECT policy", "--rows", "5", "--format", "csv")[1].splitlines()) == 29
+
+
+def test_bad_input_is_one_line_and_two(sweep: Sweep, tmp_path: Path) -> None:
+    """Exit 2, one line on stderr, nothing on stdout."""
+    filled(tmp_path)
+    for words in (
+        ("query", "SELECT nosuch FROM outcomes"),
+        ("query", "DROP VIEW outcomes"),
+        ("query", "SELECT 1", "--run", "nosuch"),
+        ("query", "SELECT 1", "--cost", "nosuch"),
+        ("query", "SELECT 1", "-o", str(tmp_path / "no" / "where.csv")),
+        ("query", "--format", "parquet"),
+        ("show", "nosuch"),
+        ("rm", "nosuch", "--yes"),
+        ("rm", "first"),
+    ):
+        code, out, err = sweep(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1), words
+
+
+def test_a_broken_run_is_said_and_left_out(sweep: Sweep, tmp_path: Path) -> None:
+    """ls and query answer from the runs that can be read, and name the one that cannot."""
+    filled(tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    for words in (("query", "SELECT count(*) FROM runs"), ("ls",)):
+        code, out, err = sweep(*words)
+        assert code == 0
+        assert "broken/run.json: not JSON" in err
+        assert "broken" not in out
+
+
+def test_ls_and_show(sweep: Sweep, tmp_path: Path) -> None:
+    """Runs with their counts; one run with its provenance, its failures and its grid's text."""
+    assert sweep("ls")[2].startswith("no run in")
+    with opened(tmp_path) as writer:
+        commit(writer, 0, 3)
+        commit(writer, 3, 2, "failed", error="it broke")
+        writer.finish("failed", {})
+    listed = json.loads(sweep("ls", "--json")[1])
+    assert [(row["run_id"], row["status"], row["ok"], row["failed"]) for row in listed] == [
+        ("first-0123abcd", "failed", 3, 2)
+    ]
+    assert "first-0123abcd  failed   3       2" in sweep("ls")[1]
+    shown = json.loads(sweep("show", "first", "--json")[1])
+    assert shown["failures"] == [
+        {
+            "run_id": "first-0123abcd",
+            "status": "failed",
+            "error": "it broke",
+            "points": 2,
+            "attempts": 1,
+            "example": point_id(3),
+        }
+    ]
+    assert shown["files"] == 4
+    assert "2 points: it broke" in sweep("show")[1]
+    assert sweep("show", "last", "--grid")[1] == "name: first\n"
+
+
+def test_rm_asks(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --yes a terminal is asked and anything else is refused; a run that is written stays."""
+    filled(tmp_path)
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    assert sweep("rm", "first")[0] == 2
+    assert len(list(tmp_path.iterdir())) == 1
+    with opened(tmp_path):
+        assert "is being written" in sweep("rm", "first", "--yes")[2]
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    code, out, _ = sweep("rm", "first", "--json")
+    assert (code, json.loads(out)) == (0, {"deleted": ["first-0123abcd"]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_as_people_read_them() -> None:
+    """Thousands are marked, NULL shows, control characters do not."""
+    shown = [render.shown(value) for value in (102640, 0.25, 1234567.891, None, True, "a\x1b[31m\nb", float("nan"))]
+    assert shown == ["102,640", "0.25", "1,234,568", "-", "yes", "a [31m b", "-"]
+    out = io.StringIO()
+    assert render.write(["a|b", "n"], [["x|y", 1], [None, None]], "md", out) == 0
+    assert out.getvalue() == "| a|b | n |\n| --- | ---: |\n| x\\|y | 1 |\n| - | - |\n"
+    empty = io.StringIO()
+    render.write(["a"], [], "json", empty)
+    assert json.loads(empty.getvalue()) == []

@@ -1,0 +1,248 @@
+"""Runs: what is committed stays, once; what is not, never was."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sweep import rundir, schema, tables
+from sweep.errors import SweepFault, UserError
+from sweep.provenance import collect
+from sweep.store import Store, open_store
+from tests.sweep.stores import commit, filled, opened, point_id, point_rows
+
+
+def test_a_launch_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
+    """Committed points are done in the next launch of the same content, and only those."""
+    with opened(tmp_path) as first:
+        assert not first.resumed
+        commit(first, 0, 3)
+    with opened(tmp_path) as second:
+        assert second.resumed
+        assert second.run_id == first.run_id
+        assert second.done([point_id(2), point_id(3)]).tolist() == [True, False]
+        commit(second, 3, 2)
+        second.finish("ok", {})
+    info = Store(tmp_path).find("last")
+    assert (info.status, info.ok, info.failed, info.todo) == ("ok", 5, 0, 0)
+    assert len(info.document["launches"]) == 2
+    assert Store(tmp_path).done(info.run_id)([point_id(4), point_id(5)]).tolist() == [True, False]
+
+
+def test_fresh_starts_another_run(tmp_path: Path) -> None:
+    """--fresh takes the next free name, and the next launch goes on with that one."""
+    names = []
+    for fresh in (False, True, True, False):
+        with opened(tmp_path, fresh=fresh) as writer:
+            names.append((writer.run_id, writer.resumed))
+    assert names == [
+        ("first-0123abcd", False),
+        ("first-0123abcd-2", False),
+        ("first-0123abcd-3", False),
+        ("first-0123abcd-3", True),
+    ]
+
+
+def test_the_kernel_does_not_go_on_with_a_run_of_the_model(tmp_path: Path) -> None:
+    """Model and kernel give other rows for the same points, so they are other runs."""
+    with opened(tmp_path) as model:
+        commit(model, 0, 1)
+    with opened(tmp_path, engine="kernel") as kernel:
+        assert kernel.run_id == "first-0123abcd-2"
+    with opened(tmp_path) as again:
+        assert again.run_id == model.run_id
+    assert [run.engine for run in Store(tmp_path).runs()] == ["kernel", "model"]
+
+
+def test_a_point_is_ok_once(tmp_path: Path) -> None:
+    """A point that is done is refused, and so is one that comes twice; nothing of such a commit is written."""
+    with opened(tmp_path) as writer:
+        commit(writer, 0, 3)
+        for first in (0, 2):
+            with pytest.raises(SweepFault, match="done"):
+                commit(writer, first, 3)
+        with pytest.raises(SweepFault, match="done"):
+            commit(writer, 1, 1, "failed")
+        double = point_rows(writer.run_id, [point_id(9)] * 2)
+        with pytest.raises(SweepFault, match="twice"):
+            writer.commit(None, None, double)
+        assert len(rundir.parts(tmp_path / writer.run_id, "points")) == 1
+
+
+def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None:
+    """Failed points are not done; each new try gets a higher number, in later launches too."""
+    with opened(tmp_path) as writer:
+        commit(writer, 0, 2, "failed", error="it broke")
+        commit(writer, 1, 1, "timeout")
+        assert writer.failed_ids() == {point_id(0), point_id(1)}
+        writer.finish("failed", {})
+    assert Store(tmp_path).find("last").failed == 2
+    with opened(tmp_path) as writer:
+        assert not writer.done([point_id(0)]).any()
+        commit(writer, 0, 3)
+        assert writer.failed_ids() == set()
+        writer.finish("ok", {})
+    attempts = [
+        row
+        for path in rundir.parts(tmp_path / writer.run_id, "points")
+        for row in tables.read_part(path, ["point_id", "attempt"]).to_pylist()
+    ]
+    assert [row["attempt"] for row in attempts if row["point_id"] == point_id(1)] == [1, 2, 3]
+    assert Store(tmp_path).find("last").ok == 3
+
+
+def test_parts_of_others_and_parts_that_lack_columns_are_refused(tmp_path: Path) -> None:
+    """What is in a run's files is that run's, with every declared column."""
+    with opened(tmp_path) as writer:
+        points = point_rows("another", [point_id(0)])
+        with pytest.raises(SweepFault, match="another run"):
+            writer.commit(None, None, points)
+        with pytest.raises(SweepFault, match="without arch"):
+            writer.commit(None, None, points.drop_columns(["arch"]))
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_kill_within_a_commit_loses_that_commit_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """The points part is the mark: without it the other parts do not count, and the next launch removes them."""
+    writer = opened(tmp_path)
+    commit(writer, 0, 2)
+    real, left = tables.write_part, [written]
+
+    def dying(table: tables.Table, path: Path) -> None:
+        if not left[0]:
+            path.with_name(f".{path.name}.77.tmp").write_bytes(b"half")
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(table, path)
+
+    monkeypatch.setattr(tables, "write_part", dying)
+    with pytest.raises(KeyboardInterrupt):
+        commit(writer, 2, 2)
+    writer.close()
+    monkeypatch.undo()
+    run = tmp_path / writer.run_id
+    for table in schema.TABLES:
+        assert [path.name for path in rundir.parts(run, table)] == ["part-000001.parquet"]
+    assert Store(tmp_path).find("last").status == "interrupted"
+
+    with opened(tmp_path) as again:
+        assert again.done([point_id(1), point_id(2)]).tolist() == [True, False]
+        names = {path.name for table in schema.TABLES for path in (run / table).iterdir()}
+        assert names == {"part-000001.parquet"}
+        commit(again, 2, 2)
+    assert [len(rundir.parts(run, table)) for table in schema.TABLES] == [2, 2, 2]
+
+
+def test_todo_is_what_the_plan_says(tmp_path: Path) -> None:
+    """While a run is not finished, what is left comes from the number of points that the plan announced."""
+    with opened(tmp_path) as writer:
+        commit(writer, 0, 3)
+        assert Store(tmp_path).find("last").todo is None
+        writer.expect(10)
+        commit(writer, 3, 1, "lost")
+        info = Store(tmp_path).find("last")
+        assert (info.status, info.ok, info.failed, info.todo) == ("running", 3, 1, 6)
+        writer.finish("interrupted", {})
+    assert Store(tmp_path).find("last").todo == 6
+
+
+def test_find_by_prefix(tmp_path: Path) -> None:
+    """An id, the start of one, or last; anything else is answered with the names there are."""
+    with pytest.raises(UserError, match=r"no run in .* yet"):
+        Store(tmp_path).find("last")
+    for name in ("first-0123abcd", "first-89abcdef", "second-00000000"):
+        filled(tmp_path, name=name)
+    store = Store(tmp_path)
+    assert store.find("sec").run_id == "second-00000000"
+    assert store.find("last").run_id == "second-00000000"
+    assert store.find("first-8").run_id == "first-89abcdef"
+    with pytest.raises(UserError, match="could be first-0123abcd, first-89abcdef"):
+        store.find("first")
+    with pytest.raises(UserError, match="did you mean 'second-00000000'"):
+        store.find("secnod-00000000")
+    assert [run.run_id for run in store.latest()] == ["first-89abcdef", "second-00000000"]
+
+
+@pytest.mark.parametrize("evil", ["", ".", "..", "../x", "/", "/etc", "first/../..", "*", "first*", "~", "\0", "a\nb"])
+def test_names_do_not_walk(tmp_path: Path, evil: str) -> None:
+    """A name is looked up among the runs, never put into a path; and no run gets such a name."""
+    store = filled(tmp_path / "results")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "run.json").write_text("{}")
+    for act in (store.find, store.remove):
+        with pytest.raises(UserError, match="no run") as told:
+            act(evil)
+        assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match="no name for a run"):
+        opened(tmp_path / "results", evil)
+    assert (tmp_path / "x" / "run.json").exists()
+    assert len(store.runs()) == 1
+
+
+def test_broken_runs_do_not_hide_the_others(tmp_path: Path) -> None:
+    """A run that cannot be read is one line with its file; the rest is listed, and it can be removed."""
+    store = filled(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "run.json").write_text("{ not json")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "run.json").write_text('{"schema": "sweep-run/1", "grid": {}}')
+    (tmp_path / "c" / "points").mkdir(parents=True)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "run.json").write_text("[1]")
+    (tmp_path / "notes.txt").write_text("not a run")
+    (tmp_path / "costs").mkdir()
+    survey = store.survey()
+    assert [run.run_id for run in survey.runs] == ["first-0123abcd"]
+    assert [Path(problem.partition(": ")[0]).parent.name for problem in survey.problems] == ["a", "b", "c", "d"]
+    with pytest.raises(UserError, match="not JSON"):
+        store.find("a")
+    store.remove("a")
+    assert len(store.survey().problems) == 3
+
+
+def test_a_truncated_part_is_named(tmp_path: Path) -> None:
+    """Whoever needs the part is told its name: a launch that goes on, and a list of a run that was cut off."""
+    with opened(tmp_path) as writer:
+        commit(writer, 0, 2)
+    part = rundir.parts(tmp_path / writer.run_id, "points")[0]
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"points/part-000001\.parquet: not a whole Parquet file"):
+        opened(tmp_path)
+    assert len(Store(tmp_path).survey().problems) == 1
+
+
+def test_removed_runs_are_gone(tmp_path: Path) -> None:
+    """rm deletes one run's directory, and what a killed rm left goes with the next launch."""
+    store = filled(tmp_path)
+    filled(tmp_path, name="second-00000000")
+    store.remove("first-0123abcd")
+    assert [path.name for path in tmp_path.iterdir()] == ["second-00000000"]
+    (tmp_path / ".removed-x-1").mkdir()
+    opened(tmp_path).close()
+    assert not (tmp_path / ".removed-x-1").exists()
+
+
+def test_run_json_says_where_rows_come_from(tmp_path: Path) -> None:
+    """Grid text, versions, host, kernel, seed, schema: enough to do it again, and JSON."""
+    with opened(tmp_path, **collect(engine="model")) as writer:
+        writer.finish("ok", {})
+    document = json.loads((tmp_path / writer.run_id / "run.json").read_text())
+    assert document["grid"]["text"] == "name: first\n"
+    assert document["grid"]["seed"] == 7
+    assert document["columns"]["outcomes"]["virt"]["unit"] == "bytes"
+    launch = document["launches"][0]
+    assert {"numpy", "numba", "ray", "pyarrow", "duckdb"} == launch["packages"].keys()
+    assert all(launch[fact] for fact in ("kernel", "host", "version", "model_version"))
+
+
+def test_places_that_are_no_store(tmp_path: Path) -> None:
+    """A file, or an address of elsewhere, is refused in a line."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="not a directory"):
+        open_store(str(tmp_path / "file"))
+    with pytest.raises(UserError, match="s3 is not supported"):
+        open_store("s3://bucket/results")
+    assert Store(tmp_path / "nowhere").runs() == []
+    assert not (tmp_path / "nowhere").exists()

@@ -1,0 +1,151 @@
+"""Results become rows, rows become files."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.outcome import COLUMNS, ROUND_COLUMNS, STATE, WORK
+from engine.policy import POLICIES
+from engine.scenario import FIELDS, row
+from sweep import schema, tables
+from sweep.errors import SweepFault, UserError
+from tests.sweep.stores import point_id, results, scenarios
+
+COUNT = 5
+IDS = [point_id(i) for i in range(COUNT)]
+REPEAT = np.arange(COUNT, dtype=np.int64)
+
+
+def test_a_row_a_point_and_policy() -> None:
+    """The fast way gives the rows that a plain loop gives."""
+    columns, made = scenarios(COUNT), results(COUNT)
+    rows = tables.outcome_table("r", IDS, REPEAT, columns, made).to_pylist()
+    expected = [
+        {"run_id": "r", "point_id": IDS[i], "repeat": i, "policy": policy, "engine": "model"}
+        | {name: int(made.values[i, p, c]) for c, name in enumerate(COLUMNS)}
+        for i in range(COUNT)
+        for p, policy in enumerate(POLICIES)
+    ]
+    assert [{name: got[name] for name in expected[0]} for got in rows] == expected
+
+
+def test_scenarios_are_stored_as_people_say_them() -> None:
+    """Choices are text, sparsity is always there, res is NULL where it was not given."""
+    columns = scenarios(COUNT)
+    rows = tables.point_table("r", IDS, REPEAT, columns).to_pylist()
+    for i, got in enumerate(rows):
+        scenario = row(columns, i)
+        for field in FIELDS:
+            if field.name != "sparsity":
+                assert got[field.name] == getattr(scenario, field.name)
+        assert got["sparsity"] == pytest.approx(float(1 - scenario.installed_share))
+    assert tables.scenario_table(columns).schema.names == [field.name for field in FIELDS]
+
+
+def test_only_the_policies_asked_for() -> None:
+    """A grid's policies are the rows, in the grid's order; the others are not written."""
+    made, wanted = results(COUNT), ("none", "merged")
+    table = tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), made, wanted)
+    assert table.column("policy").to_pylist() == list(wanted) * COUNT
+    merged = made.values[:, POLICIES.index("merged"), COLUMNS.index("ipis")]
+    assert table.column("ipis").to_pylist()[1::2] == merged.tolist()
+
+
+def test_rounds_count_from_one() -> None:
+    """A row a point, round and policy, with the round's own figures."""
+    made = results(2, rounds=3)
+    rows = tables.round_table("r", IDS[:2], made, ("none", "munmap")).to_pylist()
+    assert [(r["point_id"], r["round"], r["policy"]) for r in rows] == [
+        (IDS[i], number, policy) for i in range(2) for number in (1, 2, 3) for policy in ("none", "munmap")
+    ]
+    last = made.rounds[5, POLICIES.index("munmap")].tolist()
+    assert [rows[-1][name] for name in ROUND_COLUMNS] == last
+
+
+def test_the_model_measures_nothing_and_the_kernel_shows_little() -> None:
+    """What an engine cannot know is NULL, never 0."""
+    model = tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
+    for column in schema.KERNEL:
+        assert model.column(column.name).null_count == model.num_rows
+    times = np.arange(COUNT, dtype=np.int64).reshape(COUNT, 1)
+    facts = tables.KernelFacts(times, times * 2, "6.18.1", True, frozenset(STATE) | {"zap_calls"})
+    kernel = tables.outcome_table(
+        "r", IDS, REPEAT, scenarios(COUNT), results(COUNT), ("merged",), engine="kernel", kernel=facts
+    )
+    assert kernel.column("zap_ns").to_pylist() == [0, 2, 4, 6, 8]
+    assert kernel.column("pt_reclaim").to_pylist() == [True] * COUNT
+    unseen = {name for name in WORK if kernel.column(name).null_count == COUNT}
+    assert unseen == set(WORK) - {"zap_calls"}
+
+
+def test_points_tell_how_they_went() -> None:
+    """Status, attempt, error, node and time are given once for all, or one a row; derived columns come last."""
+    table = tables.point_table(
+        "r",
+        IDS,
+        REPEAT,
+        scenarios(COUNT),
+        {"pages": [1, 2, 3, 4, 5], "unknown": [None] * COUNT},
+        status=["ok", "failed", "ok", "lost", "ok"],
+        attempt=[1, 2, 1, 1, 1],
+        error=[None, "it broke", None, "node gone", None],
+        node="a",
+    )
+    assert table.schema.names == [*(column.name for column in schema.POINTS), "pages", "unknown"]
+    assert table.column("error").to_pylist()[1] == "it broke"
+    assert table.column("cpu_ns").null_count == COUNT
+    assert table.schema.field("unknown").type == pa.float64()
+    with pytest.raises(SweepFault, match="status"):
+        tables.point_table("r", IDS, REPEAT, scenarios(COUNT), status="fine")
+
+
+def test_results_of_other_points_are_a_fault() -> None:
+    """Shapes that do not fit are never written."""
+    with pytest.raises(SweepFault):
+        tables.outcome_table("r", IDS[:2], REPEAT[:2], scenarios(2), results(3))
+    with pytest.raises(SweepFault):
+        tables.round_table("r", IDS[:2], results(3))
+
+
+def test_an_undeclared_column_is_a_fault() -> None:
+    """No table has a column that schema.py does not know."""
+    with pytest.raises(SweepFault, match="undeclared columns: secret"):
+        tables._declared(schema.ROUNDS, {"secret": pa.array([1])}, 1)
+
+
+def test_a_part_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file appears under its name when it is finished; a failed write leaves nothing."""
+    table = tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
+    path = tmp_path / "part-000001.parquet"
+    tables.write_part(table, path)
+    assert tables.read_part(path).equals(table)
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+    assert tables.read_part(path).schema.field("virt").metadata[b"unit"] == b"bytes"
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="no space"):
+        tables.write_part(table, tmp_path / "part-000002.parquet")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_truncated_part_is_named(tmp_path: Path) -> None:
+    """What cannot be read is one line with the file's name."""
+    path = tmp_path / "part-000001.parquet"
+    path.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(UserError, match=r"part-000001\.parquet: not a whole Parquet file") as told:
+        tables.read_part(path)
+    assert "\n" not in str(told.value)
+
+
+def test_wide_sums_are_narrowed() -> None:
+    """DuckDB's 128-bit sums become int64 where they fit, and stay exact where they do not."""
+    wide = pa.table({"a": pa.array([1, None], pa.decimal128(38, 0)), "b": pa.array([2**70, 1], pa.decimal128(38, 0))})
+    narrow = tables.narrowed(wide)
+    assert narrow.schema.types == [pa.int64(), pa.decimal128(38, 0)]
+    assert narrow.column("a").to_pylist() == [1, None]
