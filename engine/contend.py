@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from engine.keyed import TRYLOCK, draw, key
+from engine.layout import FAILED, FAST, MERGED, PMD_LOCKS, PTE_LOCKS, RESCANNED, SEED_INLINE, SLOW
 
 BY_MERGED, BY_SEED, AFTER_BREAK = 1, 2, 4
 STEP_SHIFT = 3
@@ -48,3 +49,36 @@ def failed_trylocks(
                 failed += 1
                 broken += 1 if attempts[j] & AFTER_BREAK else 0
     return failed, broken
+
+
+@njit(cache=True)
+def thread_of(call: Any, threads: Any, n_calls: Any, interleaved: Any) -> Any:
+    """The thread that a call belongs to."""
+    return call % threads if interleaved else call * threads // n_calls
+
+
+@njit(cache=True)
+def settle_trylocks(
+    attempts: Any,
+    first_table: Any,
+    seed: Any,
+    round_: Any,
+    limits: Any,
+    steps: Any,
+    counts: Any,
+    entries: Any,
+    work: Any,
+) -> None:
+    """Turn the trylocks that failed in one PMD table and round into slow paths, for both policies; clear attempts.
+
+    work: int64[7, *], columns as in engine/layout.py
+    """
+    for policy, p in ((BY_MERGED, MERGED), (BY_SEED, SEED_INLINE)):
+        failed, broken = failed_trylocks(attempts, first_table, policy, seed, round_, limits, steps, counts)
+        work[p, FAILED] += failed
+        work[p, FAST] -= failed - broken
+        work[p, SLOW] += failed - broken
+        work[p, PMD_LOCKS] += failed
+        work[p, PTE_LOCKS] += failed
+        work[p, RESCANNED] += failed * entries
+    attempts[:] = -1

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import walk as w
+from engine import layout as lay
 from engine.arch import ARCHES
 from engine.chance import ALWAYS, GUIDE, MAYBE, NEVER, binomial, limit
 from engine.scenario import ABSENT, FIELD, Columns, decimal
@@ -20,7 +20,7 @@ INTERLEAVED = FIELD["partition"].choices.index("interleaved")
 class Encoded:
     """Points as the kernel takes them.
 
-    par: int64[n, w.PARAMETERS]; lim: uint64[n, w.LIMITS]; cdfs: uint64[*]; guides: int64[*, 256];
+    par: int64[n, lay.PARAMETERS]; lim: uint64[n, lay.LIMITS]; cdfs: uint64[*]; guides: int64[*, 256];
     offsets: int64[n + 1], where a point's rounds begin
     """
 
@@ -55,39 +55,39 @@ class Pool:
 def encode(columns: Columns) -> Encoded:
     """Parameters of checked columns. Shares become integer limits, sizes become pages."""
     par = encode_sizes(columns)
-    lim = np.zeros((len(par), w.LIMITS), np.uint64)
-    entries = par[:, w.ENTRIES]
+    lim = np.zeros((len(par), lay.LIMITS), np.uint64)
+    entries = par[:, lay.ENTRIES]
 
     pool = Pool()
-    one_share(par, lim, columns["coverage"], w.COVER, w.LIMIT_COVER)
-    one_share(par, lim, columns["refault"], w.REFAULTS, w.LIMIT_REFAULT)
+    one_share(par, lim, columns["coverage"], lay.COVER, lay.LIMIT_COVER)
+    one_share(par, lim, columns["refault"], lay.REFAULTS, lay.LIMIT_REFAULT)
     for p, rows in installed_shares(columns):
         kind, value = limit(p)
         whole = MAYBE if 0 < p < 1 else kind
-        lim[rows, w.LIMIT_INSTALL] = np.uint64(value)
-        par[rows, w.INSTALL] = np.where(par[rows, w.PLACES] > 0, whole, kind)
+        lim[rows, lay.LIMIT_INSTALL] = np.uint64(value)
+        par[rows, lay.INSTALL] = np.where(par[rows, lay.PLACES] > 0, whole, kind)
         if whole == MAYBE:
-            for places in np.unique(par[rows, w.PLACES]):
+            for places in np.unique(par[rows, lay.PLACES]):
                 if places > 0:
-                    same = rows[par[rows, w.PLACES] == places]
-                    par[same, w.CDF], par[same, w.GUIDE] = pool.add(int(places), p)
+                    same = rows[par[rows, lay.PLACES] == places]
+                    par[same, lay.CDF], par[same, lay.GUIDE] = pool.add(int(places), p)
     for share in np.unique(columns["pinned"]):
         rows = np.flatnonzero(columns["pinned"] == share)
         p = decimal(share)
-        par[rows, w.PIN] = NEVER if p == 0 else ALWAYS if p == 1 else MAYBE
+        par[rows, lay.PIN] = NEVER if p == 0 else ALWAYS if p == 1 else MAYBE
         if 0 < p < 1:
             for size in np.unique(entries[rows]):
                 same = rows[entries[rows] == size]
-                par[same, w.PIN_CDF], par[same, w.PIN_GUIDE] = pool.add(int(size), p)
+                par[same, lay.PIN_CDF], par[same, lay.PIN_GUIDE] = pool.add(int(size), p)
     cdfs = np.concatenate(pool.cdfs) if pool.cdfs else np.zeros(0, np.uint64)
     offsets = np.concatenate([[0], np.cumsum(columns["rounds"])]).astype(np.int64)
     return Encoded(par, lim, cdfs, np.stack(pool.guides), offsets)
 
 
 def encode_sizes(columns: Columns) -> NDArray[np.int64]:
-    """The parameters that are sizes, counts and kinds (shares: NEVER, MAYBE or ALWAYS): int64[n, w.PARAMETERS]."""
+    """The parameters that are sizes, counts and kinds (shares: NEVER, MAYBE or ALWAYS): int64[n, lay.PARAMETERS]."""
     n = len(columns["virt"])
-    par = np.zeros((n, w.PARAMETERS), np.int64)
+    par = np.zeros((n, lay.PARAMETERS), np.int64)
     arch = columns["arch"]
 
     def of_arch(values: list[int]) -> NDArray[np.int64]:
@@ -96,29 +96,29 @@ def encode_sizes(columns: Columns) -> NDArray[np.int64]:
     page = of_arch([a.page_bytes for a in ARCHES])
     entries = of_arch([a.entries for a in ARCHES])
     pages = columns["virt"] // page
-    par[:, w.ENTRIES], par[:, w.PAGES] = entries, pages
-    par[:, w.PMD_SPAN] = of_arch([a.pmd_span_tables for a in ARCHES])
-    par[:, w.PUD_SPAN] = of_arch([a.pud_span_tables if a.has_pud else 0 for a in ARCHES])
+    par[:, lay.ENTRIES], par[:, lay.PAGES] = entries, pages
+    par[:, lay.PMD_SPAN] = of_arch([a.pmd_span_tables for a in ARCHES])
+    par[:, lay.PUD_SPAN] = of_arch([a.pud_span_tables if a.has_pud else 0 for a in ARCHES])
     zap, shift = columns["zap"] // page, columns["zap_shift"] // page
-    par[:, w.ZAP], par[:, w.SHIFT] = zap, shift
-    par[:, w.N_CALLS] = np.maximum(-(-(pages - shift) // zap), 0)
-    par[:, w.RANDOM] = columns["order"] == RANDOM_ORDER
-    par[:, w.FREE] = columns["advice"] == FREE_ADVICE
-    par[:, w.ROUNDS], par[:, w.THREADS], par[:, w.SEED] = columns["rounds"], columns["threads"], columns["seed"]
-    par[:, w.FOLIO], par[:, w.CLUSTER] = columns["folio"] // page, columns["cluster"] // page
-    par[:, w.INTERLEAVED] = columns["partition"] == INTERLEAVED
-    fits = entries % par[:, w.CLUSTER] == 0
-    par[:, w.PLACES] = np.where(fits, entries // par[:, w.CLUSTER], 0)
-    par[:, w.BATCH_SLOTS] = of_arch([a.gather_batch_slots for a in ARCHES])
-    par[:, w.BATCHES] = of_arch([a.gather_batches for a in ARCHES])
-    par[:, w.TABLE_BATCH] = of_arch([a.table_batch for a in ARCHES])
-    par[:, w.CEILING] = of_arch([a.flush_ceiling for a in ARCHES])
-    par[:, w.END_TABLE] = -(-pages // entries)
+    par[:, lay.ZAP], par[:, lay.SHIFT] = zap, shift
+    par[:, lay.N_CALLS] = np.maximum(-(-(pages - shift) // zap), 0)
+    par[:, lay.RANDOM] = columns["order"] == RANDOM_ORDER
+    par[:, lay.FREE] = columns["advice"] == FREE_ADVICE
+    par[:, lay.ROUNDS], par[:, lay.THREADS], par[:, lay.SEED] = columns["rounds"], columns["threads"], columns["seed"]
+    par[:, lay.FOLIO], par[:, lay.CLUSTER] = columns["folio"] // page, columns["cluster"] // page
+    par[:, lay.INTERLEAVED] = columns["partition"] == INTERLEAVED
+    fits = entries % par[:, lay.CLUSTER] == 0
+    par[:, lay.PLACES] = np.where(fits, entries // par[:, lay.CLUSTER], 0)
+    par[:, lay.BATCH_SLOTS] = of_arch([a.gather_batch_slots for a in ARCHES])
+    par[:, lay.BATCHES] = of_arch([a.gather_batches for a in ARCHES])
+    par[:, lay.TABLE_BATCH] = of_arch([a.table_batch for a in ARCHES])
+    par[:, lay.CEILING] = of_arch([a.flush_ceiling for a in ARCHES])
+    par[:, lay.END_TABLE] = -(-pages // entries)
 
-    for name, at in (("coverage", w.COVER), ("refault", w.REFAULTS), ("pinned", w.PIN)):
+    for name, at in (("coverage", lay.COVER), ("refault", lay.REFAULTS), ("pinned", lay.PIN)):
         par[:, at] = kind_of(columns[name])
     share = np.where(columns["res"] != ABSENT, columns["res"] / columns["virt"], 1 - columns["sparsity"])
-    par[:, w.INSTALL] = kind_of(share)
+    par[:, lay.INSTALL] = kind_of(share)
     return par
 
 

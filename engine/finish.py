@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import walk as w
+from engine import layout as lay
 from engine.arch import ARCHES
 from engine.encode import Encoded
 from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
 from engine.policy import POLICIES
 from engine.scenario import Columns
 
-CLASS_OF_POLICY = (0, 1, 2, w.BY_SLOT, w.BY_SLOT, w.BY_SLOT, w.UNMAPPED)
+CLASS_OF_POLICY = (0, 1, 2, lay.BY_SLOT, lay.BY_SLOT, lay.BY_SLOT, lay.UNMAPPED)
 """Policies that keep the same tables share a class (engine/walk.py)."""
 
 
@@ -44,7 +44,7 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
         before = np.concatenate([[0], total])[starts]
         return np.asarray(total - np.repeat(before, counts))
 
-    pmd_z, pud_z = cumulative(w.PMD_NEW), cumulative(w.PUD_NEW)
+    pmd_z, pud_z = cumulative(lay.PMD_NEW), cumulative(lay.PUD_NEW)
     kinds = np.array(CLASS_OF_POLICY)
 
     def tables(pte_at: int, pmd_m: int, pud_m: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -54,10 +54,10 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
         return pte, pmd, pud
 
     rounds = np.zeros((int(points.offsets[-1]), len(POLICIES), len(ROUND_COLUMNS)), np.int64)
-    rounds[:, :, 0] = seen.per[:, w.PAGES_PEAK + zap_lane] * per_page[:, None]
-    rounds[:, :, 1] = seen.per[:, w.PAGES_END + zap_lane] * per_page[:, None]
-    peak = tables(w.PTE_PEAK, w.PMD_PEAK_M, w.PUD_PEAK_M)
-    end = tables(w.PTE_END, w.PMD_END_M, w.PUD_END_M)
+    rounds[:, :, 0] = seen.per[:, lay.PAGES_PEAK + zap_lane] * per_page[:, None]
+    rounds[:, :, 1] = seen.per[:, lay.PAGES_END + zap_lane] * per_page[:, None]
+    peak = tables(lay.PTE_PEAK, lay.PMD_PEAK_M, lay.PUD_PEAK_M)
+    end = tables(lay.PTE_END, lay.PMD_END_M, lay.PUD_END_M)
     rounds[:, :, 2] = sum(peak) * (per_page // 1024)[:, None]
     rounds[:, :, 3] = sum(end) * (per_page // 1024)[:, None]
 
@@ -67,39 +67,39 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     for i, name in enumerate(ROUND_COLUMNS):
         out[:, :, at[name]] = rounds[last, :, i]
     out[:, :, at["vm_pte_kib_max"]] = np.maximum.reduceat(np.maximum(rounds[:, :, 2], rounds[:, :, 3]), starts, axis=0)
-    need = seen.sums[:, [w.NEED_PTE, w.NEED_PMD, w.NEED_PUD]].sum(axis=1)
-    need_m = seen.sums[:, [w.NEED_PTE_M, w.NEED_PMD_M, w.NEED_PUD_M]].sum(axis=1)
+    need = seen.sums[:, [lay.NEED_PTE, lay.NEED_PMD, lay.NEED_PUD]].sum(axis=1)
+    need_m = seen.sums[:, [lay.NEED_PTE_M, lay.NEED_PMD_M, lay.NEED_PUD_M]].sum(axis=1)
     kib = page // 1024
     out[:, :, at["vm_pte_kib_needed_end"]] = np.where(zap_lane, (need_m * kib)[:, None], (need * kib)[:, None])
     for name, values in zip(("pte_tables_end", "pmd_tables_end", "pud_tables_end"), end, strict=True):
         out[:, :, at[name]] = values[last]
-    holding = np.where(zap_lane, seen.sums[:, [w.NEED_PTE_M]], seen.sums[:, [w.NEED_PTE]])
+    holding = np.where(zap_lane, seen.sums[:, [lay.NEED_PTE_M]], seen.sums[:, [lay.NEED_PTE]])
     out[:, :, at["pte_tables_empty_end"]] = out[:, :, at["pte_tables_end"]] - holding
 
     def by_lane(name: str, column: int, column_m: int) -> None:
         out[:, :, at[name]] = np.where(zap_lane, seen.sums[:, [column_m]], seen.sums[:, [column]])
 
-    out[:, :, at["zap_calls"]] = seen.sums[:, [w.CALLS]]
-    by_lane("ptes_installed", w.INSTALLED, w.INSTALLED_M)
-    by_lane("ptes_zapped", w.ZAPPED, w.ZAPPED_M)
-    by_lane("force_breaks", w.BREAKS, w.BREAKS_M)
+    out[:, :, at["zap_calls"]] = seen.sums[:, [lay.CALLS]]
+    by_lane("ptes_installed", lay.INSTALLED, lay.INSTALLED_M)
+    by_lane("ptes_zapped", lay.ZAPPED, lay.ZAPPED_M)
+    by_lane("force_breaks", lay.BREAKS, lay.BREAKS_M)
     for name, column in (
-        ("table_visits", w.VISITS),
-        ("pte_tables_allocated", w.ALLOCATED),
-        ("pte_tables_freed", w.FREED),
-        ("ptes_rescanned", w.RESCANNED),
-        ("fast_paths", w.FAST),
-        ("slow_paths", w.SLOW),
-        ("pmd_trylocks", w.TRYLOCKS),
-        ("pmd_trylocks_failed", w.FAILED),
-        ("pmd_locks", w.PMD_LOCKS),
-        ("pte_locks_extra", w.PTE_LOCKS),
+        ("table_visits", lay.VISITS),
+        ("pte_tables_allocated", lay.ALLOCATED),
+        ("pte_tables_freed", lay.FREED),
+        ("ptes_rescanned", lay.RESCANNED),
+        ("fast_paths", lay.FAST),
+        ("slow_paths", lay.SLOW),
+        ("pmd_trylocks", lay.TRYLOCKS),
+        ("pmd_trylocks_failed", lay.FAILED),
+        ("pmd_locks", lay.PMD_LOCKS),
+        ("pte_locks_extra", lay.PTE_LOCKS),
     ):
         out[:, :, at[name]] = seen.work[:, :, column]
     refcount = POLICIES.index("refcount")
-    out[:, refcount, at["atomics"]] = seen.sums[:, [w.INSTALLED, w.ZAPPED, w.MARKED]].sum(axis=1)
+    out[:, refcount, at["atomics"]] = seen.sums[:, [lay.INSTALLED, lay.ZAPPED, lay.MARKED]].sum(axis=1)
     flushes = seen.account[:, : len(POLICIES)].copy()
-    flushes[:, :-1] += seen.account[:, w.ZAPPING :]
+    flushes[:, :-1] += seen.account[:, lay.ZAPPING :]
     out[:, :, at["tlb_flushes_full"]] = flushes[:, :, 0]
     out[:, :, at["tlb_invlpgs"]] = flushes[:, :, 1]
     others = np.where(has_ipis, columns["threads"] - 1, 0)

@@ -11,19 +11,22 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from engine import walk as w
+from engine import layout as lay
 from engine.bits import ONE, ZERO, first_set, last_set, popcount
 from engine.chance import ALWAYS, MAYBE, NEVER
 from engine.flush import flush, flush_with_table
 from engine.install import drawn_extents, place_extents, resident_extents
 from engine.keyed import CALL, COUNT, COUNT_LOW, EXTENT, PLACE, draw, key
+from engine.upper import upper_of_munmap
 
 
 def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which points (rows of int64[n, PARAMETERS]) may go this way: bool[n]."""
-    entries, zap = par[:, w.ENTRIES], par[:, w.ZAP]
-    aligned = (zap < entries) & (entries % zap == 0) & (par[:, w.SHIFT] % zap == 0) & (par[:, w.PAGES] % entries == 0)
-    plain = (par[:, w.FREE] == 0) & (par[:, w.REFAULTS] == NEVER) & (par[:, w.PIN] == NEVER)
+    entries, zap = par[:, lay.ENTRIES], par[:, lay.ZAP]
+    aligned = (
+        (zap < entries) & (entries % zap == 0) & (par[:, lay.SHIFT] % zap == 0) & (par[:, lay.PAGES] % entries == 0)
+    )
+    plain = (par[:, lay.FREE] == 0) & (par[:, lay.REFAULTS] == NEVER) & (par[:, lay.PIN] == NEVER)
     return np.asarray(aligned & plain)
 
 
@@ -49,12 +52,12 @@ def call_of(entry: Any, words: Any, zap: Any) -> tuple[Any, Any, Any]:
 @njit(cache=True)
 def walk_parts(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, sums: Any, account: Any) -> None:
     """As engine.walk.walk, with the same arguments, for points that fit."""
-    entries, rounds, places, cluster = par[w.ENTRIES], par[w.ROUNDS], par[w.PLACES], par[w.CLUSTER]
-    pmd_span, pud_span, ceiling, seed = par[w.PMD_SPAN], par[w.PUD_SPAN], par[w.CEILING], par[w.SEED]
-    table_batch, install, cover, by_key = par[w.TABLE_BATCH], par[w.INSTALL], par[w.COVER], par[w.RANDOM] != 0
-    zap, shift = par[w.ZAP], par[w.SHIFT]
+    entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
+    pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
+    table_batch, install, cover, by_key = par[lay.TABLE_BATCH], par[lay.INSTALL], par[lay.COVER], par[lay.RANDOM] != 0
+    zap, shift = par[lay.ZAP], par[lay.SHIFT]
     parts = entries // zap
-    cdf, guide = cdfs[par[w.CDF] : par[w.CDF] + max(places, 0)], guides[par[w.GUIDE]]
+    cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + max(places, 0)], guides[par[lay.GUIDE]]
     n_words = entries >> 6
     present, drawn, scratch = np.zeros(n_words, np.uint64), np.zeros(n_words, np.uint64), np.zeros(n_words, np.uint64)
     keys, made = np.zeros(parts, np.uint64), np.zeros(parts, np.bool_)
@@ -63,7 +66,7 @@ def walk_parts(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
     pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
     pmd_first, pud_first = rounds, rounds
     pmd_needed, pud_needed = False, False
-    first_table, end_table = par[w.FIRST_TABLE], par[w.END_TABLE]
+    first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
     freed_early = np.zeros(3, np.int64)
 
     for table in range(first_table, end_table):
@@ -87,32 +90,32 @@ def walk_parts(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
             elif install != NEVER:
                 drawn[:] = ZERO
                 stream = key(seed, r, EXTENT)
-                filled = drawn_extents(drawn, base, entries, cluster, install, lim[w.LIMIT_INSTALL], stream) != 0
+                filled = drawn_extents(drawn, base, entries, cluster, install, lim[lay.LIMIT_INSTALL], stream) != 0
             if filled:
                 fresh = 0
                 for v in range(n_words):
                     fresh += popcount(drawn[v] & ~present[v])
                     present[v] |= drawn[v]
                 if n_present == 0:
-                    for p in (w.REFCOUNT, w.ASYNC):
-                        work[p, w.ALLOCATED] += 1
+                    for p in (lay.REFCOUNT, lay.ASYNC):
+                        work[p, lay.ALLOCATED] += 1
                     if not touched:
                         touched = True
                         pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
-                        work[w.NONE, w.ALLOCATED] += 1
+                        work[lay.NONE, lay.ALLOCATED] += 1
                     if not exists_m:
                         exists_m = True
-                        work[w.MUNMAP, w.ALLOCATED] += 1
+                        work[lay.MUNMAP, lay.ALLOCATED] += 1
                 n_present += fresh
-                sums[w.INSTALLED] += fresh
+                sums[lay.INSTALLED] += fresh
             occupied = n_present > 0
             if occupied:
                 pmd_touched[r] = True
                 pud_touched[r] = True
-            per[r, w.PTE_PEAK] += touched
-            per[r, w.PTE_PEAK + 1] += occupied
-            per[r, w.PTE_PEAK + w.UNMAPPED] += exists_m
-            per[r, w.PAGES_PEAK] += n_present
+            per[r, lay.PTE_PEAK] += touched
+            per[r, lay.PTE_PEAK + 1] += occupied
+            per[r, lay.PTE_PEAK + lay.UNMAPPED] += exists_m
+            per[r, lay.PAGES_PEAK] += n_present
 
             # Which calls are made.
             n_made = 0
@@ -127,7 +130,7 @@ def walk_parts(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
                         keys[i] = draw(stream, first_call + i)
             elif cover == MAYBE:
                 stream = key(seed, r, CALL)
-                limit = lim[w.LIMIT_COVER]
+                limit = lim[lay.LIMIT_COVER]
                 for i in range(parts):
                     keys[i] = draw(stream, first_call + i)
                 for i in range(parts):
@@ -138,18 +141,18 @@ def walk_parts(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
                     for i in range(parts):
                         made[i] = made[i] and i >= first_part
                         n_made += made[i]
-            sums[w.CALLS] += n_made
+            sums[lay.CALLS] += n_made
             unmapped = n_made == parts
             if not unmapped:
                 pmd_mapped[r] = True
                 pud_mapped[r] = True
             if touched and n_made > 0:
-                work[w.NONE, w.VISITS] += n_made
+                work[lay.NONE, lay.VISITS] += n_made
                 if occupied:
-                    work[w.ASYNC, w.VISITS] += n_made
-                    work[w.REFCOUNT, w.VISITS] += n_made
+                    work[lay.ASYNC, lay.VISITS] += n_made
+                    work[lay.REFCOUNT, lay.VISITS] += n_made
                 if exists_m:
-                    work[w.MUNMAP, w.VISITS] += n_made
+                    work[lay.MUNMAP, lay.VISITS] += n_made
 
             # What they clear, call by call.
             freeing, freeing_lo, freeing_hi = -1, 0, 0
@@ -183,32 +186,32 @@ def walk_parts(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
                         x = x & ~(((ONE << np.uint64(zap)) - ONE) << np.uint64((part * zap) & 63))
                     if made[part]:
                         left -= n
-                        flush(account[w.ZAPPING], lo, hi + 1, 1, ceiling)
+                        flush(account[lay.ZAPPING], lo, hi + 1, 1, ceiling)
                         if part == last_part:
                             last_lo, last_hi = lo, hi
                         else:
-                            flush(account[w.MUNMAP], lo, hi + 1, 1, ceiling)
+                            flush(account[lay.MUNMAP], lo, hi + 1, 1, ceiling)
                         if not by_key or freeing < 0 or keys[part] >= freeing_key:
                             freeing, freeing_lo, freeing_hi, freeing_key = part, lo, hi, keys[part]
                     if v >= n_words:
                         break
                 zapped = n_present - left
-                sums[w.ZAPPED] += zapped
+                sums[lay.ZAPPED] += zapped
                 if left == 0:
                     # refcount: the last call in order that cleared something freed the table.
-                    work[w.REFCOUNT, w.FREED] += 1
-                    work[w.REFCOUNT, w.PMD_LOCKS] += 1
+                    work[lay.REFCOUNT, lay.FREED] += 1
+                    work[lay.REFCOUNT, lay.PMD_LOCKS] += 1
                     freed_early[:] = 0
                     flush(freed_early, freeing_lo, freeing_hi + 1, 1, ceiling)
                     for i in range(3):
-                        account[w.REFCOUNT, i] -= freed_early[i]
-                    flush_with_table(account[w.REFCOUNT], 0, freeing_lo, freeing_hi + 1, entries, ceiling)
+                        account[lay.REFCOUNT, i] -= freed_early[i]
+                    flush_with_table(account[lay.REFCOUNT], 0, freeing_lo, freeing_hi + 1, entries, ceiling)
                     for i in range(parts):
                         if made[i]:
                             late = i > freeing
                             if by_key:
                                 late = keys[i] > freeing_key or (keys[i] == freeing_key and i > freeing)
-                            work[w.REFCOUNT, w.VISITS] -= late
+                            work[lay.REFCOUNT, lay.VISITS] -= late
                     present[:] = ZERO
                 else:
                     if zapped > 0:
@@ -221,65 +224,65 @@ def walk_parts(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
                                     present[v] &= ~(((ONE << np.uint64(zap)) - ONE) << np.uint64(i * zap & 63))
                 n_present = left
             if last_part >= 0:
-                flush_with_table(account[w.MUNMAP], 0, last_lo, last_hi + 1, entries, ceiling)
+                flush_with_table(account[lay.MUNMAP], 0, last_lo, last_hi + 1, entries, ceiling)
                 exists_m = False
-                work[w.MUNMAP, w.FREED] += 1
+                work[lay.MUNMAP, lay.FREED] += 1
 
             # The async scan, and the end.
             if occupied:
-                work[w.ASYNC, w.PMD_LOCKS] += 1
-                work[w.ASYNC, w.PTE_LOCKS] += 1
+                work[lay.ASYNC, lay.PMD_LOCKS] += 1
+                work[lay.ASYNC, lay.PTE_LOCKS] += 1
                 if n_present == 0:
-                    work[w.ASYNC, w.RESCANNED] += entries
-                    work[w.ASYNC, w.FREED] += 1
+                    work[lay.ASYNC, lay.RESCANNED] += entries
+                    work[lay.ASYNC, lay.FREED] += 1
                     if scan[r, 0] == 0:
                         scan[r, 1] = base
                     scan[r, 0] += 1
                     scan[r, 2] = base + 1
                     if scan[r, 0] == table_batch:
-                        flush(account[w.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
+                        flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
                         scan[r, 0] = 0
                 else:
                     v = 0
                     while present[v] == ZERO:
                         v += 1
-                    work[w.ASYNC, w.RESCANNED] += v * 64 + first_set(present[v]) + 1
-            per[r, w.PTE_END] += touched
-            per[r, w.PTE_END + 1] += n_present > 0
-            per[r, w.PTE_END + w.UNMAPPED] += exists_m
-            per[r, w.PAGES_END] += n_present
+                    work[lay.ASYNC, lay.RESCANNED] += v * 64 + first_set(present[v]) + 1
+            per[r, lay.PTE_END] += touched
+            per[r, lay.PTE_END + 1] += n_present > 0
+            per[r, lay.PTE_END + lay.UNMAPPED] += exists_m
+            per[r, lay.PAGES_END] += n_present
         if n_present > 0:
-            sums[w.NEED_PTE] += 1
+            sums[lay.NEED_PTE] += 1
             pmd_needed, pud_needed = True, True
 
         if (table + 1) % pmd_span == 0 or table + 1 == end_table:
             if pmd_first < rounds:
-                per[pmd_first, w.PMD_NEW] += 1
-            w.upper_of_munmap(per, w.PMD_PEAK_M, w.PMD_END_M, pmd_touched, pmd_mapped)
-            sums[w.NEED_PMD] += pmd_needed
+                per[pmd_first, lay.PMD_NEW] += 1
+            upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched, pmd_mapped)
+            sums[lay.NEED_PMD] += pmd_needed
             pmd_first, pmd_needed = rounds, False
             for r in range(rounds):
                 if scan[r, 0] > 0:
-                    flush(account[w.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
+                    flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
                     scan[r, 0] = 0
         if pud_span > 0 and ((table + 1) % pud_span == 0 or table + 1 == end_table):
             if pud_first < rounds:
-                per[pud_first, w.PUD_NEW] += 1
-            w.upper_of_munmap(per, w.PUD_PEAK_M, w.PUD_END_M, pud_touched, pud_mapped)
-            sums[w.NEED_PUD] += pud_needed
+                per[pud_first, lay.PUD_NEW] += 1
+            upper_of_munmap(per, lay.PUD_PEAK_M, lay.PUD_END_M, pud_touched, pud_mapped)
+            sums[lay.NEED_PUD] += pud_needed
             pud_first, pud_needed = rounds, False
 
     # What one class kept count of for another.
     for r in range(rounds):
-        for at in (w.PTE_PEAK, w.PTE_END):
-            per[r, at + w.ASYNC] += per[r, at + w.REFCOUNT]
-            per[r, at + w.BY_SLOT] += per[r, at + w.NONE]
-        per[r, w.PAGES_PEAK + 1] += per[r, w.PAGES_PEAK]
-        per[r, w.PAGES_END + 1] += per[r, w.PAGES_END]
+        for at in (lay.PTE_PEAK, lay.PTE_END):
+            per[r, at + lay.ASYNC] += per[r, at + lay.REFCOUNT]
+            per[r, at + lay.BY_SLOT] += per[r, at + lay.NONE]
+        per[r, lay.PAGES_PEAK + 1] += per[r, lay.PAGES_PEAK]
+        per[r, lay.PAGES_END + 1] += per[r, lay.PAGES_END]
     for i in range(3):
-        sums[w.NEED_PTE_M + i] += sums[w.NEED_PTE + i]
-    sums[w.INSTALLED_M] += sums[w.INSTALLED]
-    sums[w.ZAPPED_M] += sums[w.ZAPPED]
-    for p in (w.SECOND, w.SEED_INLINE, w.MERGED):
-        work[p, w.VISITS] += work[w.NONE, w.VISITS]
-        work[p, w.ALLOCATED] += work[w.NONE, w.ALLOCATED]
+        sums[lay.NEED_PTE_M + i] += sums[lay.NEED_PTE + i]
+    sums[lay.INSTALLED_M] += sums[lay.INSTALLED]
+    sums[lay.ZAPPED_M] += sums[lay.ZAPPED]
+    for p in (lay.SECOND, lay.SEED_INLINE, lay.MERGED):
+        work[p, lay.VISITS] += work[lay.NONE, lay.VISITS]
+        work[p, lay.ALLOCATED] += work[lay.NONE, lay.ALLOCATED]

@@ -6,14 +6,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from engine import layout as lay
 from engine import parts, slots
-from engine import walk as w
 from engine.chance import trylock_limits
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
 from engine.outcome import Results
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, Columns, check
+from engine.walk import walk
 
 BY_WALK, BY_SLOTS, BY_PARTS = range(3)
 
@@ -43,10 +44,10 @@ def shards(par: NDArray[np.int64], parts: int) -> list[tuple[int, int]]:
     A cut must not go through a PUD table (or a PMD table where PUDs are folded) nor through a call; threads above 1
     share their steps, so such a point stays whole.
     """
-    tables = int(par[w.END_TABLE])
-    unit = int(par[w.PUD_SPAN] or par[w.PMD_SPAN])
-    entries, zap, shift = int(par[w.ENTRIES]), int(par[w.ZAP]), int(par[w.SHIFT])
-    if parts < 2 or par[w.THREADS] > 1:
+    tables = int(par[lay.END_TABLE])
+    unit = int(par[lay.PUD_SPAN] or par[lay.PMD_SPAN])
+    entries, zap, shift = int(par[lay.ENTRIES]), int(par[lay.ZAP]), int(par[lay.SHIFT])
+    if parts < 2 or par[lay.THREADS] > 1:
         return [(0, tables)]
     wanted = [round(i * tables / parts / unit) * unit for i in range(1, parts)]
     cuts = sorted({t for t in wanted if 0 < t < tables and (t * entries <= shift or (t * entries - shift) % zap == 0)})
@@ -64,12 +65,12 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool =
     par = points.par
     if end is not None:
         par = par.copy()
-        par[:, w.FIRST_TABLE], par[:, w.END_TABLE] = first, end
+        par[:, lay.FIRST_TABLE], par[:, lay.END_TABLE] = first, end
     out = Tally(
-        np.zeros((int(points.offsets[-1]), w.PER), np.int64),
-        np.zeros((n, len(POLICIES), w.WORK_COLUMNS), np.int64),
-        np.zeros((n, w.SUMS), np.int64),
-        np.zeros((n, w.ZAPPING + 1, 3), np.int64),
+        np.zeros((int(points.offsets[-1]), lay.PER), np.int64),
+        np.zeros((n, len(POLICIES), lay.WORK_COLUMNS), np.int64),
+        np.zeros((n, lay.SUMS), np.int64),
+        np.zeros((n, lay.ZAPPING + 1, 3), np.int64),
     )
     walk_all(
         par, points.lim, points.cdfs, points.guides, trylock_limits(), points.offsets,
@@ -86,25 +87,25 @@ def walk_all(
     for i in range(len(par)):
         mine = per[offsets[i] : offsets[i + 1]]
         if way[i] == BY_SLOTS:
-            slots.walk_slots(par[i], lim[i], cdfs, guides, mine, work[i], sums[i], account[i])
+            slots.walk_slots(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
         elif way[i] == BY_PARTS:
             parts.walk_parts(par[i], lim[i], cdfs, guides, mine, work[i], sums[i], account[i])
         else:
-            w.walk(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
+            walk(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
 
 
 def estimate_ns(columns: Columns) -> NDArray[np.float64]:
     """Expected CPU nanoseconds a point: a first guess for batching, corrected by what batches really take."""
     points = encode_sizes(columns)
-    entries, rounds, zap = points[:, w.ENTRIES], points[:, w.ROUNDS], points[:, w.ZAP]
+    entries, rounds, zap = points[:, lay.ENTRIES], points[:, lay.ROUNDS], points[:, lay.ZAP]
     p = np.where(columns["res"] != ABSENT, columns["res"] / columns["virt"], 1 - columns["sparsity"])
-    places = np.maximum(points[:, w.PLACES], 1)
+    places = np.maximum(points[:, lay.PLACES], 1)
     placed = 2.0 * np.minimum(p, 1 - p) * places * (places > 1)
     touched = 1 - (1 - p) ** places
     calls = np.maximum(entries / zap, 1)
-    words = entries / 64
-    in_slots = 1.0 + touched * 25 + np.where(columns["coverage"] < 1, 10 + placed, 0)
-    in_parts = 40 + 2 * words + placed + 12 * np.minimum(calls, p * entries) + 1.5 * calls
-    in_walk = 90 + 8 * words + placed + 20 * calls + 5.0 * p * entries * (columns["refault"] > 0)
+    drawn = (columns["coverage"] < 1) | (points[:, lay.RANDOM] != 0)
+    in_slots = 2 + touched * np.where(zap > entries, 60, 30) + np.where(columns["coverage"] < 1, 10 + placed, 0)
+    in_parts = 30 + touched * (60 + placed + 9 * np.minimum(calls, p * entries)) + 1.5 * calls * drawn
+    in_walk = 90 + entries / 8 + placed + 20 * calls + 5.0 * p * entries * (columns["refault"] > 0)
     each = np.choose(ways(points), (in_walk, in_slots, in_parts))
-    return np.asarray(points[:, w.END_TABLE] * rounds * each + 20_000, np.float64)
+    return np.asarray(points[:, lay.END_TABLE] * rounds * each + 20_000, np.float64)

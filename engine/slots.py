@@ -1,7 +1,7 @@
-"""The short way for calls of exactly one slot: a table is then known by how many pages it holds.
+"""The short way for calls of whole slots: a table is then known by how many pages it holds.
 
-Taken when every call is one whole slot of one PTE table, nothing pins or refaults, and a round begins with
-empty tables or with tables that are all or nothing (`fits`). Then a table exists under refcount, async, the
+Taken when every call covers whole slots, nothing pins or refaults, and a round begins with empty tables or with tables
+that are all or nothing (`fits`). Then a table exists under refcount, async, the
 whole-slot rule and munmap exactly while it holds pages, so one flag stands for four classes of policies, and
 places are drawn only for the few flushes that may be short. Same results as engine/walk.py, bit for bit.
 """
@@ -12,22 +12,41 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from engine import walk as w
-from engine.bits import ZERO, survey
+from engine import layout as lay
+from engine.bits import ZERO, fill, nth, survey
 from engine.chance import ALWAYS, MAYBE, NEVER
+from engine.contend import AFTER_BREAK, BY_MERGED, BY_SEED, STEP_SHIFT, settle_trylocks, thread_of
 from engine.flush import flush
 from engine.install import FIELD, LOW_48, S16, S48, S56, place_extents
-from engine.keyed import CALL, COUNT, COUNT_LOW, EXTENT, PLACE, S32, draw, key
+from engine.keyed import CALL, COUNT, COUNT_LOW, EXTENT, PLACE, S32, draw, key, scale
+from engine.opencall import (
+    HI,
+    LANE_MERGED,
+    LATE_MUNMAP,
+    LO,
+    OPEN,
+    SLOTS,
+    clear_in_lane,
+    close_late,
+    empty,
+    flush_lane,
+    free_in_lane,
+    free_late,
+    open_call,
+    widen,
+)
+from engine.upper import upper_of_munmap
 
 
 def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which points (rows of int64[n, PARAMETERS]) may go this way: bool[n]."""
-    entries = par[:, w.ENTRIES]
-    one_slot = (par[:, w.ZAP] == entries) & (par[:, w.SHIFT] == 0) & (par[:, w.PAGES] % entries == 0)
-    plain = (par[:, w.FREE] == 0) & (par[:, w.REFAULTS] == NEVER) & (par[:, w.PIN] == NEVER) & (par[:, w.THREADS] == 1)
-    all_or_nothing = (par[:, w.CLUSTER] % entries == 0) | (par[:, w.INSTALL] != MAYBE)
-    fresh = (par[:, w.COVER] == ALWAYS) | (par[:, w.ROUNDS] == 1)
-    return np.asarray(one_slot & plain & (all_or_nothing | (fresh & (par[:, w.PLACES] > 0))))
+    entries = par[:, lay.ENTRIES]
+    whole = (par[:, lay.ZAP] % entries == 0) & (par[:, lay.SHIFT] == 0) & (par[:, lay.PAGES] % entries == 0)
+    plain = (par[:, lay.FREE] == 0) & (par[:, lay.REFAULTS] == NEVER) & (par[:, lay.PIN] == NEVER)
+    singles = (par[:, lay.ZAP] == entries) | (par[:, lay.FOLIO] == 1)  # a call of one slot never fills its gather
+    all_or_nothing = (par[:, lay.CLUSTER] % entries == 0) | (par[:, lay.INSTALL] != MAYBE)
+    fresh = (par[:, lay.COVER] == ALWAYS) | (par[:, lay.ROUNDS] == 1)
+    return np.asarray(whole & plain & singles & (all_or_nothing | (fresh & (par[:, lay.PLACES] > 0))))
 
 
 @njit(cache=True)
@@ -67,12 +86,46 @@ def ends(table: Any, n: Any, k: Any, cluster: Any, stream: Any, ceiling: Any, wo
 
 
 @njit(cache=True)
-def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, sums: Any, account: Any) -> None:
+def zap_in_call(
+    g: Any, account: Any, base: Any, lo: Any, hi: Any, broke: Any, words: Any, entries: Any, ceiling: Any, batch: Any
+) -> None:
+    """One table of a call over several: what it clears, a break if there was one, and its table, in each gather.
+
+    Three gathers are told apart: of policies that free nothing in the call (account row NONE), of those that free at
+    the visit (MERGED), of those that free after it (MUNMAP).
+    """
+    if broke >= 0:
+        widen(g, LO, base + lo, base + broke + 1)
+        flush(account[lay.NONE], g[LO], g[HI], 1, ceiling)
+        flush(account[lay.MUNMAP], g[LO], g[HI], 1, ceiling)
+        empty(g, LO)
+        clear_in_lane(g, LANE_MERGED, base + lo, base + broke + 1)
+        flush_lane(g, LANE_MERGED, account[lay.MERGED], entries, ceiling)
+        _, lo, hi = survey(words, broke + 1, entries)
+    if lo >= 0:
+        widen(g, LO, base + lo, base + hi + 1)
+        clear_in_lane(g, LANE_MERGED, base + lo, base + hi + 1)
+    free_in_lane(g, LANE_MERGED, base, account[lay.MERGED], entries, ceiling, batch)
+    free_late(g, LATE_MUNMAP, base, account[lay.MUNMAP], entries, ceiling, batch)
+
+
+@njit(cache=True)
+def close(g: Any, account: Any, entries: Any, ceiling: Any) -> None:
+    """The end of such a call."""
+    flush(account[lay.NONE], g[LO], g[HI], 1, ceiling)
+    flush_lane(g, LANE_MERGED, account[lay.MERGED], entries, ceiling)
+    close_late(g, LATE_MUNMAP, g[LO], g[HI], account[lay.MUNMAP], entries, ceiling)
+
+
+@njit(cache=True)
+def walk_slots(
+    par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, per: Any, work: Any, sums: Any, account: Any
+) -> None:
     """As engine.walk.walk, with the same arguments, for points that fit."""
-    entries, rounds, places, cluster = par[w.ENTRIES], par[w.ROUNDS], par[w.PLACES], par[w.CLUSTER]
-    pmd_span, pud_span, ceiling, seed = par[w.PMD_SPAN], par[w.PUD_SPAN], par[w.CEILING], par[w.SEED]
-    table_batch, install, cover = par[w.TABLE_BATCH], par[w.INSTALL], par[w.COVER]
-    cdf, guide = cdfs[par[w.CDF] : par[w.CDF] + max(places, 0)], guides[par[w.GUIDE]]
+    entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
+    pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
+    table_batch, install, cover = par[lay.TABLE_BATCH], par[lay.INSTALL], par[lay.COVER]
+    cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + max(places, 0)], guides[par[lay.GUIDE]]
     wide = cluster // entries if cluster >= entries else 1  # tables an extent covers
     counted = places > 0 and install == MAYBE
     shared = install == MAYBE and not counted and wide % 4 == 0  # four tables, one extent
@@ -87,14 +140,23 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
         count_keys[r], low_keys[r] = key(seed, r, COUNT), key(seed, r, COUNT_LOW)
         place_keys[r], call_keys[r], extent_keys[r] = key(seed, r, PLACE), key(seed, r, CALL), key(seed, r, EXTENT)
     scan = np.zeros((rounds, 3), np.int64)
+    per_call = par[lay.ZAP] // entries
+    capacity = 7 + par[lay.BATCHES] * (par[lay.BATCH_SLOTS] - 1)
+    open_calls = np.zeros((rounds if per_call > 1 else 0, OPEN), np.int64)
+    open_number = np.full(rounds if per_call > 1 else 0, -1, np.int64)
+    threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
+    pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
+    attempts = np.full((rounds if threads > 1 else 0, pmd_span), -1, np.int64)
+    step_scratch = np.zeros(2 * pmd_span if threads > 1 else 0, np.int64)
+    count_scratch = np.zeros(2 * pmd_span if threads > 1 else 0, np.int64)
+    hand = (n_calls + threads - 1) // threads
     pmd_touched, pud_touched = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
     pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
     pmd_first, pud_first, pmd_needed, pud_needed = rounds, rounds, False, False
     touched, held = np.zeros(4, np.bool_), np.zeros(4, np.int64)
-    first_table, end_table = par[w.FIRST_TABLE], par[w.END_TABLE]
-    kept_by = np.array([w.NONE, w.ASYNC])
-    freed_by = np.array([w.REFCOUNT, w.SECOND, w.SEED_INLINE, w.MERGED, w.MUNMAP])
-    base_account, freed_account = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
+    freed_by = np.array([lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MERGED, lay.MUNMAP])
+    breaks, mid_breaks, mid_reads = 0, 0, 0
     uncalled, missed, met, allocated, freed = 0, 0, 0, 0, 0
     installed, zapped, scanned, scan_reads = 0, 0, 0, 0
     skips = counted and cover == ALWAYS
@@ -106,7 +168,7 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
         begin, end = max(group * 4, first_table), min(group * 4 + 4, end_table)
         for r in range(rounds):
             h = draw(count_keys[r], group) if counted else ZERO
-            hit = shared and draw(extent_keys[r], group * 4 // wide) < lim[w.LIMIT_INSTALL]
+            hit = shared and draw(extent_keys[r], group * 4 // wide) < lim[lay.LIMIT_INSTALL]
             if shared and not hit and cover == ALWAYS:
                 continue
             if (
@@ -133,7 +195,9 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
                 elif (
                     install == ALWAYS
                     or hit
-                    or (install == MAYBE and not shared and draw(extent_keys[r], table // wide) < lim[w.LIMIT_INSTALL])
+                    or (
+                        install == MAYBE and not shared and draw(extent_keys[r], table // wide) < lim[lay.LIMIT_INSTALL]
+                    )
                 ):
                     k = entries
                 if k > 0 and held[j] == 0:
@@ -142,21 +206,22 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
                     allocated += 1
                     if not touched[j]:
                         touched[j] = True
-                        per[r, w.PTE_PEAK] += 1
+                        per[r, lay.PTE_PEAK] += 1
                         pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
                 present = held[j]
-                made = cover == ALWAYS or (cover == MAYBE and draw(call_keys[r], table) < lim[w.LIMIT_COVER])
+                call = table // per_call
+                made = cover == ALWAYS or (cover == MAYBE and draw(call_keys[r], call) < lim[lay.LIMIT_COVER])
                 missed += touched[j] and not made
                 if not made:
-                    uncalled += 1
+                    uncalled += table % per_call == 0
                     pmd_mapped[r] = True
                     pud_mapped[r] = True
                 if present == 0:
                     continue
                 pmd_touched[r] = True
                 pud_touched[r] = True
-                per[r, w.PTE_PEAK + 1] += 1
-                per[r, w.PAGES_PEAK] += present
+                per[r, lay.PTE_PEAK + 1] += 1
+                per[r, lay.PAGES_PEAK] += present
                 scanned += 1
                 if made:
                     base = table * entries
@@ -166,8 +231,45 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
                         lo, hi = ends(
                             table, places, present // cluster, cluster, place_keys[r], ceiling, words, scratch
                         )
-                    flush(base_account, lo, hi + 1, 1, ceiling)
-                    flush(freed_account, 0, hi + 1, 1, ceiling)
+                    broke = np.int64(-1)
+                    if per_call == 1:
+                        flush(account[lay.NONE], lo, hi + 1, 1, ceiling)
+                        flush(account[lay.MERGED], 0, hi + 1, 1, ceiling)
+                        flush(account[lay.MUNMAP], 0, hi + 1, 1, ceiling)
+                    else:
+                        g = open_calls[r]
+                        if open_number[r] != call:
+                            if open_number[r] >= 0:
+                                close(g, account, entries, ceiling)
+                            open_call(g)
+                            open_number[r] = call
+                        g[SLOTS] += present
+                        if g[SLOTS] >= capacity:
+                            words[:] = ZERO
+                            k = present // cluster
+                            if present == entries:
+                                fill(words, 0, entries)
+                            else:
+                                place_extents(words, scratch, table, places, k, cluster, place_keys[r])
+                            broke = nth(words, 0, entries, present - (g[SLOTS] - capacity))
+                            g[SLOTS] -= capacity
+                            breaks += 1
+                            if broke + 1 < entries:
+                                mid_breaks += 1
+                                mid_reads += broke + 1
+                        zap_in_call(g, account, base, lo, hi, broke, words, entries, ceiling, table_batch)
+                    if threads > 1:
+                        if by_key:
+                            place = draw(call_keys[r], call)
+                            step = scale(place, hand) * (per_call + 1) + table - call * per_call
+                        else:
+                            t = thread_of(call, threads, n_calls, par[lay.INTERLEAVED])
+                            step = pace[r, t]
+                            pace[r, t] += 1
+                        flags = BY_MERGED | BY_SEED
+                        if broke >= 0:
+                            flags = BY_SEED if broke + 1 == entries else BY_SEED | AFTER_BREAK
+                        attempts[r, table % pmd_span] = (step << STEP_SHIFT) | flags
                     met += 1
                     freed += 1
                     zapped += present
@@ -178,11 +280,11 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
                     scan[r, 0] += 1
                     scan[r, 2] = base + 1
                     if scan[r, 0] == table_batch:
-                        flush(account[w.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
+                        flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
                         scan[r, 0] = 0
                 else:
-                    per[r, w.PTE_END + 1] += 1
-                    per[r, w.PAGES_END] += present
+                    per[r, lay.PTE_END + 1] += 1
+                    per[r, lay.PAGES_END] += present
                     if present == entries:
                         scan_reads += 1
                     else:
@@ -192,65 +294,82 @@ def walk_slots(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, 
                         scan_reads += lo + 1
         for j in range(4):
             if held[j] > 0:
-                sums[w.NEED_PTE] += 1
+                sums[lay.NEED_PTE] += 1
                 pmd_needed, pud_needed = True, True
 
         if end % pmd_span == 0 or end == end_table:
             if pmd_first < rounds:
-                per[pmd_first, w.PMD_NEW] += 1
-            w.upper_of_munmap(per, w.PMD_PEAK_M, w.PMD_END_M, pmd_touched, pmd_mapped)
-            sums[w.NEED_PMD] += pmd_needed
+                per[pmd_first, lay.PMD_NEW] += 1
+            upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched, pmd_mapped)
+            sums[lay.NEED_PMD] += pmd_needed
             pmd_first, pmd_needed = rounds, False
             for r in range(rounds):
                 if scan[r, 0] > 0:
-                    flush(account[w.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
+                    flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
                     scan[r, 0] = 0
+                if threads > 1:
+                    settle_trylocks(
+                        attempts[r], (end - 1) // pmd_span * pmd_span, seed, r, contention, step_scratch,
+                        count_scratch, entries, work,
+                    )  # fmt: skip
         if pud_span > 0 and (end % pud_span == 0 or end == end_table):
             if pud_first < rounds:
-                per[pud_first, w.PUD_NEW] += 1
-            w.upper_of_munmap(per, w.PUD_PEAK_M, w.PUD_END_M, pud_touched, pud_mapped)
-            sums[w.NEED_PUD] += pud_needed
+                per[pud_first, lay.PUD_NEW] += 1
+            upper_of_munmap(per, lay.PUD_PEAK_M, lay.PUD_END_M, pud_touched, pud_mapped)
+            sums[lay.NEED_PUD] += pud_needed
             pud_first, pud_needed = rounds, False
+
+    for r in range(len(open_number)):
+        if open_number[r] >= 0:
+            close(open_calls[r], account, entries, ceiling)
 
     # One flag stood for many: hand the sums on. A table once touched stays under none.
     tables_of_none, met_by_none = 0, -missed
     for r in range(rounds):
-        tables_of_none += per[r, w.PTE_PEAK]
+        tables_of_none += per[r, lay.PTE_PEAK]
         met_by_none += tables_of_none
-        per[r, w.PTE_PEAK] = tables_of_none
-        per[r, w.PTE_END] = tables_of_none
+        per[r, lay.PTE_PEAK] = tables_of_none
+        per[r, lay.PTE_END] = tables_of_none
         for c in range(2, 5):
-            per[r, w.PTE_PEAK + c] += per[r, w.PTE_PEAK + 1]
-            per[r, w.PTE_END + c] += per[r, w.PTE_END + 1]
-        per[r, w.PAGES_PEAK + 1] += per[r, w.PAGES_PEAK]
-        per[r, w.PAGES_END + 1] += per[r, w.PAGES_END]
+            per[r, lay.PTE_PEAK + c] += per[r, lay.PTE_PEAK + 1]
+            per[r, lay.PTE_END + c] += per[r, lay.PTE_END + 1]
+        per[r, lay.PAGES_PEAK + 1] += per[r, lay.PAGES_PEAK]
+        per[r, lay.PAGES_END + 1] += per[r, lay.PAGES_END]
     for i in range(3):
-        sums[w.NEED_PTE_M + i] += sums[w.NEED_PTE + i]
-    sums[w.CALLS] += (end_table - first_table) * rounds - uncalled
-    for lane in (w.INSTALLED, w.INSTALLED_M):
+        sums[lay.NEED_PTE_M + i] += sums[lay.NEED_PTE + i]
+    sums[lay.CALLS] += (-(-end_table // per_call) + (-first_table // per_call)) * rounds - uncalled
+    for lane in (lay.INSTALLED, lay.INSTALLED_M):
         sums[lane] += installed
         sums[lane + 1] += zapped
-    work[w.NONE, w.VISITS] += met_by_none
-    work[w.NONE, w.ALLOCATED] += tables_of_none
-    work[w.ASYNC, w.VISITS] += met
-    work[w.ASYNC, w.ALLOCATED] += allocated
-    work[w.ASYNC, w.FREED] += freed
-    work[w.ASYNC, w.PMD_LOCKS] += scanned
-    work[w.ASYNC, w.PTE_LOCKS] += scanned
-    work[w.ASYNC, w.RESCANNED] += scan_reads
+        sums[lane + 2] += breaks
+    work[lay.NONE, lay.VISITS] += met_by_none
+    work[lay.NONE, lay.ALLOCATED] += tables_of_none
+    work[lay.ASYNC, lay.VISITS] += met
+    work[lay.ASYNC, lay.ALLOCATED] += allocated
+    work[lay.ASYNC, lay.FREED] += freed
+    work[lay.ASYNC, lay.PMD_LOCKS] += scanned
+    work[lay.ASYNC, lay.PTE_LOCKS] += scanned
+    work[lay.ASYNC, lay.RESCANNED] += scan_reads
     for p in freed_by:
-        work[p, w.VISITS] += met
-        work[p, w.ALLOCATED] += allocated
-        work[p, w.FREED] += freed
-    work[w.REFCOUNT, w.PMD_LOCKS] += freed
-    work[w.SECOND, w.PMD_LOCKS] += freed
-    work[w.SECOND, w.PTE_LOCKS] += freed
-    work[w.SECOND, w.RESCANNED] += freed * entries
-    for p in (w.SEED_INLINE, w.MERGED):
-        work[p, w.TRYLOCKS] += freed
-        work[p, w.FAST] += freed
+        work[p, lay.VISITS] += met
+        work[p, lay.ALLOCATED] += allocated
+        work[p, lay.FREED] += freed
+    work[lay.REFCOUNT, lay.PMD_LOCKS] += freed
+    work[lay.SECOND, lay.PMD_LOCKS] += freed
+    work[lay.SECOND, lay.PTE_LOCKS] += freed
+    work[lay.SECOND, lay.RESCANNED] += freed * entries
+    work[lay.SEED_INLINE, lay.TRYLOCKS] += freed
+    work[lay.SEED_INLINE, lay.FAST] += freed - mid_breaks
+    work[lay.SEED_INLINE, lay.SLOW] += mid_breaks
+    work[lay.SEED_INLINE, lay.RESCANNED] += mid_reads
+    work[lay.MERGED, lay.TRYLOCKS] += freed - breaks
+    work[lay.MERGED, lay.FAST] += freed - breaks
+    work[lay.MERGED, lay.SLOW] += breaks
+    work[lay.MERGED, lay.PMD_LOCKS] += breaks
+    work[lay.MERGED, lay.PTE_LOCKS] += breaks
+    work[lay.MERGED, lay.RESCANNED] += breaks * entries
     for i in range(3):
-        for p in kept_by:
-            account[p, i] += base_account[i]
-        for p in freed_by:
-            account[p, i] += freed_account[i]
+        account[lay.ASYNC, i] += account[lay.NONE, i]
+        account[lay.REFCOUNT, i] += account[lay.MERGED, i]
+        account[lay.SEED_INLINE, i] += account[lay.MERGED, i]
+        account[lay.SECOND, i] += account[lay.MUNMAP, i]

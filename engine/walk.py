@@ -12,7 +12,7 @@ from numba import njit
 
 from engine.bits import ONE, ZERO, fill, nth, popcount, survey
 from engine.chance import ALWAYS, MAYBE, NEVER
-from engine.contend import AFTER_BREAK, BY_MERGED, BY_SEED, STEP_SHIFT, failed_trylocks
+from engine.contend import AFTER_BREAK, BY_MERGED, BY_SEED, STEP_SHIFT, settle_trylocks, thread_of
 from engine.flush import fill_gather, flush, flush_with_table
 from engine.install import cut, drawn_extents, place_extents, resident_extents
 from engine.keyed import (
@@ -29,139 +29,111 @@ from engine.keyed import (
     key,
     scale,
 )
-
-NONE, REFCOUNT, ASYNC, SECOND, SEED_INLINE, MERGED, MUNMAP = range(7)
-ZAPPING = 7
-"""In the flush account: one row that counts for all six zapping policies."""
-
-# Per-round columns of `per`: tables of five classes of policies at peak and end, pages of two lanes, upper tables.
-PTE_PEAK, PTE_END, PAGES_PEAK, PAGES_END = 0, 5, 10, 12
-PMD_NEW, PMD_PEAK_M, PMD_END_M, PUD_NEW, PUD_PEAK_M, PUD_END_M, PER = 14, 15, 16, 17, 18, 19, 20
-BY_SLOT, UNMAPPED = 3, 4
-"""Classes of policies by which tables they keep: none, refcount, async, the whole-slot rule (3 policies), munmap."""
-
-# Columns of `work`, int64[7, WORK_COLUMNS], a row a policy.
-VISITS, ALLOCATED, FREED, RESCANNED, FAST, SLOW, TRYLOCKS, FAILED, PMD_LOCKS, PTE_LOCKS, WORK_COLUMNS = range(11)
-# Columns of `sums`, int64: of the lane of all zapping policies and of munmap's.
-CALLS, INSTALLED, ZAPPED, BREAKS, INSTALLED_M, ZAPPED_M, BREAKS_M, MARKED = range(8)
-NEED_PTE, NEED_PMD, NEED_PUD, NEED_PTE_M, NEED_PMD_M, NEED_PUD_M, SUMS = range(8, 15)
-
-# Parameters of a point, int64; `limits` holds the uint64 ones.
-(
-    ENTRIES,
-    PAGES,
-    PMD_SPAN,
-    PUD_SPAN,
-    ZAP,
-    SHIFT,
-    N_CALLS,
-    COVER,
-    RANDOM,
-    ROUNDS,
-    FREE,
-    REFAULTS,
-    FOLIO,
-    THREADS,
-    INTERLEAVED,
-    SEED,
-    CLUSTER,
-    PLACES,
-    INSTALL,
+from engine.layout import (
+    ALLOCATED,
+    ASYNC,
+    BATCH_SLOTS,
+    BATCHES,
+    BREAKS,
+    BREAKS_M,
+    BY_SLOT,
+    CALLS,
     CDF,
+    CEILING,
+    CLUSTER,
+    COVER,
+    END_TABLE,
+    ENTRIES,
+    FAST,
+    FIRST_TABLE,
+    FOLIO,
+    FREE,
+    FREED,
     GUIDE,
+    INSTALL,
+    INSTALLED,
+    INSTALLED_M,
+    INTERLEAVED,
+    LIMIT_COVER,
+    LIMIT_INSTALL,
+    LIMIT_REFAULT,
+    MARKED,
+    MERGED,
+    MUNMAP,
+    N_CALLS,
+    NEED_PMD,
+    NEED_PMD_M,
+    NEED_PTE,
+    NEED_PTE_M,
+    NEED_PUD,
+    NEED_PUD_M,
+    NONE,
+    PAGES,
+    PAGES_END,
+    PAGES_PEAK,
     PIN,
     PIN_CDF,
     PIN_GUIDE,
-    BATCH_SLOTS,
-    BATCHES,
+    PLACES,
+    PMD_END_M,
+    PMD_LOCKS,
+    PMD_NEW,
+    PMD_PEAK_M,
+    PMD_SPAN,
+    PTE_END,
+    PTE_LOCKS,
+    PTE_PEAK,
+    PUD_END_M,
+    PUD_NEW,
+    PUD_PEAK_M,
+    PUD_SPAN,
+    RANDOM,
+    REFAULTS,
+    REFCOUNT,
+    RESCANNED,
+    ROUNDS,
+    SECOND,
+    SEED,
+    SEED_INLINE,
+    SHIFT,
+    SLOW,
     TABLE_BATCH,
-    CEILING,
-    FIRST_TABLE,
-    END_TABLE,
-    PARAMETERS,
-) = range(31)
-LIMIT_INSTALL, LIMIT_COVER, LIMIT_REFAULT, LIMITS = range(4)
-
-# The open call of a round: ranges in pages (lo > hi = empty), slots of its two gathers, tables held.
-(LO, HI, SLOTS, BATCH, LO_M, HI_M, SLOTS_M, BATCH_M) = range(8)
-LANE_REFCOUNT, LANE_SEED, LANE_MERGED, LATE_SECOND, LATE_MUNMAP, OPEN = 8, 12, 16, 20, 26, 32
-L_LO, L_HI, L_PTES, L_TABLES = range(4)
-T_LO, T_HI, T_TABLES, T_FIRST_LO, T_FIRST_HI, T_BATCHED = range(6)
-EMPTY_LO = np.int64(1) << np.int64(62)
-EMPTY_HI = np.int64(-1)
-
-
-@njit(cache=True)
-def open_call(g: Any) -> None:
-    """Start a gather for each policy that keeps its own range."""
-    for i in range(OPEN):
-        g[i] = 0
-    for i in (LO, LO_M, LANE_REFCOUNT, LANE_SEED, LANE_MERGED, LATE_SECOND, LATE_MUNMAP):
-        g[i] = EMPTY_LO
-    for i in (HI, HI_M, LANE_REFCOUNT + 1, LANE_SEED + 1, LANE_MERGED + 1, LATE_SECOND + 1, LATE_MUNMAP + 1):
-        g[i] = EMPTY_HI
-
-
-@njit(cache=True)
-def widen(g: Any, at: Any, lo: Any, hi: Any) -> None:
-    """Let the range at g[at], g[at + 1] cover pages [lo, hi)."""
-    g[at] = min(g[at], lo)
-    g[at + 1] = max(g[at + 1], hi)
-
-
-@njit(cache=True)
-def empty(g: Any, at: Any) -> None:
-    g[at] = EMPTY_LO
-    g[at + 1] = EMPTY_HI
-
-
-@njit(cache=True)
-def clear_in_lane(g: Any, lane: Any, lo: Any, hi: Any) -> None:
-    widen(g, lane, lo, hi)
-    g[lane + L_PTES] = 1
-
-
-@njit(cache=True)
-def flush_lane(g: Any, lane: Any, account: Any, entries: Any, ceiling: Any) -> None:
-    flush(account, g[lane], g[lane + 1], 1 if g[lane + L_PTES] else entries, ceiling)
-    empty(g, lane)
-    g[lane + L_PTES] = 0
-    g[lane + L_TABLES] = 0
-
-
-@njit(cache=True)
-def free_in_lane(g: Any, lane: Any, slot: Any, account: Any, entries: Any, ceiling: Any, table_batch: Any) -> None:
-    """tlb_remove_table: the table's first page joins the range; a full batch is flushed."""
-    widen(g, lane, slot, slot + 1)
-    g[lane + L_TABLES] += 1
-    if g[lane + L_TABLES] == table_batch:
-        flush_lane(g, lane, account, entries, ceiling)
-
-
-@njit(cache=True)
-def free_late(g: Any, late: Any, slot: Any, account: Any, entries: Any, ceiling: Any, table_batch: Any) -> None:
-    """A table freed after the whole call is zapped: only the first batch shares its flush with the cleared entries."""
-    widen(g, late, slot, slot + 1)
-    g[late + T_TABLES] += 1
-    if g[late + T_TABLES] == table_batch:
-        if g[late + T_BATCHED] == 0:
-            g[late + T_FIRST_LO], g[late + T_FIRST_HI] = g[late], g[late + 1]
-            g[late + T_BATCHED] = 1
-        else:
-            flush(account, g[late], g[late + 1], entries, ceiling)
-        empty(g, late)
-        g[late + T_TABLES] = 0
-
-
-@njit(cache=True)
-def close_late(g: Any, late: Any, lo: Any, hi: Any, account: Any, entries: Any, ceiling: Any) -> None:
-    """End of a call that frees late; [lo, hi) is what its entries left to flush."""
-    stride = 1 if hi > lo else entries
-    if g[late + T_BATCHED]:
-        flush(account, min(lo, g[late + T_FIRST_LO]), max(hi, g[late + T_FIRST_HI]), stride, ceiling)
-        flush(account, g[late], g[late + 1], entries, ceiling)
-    else:
-        flush(account, min(lo, g[late]), max(hi, g[late + 1]), stride, ceiling)
+    THREADS,
+    TRYLOCKS,
+    UNMAPPED,
+    VISITS,
+    ZAP,
+    ZAPPED,
+    ZAPPED_M,
+    ZAPPING,
+)
+from engine.opencall import (
+    BATCH,
+    BATCH_M,
+    EMPTY_HI,
+    EMPTY_LO,
+    HI,
+    HI_M,
+    LANE_MERGED,
+    LANE_REFCOUNT,
+    LANE_SEED,
+    LATE_MUNMAP,
+    LATE_SECOND,
+    LO,
+    LO_M,
+    OPEN,
+    SLOTS,
+    SLOTS_M,
+    clear_in_lane,
+    close_late,
+    empty,
+    flush_lane,
+    free_in_lane,
+    free_late,
+    open_call,
+    widen,
+)
+from engine.upper import upper_of_munmap
 
 
 @njit(cache=True)
@@ -353,7 +325,7 @@ def walk(
                         if by_key:
                             step = scale(keys[i], hand) * call_slots + (table - (shift + c * zap) // entries)
                         else:
-                            t = c % threads if par[INTERLEAVED] else _blocked(c, threads, n_calls)
+                            t = thread_of(c, threads, n_calls, par[INTERLEAVED])
                             step = pace[r, t]
                             pace[r, t] += 1
                 unmapped = n_made == end_call - begin_call and base >= shift
@@ -682,18 +654,17 @@ def walk(
                     flush(account[ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
                     scan[r, 0] = 0
                 if threads > 1:
-                    first = table // pmd_span * pmd_span
-                    for policy, p in ((BY_MERGED, MERGED), (BY_SEED, SEED_INLINE)):
-                        failed, broken = failed_trylocks(
-                            attempts[r], first, policy, seed, r, contention, step_scratch, count_scratch
-                        )
-                        work[p, FAILED] += failed
-                        work[p, FAST] -= failed - broken
-                        work[p, SLOW] += failed - broken
-                        work[p, PMD_LOCKS] += failed
-                        work[p, PTE_LOCKS] += failed
-                        work[p, RESCANNED] += failed * entries
-                    attempts[r, :] = -1
+                    settle_trylocks(
+                        attempts[r],
+                        table // pmd_span * pmd_span,
+                        seed,
+                        r,
+                        contention,
+                        step_scratch,
+                        count_scratch,
+                        entries,
+                        work,
+                    )
         if pud_span > 0 and ((table + 1) % pud_span == 0 or table + 1 == end_table):
             if pud_first < rounds:
                 per[pud_first, PUD_NEW] += 1
@@ -701,22 +672,3 @@ def walk(
             sums[NEED_PUD] += pud_needed
             sums[NEED_PUD_M] += pud_needed_m
             pud_first, pud_needed, pud_needed_m = rounds, False, False
-
-
-@njit(cache=True)
-def _blocked(call: Any, threads: Any, n_calls: Any) -> Any:
-    """floor(call x threads / n_calls)."""
-    return call * threads // n_calls
-
-
-@njit(cache=True)
-def upper_of_munmap(per: Any, peak: Any, end: Any, touched: Any, mapped: Any) -> None:
-    """One PMD or PUD table under munmap: there once touched, gone when nothing under it is mapped. Resets the flags."""
-    there = False
-    for r in range(touched.size):
-        there = there or touched[r]
-        per[r, peak] += there
-        there = there and mapped[r]
-        per[r, end] += there
-        touched[r] = False
-        mapped[r] = False

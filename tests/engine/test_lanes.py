@@ -31,9 +31,11 @@ def way(scenario: Scenario) -> int:
         (Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB, zap_shift=4 * KIB), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB, refault=0.5), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, zap=96 * KIB), BY_WALK),
-        (Scenario(virt=GIB, sparsity=0.9, zap=4 * MIB), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, zap=4 * MIB), BY_SLOTS),
+        (Scenario(virt=GIB, sparsity=0.9, zap=4 * MIB, folio=64 * KIB), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, zap=2 * MIB, folio=64 * KIB), BY_SLOTS),
         (Scenario(virt=GIB + 4 * KIB, sparsity=0.9), BY_WALK),
-        (Scenario(virt=GIB, sparsity=0.9, threads=2), BY_WALK),
+        (Scenario(virt=GIB, sparsity=0.9, threads=2), BY_SLOTS),
         (Scenario(virt=GIB, sparsity=0.9, pinned=0.1), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, refault=0.1), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, advice="free"), BY_WALK),
@@ -58,6 +60,8 @@ def slot_scenarios(draw: st.DrawFn) -> Scenario:
     tables = draw(st.integers(1, 40) | st.integers(500, 2200)) if arch != "arm64-64k" else draw(st.integers(1, 9))
     return Scenario(
         virt=tables * span, sparsity=sparsity, cluster=cluster, rounds=rounds, coverage=coverage, arch=arch,
+        zap=span * draw(st.sampled_from([1, 1, 2, 3, 32, 600])), threads=draw(st.sampled_from([1, 1, 2, 9, 64])),
+        partition=draw(st.sampled_from(["blocked", "interleaved"])),
         order=draw(st.sampled_from(["sequential", "random"])), seed=draw(st.integers(0, 2**63 - 1)),
     )  # fmt: skip
 
