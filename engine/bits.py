@@ -37,13 +37,13 @@ def leading(_: Any, x: Any) -> Any:
     return types.int64(types.uint64), code
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def last_set(x: Any) -> Any:
     """Place of the highest set bit of a uint64 (-1 if none)."""
     return 63 - leading(x)
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def window(word: Any, first: Any, end: Any) -> Any:
     """Bits of word number `word` that lie in entries [first, end), which must meet it."""
     lo = max(first - word * 64, 0)

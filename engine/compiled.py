@@ -31,4 +31,4 @@ def choose_cache() -> None:
 def is_cold() -> bool:
     """Nothing compiled yet: the first batch will compile, once, for some seconds."""
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
-    return not any(folder.rglob("run.walk_all*.nbc"))
+    return not any(folder.rglob("run.each_by_*.nbc"))

@@ -17,7 +17,7 @@ S30, S27, S31, S32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
 LOW_32 = np.uint64(0xFFFFFFFF)
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def mix(z: Any) -> Any:
     """uint64 -> uint64, a bijection."""
     z = (z ^ (z >> S30)) * MIX_1
@@ -25,7 +25,7 @@ def mix(z: Any) -> Any:
     return z ^ (z >> S31)
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def key(seed: Any, round_: Any, what: Any) -> Any:
     """uint64 key of one stream."""
     z = mix(np.uint64(seed) + GOLDEN)
@@ -33,7 +33,7 @@ def key(seed: Any, round_: Any, what: Any) -> Any:
     return mix(z + np.uint64(what) + GOLDEN)
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def draw(stream: Any, index: Any) -> Any:
     """The index-th 64 bits of a stream."""
     return mix(stream + np.uint64(index + 1) * GOLDEN)

@@ -50,7 +50,9 @@ def call_of(entry: Any, words: Any, zap: Any) -> tuple[Any, Any, Any]:
 
 
 @njit(cache=True)
-def walk_parts(par: Any, lim: Any, cdfs: Any, guides: Any, per: Any, work: Any, sums: Any, account: Any) -> None:
+def walk_parts(
+    par: Any, lim: Any, cdfs: Any, guides: Any, _: Any, per: Any, work: Any, sums: Any, account: Any
+) -> None:
     """As engine.walk.walk, with the same arguments, for points that fit."""
     entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
     pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]

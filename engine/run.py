@@ -12,8 +12,10 @@ from engine.chance import trylock_limits
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
 from engine.outcome import Results
+from engine.parts import walk_parts
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, Columns, check
+from engine.slots import walk_slots
 from engine.walk import walk
 
 BY_WALK, BY_SLOTS, BY_PARTS = range(3)
@@ -72,26 +74,43 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool =
         np.zeros((n, lay.SUMS), np.int64),
         np.zeros((n, lay.ZAPPING + 1, 3), np.int64),
     )
-    walk_all(
-        par, points.lim, points.cdfs, points.guides, trylock_limits(), points.offsets,
-        ways(par) if short else np.zeros(n, np.int64), out.per, out.work, out.sums, out.account,
-    )  # fmt: skip
+    way = ways(par) if short else np.full(n, BY_WALK)
+    shared = (par, points.lim, points.cdfs, points.guides, trylock_limits(), points.offsets)
+    for kind, kernel in ((BY_SLOTS, each_by_slots), (BY_PARTS, each_by_parts), (BY_WALK, each_by_walk)):
+        rows = np.flatnonzero(way == kind)
+        if len(rows):  # what no point needs is not compiled
+            kernel(rows, *shared, out.per, out.work, out.sums, out.account)
     return out
 
 
 @njit(cache=True, nogil=True)
-def walk_all(
-    par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, way: Any,
+def each_by_slots(
+    rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
     per: Any, work: Any, sums: Any, account: Any,
 ) -> None:  # fmt: skip
-    for i in range(len(par)):
+    for i in rows:
         mine = per[offsets[i] : offsets[i + 1]]
-        if way[i] == BY_SLOTS:
-            slots.walk_slots(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
-        elif way[i] == BY_PARTS:
-            parts.walk_parts(par[i], lim[i], cdfs, guides, mine, work[i], sums[i], account[i])
-        else:
-            walk(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
+        walk_slots(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
+
+
+@njit(cache=True, nogil=True)
+def each_by_parts(
+    rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
+    per: Any, work: Any, sums: Any, account: Any,
+) -> None:  # fmt: skip
+    for i in rows:
+        mine = per[offsets[i] : offsets[i + 1]]
+        walk_parts(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
+
+
+@njit(cache=True, nogil=True)
+def each_by_walk(
+    rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
+    per: Any, work: Any, sums: Any, account: Any,
+) -> None:  # fmt: skip
+    for i in rows:
+        mine = per[offsets[i] : offsets[i + 1]]
+        walk(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
 
 
 def estimate_ns(columns: Columns) -> NDArray[np.float64]:
