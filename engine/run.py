@@ -6,9 +6,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from engine import counts, parts, slots
 from engine import layout as lay
-from engine import parts, slots
 from engine.chance import trylock_limits
+from engine.counts import walk_counts
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
 from engine.outcome import Results
@@ -18,7 +19,7 @@ from engine.scenario import ABSENT, Columns, check
 from engine.slots import walk_slots
 from engine.walk import walk
 
-BY_WALK, BY_SLOTS, BY_PARTS = range(3)
+BY_WALK, BY_SLOTS, BY_PARTS, BY_COUNTS = range(4)
 
 
 def run_batch(columns: Columns) -> Results:
@@ -57,8 +58,9 @@ def shards(par: NDArray[np.int64], parts: int) -> list[tuple[int, int]]:
 
 
 def ways(par: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The kernel that each row goes through: BY_WALK, BY_SLOTS or BY_PARTS."""
-    return np.where(slots.fits(par), BY_SLOTS, np.where(parts.fits(par), BY_PARTS, BY_WALK))
+    """The kernel that each row goes through: BY_WALK, BY_SLOTS, BY_PARTS or BY_COUNTS."""
+    short = [counts.fits(par), slots.fits(par), parts.fits(par)]
+    return np.select(short, [BY_COUNTS, BY_SLOTS, BY_PARTS], BY_WALK)
 
 
 def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool = True) -> Tally:
@@ -76,7 +78,7 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool =
     )
     way = ways(par) if short else np.full(n, BY_WALK)
     shared = (par, points.lim, points.cdfs, points.guides, trylock_limits(), points.offsets)
-    for kind, kernel in ((BY_SLOTS, each_by_slots), (BY_PARTS, each_by_parts), (BY_WALK, each_by_walk)):
+    for kind, kernel in enumerate((each_by_walk, each_by_slots, each_by_parts, each_by_counts)):
         rows = np.flatnonzero(way == kind)
         if len(rows):  # what no point needs is not compiled
             kernel(rows, *shared, out.per, out.work, out.sums, out.account)
@@ -104,6 +106,16 @@ def each_by_parts(
 
 
 @njit(cache=True, nogil=True)
+def each_by_counts(
+    rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
+    per: Any, work: Any, sums: Any, account: Any,
+) -> None:  # fmt: skip
+    for i in rows:
+        mine = per[offsets[i] : offsets[i + 1]]
+        walk_counts(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
+
+
+@njit(cache=True, nogil=True)
 def each_by_walk(
     rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
     per: Any, work: Any, sums: Any, account: Any,
@@ -126,5 +138,5 @@ def estimate_ns(columns: Columns) -> NDArray[np.float64]:
     in_slots = 2 + touched * np.where(zap > entries, 60, 30) + np.where(columns["coverage"] < 1, 10 + placed, 0)
     in_parts = 30 + touched * (60 + placed + 9 * np.minimum(calls, p * entries)) + 1.5 * calls * drawn
     in_walk = 90 + entries / 8 + placed + 20 * calls + 5.0 * p * entries * (columns["refault"] > 0)
-    each = np.choose(ways(points), (in_walk, in_slots, in_parts))
+    each = np.choose(ways(points), (in_walk, in_slots, in_parts, in_slots / 2))
     return np.asarray(points[:, lay.END_TABLE] * rounds * each + 20_000, np.float64)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from engine.arch import GIB, MIB
 from engine.encode import encode
 from engine.finish import finish
-from engine.run import BY_PARTS, BY_SLOTS, BY_WALK, tally, ways
+from engine.run import BY_COUNTS, BY_PARTS, BY_SLOTS, BY_WALK, tally, ways
 from engine.scenario import Scenario, columns_of
 
 KIB = 1024
@@ -23,6 +23,9 @@ def way(scenario: Scenario) -> int:
     [
         (Scenario(virt=GIB, sparsity=0.9), BY_SLOTS),
         (Scenario(virt=GIB, sparsity=0.9, coverage=0.5), BY_SLOTS),
+        (Scenario(virt=128 * GIB, sparsity=0.9, coverage=0.5), BY_COUNTS),
+        (Scenario(virt=128 * GIB, sparsity=0.9, rounds=2), BY_SLOTS),
+        (Scenario(virt=128 * GIB, sparsity=0.9, cluster=4 * MIB), BY_SLOTS),
         (Scenario(virt=GIB, sparsity=0.9, rounds=9), BY_SLOTS),
         (Scenario(virt=GIB, sparsity=0.9, rounds=9, coverage=0.5), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, rounds=9, coverage=0.5, cluster=2 * MIB), BY_SLOTS),
@@ -97,6 +100,16 @@ def assert_short_equals_walk(scenario: Scenario) -> None:
 def test_slots_equal_walk(scenario: Scenario) -> None:
     """Every column and round, whichever way is taken."""
     assert way(scenario) == BY_SLOTS
+    assert_short_equals_walk(scenario)
+
+
+@pytest.mark.parametrize("coverage", [1.0, 0.9, 0.5, 0.0])
+@pytest.mark.parametrize("cluster", [4 * KIB, 64 * KIB, MIB, 2 * MIB])
+@pytest.mark.parametrize("sparsity", [0.3, 0.98, 0.995, 0.9999])
+def test_counts_equal_walk(sparsity: float, cluster: int, coverage: float) -> None:
+    """Every column, whichever way is taken; the address space ends in the middle of a PMD table."""
+    scenario = Scenario(virt=128 * GIB + 6 * MIB, sparsity=sparsity, cluster=cluster, coverage=coverage, seed=77)
+    assert way(scenario) == BY_COUNTS
     assert_short_equals_walk(scenario)
 
 

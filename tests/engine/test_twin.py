@@ -1,6 +1,7 @@
 """The engine against its slow twin: random small scenarios, every column, policy and round.
 
-PTSWEEP_CASES sets how many (300 unless told), over five shapes that each reach other branches.
+PTSWEEP_CASES sets how many (300 unless told), over five shapes that each reach other branches. With PTSWEEP_SHRINK set
+a failure is made smaller first, which takes minutes.
 """
 
 import os
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from engine.arch import ARCHES, MIB, Arch
@@ -33,7 +34,8 @@ REFAULTS = st.sampled_from([0.0, 0.0, 0.0, 0.002, 0.05, 0.5, 1.0])
 def cases(share: float) -> settings:
     """Settings of a test that gets this share of the cases."""
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=max(1, round(CASES * share)), deadline=None, suppress_health_check=slow)
+    phases = [phase for phase in Phase if phase != Phase.shrink or "PTSWEEP_SHRINK" in os.environ]
+    return settings(max_examples=max(1, round(CASES * share)), deadline=None, suppress_health_check=slow, phases=phases)
 
 
 def mostly(draw: st.DrawFn, usual: T, other: st.SearchStrategy[T]) -> T:
