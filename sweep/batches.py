@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.scenario import Columns
-from sweep.plan import PointBlock
+from sweep.plan import TASK_POINTS, TASK_ROUNDS, PointBlock
 
 Estimate = Callable[[Columns], NDArray[np.float64]]
 
 TASK_NS = 1e9
 SMALLEST_NS = 1e8
-MOST_POINTS = 8192
-MOST_ROUNDS = 131_072
-"""Bounds on an answer's size: a point is 1.5 KB of outcomes, a round 224 bytes."""
 SHARES = 4
 FADE = 0.8
 
@@ -64,8 +61,8 @@ class Stock:
     def take(self, cost_ns: float) -> Task:
         """At least one point, and no more than the bounds."""
         by_cost = int(np.searchsorted(self.cost_ns, self.cost_ns[self.at] + cost_ns))
-        by_rounds = int(np.searchsorted(self.rounds, self.rounds[self.at] + MOST_ROUNDS, "right")) - 1
-        start, stop = self.at, max(min(by_cost, by_rounds, self.at + MOST_POINTS, len(self.block.ids)), self.at + 1)
+        by_rounds = int(np.searchsorted(self.rounds, self.rounds[self.at] + TASK_ROUNDS, "right")) - 1
+        start, stop = self.at, max(min(by_cost, by_rounds, self.at + TASK_POINTS, len(self.block.ids)), self.at + 1)
         self.at = stop
         return Task(cut(self.block, start, stop), float(self.cost_ns[stop] - self.cost_ns[start]))
 
@@ -108,7 +105,7 @@ class Batcher:
     def _filled(self, target_ns: float) -> Stock | None:
         """The stock, with enough points for the target if there are so many."""
         stock = self._stock
-        while stock is None or (stock.left_ns < target_ns and stock.points < MOST_POINTS):
+        while stock is None or (stock.left_ns < target_ns and stock.points < TASK_POINTS):
             block = next(self._blocks, None)
             if block is None:
                 break

@@ -27,8 +27,8 @@ Done = Callable[[list[str]], Mask]
 
 WORKER_BYTES = 170 << 20
 """A worker's memory before its first point: interpreter, NumPy, Numba and the compiled kernels; measured."""
-ANSWER_POINTS, ANSWER_ROUNDS = 8_192, 131_072
-"""Most points and rounds of one task (sweep.batches); a single point may have more rounds."""
+TASK_POINTS, TASK_ROUNDS = 8_192, 131_072
+"""Most points and rounds of one task: bounds on its answer. A single point may have more rounds."""
 POINT_BYTES, ROUND_BYTES = 4_096, 1_024
 """What a point and a round add while a task runs, measured and rounded up."""
 
@@ -160,8 +160,8 @@ class _Tally:
             self._most_rounds = max(self._most_rounds, int(columns["rounds"].max()))
 
     def account(self) -> PlanAccount:
-        rounds = max(min(self._rounds, ANSWER_ROUNDS), self._most_rounds)
-        answer = min(self._todo, ANSWER_POINTS) * POINT_BYTES + rounds * ROUND_BYTES
+        rounds = max(min(self._rounds, TASK_ROUNDS), self._most_rounds)
+        answer = min(self._todo, TASK_POINTS) * POINT_BYTES + rounds * ROUND_BYTES
         return PlanAccount(
             raw=self._grid.raw_points,
             excluded=tuple((rule.label, n) for rule, n in zip(self._grid.excludes, self._dropped, strict=True)),

@@ -94,10 +94,10 @@ class Bar:
         self._console.print(f"sweep: {text}", markup=False, soft_wrap=True)
 
     def show(self, state: State) -> None:
+        text = self._clock.waiting(state) or told(state) + self._clock.left(state)
         if self._task is None:
             self._bar.start()
-            self._task = self._bar.add_task("", total=None)
-        text = self._clock.waiting(state) or told(state) + self._clock.left(state)
+            self._task = self._bar.add_task(text, total=None)
         total = None if state.waiting else state.work_ns
         self._bar.update(self._task, completed=state.work_done_ns, total=total, description=text)
 

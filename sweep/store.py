@@ -128,9 +128,15 @@ class Store:
         shutil.rmtree(grave)
 
     def done(self, run_id: str) -> Callable[[Sequence[str]], NDArray[np.bool_]]:
-        """Which points of a run have an ok row, without its lock: for `plan`."""
-        ids = rundir.read_ids(self.root / run_id).ok
-        return lambda wanted: ids.has(tables.id_bytes(wanted))
+        """Which points of a run have a row, ok or not, so that a launch passes them over; needs no lock: for `plan`."""
+        ids = rundir.read_ids(self.root / run_id)
+        failed = set(ids.failed)
+
+        def has_row(wanted: Sequence[str]) -> NDArray[np.bool_]:
+            tried = np.array([point in failed for point in wanted], bool)
+            return np.asarray(tried | ids.ok.has(tables.id_bytes(wanted)))
+
+        return has_row
 
     def latest_run(self, run_name: str, engine: str = "model") -> RunInfo | None:
         """The run that a launch of this content goes on with: the highest of NAME, NAME-2, NAME-3, ..."""

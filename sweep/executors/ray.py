@@ -26,6 +26,7 @@ from sweep.executors.base import MODEL, Batch, Done, End, describe, owned, run_b
 
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_S = 5.0
+COUNT_S = 10.0
 PATIENCE_S = 5.0
 PREFIX = "sweep-ray-"
 LONGEST_BASE = 40
@@ -57,6 +58,7 @@ class RayTasks:
     _held: list[Batch] = field(default_factory=list)
     _probe: Any = None
     _cold: bool = False
+    _counted: float = 0.0
     _run: Any = None
 
     def __post_init__(self) -> None:
@@ -88,6 +90,8 @@ class RayTasks:
 
     def wait(self, seconds: float) -> list[Done]:
         ray = _ray()
+        if self.address is not None and time.monotonic() - self._counted > COUNT_S:
+            self._count_workers()
         self._hear_probe(0.0 if self._refs else seconds)
         refs = list(self._refs)
         if not refs:
@@ -104,7 +108,7 @@ class RayTasks:
         left = self._family()
         try:
             if self.address is not None:
-                for ref in self._refs:
+                for ref in filter(None, [*self._refs, self._probe]):
                     with contextlib.suppress(Exception):
                         ray.cancel(ref, force=True)  # a plain cancel never ends compiled code
             self._refs.clear()
@@ -140,6 +144,7 @@ class RayTasks:
 
     def _join_cluster(self, address: str) -> None:
         _check_reachable(address)
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # seconds of asking a head that answers; else 20
         ray = _ray()
         import engine
         import sweep
@@ -148,15 +153,15 @@ class RayTasks:
         code = {"py_modules": [str(Path(m.__path__[0])) for m in (engine, sweep)], "excludes": ["**/__pycache__/**"]}
         try:
             ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level=logging.CRITICAL)
-        except ray.exceptions.AuthenticationError as error:
-            raise UserError(
-                f"--address {address}: the cluster refused the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
-                "RAY_AUTH_TOKEN_PATH as on its nodes"
-            ) from error
-        except (ConnectionError, RuntimeError, ValueError, OSError, ImportError) as error:
-            raise UserError(f"--address {address}: cannot join the cluster: {describe(error)}") from error
-        cpus = int(ray.cluster_resources().get("CPU", 0))
+        except Exception as error:
+            raise UserError(f"--address {address}: {_refusal(error)}") from error
+        self._count_workers()
+
+    def _count_workers(self) -> None:
+        """Clusters grow and shrink."""
+        cpus = int(_ray().cluster_resources().get("CPU", 0))
         self.workers = min(self.jobs or cpus, cpus) or 1
+        self._counted = time.monotonic()
 
     def _hear_probe(self, seconds: float) -> None:
         ray = _ray()
@@ -250,6 +255,20 @@ def _importable() -> Iterator[None]:
             os.environ.pop("PYTHONPATH", None)
         else:
             os.environ["PYTHONPATH"] = before
+
+
+def _refusal(error: BaseException) -> str:
+    """Why a cluster does not let us in. Ray tells of a wrong token in the text of the cause of what it raises."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    if any("AuthenticationError" in f"{type(link).__name__}: {link}" for link in links):
+        return (
+            "the cluster refused the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as there"
+        )
+    return f"cannot join the cluster: {describe(error)}"
 
 
 def _check_reachable(address: str) -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.scenario import Columns, complete
-from sweep.batches import MOST_POINTS, MOST_ROUNDS, SMALLEST_NS, TASK_NS, Batcher, Estimate, Task, cut, joined, picked
-from sweep.plan import PointBlock
+from sweep.batches import SMALLEST_NS, TASK_NS, Batcher, Estimate, Task, cut, joined, picked
+from sweep.plan import TASK_POINTS, TASK_ROUNDS, PointBlock
 
 
 def block(first: int, points: int, rounds: int = 1) -> PointBlock:
@@ -62,7 +62,7 @@ def test_a_task_is_a_second_of_work(real: float) -> None:
     ns, points = 1e6, 200_000
     tasks = run(Batcher(blocks([50_000] * 4), each(ns), ns * points, 2), real)
     middle = [len(task) * ns * real for task in tasks[5:12]]
-    bound = MOST_POINTS * ns * real
+    bound = TASK_POINTS * ns * real
     assert np.allclose(middle, min(TASK_NS, bound), rtol=0.05)
 
 
@@ -81,8 +81,8 @@ def test_small_at_the_start_and_towards_the_end() -> None:
 def test_answers_are_bounded() -> None:
     """Cheap points are cut by number, points of many rounds by their rounds; a huge one goes alone."""
     many = run(Batcher(blocks([40_000]), each(1.0), 40_000.0, 1))
-    assert max(map(len, many)) == MOST_POINTS
-    rounds = run(Batcher(iter([block(0, 5, MOST_ROUNDS // 2)]), each(1.0), 5.0, 1))
+    assert max(map(len, many)) == TASK_POINTS
+    rounds = run(Batcher(iter([block(0, 5, TASK_ROUNDS // 2)]), each(1.0), 5.0, 1))
     assert [len(task) for task in rounds] == [2, 2, 1]
     huge = run(Batcher(iter([block(0, 3, 1_000_000)]), each(1.0), 3.0, 1))
     assert [len(task) for task in huge] == [1, 1, 1]

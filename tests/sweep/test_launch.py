@@ -100,7 +100,7 @@ def test_failures_are_rows_and_run_again_only_when_asked(options: LaunchOptions)
 
 def test_a_launch_ends_after_so_many_failures(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is finished by then is kept, the rest is for the next launch."""
-    monkeypatch.setattr("sweep.batches.MOST_POINTS", 1)
+    monkeypatch.setattr("sweep.batches.TASK_POINTS", 1)
     summary = run(grid([1, fakes.RAISES, 2, 3]), replace(options, max_failures=1))
     assert (summary.status, summary.points) == ("failed", {"ok": 1, "failed": 1})
     assert by_seed(options) == {1: "ok", fakes.RAISES: "failed"}
@@ -192,7 +192,7 @@ def test_after_a_fault_what_is_finished_is_there(options: LaunchOptions, monkeyp
     """The executor breaks in the middle: rows are committed, it is stopped, the run says fault."""
     broken = Breaks()
     monkeypatch.setattr(driver, "choose", lambda *_: (broken, "broken"))
-    monkeypatch.setattr("sweep.batches.MOST_POINTS", 1)
+    monkeypatch.setattr("sweep.batches.TASK_POINTS", 1)
     progress = Told()
     with pytest.raises(SweepFault, match="broken"):
         launch(grid([1, 2, 3]), options, progress)

@@ -1,0 +1,186 @@
+"""sweep replay: tables from files that are right, and a clear line for those that are not."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.policy import POLICIES
+from sweep.cli import main
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+KERNEL = "step,op,start,length,stride"
+ALLOCATOR = "tid,op,addr,len"
+BASE = 16 << 40
+SLOT = 2 << 20
+MAPPED = f"{KERNEL}\n0,mmap,{BASE},{4 * SLOT},\n"
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    code = main(["replay", *map(str, words)])
+    return code, *capsys.readouterr()
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_steps_are_those_of_the_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exactly the columns asked for, step 0 left out, the same figures as the recording."""
+    code, out, told = run(capsys, DATA / "kernel/rich-1000.csv", "--steps", "--format", "csv", "--policy", "merged")
+    assert (code, told) == (0, "")
+    assert out.splitlines()[0] == "trace,step,policy,vm_pte_kib,res_kib"
+    with (DATA / "kernel/rich-1000.expected.csv").open(newline="") as file:
+        expected = [["rich-1000", step, "merged", pte, res] for step, pte, res in list(csv.reader(file))[1:]]
+    assert [list(row.values()) for row in table(out)] == expected
+
+
+def test_every_policy_in_order(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Without --policy all seven; a packed trace is the same trace."""
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(f"{MAPPED}1,write,{BASE},1,1\n".encode()))
+    code, out, _ = run(capsys, path, "--steps", "--json")
+    assert code == 0
+    rows = json.loads(out)
+    assert tuple(row["policy"] for row in rows) == POLICIES
+    assert {(row["trace"], row["vm_pte_kib"], row["res_kib"]) for row in rows} == {("a", 12, 4)}
+
+
+def test_calls_of_an_allocator(capsys: pytest.CaptureFixture[str]) -> None:
+    """jemalloc's calls: a tenth cover a whole slot; stacks of threads stand apart; what is unknown is told."""
+    path = DATA / "allocator/jemalloc_mixed.csv.gz"
+    code, out, told = run(capsys, path, "--format", "csv")
+    merged = next(row for row in table(out) if row["policy"] == "merged")
+    assert code == 0
+    assert (merged["purges"], merged["acting"], merged["vm_pte_kib_max"]) == ("532", "52", "")
+    assert "32 rows skipped, the first is row 31: mmap without the address that it got" in told
+    assert "60 rows skipped, the first is row 44: another program's call" in told
+    _, out, _ = run(capsys, path, "--format", "csv", "--by", "size")
+    stacks = next(row for row in table(out) if row["size"] == "pthread stacks")
+    assert (stacks["calls"], stacks["bytes"], stacks["whole_slots"]) == ("3", str(3 * 8_368_128), "9")
+
+
+def test_touch_all_bounds_vm_pte(capsys: pytest.CaptureFixture[str]) -> None:
+    """strace output has addresses: the three stacks' whole slots go under merged, the bound is above what is left."""
+    code, out, told = run(capsys, DATA / "allocator/threads.strace", "--touch", "all", "--format", "csv")
+    rows = {row["policy"]: row for row in table(out)}
+    assert (code, told) == (0, "")
+    assert rows["merged"]["tables_freed"] == "9"
+    assert int(rows["none"]["vm_pte_kib_end"]) == int(rows["merged"]["vm_pte_kib_end"]) + 12
+
+
+def test_allocator_steps_need_touches(capsys: pytest.CaptureFixture[str]) -> None:
+    """VmPTE of calls alone would be a wrong table."""
+    code, _, told = run(capsys, DATA / "allocator/tcmalloc_large.csv.gz", "--steps")
+    assert code == 2
+    assert "--touch all" in told
+
+
+STRACE = f"""\
+100 brk(NULL) = 0x1000000
+100 12:00:01.5 mmap(NULL, {4 * SLOT}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0 <unfinished ...>
+101 madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = -1 EINVAL (Invalid argument)
+100 12:00:01.6 <... mmap resumed>) = {BASE:#x} <0.000012>
+[pid   101] madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = 0
+102 brk(NULL) = 0x2000000
+102 mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000
+102 munmap(0x7f0000000000, 8192) = 0
+100 mremap({BASE:#x}, {4 * SLOT}, {5 * SLOT}, MREMAP_MAYMOVE) = {BASE + 8 * SLOT:#x}
+100 madvise({BASE + 8 * SLOT:#x}, {SLOT}, 0x4 /* MADV_DONTNEED */) = 0
+100 openat(AT_FDCWD, "/etc/passwd", O_RDONLY) = 3
+100 brk(0x1200000) = 0x1200000
+100 madvise({BASE + 9 * SLOT:#x}, 4096, MADV_WILLNEED) = 0
+no line of strace
+100 munmap({BASE + 8 * SLOT:#x}, {5 * SLOT}) = 0
++++ exited with 0 +++
+100 madvise({BASE:#x}, 81"""
+
+
+def test_strace_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Unfinished calls are joined, failed ones and other programs' left out, mremap moves, a cut line is told."""
+    path = tmp_path / "calls.strace"
+    path.write_text(STRACE)
+    code, out, told = run(capsys, path, "--format", "csv", "--by", "size", "--touch", "all")
+    assert code == 0
+    found = [(row["call"], row["size"], row["calls"], row["whole_slots"]) for row in table(out)]
+    assert found == [("dontneed", "<4MiB", "2", "2"), ("munmap", "<32MiB", "1", "5")]
+    for reason in ("madvise that failed", "another program's call", "openat is none of", "MADV_WILLNEED gives nothing"):
+        assert f": {reason}" in told
+    assert "not a line of strace's" in told
+    assert "cut off, or not a line" in told
+    assert "the last row has no line end" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty"),
+        (KERNEL, "no row after the header"),
+        ("step,op,start,length\n0,mmap,0,1\n", "row 1: a trace starts with step,op,start,length,stride"),
+        (MAPPED + "1,write,175921", "row 3: 3 columns, not the 5"),
+        (MAPPED + f"1,wriet,{BASE},1,1\n", "row 3: unknown op 'wriet'; did you mean 'write'?"),
+        (MAPPED + f"2,free,{BASE},4096,\n1,free,{BASE},4096,\n", "row 4: step 1 after step 2; steps must rise"),
+        (MAPPED + f"1,write,{BASE},4096,\n", "row 3: stride must be a whole number"),
+        (MAPPED + f"1,write,{BASE},4096,0\n", "row 3: write: stride 0 must be 1 or more"),
+        (MAPPED + f"1,free,{BASE},1_000,\n", "row 3: length must be a whole number of at most 64 bits, not '1_000'"),
+        (MAPPED + f"1,free,{1 << 63},4096,\n", "row 3: free: [0x8000000000000000, +0x1000) is beyond"),
+        (MAPPED + f"1,free,{1 << 64},4096,\n", "row 3: start must be a whole number of at most 64 bits"),
+        (MAPPED + f"1,free,{BASE + 1},4096,\n", "row 3: free: start 0x100000000001 is not on a 4096-byte page"),
+        (MAPPED + "x" * 70_000, "row 3: longer than 65536 bytes"),
+        (f"{ALLOCATOR}\n1,mmap,4096\n", "row 2: 3 columns, not the 4"),
+        (f"{ALLOCATOR}\n1,mmap,-4096,4096\n", "row 2: addr must be a whole number"),
+        ("open(1) = 2\n", "not one call of mmap, munmap"),
+    ],
+)
+def test_hostile_traces(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, told: str) -> None:
+    """One line with file and row, exit code 2."""
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    code, _, said = run(capsys, path, "--steps", "--format", "csv", "--touch", "all")
+    assert code == 2
+    assert said.startswith(f"sweep: {path}: ")
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_what_is_skipped_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Unknown calls, absurd addresses, missing steps: the table stands, and says what is not in it."""
+    path = tmp_path / "a.csv"
+    path.write_text(
+        f"{ALLOCATOR}\n1,fork,1,1\n1,MADV_DONTNEED,{1 << 63},4096\n1,MADV_DONTNEED,5,4096\n1,munmap,4096,0\n"
+    )
+    code, out, told = run(capsys, path, "--format", "csv", "--policy", "merged")
+    assert (code, table(out)[0]["purges"]) == (0, "0")
+    assert told.count("1 row skipped") == 4
+    path.write_text(MAPPED + f"5,write,{BASE},4096,4096")
+    _, _, told = run(capsys, path)
+    assert "4 steps are missing" in told
+    assert "the last row has no line end" in told
+
+
+def test_packed_and_cut_off(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A gzip file that ends early is an error after its last whole row."""
+    path = tmp_path / "a.csv.gz"
+    whole = gzip.compress((DATA / "kernel/rich-1000.csv").read_bytes())
+    path.write_bytes(whole[:400])
+    code, _, told = run(capsys, path)
+    assert code == 2
+    assert "the compressed data ends early" in told
+
+
+def test_no_such_file_or_policy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Usage errors name the nearest right name."""
+    assert "No such file" in run(capsys, tmp_path / "none.csv")[2]
+    assert "did you mean 'merged'?" in run(capsys, tmp_path, "--policy", "mergd")[2]
+
+
+def test_traces_of_one_name_go_by_their_paths(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """a/t.csv and b/t.csv can be told apart in one table."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.csv").write_text(MAPPED + f"1,write,{BASE},1,1\n")
+    _, out, _ = run(capsys, tmp_path / "a/t.csv", tmp_path / "b/t.csv", "--format", "csv", "--policy", "none")
+    assert [row["trace"] for row in table(out)] == [f"{tmp_path}/a/t.csv", f"{tmp_path}/b/t.csv"]
