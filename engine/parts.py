@@ -12,9 +12,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from engine import layout as lay
-from engine.bits import ONE, ZERO, first_set, last_set, popcount
+from engine.bits import ONE, ZERO, first_set, last_set, popcount, survey
 from engine.chance import ALWAYS, MAYBE, NEVER
-from engine.flush import flush, flush_with_table
+from engine.flush import FULL, RANGED, SENT, flush, flush_with_table
 from engine.install import drawn_extents, place_extents, resident_extents
 from engine.keyed import CALL, COUNT, COUNT_LOW, EXTENT, PLACE, draw, key
 from engine.upper import upper_of_munmap
@@ -31,22 +31,13 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 @njit(cache=True)
-def call_of(entry: Any, words: Any, zap: Any) -> tuple[Any, Any, Any]:
-    """(entries set, first, last) of the aligned part of `zap` entries, a power of two, that holds `entry`."""
-    begin = entry & ~(zap - 1)
-    if zap >= 64:
-        count, first, last = 0, -1, -1
-        for v in range(begin >> 6, (begin + zap) >> 6):
-            x = words[v]
-            if x != ZERO:
-                count += popcount(x)
-                if first < 0:
-                    first = v * 64 + first_set(x)
-                last = v * 64 + last_set(x)
-        return count, first, last
-    v = begin >> 6
-    x = words[v] & (((ONE << np.uint64(zap)) - ONE) << np.uint64(begin & 63))
-    return popcount(x), v * 64 + first_set(x), v * 64 + last_set(x)
+def unflush(account: Any, lo: Any, hi: Any, ceiling: Any) -> None:
+    """Take back the flush of pages [lo, hi]: it is counted anew with a table freed in the same call."""
+    account[SENT] -= 1
+    if hi + 1 - lo > ceiling:
+        account[FULL] -= 1
+    else:
+        account[RANGED] -= hi + 1 - lo
 
 
 @njit(cache=True)
@@ -59,17 +50,26 @@ def walk_parts(
     table_batch, install, cover, by_key = par[lay.TABLE_BATCH], par[lay.INSTALL], par[lay.COVER], par[lay.RANDOM] != 0
     zap, shift = par[lay.ZAP], par[lay.SHIFT]
     parts = entries // zap
+    zap_bits = 0
+    while (1 << zap_bits) < zap:
+        zap_bits += 1
     cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + max(places, 0)], guides[par[lay.GUIDE]]
     n_words = entries >> 6
     present, drawn, scratch = np.zeros(n_words, np.uint64), np.zeros(n_words, np.uint64), np.zeros(n_words, np.uint64)
     keys, made = np.zeros(parts, np.uint64), np.zeros(parts, np.bool_)
+    streams = np.empty((rounds, 5), np.uint64)
+    for r in range(rounds):
+        for i, what in enumerate((COUNT, COUNT_LOW, PLACE, EXTENT, CALL)):
+            streams[r, i] = key(seed, r, what)
     scan = np.zeros((rounds, 3), np.int64)
     pmd_touched, pud_touched = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
     pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
     pmd_first, pud_first = rounds, rounds
     pmd_needed, pud_needed = False, False
     first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
-    freed_early = np.zeros(3, np.int64)
+    at_part, at_lo, at_hi = np.zeros(parts, np.int64), np.zeros(parts, np.int64), np.zeros(parts, np.int64)
+    part_mask = (ONE << np.uint64(zap & 63)) - ONE  # of a call below 64 pages
+    sent, full, ranged = 0, 0, 0
 
     for table in range(first_table, end_table):
         base = table * entries
@@ -84,14 +84,14 @@ def walk_parts(
             if places > 0:
                 k = places if install == ALWAYS else 0
                 if install == MAYBE:
-                    k = resident_extents(table, places, cdf, guide, key(seed, r, COUNT), key(seed, r, COUNT_LOW))
+                    k = resident_extents(table, places, cdf, guide, streams[r, 0], streams[r, 1])
                 if k > 0:
                     filled = True
                     drawn[:] = ZERO
-                    place_extents(drawn, scratch, table, places, k, cluster, key(seed, r, PLACE))
+                    place_extents(drawn, scratch, table, places, k, cluster, streams[r, 2])
             elif install != NEVER:
                 drawn[:] = ZERO
-                stream = key(seed, r, EXTENT)
+                stream = streams[r, 3]
                 filled = drawn_extents(drawn, base, entries, cluster, install, lim[lay.LIMIT_INSTALL], stream) != 0
             if filled:
                 fresh = 0
@@ -127,11 +127,11 @@ def walk_parts(
                     made[:first_part] = False
                 made[first_part:] = True
                 if by_key and (occupied or exists_m):
-                    stream = key(seed, r, CALL)
+                    stream = streams[r, 4]
                     for i in range(parts):
                         keys[i] = draw(stream, first_call + i)
             elif cover == MAYBE:
-                stream = key(seed, r, CALL)
+                stream = streams[r, 4]
                 limit = lim[lay.LIMIT_COVER]
                 for i in range(parts):
                     keys[i] = draw(stream, first_call + i)
@@ -157,8 +157,6 @@ def walk_parts(
                     work[lay.MUNMAP, lay.VISITS] += n_made
 
             # What they clear, call by call.
-            freeing, freeing_lo, freeing_hi = -1, 0, 0
-            freeing_key = ZERO
             last_lo, last_hi, last_part = 0, -1, -1
             if exists_m and unmapped:
                 last_part = parts - 1
@@ -168,62 +166,65 @@ def walk_parts(
                         if keys[i] >= keys[last_part]:
                             last_part = i
             if occupied and n_made > 0:
-                left = n_present
-                v = 0
-                x = present[0]
-                while True:
-                    if x == ZERO:
-                        v += 1
-                        if v == n_words:
-                            break
+                left, cleared = n_present, 0
+                if zap >= 64:
+                    for part in range(parts):
+                        if made[part]:
+                            n, lo, hi = survey(present, part * zap, (part + 1) * zap)
+                            if n > 0:
+                                present[part * zap >> 6 : (part + 1) * zap >> 6] = ZERO
+                                left -= n
+                                at_part[cleared], at_lo[cleared], at_hi[cleared] = part, lo, hi
+                                cleared += 1
+                else:
+                    for v in range(n_words):
                         x = present[v]
-                        continue
-                    part = (v * 64 + first_set(x)) // zap
-                    n, lo, hi = call_of(part * zap, present, zap)
-                    end = (part + 1) * zap
-                    if zap >= 64:
-                        v = end >> 6
-                        x = present[v] if v < n_words else ZERO
+                        while x != ZERO:
+                            lo = first_set(x)
+                            part = (v * 64 + lo) >> zap_bits
+                            mask = part_mask << np.uint64(lo & ~(zap - 1))
+                            call = x & mask
+                            x ^= call
+                            if made[part]:
+                                present[v] ^= call
+                                left -= popcount(call)
+                                at_part[cleared], at_lo[cleared], at_hi[cleared] = (
+                                    part,
+                                    v * 64 + lo,
+                                    v * 64 + last_set(call),
+                                )
+                                cleared += 1
+                for i in range(cleared):
+                    span = at_hi[i] - at_lo[i] + 1
+                    sent += 1
+                    if span > ceiling:
+                        full += 1
                     else:
-                        x = x & ~(((ONE << np.uint64(zap)) - ONE) << np.uint64((part * zap) & 63))
-                    if made[part]:
-                        left -= n
-                        flush(account[lay.ZAPPING], lo, hi + 1, 1, ceiling)
-                        if part == last_part:
-                            last_lo, last_hi = lo, hi
-                        else:
-                            flush(account[lay.MUNMAP], lo, hi + 1, 1, ceiling)
-                        if not by_key or freeing < 0 or keys[part] >= freeing_key:
-                            freeing, freeing_lo, freeing_hi, freeing_key = part, lo, hi, keys[part]
-                    if v >= n_words:
-                        break
-                zapped = n_present - left
-                sums[lay.ZAPPED] += zapped
+                        ranged += span
+                if last_part >= 0:
+                    for i in range(cleared):
+                        if at_part[i] == last_part:
+                            last_lo, last_hi = at_lo[i], at_hi[i]
+                            unflush(account[lay.MUNMAP], last_lo, last_hi, ceiling)
+                sums[lay.ZAPPED] += n_present - left
                 if left == 0:
                     # refcount: the last call in order that cleared something freed the table.
                     work[lay.REFCOUNT, lay.FREED] += 1
                     work[lay.REFCOUNT, lay.PMD_LOCKS] += 1
-                    freed_early[:] = 0
-                    flush(freed_early, freeing_lo, freeing_hi + 1, 1, ceiling)
-                    for i in range(3):
-                        account[lay.REFCOUNT, i] -= freed_early[i]
-                    flush_with_table(account[lay.REFCOUNT], 0, freeing_lo, freeing_hi + 1, entries, ceiling)
+                    f = cleared - 1
+                    if by_key:
+                        for i in range(cleared):
+                            if keys[at_part[i]] >= keys[at_part[f]]:
+                                f = i
+                    freeing = at_part[f]
+                    unflush(account[lay.REFCOUNT], at_lo[f], at_hi[f], ceiling)
+                    flush_with_table(account[lay.REFCOUNT], 0, at_lo[f], at_hi[f] + 1, entries, ceiling)
                     for i in range(parts):
                         if made[i]:
                             late = i > freeing
                             if by_key:
-                                late = keys[i] > freeing_key or (keys[i] == freeing_key and i > freeing)
+                                late = keys[i] > keys[freeing] or (keys[i] == keys[freeing] and i > freeing)
                             work[lay.REFCOUNT, lay.VISITS] -= late
-                    present[:] = ZERO
-                else:
-                    if zapped > 0:
-                        for i in range(parts):
-                            if made[i]:
-                                if zap >= 64:
-                                    present[i * zap >> 6 : (i + 1) * zap >> 6] = ZERO
-                                else:
-                                    v = i * zap >> 6
-                                    present[v] &= ~(((ONE << np.uint64(zap)) - ONE) << np.uint64(i * zap & 63))
                 n_present = left
             if last_part >= 0:
                 flush_with_table(account[lay.MUNMAP], 0, last_lo, last_hi + 1, entries, ceiling)
@@ -274,6 +275,10 @@ def walk_parts(
             sums[lay.NEED_PUD] += pud_needed
             pud_first, pud_needed = rounds, False
 
+    for p in (lay.ZAPPING, lay.MUNMAP):
+        account[p, FULL] += full
+        account[p, RANGED] += ranged
+        account[p, SENT] += sent
     # What one class kept count of for another.
     for r in range(rounds):
         for at in (lay.PTE_PEAK, lay.PTE_END):
