@@ -54,7 +54,7 @@ def ends(table: Any, n: Any, k: Any, cluster: Any, stream: Any, ceiling: Any, wo
     """(first, last) resident entry of a table with k of n extents, or any two that also mean a full flush."""
     if k == n or k * cluster > ceiling:
         return 0, n * cluster - 1
-    if k > 32:
+    if k > 32 or k > n // 2:  # above half, the places drawn are the absent ones
         words[:] = ZERO
         place_extents(words, scratch, table, n, k, cluster, stream)
         return survey(words, 0, n * cluster)[1:]
