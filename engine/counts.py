@@ -1,8 +1,8 @@
-"""The shortest way: one round of calls of one slot each, by one thread; a hash for four tables says how full they are.
+"""The shortest way: one round of calls of a slot each, by one thread; a hash for four tables says how full they are.
 
-Taken by the points of engine/slots.py that have one round, one slot a call, one thread, extents that divide a table, and
-tables enough to pay for a look-up table (`fits`). A table's places are drawn only if its flush might be short, or if it stays and async must find its first entry.
-Same results as engine/walk.py, bit for bit.
+Taken by the points of engine/slots.py that have one round, one slot a call, one thread, extents that divide a table,
+and enough tables to pay for a look-up table (`fits`). A table's places are drawn only if its flush might be short, or
+if it stays and async must find its first entry. Same results as engine/walk.py, bit for bit.
 """
 
 from typing import Any

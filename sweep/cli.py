@@ -26,6 +26,11 @@ COMMANDS = {
     "why": ("why", "One point's identity: which values make its id."),
     "rm": ("runs", "Delete a run."),
     "query": ("query", "SQL over the results: text, file or named query."),
+    "calibrate": ("calibrate", "Measure this machine's costs, and write a cost table."),
+    "validate": ("validate", "The same points on the model and on the live kernel, side by side."),
+    "replay": ("replay", "Traces under every policy: VmPTE step by step, and what the calls cover."),
+    "advise": ("advise", "What reclaim can give back for a VIRT, RES, VmPTE, and what to change in the allocator."),
+    "inspect": ("inspect", "A live process: its tables, how many are empty, what each policy would give back."),
 }
 """Name: module in sweep.commands (its function has the command's name), help."""
 

@@ -104,7 +104,8 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
                 progress.say(f"{writer.run_id}: {todo:,} point{'s' * (todo != 1)} on {why}")
                 Driver(plan, executor, ledger, options, progress, interrupts).run()
             failed = len(writer.failed_ids())
-            status = "interrupted" if interrupts.asked else "failed" if failed else "ok"
+            cut_short = interrupts.asked and ledger.written < todo
+            status = "interrupted" if cut_short else "failed" if failed else "ok"
         except (KeyboardInterrupt, UserError):
             status = "interrupted"
             raise
@@ -239,7 +240,9 @@ class Driver:
     def _show(self) -> None:
         account, waiting = self._plan.account, ""
         if not self._executor.warm:
-            waiting = "compiling the engine, once" if self._cold else f"starting {self._executor.name}"
+            starting = f"starting {self._executor.name}"
+            there = f"{starting}, compiling the engine there if it is new"
+            waiting = there if self._options.address else "compiling the engine, once" if self._cold else starting
         done = self._ledger.counts.total()
         state = State(account.todo, done, self._ledger.bad, account.estimate_ns, self._work_done_ns, waiting)
         self._progress.show(state)

@@ -20,7 +20,7 @@ def collect(**extra: Any) -> dict[str, Any]:
         **extra,
         "version": VERSION,
         "model_version": MODEL_VERSION,
-        "git_commit": git_commit(Path.cwd()),
+        "git_commit": git_commit(Path(__file__).parent),
         "host": platform.node(),
         "system": platform.system(),
         "kernel": platform.release(),

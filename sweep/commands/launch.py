@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 ENDED = {"ok": 0, "failed": 1, "interrupted": 3}
-QUESTION = "savings"
+ENGINES = ("model", "kernel")
+QUESTION, MEASURED = "savings", "measured"
 MOST_ROWS = 24
 
 
@@ -35,6 +36,9 @@ def launch(
     executor: Annotated[
         str, typer.Option("--executor", metavar="NAME", help="auto, ray, processes or inline (this process).")
     ] = "auto",
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="NAME", help="model, or kernel: ask the kernel that runs here.")
+    ] = "model",
     address: Annotated[
         str | None,
         typer.Option(
@@ -66,14 +70,23 @@ def launch(
     from sweep.store import open_store
 
     store = open_store(results)
+    live = _is_kernel(engine, executor, jobs, address)
     if dry_run:
-        from sweep.commands.plan import plan
+        from sweep.commands.plan import plan, planned, show_account
 
-        return plan(grid, override, where, results=results, as_json=as_json)
+        if not live:
+            return plan(grid, override, where, results=results, as_json=as_json)
+        made, goes_on_with = planned(grid, tuple(override or ()), where, store, engine)
+        show_account(made, "json" if as_json else "table", goes_on_with)
+        return 0
     from sweep.grid import load
     from sweep.launch import LaunchOptions
-    from sweep.launch import launch as run
     from sweep.progress import progress
+
+    if live:
+        from sweep.live import launch as run
+    else:
+        from sweep.launch import launch as run
 
     options = LaunchOptions(
         store.root,
@@ -90,17 +103,17 @@ def launch(
     if as_json:
         print(json.dumps(facts(summary, options), indent=1))
     else:
-        show(summary, store)
+        show(summary, store, MEASURED if live else QUESTION)
     if summary.status == "interrupted" and not quiet:
         print("sweep: interrupted; the same command goes on from here", file=sys.stderr)
     return ENDED[summary.status]
 
 
-def show(summary: "Summary", store: "Store") -> None:
+def show(summary: "Summary", store: "Store", question_name: str = QUESTION) -> None:
     """The summary, the table that answers most questions, and how it was made."""
     for line in told(summary):
         print(line)
-    question = _question()
+    question = _question(question_name)
     if question is None or summary.status == "interrupted":
         return
     from sweep.render import write
@@ -131,10 +144,8 @@ def told(summary: "Summary") -> list[str]:
         f"seconds  {summary.seconds:.1f}{workers}",
     ]
     if summary.failed:
-        lines.append(
-            f"failed   {summary.failed:,} in this run: sweep query 'SELECT * FROM failures' --run {summary.run_id}"
-        )
-        lines.append("         again: the same command with --rerun failed")
+        lines.append(f"failed   {summary.failed:,} in this run: sweep query failures --run {summary.run_id}")
+        lines.append("         the same command with --rerun failed tries them again")
     return lines
 
 
@@ -143,10 +154,10 @@ def facts(summary: "Summary", options: "LaunchOptions") -> dict[str, Any]:
     return asdict(summary) | {"results": str(options.results)}
 
 
-def _question() -> "NamedQuery | None":
+def _question(name: str) -> "NamedQuery | None":
     from sweep.sql import named_queries
 
-    return next((query for query in named_queries() if query.name == QUESTION), None)
+    return next((query for query in named_queries() if query.name == name), None)
 
 
 def _cluster(executor: str, address: str | None) -> str | None:
@@ -156,6 +167,17 @@ def _cluster(executor: str, address: str | None) -> str | None:
     elif address is not None and executor not in ("auto", "ray"):
         raise UserError(f"--address {one_line(address)}: needs --executor ray, not {executor}")
     return None if address == "local" else address
+
+
+def _is_kernel(engine: str, executor: str, jobs: int | None, address: str | None) -> bool:
+    """Whether the live kernel is asked; it takes no executor, its points run one at a time."""
+    if engine not in ENGINES:
+        raise UserError(f"--engine: {unknown('engine', engine, ENGINES)}")
+    live = engine == "kernel"
+    for option, given in (("--executor ray", executor == "ray"), ("--address", address), ("-j", (jobs or 1) > 1)):
+        if live and given:
+            raise UserError(f"{option}: not with --engine kernel, which runs a point at a time in processes of its own")
+    return live
 
 
 def _failed_only(rerun: str | None) -> bool:

@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import platform
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,20 @@ def test_strace_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert "not a line of strace's" in told
     assert "cut off, or not a line" in told
     assert "the last row has no line end" in told
+    assert "does not map" not in told
+
+
+def test_a_file_between_is_another_vma(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A call over a slot that anonymous memory shares with a file mapping covers no whole slot of either."""
+    path = tmp_path / "calls.strace"
+    half = SLOT // 2
+    path.write_text(
+        f"1 mmap(NULL, {half}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = {BASE:#x}\n"
+        f"1 mmap(NULL, {half}, PROT_READ|PROT_WRITE, MAP_PRIVATE, 3, 0) = {BASE + half:#x}\n"
+        f"1 madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = 0\n"
+    )
+    _, out, _ = run(capsys, path, "--format", "csv", "--by", "size")
+    assert [(row["bytes"], row["whole_slots"]) for row in table(out)] == [(str(SLOT), "0")]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +175,49 @@ def test_what_is_skipped_is_told(capsys: pytest.CaptureFixture[str], tmp_path: P
     _, _, told = run(capsys, path)
     assert "4 steps are missing" in told
     assert "the last row has no line end" in told
+
+
+HERE = platform.machine() == "x86_64" and sys.platform == "linux"
+LIVE = ["vma-00447.csv", "vma-00549.csv", "rich-1004.csv", "basic-0003.csv"]
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux", reason="the model's geometry is x86-64's"
+)
+def test_the_live_kernel_plays_along(capsys: pytest.CaptureFixture[str]) -> None:
+    """VmPTE and RES of a process that does the same are those of the model, step by step."""
+    code, out, told = run(capsys, *(DATA / "kernel" / name for name in LIVE), "--engine", "kernel", "--format", "csv")
+    if "this kernel refuses guard" in told:
+        pytest.skip("this kernel has no guard markers (Linux 6.13)")
+    assert code == 0, out
+    assert [(row["steps"], row["agree"]) for row in table(out)] == [
+        ("150", "150"),
+        ("150", "150"),
+        ("40", "40"),
+        ("40", "40"),
+    ]
+
+
+@pytest.mark.skipif(not HERE, reason="the model's geometry is x86-64's")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"{KERNEL}\n0,free,{BASE},4096,\n", "starts with an mmap"),
+        (f"{MAPPED}1,write,{BASE},{4 * SLOT},4096\n", "row 3: needs more than half of the free"),
+        (f"{KERNEL}\n0,mmap,65536,{(1 << 47) - (1 << 20)},\n", "row 2: [0x10000, 0x7ffffff10000) is where the child"),
+        (f"{ALLOCATOR}\n1,brk,0,0\n", "only kernel traces can be played"),
+    ],
+)
+def test_what_the_live_kernel_is_spared(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+) -> None:
+    """Refused with the row before anything is mapped, here with 10,000 KiB of memory."""
+    monkeypatch.setattr("sweep.liveplay._available_kib", lambda: 10_000)
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    code, _, said = run(capsys, path, "--engine", "kernel")
+    assert code == 2
+    assert told in said
 
 
 def test_packed_and_cut_off(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""What a program asks for when it gives memory back: calls by size, and which of them cover whole slots."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from engine.arch import KIB, MIB
+from engine.trace import BY_SLOT, CLASS_OF, NONE
+from engine.tree import SLOT
+
+PURGES = ("dontneed", "free")
+KINDS = (*PURGES, "munmap")
+SIZES = (
+    ("<=4KiB", 4 * KIB),
+    ("<=64KiB", 64 * KIB),
+    ("<=512KiB", 512 * KIB),
+    ("<2MiB", 2 * MIB - 1),
+    ("<4MiB", 4 * MIB - 1),
+    ("<32MiB", 32 * MIB - 1),
+)
+LARGER = ">=32MiB"
+STACKS = "pthread stacks"
+STACK_BYTES = 8_368_128
+"""What glibc 2.36 gives back of an 8 MiB stack when its thread ends (nptl/allocatestack.c, advise_stack_range)."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Calls of one kind and size. `whole_calls` cover at least one whole slot, `whole_bytes` are all bytes of these."""
+
+    calls: int = 0
+    bytes: int = 0
+    whole_calls: int = 0
+    whole_bytes: int = 0
+    whole_slots: int = 0
+
+    def add(self, pieces: Iterable[tuple[int, int]]) -> None:
+        """One call, clipped to the VMAs that it meets."""
+        size = slots = 0
+        for lo, hi in pieces:
+            size += hi - lo
+            slots += max(0, hi // SLOT - -(-lo // SLOT))
+        self.calls += 1
+        self.bytes += size
+        self.whole_slots += slots
+        if slots:
+            self.whole_calls += 1
+            self.whole_bytes += size
+
+    def plus(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.calls + other.calls,
+            self.bytes + other.bytes,
+            self.whole_calls + other.whole_calls,
+            self.whole_bytes + other.whole_bytes,
+            self.whole_slots + other.whole_slots,
+        )
+
+
+class Asks:
+    """Tallies by kind of call and size; what a thread's end gives back of its stack stands apart."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, str], Tally] = {}
+
+    def add(self, kind: str, length: int, pieces: Iterable[tuple[int, int]], *, stack: bool = False) -> None:
+        size = STACKS if stack else next((name for name, most in SIZES if length <= most), LARGER)
+        self._tallies.setdefault((kind, size), Tally()).add(pieces)
+
+    def by_size(self) -> Iterator[tuple[str, str, Tally]]:
+        """(kind, size, tally) of what there is, kinds and sizes in order."""
+        for kind in KINDS:
+            for size in (*(name for name, _ in SIZES), LARGER, STACKS):
+                if (kind, size) in self._tallies:
+                    yield kind, size, self._tallies[kind, size]
+
+    def purges(self) -> Tally:
+        """All purges but those of stacks."""
+        return self._sum(PURGES)
+
+    def acting(self, policy: str) -> tuple[int, int]:
+        """Calls, and their bytes, after which the policy may free a table, for all that the calls themselves say.
+
+        refcount and async look at tables whatever the call's size, but MADV_FREE empties none; munmap unmaps all.
+        """
+        if policy == "munmap":
+            return self.purges().calls, self.purges().bytes
+        dontneed, kept_as = self._sum(("dontneed",)), CLASS_OF[policy]
+        if kept_as == BY_SLOT:
+            return dontneed.whole_calls, dontneed.whole_bytes
+        return (0, 0) if kept_as == NONE else (dontneed.calls, dontneed.bytes)
+
+    def _sum(self, kinds: tuple[str, ...]) -> Tally:
+        total = Tally()
+        for kind, size, tally in self.by_size():
+            if kind in kinds and size != STACKS:
+                total = total.plus(tally)
+        return total

@@ -1,0 +1,117 @@
+"""sweep calibrate: what single steps cost on this machine, as a cost table; and how well that predicts whole points."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweep.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from engine.kernel.runner import Runner
+    from sweep.launch import Progress
+
+NAME = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
+REPEATS = 15
+
+
+def calibrate(
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What the cost table is called.")] = "measured",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: costs/NAME.json in the store.")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option("--repeats", metavar="N", min=3, help="Processes a figure is the median of.")
+    ] = REPEATS,
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="GRID", help="Then predict each point of this grid, and measure.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="SQL", help="Of --check: only points that fulfil this condition.")
+    ] = None,
+    results: Annotated[str, typer.Option("--results", metavar="DIR", help="The store.")] = "results",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no words.")] = False,
+) -> int:
+    """Measure this machine's costs with the live kernel, and write a cost table for `sweep query --cost NAME`.
+
+    Wants an idle machine: what else runs is in the figures.
+    """
+    from engine.kernel.measure import Bench
+    from sweep import calibrate as room
+    from sweep.launch import State
+    from sweep.live import opened
+    from sweep.progress import progress
+    from sweep.provenance import cpu_model
+    from sweep.store import open_store
+
+    if not NAME.fullmatch(name):
+        raise UserError(f"--name {one_line(name)!r}: a letter a-z, then up to 39 of a-z, 0-9, _ . and -")
+    path = output or open_store(results).root / room.COSTS / f"{name}.json"
+    show = progress(quiet)
+    with opened() as runner:
+        try:
+            figures = Bench(runner, repeats, lambda step: show.show(State(0, waiting=f"measuring {step}"))).measure()
+            machine = f"{cpu_model() or runner.machine.machine}, {runner.machine.cpus} CPUs"
+            facts = room.document(name, runner, machine, figures, room.prices(figures))
+            if check is not None:
+                facts["check"] = checked(runner, check, where, facts["counters"], show)
+        finally:
+            show.stop()
+    try:
+        room.save(path, facts)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    if as_json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        tables(facts)
+    if not quiet:
+        print(f"sweep: wrote {path}; sweep query cost --cost {name if output is None else path}", file=sys.stderr)
+    return 0
+
+
+def checked(
+    runner: "Runner", path: Path, where: str | None, counters: dict[str, Any], show: "Progress"
+) -> dict[str, Any]:
+    """Predicted against measured zap_ns, for each point of a grid."""
+    from sweep.calibrate import Prediction, fits, predictions
+    from sweep.grid import load
+    from sweep.launch import State
+    from sweep.plan import make_plan
+
+    plan = make_plan(load(path), where)
+    total, found = plan.account.todo, list[Prediction]()
+    for prediction in predictions(plan, runner, counters):
+        found.append(prediction)
+        show.show(State(total, len(found), 0, total, len(found)))
+    rows = [
+        {"points": fit.kind, "number": fit.points, "bias": fit.bias, "median": fit.median, "p90": fit.p90}
+        for fit in fits(found)
+    ]
+    return {"grid": path.name, "ratio": rows}
+
+
+def tables(facts: dict[str, Any]) -> None:
+    """Figures, prices, and the check."""
+    from sweep import render
+
+    out = sys.stdout
+    print(f"{facts['machine']}, Linux {facts['kernel']}, {facts['date']}\n")
+    figures = [(name, f["ns"], f["low_ns"], f["high_ns"], f["how"]) for name, f in facts["figures"].items()]
+    render.write(("figure", "ns", "low", "high", "how"), figures, "table", out)
+    print()
+    prices = [
+        (name, c["ns"], c.get("low_ns"), c.get("high_ns"), c["source"])
+        for name, c in facts["counters"].items()
+        if "low_ns" in c
+    ]
+    render.write(("counter", "ns", "low", "high", "source"), prices, "table", out)
+    if "check" in facts:
+        print(f"\nzap_ns of {facts['check']['grid']}: predicted against measured, as a factor of 1 or more\n")
+        names = ("points", "number", "bias", "median", "p90")
+        rows = [tuple(row[name] for name in names) for row in facts["check"]["ratio"]]
+        render.write(names, rows, "table", out)

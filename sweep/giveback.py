@@ -1,0 +1,112 @@
+"""What each policy would give back of a process's empty tables, by the size of its purges; and a grid like the process.
+
+A purge here is a call over an aligned block in which nothing is resident, cut off at the VMA: what an allocator can
+give back without losing a page.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.closed import empty_share
+from engine.policy import POLICIES
+from engine.scenario import MAX_VIRT_BYTES
+from sweep.census import Census, VmaCount
+from sweep.errors import UserError
+from sweep.units import format_size
+
+WHOLE_SLOT_POLICIES = ("second_walk", "seed_inline", "merged")
+
+
+@dataclass(frozen=True, slots=True)
+class GivesBack:
+    """PTE tables, at least and at most, for purges of `zap` bytes."""
+
+    policy: str
+    zap: int
+    least: int
+    most: int
+
+
+def gives_back(census: Census, zaps: tuple[int, ...], policies: tuple[str, ...] = POLICIES) -> list[GivesBack]:
+    """A row a policy and purge size. Raises UserError for a size that no purge can have."""
+    for zap in zaps:
+        check_zap(census, zap)
+    return [GivesBack(policy, zap, *_bounds(census, policy, zap)) for policy in policies for zap in zaps]
+
+
+def check_zap(census: Census, zap: int) -> None:
+    page, span = census.arch.page_bytes, census.arch.span_bytes
+    if not zap or zap % page or (zap > span and zap % span):
+        raise UserError(
+            f"--zap {format_size(zap)}: a purge is whole pages of {format_size(page)}, "
+            f"and above {format_size(span)} whole slots of {format_size(span)}"
+        )
+
+
+def _bounds(census: Census, policy: str, zap: int) -> tuple[int, int]:
+    """Which slots hold the empty tables is not known: as many as can lie where the policy frees, as few as must."""
+    least, most = census.empty
+    if policy == "none":
+        return 0, 0
+    if policy in ("refcount", "async"):
+        return least, most  # they look at every table, whoever purges and how
+    if policy == "munmap":
+        # Pieces add up: a slot goes with the last of it, so that small purges do as well as whole slots.
+        reached = census.slots_without_entry - _blocked(census, max(zap, census.arch.span_bytes))
+    else:
+        whole = zap >= census.arch.span_bytes
+        reached = census.whole_without_entry - _blocked(census, zap) if whole else 0
+    return max(0, least - (census.slots_without_entry - reached)), min(most, reached)
+
+
+def _blocked(census: Census, zap: int) -> int:
+    """Slots without an entry, wholly in a VMA, whose aligned block of `zap` bytes has an entry in the VMA."""
+    return sum(_blocked_in(census, vma, zap // census.arch.span_bytes) for vma in census.vmas) if zap else 0
+
+
+def _blocked_in(census: Census, vma: VmaCount, slots_a_block: int) -> int:
+    span = census.arch.span_bytes
+    first, last = -(-vma.mapping.start // span), vma.mapping.end // span
+    if slots_a_block <= 1 or first >= last:
+        return 0
+    numbers = census.slot_numbers
+    # With the slots at the VMA's ends that are not wholly in it: their pages may be another's, but may be its own.
+    touched = numbers[slice(*np.searchsorted(numbers, [vma.mapping.start // span, (vma.mapping.end - 1) // span + 1]))]
+    blocks = np.unique(touched // slots_a_block)
+    low, high = np.maximum(blocks * slots_a_block, first), np.minimum((blocks + 1) * slots_a_block, last)
+    within = np.count_nonzero((touched >= first) & (touched < last))
+    return int(np.maximum(high - low, 0).sum() - within)
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """A scenario with the process's size, resident share and, as near as one extent size can, its empty slots."""
+
+    virt: int
+    res: int
+    cluster: int
+    empty_share: float  #: slots of the process without an entry
+    empty_share_like: float  #: the closed form's, for this scenario
+
+    def yaml(self, name: str, about: str, zaps: tuple[int, ...], arch: str) -> str:
+        sizes = {"virt": self.virt, "res": self.res, "cluster": self.cluster}
+        fixed = ", ".join([*(f"{field}: {format_size(size)}" for field, size in sizes.items()), f"arch: {arch}"])
+        axis = ", ".join(format_size(zap) for zap in zaps)
+        return f"schema: sweep/1\nname: {name}\nabout: {about}\nfixed: {{{fixed}}}\naxes:\n  zap: [{axis}]\n"
+
+
+def likeness(census: Census) -> Likeness:
+    """Of the writable private anonymous memory. Raises UserError where there is none."""
+    vmas = [vma for vma in census.vmas if vma.mapping.anonymous]
+    virt = sum(vma.mapping.end - vma.mapping.start for vma in vmas)
+    res = sum(vma.present for vma in vmas) * census.arch.page_bytes
+    slots = sum(vma.slots for vma in vmas)
+    if not virt or virt > MAX_VIRT_BYTES:
+        raise UserError("no writable private anonymous memory to resemble")
+    empty = 1 - sum(vma.slots_with_entry for vma in vmas) / slots
+    page, span = census.arch.page_bytes, census.arch.span_bytes
+    clusters = [page << i for i in range((span // page).bit_length())]
+    sparsity = 1 - res / virt
+    cluster = min(clusters, key=lambda size: abs(empty_share(sparsity, size, span) - empty))
+    return Likeness(virt, res, cluster, empty, empty_share(sparsity, cluster, span))

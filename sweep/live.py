@@ -1,0 +1,226 @@
+"""The driver for the live kernel: the same grid and store as sweep.launch, one point at a time and nothing beside it.
+
+There is no executor: a point is a fresh process anyway, and two at once would disturb each other's timings. A point
+that no kernel can show, or this machine cannot bear, becomes a row with status `refused`.
+"""
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.kernel.runner import LIMIT_S, LostError, RefusedError, Runner, Seen, TimedOutError, UnfitError
+from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
+from engine.policy import POLICIES
+from engine.scenario import Scenario, row
+from sweep import provenance, tables
+from sweep.batches import cut, joined
+from sweep.errors import UserError
+from sweep.grid import Grid
+from sweep.identity import run_name
+from sweep.interrupts import Interrupts
+from sweep.launch import LaunchOptions, Progress, State, Summary
+from sweep.plan import Plan, PointBlock, make_plan
+from sweep.store import RunWriter, Store
+
+ENGINE = "kernel"
+COMMIT_S = 2.0
+MUNMAP = "munmap"
+
+
+class Kernel(Protocol):
+    """What is asked of engine.kernel.runner.Runner."""
+
+    @property
+    def policy(self) -> str: ...
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+    def run(self, scenario: Scenario, unmap: bool = False) -> Seen: ...
+
+
+@contextmanager
+def opened(limit_s: float | None = None) -> Iterator[Runner]:
+    """The live kernel. UserError where this machine has none that can be asked."""
+    try:
+        with Runner(limit_s or LIMIT_S) as runner:
+            yield runner
+    except UnfitError as error:
+        raise UserError(str(error)) from error
+
+
+def shown(kernel: Kernel, grid: Grid) -> tuple[str, ...]:
+    """The grid's policies that this kernel can show: its own design, and munmap."""
+    can = (kernel.policy, MUNMAP)
+    policies = tuple(policy for policy in grid.policies if policy in can)
+    if not policies:
+        asked = ", ".join(grid.policies)
+        raise UserError(f"{grid.place('policies')}: this kernel shows {' and '.join(can)}; the grid asks for {asked}")
+    return policies
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A finished point: what was seen under each policy, or why nothing was."""
+
+    block: PointBlock
+    seen: tuple[Seen, ...]
+    status: str = "ok"
+    error: str | None = None
+    cpu_ns: int | None = None
+
+
+def look_at(kernel: Kernel, block: PointBlock, policies: Sequence[str]) -> Point:
+    """Run the one point of a block under each policy."""
+    scenario, cpu_ns = row(block.columns, 0), time.process_time_ns()
+    try:
+        seen = tuple(kernel.run(scenario, unmap=policy == MUNMAP) for policy in policies)
+    except RefusedError as error:
+        return Point(block, (), "refused", str(error))
+    except TimedOutError as error:
+        return Point(block, (), "timeout", str(error))
+    except LostError as error:
+        return Point(block, (), "failed", str(error))
+    spent = sum(s.install_ns + s.zap_ns for s in seen) + time.process_time_ns() - cpu_ns
+    return Point(block, seen, cpu_ns=spent)
+
+
+def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
+    """Run what is missing of a grid on the live kernel. Raises UserError, and KeyboardInterrupt for a second signal."""
+    began = time.monotonic()
+    with opened(options.timeout_s) as runner:
+        # A grid that names no policies asks for the kernel's own: munmap needs a mapping a hole, and is refused sooner.
+        policies = (runner.policy,) if grid.policies == POLICIES else shown(runner, grid)
+        here = {"release": runner.machine.release, "pt_reclaim": runner.pt_reclaim, "thp": runner.machine.thp}
+        here |= {"fifth_level": runner.hello.fifth_level, "loop_ns": runner.hello.loop_ns}
+        facts = provenance.collect(engine=ENGINE, executor="child processes", live=here)
+        store = Store(options.results)
+        with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
+            status, log, account = "fault", Log(writer, policies, runner), None
+            try:
+                plan = make_plan(grid, options.where, tried(writer, options.rerun_failed))
+                account = plan.account
+                for warning in account.warnings:
+                    progress.say(f"warning: {warning}")
+                if options.where is None:
+                    writer.expect(account.done + account.todo)
+                name = f"Linux {runner.machine.release}"
+                progress.say(f"{writer.run_id}: {account.todo:,} points on {name}: {', '.join(policies)}")
+                interrupts.gentle = True
+                run(plan, runner, log, options, progress, interrupts)
+                log.commit()
+                failed = len(writer.failed_ids())
+                status = "interrupted" if interrupts.asked else "failed" if failed else "ok"
+            except (KeyboardInterrupt, UserError):
+                status = "interrupted"
+                raise
+            finally:
+                progress.stop()
+                log.commit()
+                writer.finish(status, {"todo": account.todo - log.written} if account else {})
+                if status == "interrupted" and not writer.resumed and not log.written and not interrupts.asked:
+                    writer.close()
+                    store.remove(writer.run_id)  # a new run that could not begin
+    seconds, counts, done = time.monotonic() - began, dict(log.counts), account.done
+    return Summary(
+        writer.run_id, status, writer.resumed, name, 1, account.todo, done, counts, failed, seconds
+    )  # fmt: skip
+
+
+def run(
+    plan: Plan, kernel: Kernel, log: "Log", options: LaunchOptions, progress: Progress, interrupts: Interrupts
+) -> None:
+    """Every point of the plan, until one signal or too many failures."""
+    todo, most = plan.account.todo, options.max_failures
+    for block in plan.points():
+        for place in range(len(block.ids)):
+            if interrupts.asked or (most is not None and log.bad >= most):
+                return
+            log.add(look_at(kernel, cut(block, place, place + 1), log.policies))
+            done = log.counts.total()
+            progress.show(State(todo, done, log.bad, todo, done))
+
+
+def tried(writer: RunWriter, rerun_failed: bool) -> Callable[[list[str]], Any]:
+    """Which points are not to be run: those that are ok and, unless asked for, those that are not."""
+    failed = set() if rerun_failed else writer.failed_ids()
+    return lambda ids: writer.done(ids) | np.array([point in failed for point in ids], bool)
+
+
+class Log:
+    """Finished points on their way to the store."""
+
+    def __init__(self, writer: RunWriter, policies: Sequence[str], runner: Runner) -> None:
+        self._writer, self.policies, self._runner = writer, policies, runner
+        self._points: list[Point] = []
+        self._last = time.monotonic()
+        self.counts: Counter[str] = Counter()
+        self.written = 0
+
+    @property
+    def bad(self) -> int:
+        return self.counts.total() - self.counts["ok"]
+
+    def add(self, point: Point) -> None:
+        self._points.append(point)
+        self.counts[point.status] += 1
+        if time.monotonic() - self._last >= COMMIT_S:
+            self.commit()
+
+    def commit(self) -> None:
+        """Everything finished is in the store when this returns."""
+        points, self._points = self._points, []
+        if points:
+            good = [point for point in points if point.seen]
+            outcomes, rounds = self._results(good) if good else (None, None)
+            self._writer.commit(outcomes, rounds, self._rows(points))
+            self.written += len(points)
+        self._last = time.monotonic()
+
+    def _results(self, points: list[Point]) -> tuple[tables.Table, tables.Table]:
+        block, run_id = joined([point.block for point in points]), self._writer.run_id
+        results = spread([point.seen for point in points], self.policies)
+        times = [[[s.install_ns, s.zap_ns] for s in point.seen] for point in points]
+        install_ns, zap_ns = np.moveaxis(np.array(times, np.int64), 2, 0)
+        release, columns = self._runner.machine.release, self._runner.columns
+        facts = tables.KernelFacts(install_ns, zap_ns, release, self._runner.pt_reclaim, columns)
+        outcomes = tables.outcome_table(
+            run_id, block.ids, block.repeat, block.columns, results, self.policies, engine=ENGINE, kernel=facts
+        )
+        return outcomes, tables.round_table(run_id, block.ids, results, self.policies, engine=ENGINE)
+
+    def _rows(self, points: list[Point]) -> tables.Table:
+        block = joined([point.block for point in points])
+        return tables.point_table(
+            self._writer.run_id,
+            block.ids,
+            block.repeat,
+            block.columns,
+            block.derived,
+            status=[point.status for point in points],
+            error=[point.error for point in points],
+            node=platform.node(),
+            cpu_ns=[point.cpu_ns for point in points],
+            engine=ENGINE,
+        )
+
+
+def spread(seen: Sequence[Sequence[Seen]], policies: Sequence[str]) -> Results:
+    """What was seen, a row a point and an entry a policy, in the shape of the model's results; the rest is 0."""
+    counts = np.array([len(of_point[0].rounds) for of_point in seen], np.int64)
+    values = np.zeros((len(seen), len(POLICIES), len(COLUMNS)), np.int64)
+    rounds = np.zeros((int(counts.sum()), len(POLICIES), len(ROUND_COLUMNS)), np.int64)
+    ends = np.cumsum(counts)
+    for place, of_point in enumerate(seen):
+        for policy, one in zip(policies, of_point, strict=True):
+            at = POLICIES.index(policy)
+            for name, value in one.values.items():
+                values[place, at, COLUMNS.index(name)] = value
+            rounds[ends[place] - counts[place] : ends[place], at] = one.rounds
+    return Results(values, rounds, counts)

@@ -1,0 +1,94 @@
+"""Run as a program of its own, without the house: plays operations on itself, one when it is told to.
+
+Says a byte when it is up. In: a count, then five int64 an operation (kind, start, length, stride, page). Plays them all
+once to warm up, so that its own memory does not grow later, unmaps what is left, says a byte, and from then on answers
+each byte with the errno of the next operation.
+"""
+
+import array
+import ctypes
+import gc
+import os
+import sys
+
+KINDS = (
+    "mmap",
+    "munmap",
+    "mprotect_ro",
+    "mprotect_rw",
+    "write",
+    "read",
+    "dontneed",
+    "dontneed_locked",
+    "free",
+    "guard_install",
+    "guard_remove",
+)
+FIELDS = 5
+_ADVICE = {"dontneed": 4, "dontneed_locked": 24, "free": 8, "guard_install": 102, "guard_remove": 103}
+_POPULATE = {"read": 22, "write": 23}  # MADV_POPULATE_*: a touch that fails where an access would be a SIGSEGV
+_PRIVATE_ANONYMOUS_FIXED = 0x32
+_PR_SET_THP_DISABLE = 41
+
+
+def main() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    size, address = ctypes.c_size_t, ctypes.c_void_p
+    libc.mmap.restype, libc.mmap.argtypes = address, [address, size, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [address, size]
+    libc.mprotect.argtypes = libc.madvise.argtypes = [address, size, ctypes.c_int]
+    libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+    os.write(1, b"\0")
+    count = int.from_bytes(_exactly(8), "little")
+    rows = array.array("q", _exactly(count * FIELDS * 8))
+    errors = array.array("B", bytes(count))
+    for i in range(count):
+        errors[i] = perform(libc, rows, i)
+    for i in range(count):
+        if KINDS[rows[i * FIELDS]] == "mmap":
+            libc.munmap(rows[i * FIELDS + 1], rows[i * FIELDS + 2])
+    gc.disable()
+    os.write(1, b"\0")
+    for i in range(count):
+        if not os.read(0, 1):
+            return
+        errors[i] = perform(libc, rows, i)
+        os.write(1, errors[i : i + 1].tobytes())
+    os.read(0, 1)
+
+
+def perform(libc: ctypes.CDLL, rows: "array.array[int]", i: int) -> int:
+    """One operation; the errno of a system call that failed, 0 for touches, which pass over what they cannot reach."""
+    kind, start, length, stride, page = rows[i * FIELDS : (i + 1) * FIELDS]
+    op = KINDS[kind]
+    if op in _POPULATE:
+        advice, last = _POPULATE[op], -1
+        for at in range(start, start + length, stride):
+            if at // page != last:
+                last = at // page
+                libc.madvise(last * page, page, advice)
+        return 0
+    if op == "mmap":
+        done = 0 if libc.mmap(start, length, 3, _PRIVATE_ANONYMOUS_FIXED, -1, 0) == start else -1
+    elif op == "munmap":
+        done = libc.munmap(start, length)
+    elif op.startswith("mprotect"):
+        done = libc.mprotect(start, length, 1 if op == "mprotect_ro" else 3)
+    else:
+        done = libc.madvise(start, length, _ADVICE[op])
+    return ctypes.get_errno() if done else 0
+
+
+def _exactly(size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = os.read(0, size - len(data))
+        if not more:
+            sys.exit(1)
+        data += more
+    return data
+
+
+if __name__ == "__main__":
+    main()

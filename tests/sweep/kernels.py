@@ -1,0 +1,56 @@
+"""A kernel that is the model, made up where the real one cannot be asked; and one that gets some scenarios wrong."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from engine.kernel import refuse
+from engine.kernel.machine import Machine
+from engine.kernel.seen import SEEN, VM_END, Seen
+from engine.kernel.server import Hello
+from engine.outcome import COLUMNS
+from engine.policy import POLICIES
+from engine.run import run_batch
+from engine.scenario import Scenario, columns_of
+
+MACHINE = Machine("6.99-fake", "x86_64", 4096, "madvise", 65530, 0, threads=1024, cpus=2)
+HELLO = Hello(guards=True, fifth_level=False, loop_ns=1.0)
+
+
+@dataclass
+class FakeKernel:
+    """`wrong` says for which scenarios the last round ends with a table too few."""
+
+    wrong: Callable[[Scenario], bool] = lambda scenario: False
+    policy: str = "merged"
+    pt_reclaim: bool = True
+    counts_pages: bool = True
+    columns: tuple[str, ...] = SEEN
+    machine: Machine = MACHINE
+    hello: Hello = HELLO
+    asked: list[tuple[Scenario, bool]] = field(default_factory=list)
+
+    def run(self, scenario: Scenario, unmap: bool = False) -> Seen:
+        refuse.check(scenario, unmap, self.machine, guards=True)
+        self.asked.append((scenario, unmap))
+        policy = POLICIES.index("munmap" if unmap else self.policy)
+        model = run_batch(columns_of([scenario]))
+        rounds = model.rounds[:, policy].copy()
+        if self.wrong(scenario):
+            rounds[-1, VM_END] -= 4
+        values = {name: int(model.values[0, policy, COLUMNS.index(name)]) for name in SEEN}
+        return Seen(values, rounds, np.full((len(rounds), 2), 1000, np.int64), drift_pages=0)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, kernel: FakeKernel) -> FakeKernel:
+    """From now on this is the live kernel."""
+
+    @contextmanager
+    def opened(limit_s: float | None = None) -> Iterator[FakeKernel]:
+        yield kernel
+
+    monkeypatch.setattr("sweep.live.opened", opened)
+    return kernel

@@ -1,0 +1,108 @@
+"""sweep calibrate: figures become prices by rules that can be checked by hand; predictions are judged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.kernel.measure import FLUSHED, SIZES, Figure
+from engine.kernel.runner import Runner
+from engine.outcome import WORK
+from engine.scenario import Scenario
+from sweep import costtable
+from sweep.calibrate import Prediction, fits, prices
+from sweep.cli import main
+from sweep.sql import Database
+from sweep.store import Store
+from tests.live import kernel
+
+__all__ = ["kernel"]
+
+MIB = 1 << 20
+CALL, VISIT, PAGE, FREE, SCAN, INVLPG, FULL, IPI = 500, 400, 200, 900, 0.5, 60, 700, 12_000
+
+
+def figures() -> dict[str, Figure]:
+    """What a machine with these costs would show, the same in three processes."""
+    few = CALL + VISIT - SCAN * 510
+    steps = {
+        "call over nothing": CALL,
+        "empty table, one entry": few,
+        "empty table, less an entry": CALL + VISIT,
+        "empty table": CALL + VISIT + FREE,
+        "install, table absent": 3000,
+        "install, table present": 2000,
+        "zap one page, 1 thread": 1500,
+        "zap one page, 2 threads": 1500 + IPI,
+    }
+    for tables in SIZES:
+        steps[f"zap a page, {2 * tables} MiB resident"] = PAGE
+        steps[f"install a page, {2 * tables} MiB resident"] = 1700
+    for n in FLUSHED:
+        steps[f"zap {n} pages, hot"] = few + n * PAGE + (n * INVLPG if n <= 33 else FULL)
+    return {name: Figure(name, "made up", np.full(3, float(ns))) for name, ns in steps.items()}
+
+
+def test_prices_are_what_the_figures_were_made_of() -> None:
+    """The rules undo the sums; quartiles of equal values are the value."""
+    found = {price.counter: price for price in prices(figures())}
+    made_of = {
+        "zap_calls": CALL,
+        "table_visits": VISIT,
+        "ptes_zapped": PAGE,
+        "pte_tables_freed": FREE,
+        "ptes_rescanned": SCAN,
+        "tlb_invlpgs": INVLPG,
+        "tlb_flushes_full": FULL,
+        "ptes_installed": 1700,
+        "pte_tables_allocated": 1000,
+        "ipis": IPI,
+    }
+    assert {name: price.ns for name, price in found.items()} == pytest.approx(made_of)
+    assert all(price.low == pytest.approx(price.ns) == pytest.approx(price.high) for price in found.values())
+    assert set(found) <= set(WORK)
+
+
+def test_one_cpu_prices_no_interrupts() -> None:
+    """Where two threads cannot run at once there is no figure, and no price."""
+    alone = {name: figure for name, figure in figures().items() if "2 threads" not in name}
+    assert "ipis" not in {price.counter for price in prices(alone)}
+
+
+def test_a_prediction_is_off_by_a_factor() -> None:
+    """Twice and half are both a factor of two; the bias keeps the direction; kinds are told apart."""
+    one, two = Scenario(virt=MIB, sparsity=0), Scenario(virt=MIB, sparsity=0, threads=2, advice="free")
+    found = [Prediction(one, 200.0, 100), Prediction(one, 50.0, 100), Prediction(one, 50.0, 100)]
+    found.append(Prediction(two, 100.0, 100))
+    first, second, all_ = fits(found)
+    assert (first.kind, first.points, first.bias, first.median) == ("MADV_DONTNEED, 1 thread", 3, 0.5, 2.0)
+    assert (second.kind, second.points, second.p90) == ("MADV_FREE, more threads", 1, 1.0)
+    assert (all_.kind, all_.points) == ("all", 4)
+
+
+def test_a_table_of_this_machine(
+    kernel: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Measured, written where sweep query finds it, and good for cost_ns by its name."""
+    monkeypatch.chdir(tmp_path)
+    grid = "schema: sweep/1\nname: small\nabout: x\nfixed: {sparsity: 0.5}\naxes: {virt: [4MiB, 16MiB], zap: [2MiB]}\n"
+    (tmp_path / "small.yaml").write_text(grid)
+    assert main(["calibrate", "--name", "here", "--repeats", "3", "--check", "small.yaml", "--json", "-q"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == json.loads(Path("results/costs/here.json").read_text())
+    assert facts["kernel"] == kernel.machine.release
+    table = costtable.load(Path("results/costs/here.json"))
+    published = costtable.load(costtable.SHIPPED / "published.json")
+    assert {cost.counter for cost in table.costs} == {cost.counter for cost in published.costs}
+    assert 50 < facts["counters"]["zap_calls"]["ns"] < 50_000
+    assert [row["number"] for row in facts["check"]["ratio"]] == [2, 2]
+    main(["launch", "small.yaml", "--executor", "inline", "-q"])
+    with Database(Store(Path("results")), "here") as database:
+        assert database.query("SELECT min(cost_ns) > 0 AS priced FROM latest").to_pylist() == [{"priced": True}]
+
+
+def test_a_name_is_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    """It becomes a file's name."""
+    assert main(["calibrate", "--name", "../x"]) == 2
+    assert "--name '../x': a letter a-z" in capsys.readouterr().err

@@ -1,0 +1,248 @@
+"""sweep inspect on processes that the tests start, held against what these processes know and their own VmPTE."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from engine.closed import empty_share
+from sweep import census
+from sweep.cli import main
+from sweep.errors import UserError
+from sweep.giveback import gives_back, likeness
+from sweep.grid import load
+from sweep.pagemap import PageMap
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+
+SLOT, GIB = 2 << 20, 1 << 30
+BASE = 16 << 40
+
+MAPPER = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+SLOT, BASE = 2 << 20, 16 << 40
+PRIVATE_ANONYMOUS_FIXED_NORESERVE = 0x4032
+assert libc.mmap(BASE, SIZE, 3, PRIVATE_ANONYMOUS_FIXED_NORESERVE, -1, 0) == BASE
+def vm_pte():
+    return int(open("/proc/self/status").read().split("VmPTE:")[1].split()[0])
+def write(at):
+    ctypes.memset(BASE + at, 1, 1)
+def read(at):
+    ctypes.string_at(BASE + at, 1)
+vm_pte()
+BODY
+print("ready", flush=True)
+for line in sys.stdin:
+    for slot in EMPTIED:
+        libc.madvise(BASE + slot * SLOT, SLOT, 4)
+    print(vm_pte(), flush=True)
+"""
+
+
+@contextmanager
+def mapper(body: str, size: int = 1 << 40, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A Python that maps `size` at BASE, runs body, and lives until the test is done."""
+    text = MAPPER.replace("SIZE", str(size)).replace("BODY", body)
+    command = [sys.executable, "-c", text]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+
+
+HALF_EMPTY = """
+for slot in range(600):
+    write(slot * 3 * SLOT)
+EMPTIED = [slot * 3 for slot in range(1, 600, 2)]
+for slot in EMPTIED:
+    libc.madvise(BASE + slot * SLOT, 4096, 4)
+"""
+
+
+def region(found: census.Census) -> census.VmaCount:
+    return next(vma for vma in found.vmas if vma.mapping.start == BASE)
+
+
+def test_a_sparse_mapper_is_counted_exactly() -> None:
+    """600 tables in a TiB, 300 of them emptied page by page: found, and it is these that whole-slot purges free."""
+    with mapper(HALF_EMPTY) as process:
+        found = census.take(process.pid)
+        vma = region(found)
+        assert (vma.present, vma.slots_with_entry, vma.slots) == (300, 300, 1 << 19)
+        assert found.empty[0] <= 300 <= found.empty[1]
+        spans = [(vma.mapping.start // SLOT, (vma.mapping.end - 1) // SLOT + 1) for vma in found.vmas]
+        touched = {slot for first, last in spans for slot in range(first, last)}
+        assert found.slots_without_entry == len(touched.difference(found.slot_numbers.tolist()))
+        assert found.upper_least <= found.tables - found.needed - 300 <= found.upper_most
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        fell_to = int(process.stdout.readline())
+        if fell_to == found.sizes.vm_pte_kib:
+            pytest.skip("this kernel has no PT_RECLAIM: the rest cannot be seen")
+        assert found.sizes.vm_pte_kib - fell_to == 300 * found.table_kib
+
+
+def test_what_an_entry_can_hold() -> None:
+    """Pages, zero pages and guard markers are told apart; all of them pin a table."""
+    body = """
+EMPTIED = []
+write(0); read(4096)
+GUARDED = libc.madvise(BASE + 2 * SLOT, 8192, 102) == 0
+"""
+    with mapper(body) as process:
+        vma = region(census.take(process.pid))
+        if not vma.guard:
+            pytest.skip("this kernel has no guard markers (Linux 6.13), or does not show them (6.15)")
+        assert (vma.present, vma.zero, vma.guard, vma.slots_with_entry) == (1, 1, 2, 2)
+
+
+def test_more_runs_than_one_scan_holds() -> None:
+    """A scan goes on where its last region ended, not at walk_end, which is stale then."""
+    with mapper("EMPTIED = []\nfor page in range(0, 80 * 512, 2):\n    write(page * 4096)") as process:
+        found = census.take(process.pid)
+        assert (region(found).present, region(found).slots_with_entry) == (80 * 256, 80)
+        assert found.slot_entries[found.slot_numbers >= BASE // SLOT][:80].tolist() == 80 * [256]
+
+
+def test_without_pagemap_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading /proc/PID/pagemap gives the same counts."""
+    with mapper(HALF_EMPTY.replace("600", "60"), size=4 * GIB) as process:
+        scanned = census.take(process.pid)
+
+        def old(pid: int) -> PageMap:
+            pages = PageMap(pid)
+            pages.scans = False
+            return pages
+
+        monkeypatch.setattr(census, "PageMap", old)
+        read = census.take(process.pid)
+        assert (read.scanned, region(read).entries) == (False, region(scanned).entries)
+        assert read.slot_numbers.tolist() == scanned.slot_numbers.tolist()
+        assert read.empty == scanned.empty
+
+
+def test_sparse_terabytes_are_fast_and_policies_judged() -> None:
+    """A page in each of 40 TiB: purges below a slot free nothing by the whole-slot rule, others all that is empty."""
+    body = """
+EMPTIED = [tera << 19 for tera in range(20)]
+for tera in range(40):
+    write(tera << 40)
+for slot in EMPTIED:
+    libc.madvise(BASE + slot * SLOT, 4096, 4)
+"""
+    with mapper(body, size=40 << 40) as process:
+        found = census.take(process.pid)
+        rows = {(row.policy, row.zap): (row.least, row.most) for row in gives_back(found, (4096, SLOT, 1 << 41))}
+        assert region(found).whole_without_entry == (40 << 19) - 20
+        assert found.empty[1] >= 20
+        assert rows["merged", 4096] == rows["none", SLOT] == (0, 0)
+        assert rows["merged", SLOT][1] == rows["refcount", 4096][1] == found.empty[1]
+
+
+def test_blocks_with_an_entry_are_not_purged() -> None:
+    """Purges of 4 slots pass over blocks in which something is resident."""
+    body = """
+EMPTIED = list(range(1, 12))
+for slot in range(12):
+    write(slot * SLOT)
+for slot in EMPTIED:
+    libc.madvise(BASE + slot * SLOT, 4096, 4)
+"""
+    with mapper(body, size=12 * SLOT) as process:
+        found = census.take(process.pid)
+        other = found.empty[1] - 11
+        rows = {(row.policy, row.zap): row.most for row in gives_back(found, (SLOT, 4 * SLOT))}
+        assert rows["merged", SLOT] - rows["merged", 4 * SLOT] >= 3 - other
+
+
+LIBRARIES = ("", "libjemalloc.so.2", "libmimalloc.so.2", "libtcmalloc_minimal.so.4")
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda name: name or "none")
+def test_under_an_allocator(library: str) -> None:
+    """A Python under each allocator: needed and upper tables never exceed its VmPTE, and the bounds are close."""
+    env = {"LD_PRELOAD": library, "PYTHONMALLOC": "malloc"} if library else None
+    if library and subprocess.run(["true"], env=env, capture_output=True, text=True, check=False).stderr:
+        pytest.skip(f"{library} is not installed")
+    with mapper("EMPTIED = []\nx = [bytes(200_000) for _ in range(500)]\ndel x", size=SLOT, env=env) as process:
+        found = census.take(process.pid)
+        assert found.vm_pte_kib_before == found.sizes.vm_pte_kib
+        assert found.needed + found.upper_least <= found.tables
+        assert found.empty[1] - found.empty[0] <= 2
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """All parts in JSON, one in CSV, and a grid that loads and resembles the process."""
+    path = tmp_path / "like.yaml"
+    with mapper(HALF_EMPTY) as process:
+        assert main(["inspect", str(process.pid), "--json", "--grid", str(path)]) == 0
+        parts = json.loads(capsys.readouterr().out)
+        assert list(parts) == ["summary", "policy", "vma", "runs"]
+        assert main(["inspect", str(process.pid), "--by", "slot", "--format", "csv"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "slot,entries,none"
+        assert f"{BASE:#x},1,511" in lines
+        like = likeness(census.take(process.pid))
+    grid = load(path)
+    assert grid.raw_points == 3
+    assert like.virt > 1 << 40
+    assert like.empty_share_like == empty_share(1 - like.res / like.virt, like.cluster, SLOT)
+    assert like.empty_share == pytest.approx(like.empty_share_like, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["4194304"], "no process 4194304: it never was, or it ended"),
+        (["2"], "process 2 "),
+        (["0"], "invalid value for 'PID'"),
+        (["SELF", "--zap", "3MiB"], "--zap 3MiB: a purge is whole pages of 4KiB, and above 2MiB whole slots"),
+        (["SELF", "--zap", "64"], "--zap: '64' has no unit"),
+    ],
+)
+def test_what_cannot_be_inspected(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    """One line, exit code 2."""
+    code = main(["inspect", *(str(os.getpid()) if word == "SELF" else word for word in words)])
+    said = capsys.readouterr().err
+    if words == ["2"] and code == 0:
+        pytest.skip("process 2 is a program here, in a container")
+    assert code == 2
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_a_process_that_ends_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts of half a process are not shown."""
+    with mapper("EMPTIED = []") as process:
+        read = PageMap.runs
+
+        def and_kill(self: PageMap, start: int, end: int) -> Iterator[object]:
+            process.kill()
+            process.wait()
+            return read(self, start, end)
+
+        monkeypatch.setattr(PageMap, "runs", and_kill)
+        with pytest.raises(UserError, match="ended while it was read"):
+            census.take(process.pid)
+
+
+def test_a_process_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is the privilege, and the line says which."""
+
+    def refused(pid: int) -> PageMap:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(census, "PageMap", refused)
+    with mapper("EMPTIED = []") as process, pytest.raises(UserError, match="may not be read: run as its owner"):
+        census.take(process.pid)
