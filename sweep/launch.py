@@ -20,7 +20,7 @@ from sweep.grid import Grid
 from sweep.identity import run_name
 from sweep.interrupts import Interrupts
 from sweep.ledger import Ledger
-from sweep.plan import Plan, make_plan
+from sweep.plan import Plan, check_sql, make_plan
 from sweep.store import RunWriter, Store
 from sweep.units import human_ns
 
@@ -87,8 +87,12 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
     began = time.monotonic()
     if options.executor not in EXECUTORS:
         raise UserError(f"--executor: {unknown('executor', options.executor, EXECUTORS)}")
+    if options.executor == "inline" and options.timeout_s is not None:
+        raise UserError("--timeout needs --executor processes or ray: inline would have to kill this process")
+    check_sql(grid, options.where)  # before the run is touched
     store = Store(options.results)
-    facts = provenance.collect(engine="model", executor=options.executor)
+    asked = {"overrides": list(grid.overrides), "where": options.where, "rerun_failed": options.rerun_failed}
+    facts = provenance.collect(engine="model", executor=options.executor, **asked)
     with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
         status, ledger, todo = "fault", Ledger(writer, grid.policies), 0
         try:
@@ -132,8 +136,6 @@ def choose(options: LaunchOptions, points: int, estimate_ns: float) -> tuple[Exe
     elif name == "auto":
         name, why = "processes", f"{work}, too little for a local Ray's start of 5-9 s"
     if name == "inline":
-        if options.timeout_s is not None:
-            raise UserError("--timeout needs --executor processes or ray: inline would have to kill this process")
         from sweep.executors.inline import Inline
 
         return Inline(options.runner), f"inline, this process ({why})"

@@ -83,7 +83,7 @@ def make_plan(grid: Grid, where: str | None = None, done: Done | None = None) ->
 
     Raises UserError: SQL that does not hold, a point that no address space can have.
     """
-    _check_sql(grid, where)
+    check_sql(grid, where)
     tally = _Tally(grid, where, done)
     kept = tuple(np.packbits(tally.judge(chunk.columns, chunk.start)) for chunk in grid.chunks(CHUNK, checked=False))
     return Plan(grid, tally.account(), kept)
@@ -193,7 +193,7 @@ def matches(rule: Exclude, columns: Columns) -> Mask:
     return hit
 
 
-def _check_sql(grid: Grid, where: str | None) -> None:
+def check_sql(grid: Grid, where: str | None) -> None:
     """Try all SQL of the grid on no points; the error names the expression at fault."""
     names = list(grid.derive)
     for i, name in enumerate(names):

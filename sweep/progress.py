@@ -52,11 +52,11 @@ class Clock:
         return f"{state.waiting}: {now - self._waited:.0f} s"
 
     def left(self, state: State) -> str:
-        """`, 3 min left`, once a part of the work is done."""
+        """`, 12 points/s, 3 min left`, once a part of the work is done."""
         gone, done = time.monotonic() - self.worked, state.work_done_ns
         if done <= 0 or state.done >= state.points or gone < 1:
             return ""
-        return f", {human_ns(gone * 1e9 * (state.work_ns - done) / done)} left"
+        return f", {state.done / gone:,.3g} points/s, {human_ns(gone * 1e9 * (state.work_ns - done) / done)} left"
 
 
 class Lines:

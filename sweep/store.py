@@ -54,6 +54,8 @@ class Survey:
 
 def open_store(place: str) -> "Store":
     """A store at what a user wrote for --results."""
+    if not place:
+        raise UserError("--results: a directory is required")
     if "://" in place:
         scheme = place.partition("://")[0]
         raise UserError(f"--results {one_line(place)}: {scheme} is not supported; give a directory")
@@ -179,7 +181,7 @@ class Store:
         for table in schema.TABLES:
             (made / table).mkdir(parents=True, exist_ok=True)
         rundir.write_document(made, _document(grid, engine))
-        number = 1
+        number = self._highest(run_name) + 1
         while True:
             name = run_name if number == 1 else f"{run_name}-{number}"
             try:
@@ -202,6 +204,12 @@ class Store:
             raise UserError(f"{self.root}: {error.strerror}") from error
         marks = (rundir.DOCUMENT, *schema.TABLES)
         return [e.name for e in entries if rundir.RUN_NAME.fullmatch(e.name) and any((e / m).exists() for m in marks)]
+
+    def _highest(self, run_name: str) -> int:
+        """The number of the latest run of a name, 0 if there is none: a fresh one always comes after it."""
+        for name in self._named(run_name):
+            return int(name[len(run_name) + 1 :] or 1)
+        return 0
 
     def _named(self, run_name: str) -> list[str]:
         """NAME-3, NAME-2, NAME: the latest first."""
