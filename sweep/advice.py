@@ -22,6 +22,9 @@ from sweep.units import format_size, human
 ENGINE, PROCESS, TRACE, REFERENCE = "engine: closed form", "process", "trace", "reference"
 GIVEN = "given"
 CLUSTERS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20)
+MOST_MAPPINGS = 65_530  # vm.max_map_count as shipped
+PLACES = 64
+"""How many regions far apart a process is taken to have: program, heap, libraries, stacks, arenas."""
 WHOLE_SLOT = ("second_walk", "seed_inline", "merged")
 
 
@@ -55,8 +58,8 @@ class Footprint:
         least_table = self.arch.page_bytes
         if self.vmpte < least_table:
             raise UserError(f"--vmpte {format_size(self.vmpte)} is less than one table of {format_size(least_table)}")
-        # An unaligned mapping may need a table more at each level than its size says, and a process has many mappings.
-        most = tables_for(-(-self.virt // self.arch.span_bytes), self.arch)[1] * 2 + 64
+        # A mapping may need a table more at each level than its size says.
+        most = tables_for(-(-self.virt // self.arch.span_bytes), self.arch)[1] + 3 * MOST_MAPPINGS
         if self.vmpte > most * self.arch.page_bytes:
             raise UserError(
                 f"--vmpte {format_size(self.vmpte)} is more than the tables of {format_size(self.virt)} can be, "
@@ -69,10 +72,10 @@ class Footprint:
 
     @property
     def pte_tables(self) -> tuple[int, int]:
-        """At least (every upper table that VIRT can have exists), at most (as few as these PTE tables need)."""
-        most = min(most_pte_tables(self.tables, self.arch), -(-self.virt // self.arch.span_bytes) + 1)
+        """At least: all upper tables exist that VIRT can have in PLACES. At most: as few as these PTE tables need."""
         spans = -(-self.virt // self.arch.span_bytes)
-        return max(0, self.tables - (tables_for(spans, self.arch)[1] - spans)), max(most, 0)
+        uppers = tables_for(spans, self.arch)[1] - spans + 2 * PLACES
+        return max(-(-self.tables // 3), self.tables - uppers), most_pte_tables(self.tables, self.arch)
 
     @property
     def needed(self) -> tuple[int, int]:

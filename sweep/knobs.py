@@ -32,8 +32,8 @@ KNOBS = (
         "jemalloc",
         "MALLOC_CONF=dirty_decay_ms:N",
         "10000",
-        "longer: neighbouring free extents merge before they are purged, so that more calls cover whole slots; "
-        "0 purges each extent by itself, and leaves the most empty tables (measured)",
+        "longer: neighbouring free extents merge before they are purged, so that more calls cover whole slots; 0 "
+        "purges each by itself: 34 % of the bytes, against 96 %, and 562 empty tables of 582 (measured)",
         f"{JEMALLOC}#opt.dirty_decay_ms",
     ),
     Knob(
@@ -47,8 +47,8 @@ KNOBS = (
         "jemalloc",
         "MALLOC_CONF=retain:false",
         "true on 64-bit Linux",
-        "unused address space is unmapped instead of kept: munmap frees tables of every level, in every kernel; "
-        "costs mmap calls and VMAs",
+        "unused address space is unmapped instead of kept: munmap frees tables of every level, in every kernel; 22 "
+        "tables instead of 582 (measured). Costs mmap calls and VMAs",
         f"{JEMALLOC}#opt.retain",
     ),
     Knob(

@@ -97,10 +97,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
     with opened(options.timeout_s) as runner:
         # A grid that names no policies asks for the kernel's own: munmap needs a mapping a hole, and is refused sooner.
         policies = (runner.policy,) if grid.policies == POLICIES else shown(runner, grid)
-        here = {"release": runner.machine.release, "pt_reclaim": runner.pt_reclaim, "thp": runner.machine.thp}
-        here |= {"fifth_level": runner.hello.fifth_level, "loop_ns": runner.hello.loop_ns}
-        facts = provenance.collect(engine=ENGINE, executor="child processes", live=here)
-        store = Store(options.results)
+        store, facts = Store(options.results), provenance.collect(engine=ENGINE, live=told(runner))
         with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
             status, log, account = "fault", Log(writer, policies, runner), None
             try:
@@ -131,6 +128,18 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
     return Summary(
         writer.run_id, status, writer.resumed, name, 1, account.todo, done, counts, failed, seconds
     )  # fmt: skip
+
+
+def told(runner: Runner) -> dict[str, Any]:
+    """What goes with the run: where its rows come from."""
+    here, hello = runner.machine, runner.hello
+    return {
+        "release": here.release,
+        "pt_reclaim": runner.pt_reclaim,
+        "thp": here.thp,
+        "fifth_level": hello.fifth_level,
+        "loop_ns": hello.loop_ns,
+    }
 
 
 def run(

@@ -55,6 +55,14 @@ def test_reach_is_what_the_kernel_showed() -> None:
     assert most_pte_tables(tables_for(100_000, ARCHES[0])[1], ARCHES[0]) == 100_000
 
 
+def test_a_small_process_is_not_one_mapping() -> None:
+    """A dozen tables for a program of five megabytes: its parts lie far apart, and the bounds allow for it."""
+    small = Footprint(virt=5 << 20, res=2 << 20, vmpte=48 << 10)
+    assert small.pte_tables == (4, 10)
+    assert small.needed == (1, 10)
+    assert small.empty == (0, 9)
+
+
 def test_a_process_and_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
     """--pid adds what the page map says, --trace what was asked; each line says which."""
     assert main(["advise", "--pid", str(os.getpid()), "--trace", str(TRACE), "--by", "facts", "--format", "json"]) == 0
