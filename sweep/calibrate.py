@@ -25,6 +25,9 @@ At = Callable[[str], float]
 Rule = Callable[[At], float]
 COSTS = "costs"
 """The folder of the store where sweep query looks for cost tables (Store.cost_files)."""
+CALLS = COLUMNS.index("zap_calls")
+PROCESSES = 3
+"""A prediction is held against the median of so many."""
 INSTALL = ("ptes_installed", "pte_tables_allocated", "atomics")
 """Counters of an install, without refaults; zap_ns knows nothing of them."""
 FEW, MANY = f"zap {FLUSHED[1]} pages, hot", f"zap {FLUSHED[2]} pages, hot"
@@ -190,12 +193,12 @@ def predictions(plan: Plan, runner: Runner, counters: Mapping[str, Any]) -> Iter
         for place in range(len(block.ids)):
             scenario = row(block.columns, place)
             try:
-                seen = runner.run(scenario)
+                times = [runner.run(scenario).zap_ns for _ in range(PROCESSES)]
             except (RefusedError, TimedOutError, LostError):
                 continue
-            if seen.values["zap_calls"] and seen.zap_ns:
-                values = run_batch(columns_of([scenario])).values[0, policy]
-                yield Prediction(scenario, float(values @ weights), seen.zap_ns)
+            values = run_batch(columns_of([scenario])).values[0, policy]
+            if values[CALLS] and min(times):
+                yield Prediction(scenario, float(values @ weights), int(np.median(times)))
 
 
 @dataclass(frozen=True, slots=True)

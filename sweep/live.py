@@ -25,7 +25,7 @@ from sweep.grid import Grid
 from sweep.identity import run_name
 from sweep.interrupts import Interrupts
 from sweep.launch import LaunchOptions, Progress, State, Summary
-from sweep.plan import Plan, PointBlock, make_plan
+from sweep.plan import Plan, PointBlock, check_sql, make_plan
 from sweep.store import RunWriter, Store
 
 ENGINE = "kernel"
@@ -97,7 +97,9 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
     with opened(options.timeout_s) as runner:
         # A grid that names no policies asks for the kernel's own: munmap needs a mapping a hole, and is refused sooner.
         policies = (runner.policy,) if grid.policies == POLICIES else shown(runner, grid)
-        store, facts = Store(options.results), provenance.collect(engine=ENGINE, live=told(runner))
+        check_sql(grid, options.where)  # before the run is touched
+        asked = {"overrides": list(grid.overrides), "where": options.where, "rerun_failed": options.rerun_failed}
+        store, facts = Store(options.results), provenance.collect(engine=ENGINE, live=told(runner), **asked)
         with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
             status, log, account = "fault", Log(writer, policies, runner), None
             try:
