@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0  # the first launch may have to compile the engine
 GRID = """schema: sweep/1
 name: slow
-fixed: {virt: 64GiB, sparsity: 0.99, zap: 64KiB}
+fixed: {virt: 256GiB, sparsity: 0.99, zap: 64KiB}
 repeats: 3000
 """
 
@@ -137,12 +137,12 @@ def test_the_second_signal_ends_at_once(begin: Begin) -> None:
 
 def test_a_killed_worker_costs_no_point(begin: Begin) -> None:
     """The pool puts another in its place and the batch runs again."""
-    launch = begin("--executor", "processes", "-S", "repeats=600")
+    launch = begin("--executor", "processes", "-S", "repeats=400")
     launch.until(launch.committed)
     psutil.Process(launch.process.pid).children()[0].kill()
     code, out, _ = launch.end()
     assert code == 0, out
-    assert launch.rows() == (600, 600)
+    assert launch.rows() == (400, 400)
 
 
 def test_ray_ends_with_the_first_signal(begin: Begin) -> None:
