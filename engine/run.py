@@ -1,5 +1,8 @@
 """Columns of scenarios in, results out. One pass judges all seven policies."""
 
+import functools
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,13 +35,24 @@ def run_batch(columns: Columns) -> Results:
 def run_sharded(columns: Columns, index: int, parts: int) -> Results:
     """One point, walked in up to `parts` pieces: the same bits as run_batch."""
     one = {name: values[index : index + 1] for name, values in columns.items()}
+    return gathered(one, [run_shard(one, first, end) for first, end in cuts(one, parts)])
+
+
+def cuts(one: Columns, parts: int) -> list[tuple[int, int]]:
+    """Ranges of tables of one point, at most `parts`, that run_shard may walk apart."""
     check(one)
-    points = encode(one)
-    pieces = [tally(points, first, end) for first, end in shards(points.par[0], parts)]
-    total = pieces[0]
-    for piece in pieces[1:]:
-        total = total + piece
-    return finish(points, one, total)
+    return shards(encode_sizes(one)[0], parts)
+
+
+def run_shard(one: Columns, first: int, end: int) -> Tally:
+    """Tables [first, end) of one point."""
+    check(one)
+    return tally(encode(one), first, end)
+
+
+def gathered(one: Columns, pieces: Sequence[Tally]) -> Results:
+    """The outcome of one point from the tallies of all its shards, in any order."""
+    return finish(encode(one), one, functools.reduce(operator.add, pieces))
 
 
 def shards(par: NDArray[np.int64], parts: int) -> list[tuple[int, int]]:
