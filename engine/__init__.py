@@ -2,7 +2,7 @@
 
 from engine import compiled
 
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 """Part of every point's identity: raised whenever the same scenario may give another outcome."""
 
 compiled.choose_cache()

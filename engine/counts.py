@@ -16,8 +16,8 @@ from engine import slots
 from engine.bits import ZERO, survey
 from engine.chance import ALWAYS, MAYBE
 from engine.flush import FULL, SENT, flush
-from engine.install import FIELD, LOW_48, S16, S48, place_extents, resident_extents
-from engine.keyed import CALL, COUNT, COUNT_LOW, PLACE, draw, key
+from engine.install import place_extents, resident_extents
+from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, FIELD, LOW_48, PLACE, S16, S48, draw, is_made, key
 from engine.slots import ends
 from engine.upper import upper_of_munmap
 
@@ -58,7 +58,7 @@ def walk_counts(
     counts = count_table(cdf, places)
     words, scratch = np.zeros(entries >> 6, np.uint64), np.zeros(max(entries >> 6, 64), np.uint64)
     count_key, low_key = key(seed, 0, COUNT), key(seed, 0, COUNT_LOW)
-    place_key, call_key = key(seed, 0, PLACE), key(seed, 0, CALL)
+    place_key, calls, calls_low = key(seed, 0, PLACE), key(seed, 0, CALL), key(seed, 0, CALL_LOW)
     bits = 0
     while (1 << bits) < places:
         bits += 1
@@ -81,7 +81,7 @@ def walk_counts(
             h >>= S16
             made: Any = True
             if cover != ALWAYS:
-                made = cover == MAYBE and draw(call_key, table) < limit
+                made = cover == MAYBE and is_made(calls, calls_low, table, limit)
                 uncalled += not made
             if k == 0:
                 continue

@@ -7,11 +7,9 @@ from numba import njit
 
 from engine.bits import ONE, ONES, ZERO, fill, window
 from engine.chance import ALWAYS, NEVER
-from engine.keyed import draw
+from engine.keyed import LOW_48, S16, S48, draw, field
 
-LOW_48 = np.uint64(0xFFFFFFFFFFFF)
-FIELD = np.uint64(0xFFFF)
-S16, S48, S56 = np.uint64(16), np.uint64(48), np.uint64(56)
+S56 = np.uint64(56)
 
 
 @njit(cache=True)
@@ -20,7 +18,7 @@ def resident_extents(table: Any, n: Any, cdf: Any, guide: Any, count: Any, count
 
     Four tables share a hash; the 48 lower bits are drawn only where the upper 16 do not decide.
     """
-    upper = ((draw(count, table >> 2) >> np.uint64(16 * (table & 3))) & FIELD) << S48
+    upper = field(count, table) << S48
     k = guide[np.int64(upper >> S56)]
     while k < n and cdf[k] <= upper:
         k += 1

@@ -9,12 +9,13 @@ import numpy as np
 from numba import njit
 
 COUNT, COUNT_LOW, PLACE, EXTENT, CALL = 1, 2, 3, 4, 5
-PIN_COUNT, PIN_COUNT_LOW, PIN_PLACE, REFAULT, TRYLOCK = 6, 7, 8, 9, 10
+PIN_COUNT, PIN_COUNT_LOW, PIN_PLACE, REFAULT, TRYLOCK, CALL_LOW = 6, 7, 8, 9, 10, 11
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 S30, S27, S31, S32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
-LOW_32 = np.uint64(0xFFFFFFFF)
+LOW_32, LOW_48 = np.uint64(0xFFFFFFFF), np.uint64(0xFFFFFFFFFFFF)
+S16, S48, FIELD = np.uint64(16), np.uint64(48), np.uint64(0xFFFF)
 
 
 @njit(cache=True)
@@ -37,6 +38,25 @@ def key(seed: Any, round_: Any, what: Any) -> Any:
 def draw(stream: Any, index: Any) -> Any:
     """The index-th 64 bits of a stream."""
     return mix(stream + np.uint64(index + 1) * GOLDEN)
+
+
+@njit(cache=True)
+def field(stream: Any, index: Any) -> Any:
+    """The index-th 16 bits of a stream, as uint64: four to a hash, lowest first."""
+    return (draw(stream, index >> 2) >> np.uint64(16 * (index & 3))) & FIELD
+
+
+@njit(cache=True)
+def call_key(stream: Any, low: Any, call: Any) -> Any:
+    """The 64 bits that decide whether a call is made, and its place in random order (streams CALL and CALL_LOW)."""
+    return field(stream, call) << S48 | draw(low, call) >> S16
+
+
+@njit(cache=True)
+def is_made(stream: Any, low: Any, call: Any, limit: Any) -> Any:
+    """call_key < limit; the lower bits are drawn only where the upper 16 do not decide."""
+    upper = field(stream, call)
+    return upper < limit >> S48 or (upper == limit >> S48 and draw(low, call) >> S16 < limit & LOW_48)
 
 
 @njit(cache=True)

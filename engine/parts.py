@@ -16,7 +16,7 @@ from engine.bits import ONE, ZERO, first_set, last_set, popcount, survey
 from engine.chance import ALWAYS, MAYBE, NEVER
 from engine.flush import FULL, RANGED, SENT, flush, flush_with_table
 from engine.install import drawn_extents, place_extents, resident_extents
-from engine.keyed import CALL, COUNT, COUNT_LOW, EXTENT, PLACE, draw, key
+from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, EXTENT, PLACE, call_key, key
 from engine.upper import upper_of_munmap
 
 
@@ -57,9 +57,9 @@ def walk_parts(
     n_words = entries >> 6
     present, drawn, scratch = np.zeros(n_words, np.uint64), np.zeros(n_words, np.uint64), np.zeros(n_words, np.uint64)
     keys, made = np.zeros(parts, np.uint64), np.zeros(parts, np.bool_)
-    streams = np.empty((rounds, 5), np.uint64)
+    streams = np.empty((rounds, 6), np.uint64)
     for r in range(rounds):
-        for i, what in enumerate((COUNT, COUNT_LOW, PLACE, EXTENT, CALL)):
+        for i, what in enumerate((COUNT, COUNT_LOW, PLACE, EXTENT, CALL, CALL_LOW)):
             streams[r, i] = key(seed, r, what)
     scan = np.zeros((rounds, 3), np.int64)
     pmd_touched, pud_touched = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
@@ -127,14 +127,14 @@ def walk_parts(
                     made[:first_part] = False
                 made[first_part:] = True
                 if by_key and (occupied or exists_m):
-                    stream = streams[r, 4]
+                    stream, low_stream = streams[r, 4], streams[r, 5]
                     for i in range(parts):
-                        keys[i] = draw(stream, first_call + i)
+                        keys[i] = call_key(stream, low_stream, first_call + i)
             elif cover == MAYBE:
-                stream = streams[r, 4]
+                stream, low_stream = streams[r, 4], streams[r, 5]
                 limit = lim[lay.LIMIT_COVER]
                 for i in range(parts):
-                    keys[i] = draw(stream, first_call + i)
+                    keys[i] = call_key(stream, low_stream, first_call + i)
                 for i in range(parts):
                     made[i] = keys[i] < limit
                     n_made += made[i]

@@ -16,7 +16,19 @@ from engine.bits import ZERO, fill, first_set
 from engine.chance import ALWAYS, MAYBE, NEVER
 from engine.encode import Encoded, encode
 from engine.install import cut, drawn_extents, place_extents, resident_extents
-from engine.keyed import CALL, COUNT, COUNT_LOW, EXTENT, PIN_COUNT, PIN_COUNT_LOW, PIN_PLACE, PLACE, draw, key
+from engine.keyed import (
+    CALL,
+    CALL_LOW,
+    COUNT,
+    COUNT_LOW,
+    EXTENT,
+    PIN_COUNT,
+    PIN_COUNT_LOW,
+    PIN_PLACE,
+    PLACE,
+    call_key,
+    key,
+)
 from engine.scenario import Scenario, columns_of
 
 Ranges = NDArray[np.int64]
@@ -186,9 +198,9 @@ def next_entry(words: Any, first: Any, end: Any, wanted: Any) -> Any:
 
 @njit(cache=True)
 def call_keys(seed: Any, round_: Any, n: Any) -> Any:
-    """uint64[n]: the draw of each call, by which it is made and takes its place in random order."""
-    stream = key(seed, round_, CALL)
+    """uint64[n]: the key of each call, by which it is made and takes its place in random order."""
+    stream, low = key(seed, round_, CALL), key(seed, round_, CALL_LOW)
     out = np.empty(n, np.uint64)
     for i in range(n):
-        out[i] = draw(stream, i)
+        out[i] = call_key(stream, low, i)
     return out

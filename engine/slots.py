@@ -17,8 +17,25 @@ from engine.bits import ZERO, fill, nth, survey
 from engine.chance import ALWAYS, MAYBE, NEVER
 from engine.contend import AFTER_BREAK, BY_MERGED, BY_SEED, STEP_SHIFT, settle_trylocks, thread_of
 from engine.flush import flush
-from engine.install import FIELD, LOW_48, S16, S48, S56, place_extents
-from engine.keyed import CALL, COUNT, COUNT_LOW, EXTENT, PLACE, S32, draw, key, scale
+from engine.install import S56, place_extents
+from engine.keyed import (
+    CALL,
+    CALL_LOW,
+    COUNT,
+    COUNT_LOW,
+    EXTENT,
+    FIELD,
+    LOW_48,
+    PLACE,
+    S16,
+    S32,
+    S48,
+    call_key,
+    draw,
+    is_made,
+    key,
+    scale,
+)
 from engine.opencall import (
     HI,
     LANE_MERGED,
@@ -131,14 +148,12 @@ def walk_slots(
     shared = install == MAYBE and not counted and wide % 4 == 0  # four tables, one extent
     words, scratch = np.zeros(max(entries >> 6, 1), np.uint64), np.zeros(max(entries >> 6, 64), np.uint64)
     count_keys, low_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
-    place_keys, call_keys, extent_keys = (
-        np.empty(rounds, np.uint64),
-        np.empty(rounds, np.uint64),
-        np.empty(rounds, np.uint64),
-    )
+    place_keys, extent_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
+    call_keys, call_low_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
     for r in range(rounds):
         count_keys[r], low_keys[r] = key(seed, r, COUNT), key(seed, r, COUNT_LOW)
-        place_keys[r], call_keys[r], extent_keys[r] = key(seed, r, PLACE), key(seed, r, CALL), key(seed, r, EXTENT)
+        place_keys[r], extent_keys[r] = key(seed, r, PLACE), key(seed, r, EXTENT)
+        call_keys[r], call_low_keys[r] = key(seed, r, CALL), key(seed, r, CALL_LOW)
     scan = np.zeros((rounds, 3), np.int64)
     per_call = par[lay.ZAP] // entries
     capacity = 7 + par[lay.BATCHES] * (par[lay.BATCH_SLOTS] - 1)
@@ -210,7 +225,9 @@ def walk_slots(
                         pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
                 present = held[j]
                 call = table // per_call
-                made = cover == ALWAYS or (cover == MAYBE and draw(call_keys[r], call) < lim[lay.LIMIT_COVER])
+                made = cover == ALWAYS or (
+                    cover == MAYBE and is_made(call_keys[r], call_low_keys[r], call, lim[lay.LIMIT_COVER])
+                )
                 missed += touched[j] and not made
                 if not made:
                     uncalled += table % per_call == 0
@@ -260,7 +277,7 @@ def walk_slots(
                         zap_in_call(g, account, base, lo, hi, broke, words, entries, ceiling, table_batch)
                     if threads > 1:
                         if by_key:
-                            place = draw(call_keys[r], call)
+                            place = call_key(call_keys[r], call_low_keys[r], call)
                             step = scale(place, hand) * (per_call + 1) + table - call * per_call
                         else:
                             t = thread_of(call, threads, n_calls, par[lay.INTERLEAVED])

@@ -17,6 +17,7 @@ from engine.flush import fill_gather, flush, flush_with_table
 from engine.install import cut, drawn_extents, place_extents, resident_extents
 from engine.keyed import (
     CALL,
+    CALL_LOW,
     COUNT,
     COUNT_LOW,
     EXTENT,
@@ -25,6 +26,7 @@ from engine.keyed import (
     PIN_PLACE,
     PLACE,
     REFAULT,
+    call_key,
     draw,
     key,
     scale,
@@ -303,14 +305,14 @@ def walk(
             unmapped = False
             if begin_call < end_call:
                 made[:] = ZERO
-                stream = key(seed, r, CALL)
+                stream, low = key(seed, r, CALL), key(seed, r, CALL_LOW)
                 for c in range(begin_call, end_call):
                     i = c - begin_call
                     runs[i] = False
                     if cover == NEVER:
                         continue
                     if keyed_calls:
-                        keys[i] = draw(stream, c)
+                        keys[i] = call_key(stream, low, c)
                         if cover == MAYBE and keys[i] >= lim[LIMIT_COVER]:
                             continue
                     runs[i] = True

@@ -31,6 +31,7 @@ class What(IntEnum):
     PIN_PLACE = 8
     REFAULT = 9
     TRYLOCK = 10
+    CALL_LOW = 11
 
 
 def mix(z: int) -> int:
@@ -132,8 +133,8 @@ class Choices:
     def calls(self, round_: int) -> list[Call]:
         """The calls made in a round, in the order in which they are made."""
         if round_ not in self._calls:
-            stream, below = key(self.s.seed, round_, What.CALL), threshold(decimal(self.s.coverage))
-            ranked = [(draw(stream, i), i) for i in range(self.grid_calls)]
+            below = threshold(decimal(self.s.coverage))
+            ranked = [(self.call_rank(round_, i), i) for i in range(self.grid_calls)]
             ranked = [(rank, i) for rank, i in ranked if rank < below]
             if self.s.order == "random":
                 ranked.sort()
@@ -142,8 +143,9 @@ class Choices:
         return self._calls[round_]
 
     def call_rank(self, round_: int, call: int) -> int:
-        """The draw by which a call is made or not, and takes its place in random order."""
-        return draw(key(self.s.seed, round_, What.CALL), call)
+        """The 64 bits by which a call is made or not, and takes its place in random order."""
+        high = draw(key(self.s.seed, round_, What.CALL), call >> 2) >> 16 * (call & 3) & 0xFFFF
+        return high << 48 | draw(key(self.s.seed, round_, What.CALL_LOW), call) >> 16
 
     def refaulted(self, round_: int, page: int) -> bool:
         """Whether a page just cleared is touched again."""
