@@ -1,0 +1,113 @@
+"""55 TiB of address space, 28,835,840 page tables, all seven policies in one pass, against the memory's speed."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from _bench.bench import Bench
+from _bench.figure import Figure, Reach, Run, figure, wall_s
+from _bench.points import VIRT, large, tables_of
+from _bench.triad import Triad
+from engine.arch import GIB, KIB, MIB
+from engine.run import cuts, gathered, run_batch, run_shard
+from engine.scenario import Columns
+
+SECTION = "engine"
+COVERAGES = (0.5, 0.9)
+PARTIAL = {0.5: Reach(of="value", at_most=2.0, aim=1.5), 0.9: Reach(of="value", at_most=3.3, aim=2.4)}
+CLUSTERS = {"4 KiB": 4 * KIB, "64 KiB": 64 * KIB, "2 MiB": 2 * MIB, "64 MiB": 64 * MIB}
+PEAK_CHILD = """
+import sys
+from engine.run import run_batch
+from engine.scenario import Scenario, columns_of
+virt, zap, order = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+run_batch(columns_of([Scenario(virt=virt, sparsity=0.99, zap=zap, order=order, coverage=0.9)]))
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def whole_calls(bench: Bench) -> Iterator[Figure]:
+    """Calls of 2 MiB on one core and on two."""
+    reach = Reach(at_most=1.25, aim=1.0)
+    points = {coverage: large(bench.quick, coverage=coverage) for coverage in COVERAGES}
+    tables = tables_of(points[0.5])
+    triad = Triad(tables, quick=bench.quick)
+    for coverage, point in points.items():
+        run_batch(point)
+        run = bench.in_turn(lambda point=point: run_batch(point), triad)  # type: ignore[misc]
+        name = f"2 MiB calls, coverage {coverage}, one core"
+        yield figure(SECTION, name, run, yardstick="triad, one core", reach=reach)
+    triad = Triad(tables, cores=2, quick=bench.quick)
+    with ThreadPoolExecutor(2) as pool:
+        for coverage, point in points.items():
+            run = bench.in_turn(lambda point=point: on_two(point, pool), triad)  # type: ignore[misc]
+            name = f"2 MiB calls, coverage {coverage}, two cores"
+            yield figure(SECTION, name, run, unit="wall s", of=wall_s, yardstick="triad, two cores", reach=reach)
+
+
+def on_two(point: Columns, pool: ThreadPoolExecutor) -> Any:
+    """Two threads, a half each: the kernels hold no GIL."""
+    return gathered(point, list(pool.map(lambda piece: run_shard(point, *piece), cuts(point, 2))))
+
+
+def partial_calls(bench: Bench) -> Iterator[Figure]:
+    for coverage in COVERAGES:
+        run, tables = beside_triad(bench, zap=64 * KIB, order="random", coverage=coverage)
+        name = f"64 KiB calls in random order, coverage {coverage}"
+        yield figure(SECTION, name, run, yardstick=f"triad, {tables:,} tables", reach=PARTIAL[coverage])
+
+
+def shapes(bench: Bench) -> Iterator[Figure]:
+    """How the resident pages lie, and rounds."""
+    for told, cluster in CLUSTERS.items():
+        run, _ = beside_triad(bench, cluster=cluster, coverage=0.9)
+        yield figure(SECTION, f"2 MiB calls, clusters of {told}", run, yardstick="triad, one core")
+    for rounds in (1, 10, 500):
+        run, _ = beside_triad(bench, cluster=2 * MIB, coverage=0.9, rounds=rounds)
+        name = f"2 MiB calls, clusters of 2 MiB, {rounds} round{'s' * (rounds > 1)}"
+        yield figure(SECTION, name, run, yardstick="triad, one core, for each round", of_beside=times(rounds))
+
+
+def times(rounds: int) -> Any:
+    return lambda sample: sample.cpu_s * rounds
+
+
+def beside_triad(bench: Bench, **fields: Any) -> tuple[Run, int]:
+    point = large(bench.quick, **fields)
+    run_batch(large(True, **fields | {"rounds": min(2, fields.get("rounds", 1))}))
+    return bench.in_turn(lambda: run_batch(point), Triad(tables_of(point), quick=bench.quick)), tables_of(point)
+
+
+def memory(bench: Bench) -> Iterator[Figure]:
+    """Peak of a fresh process that runs one point. Its own VmHWM: ru_maxrss would count the parent's pages too."""
+    for virt, told in ((GIB, "1 GiB"), (VIRT, "55 TiB")):
+        for zap, order, calls in ((2 * MIB, "sequential", "2 MiB"), (64 * KIB, "random", "64 KiB")):
+            of = virt // 512 if bench.quick else virt
+            peaks: list[float] = []
+            command = [sys.executable, "-c", PEAK_CHILD, str(of), str(zap), order]
+
+            def child(command: list[str] = command, peaks: list[float] = peaks) -> None:
+                peaks.append(int(subprocess.check_output(command)) * KIB / 1e6)
+
+            child()  # compiles what is not compiled yet
+            peaks.clear()
+            run = bench.in_turn(child)
+            yield Figure(
+                section=SECTION,
+                name=f"peak memory, {told}, {calls} calls",
+                unit="MB",
+                values=tuple(peaks),
+                cpu_s=tuple(sample.cpu_s for sample in run.samples),
+                wall_s=tuple(sample.wall_s for sample in run.samples),
+                reach=Reach(of="value", at_most=250),
+                others=run.others,
+            )
+
+
+def section(bench: Bench) -> Iterator[Figure]:
+    yield from whole_calls(bench)
+    yield from partial_calls(bench)
+    yield from shapes(bench)
+    yield from memory(bench)

@@ -1,0 +1,74 @@
+"""One pass judges all seven policies: against seven runs, and against the least that a run of one would have to do."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from _bench.bench import Bench
+from _bench.figure import Figure, Reach, figure
+from _bench.points import large
+from engine.chance import binomial, limit
+from engine.keyed import CALL, COUNT, draw, key
+from engine.policy import POLICIES
+from engine.run import run_batch
+from engine.scenario import decimal, row
+
+SECTION = "policies"
+
+
+@njit(cache=True)
+def draw_only(tables: Any, cdf: Any, cover: Any, seed: Any) -> Any:
+    """Pages and calls of each table and nothing else: whichever policy a run is for, it does at least this."""
+    counts = np.searchsorted(cdf, np.arange(65_536).astype(np.uint64) << np.uint64(48), side="right").astype(np.uint16)
+    count_key, call_key = key(seed, 0, COUNT), key(seed, 0, CALL)
+    pages: Any = 0
+    visits: Any = 0
+    for quad in range(tables >> 2):
+        h = draw(count_key, quad)
+        for i in range(4):
+            k = np.int64(counts[np.int64((h >> np.uint64(16 * i)) & np.uint64(0xFFFF))])
+            pages += k
+            visits += k > 0 and draw(call_key, 4 * quad + i) < cover
+    return pages, visits
+
+
+def section(bench: Bench) -> Iterator[Figure]:
+    runs = len(POLICIES)
+    for coverage in (0.5, 0.9):
+        point = large(bench.quick, coverage=coverage)
+        scenario = row(point, 0)
+        tables, entries = scenario.virt // scenario.geometry.span_bytes, scenario.geometry.entries
+        cdf = binomial(entries, scenario.installed_share).limits
+        arguments = tables, cdf, np.uint64(limit(decimal(coverage))[1]), scenario.seed
+        draw_only(*arguments)
+        run_batch(large(True, coverage=coverage))
+
+        def seven(point: Any = point) -> None:
+            for _ in POLICIES:
+                run_batch(point)
+
+        def once(point: Any = point) -> None:
+            run_batch(point)
+
+        def seven_draws(arguments: Any = arguments) -> None:
+            for _ in range(runs):
+                draw_only(*arguments)
+
+        name = f"55 TiB, 2 MiB calls, coverage {coverage}"
+        yield figure(
+            SECTION,
+            f"seven runs, {name}",
+            bench.in_turn(seven, once),
+            yardstick="one pass",
+            reach=Reach(at_least=4),
+            note="a run of one policy is the whole pass, so this is seven but for noise",
+        )
+        yield figure(
+            SECTION,
+            f"seven runs that only draw tables and calls, {name}",
+            bench.in_turn(seven_draws, once),
+            yardstick="one pass",
+            note="what seven runs of the leanest engine for one policy could not go below",
+        )

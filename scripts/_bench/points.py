@@ -1,0 +1,37 @@
+"""The points that several sections measure."""
+
+from typing import Any
+
+import numpy as np
+
+from engine.arch import GIB, KIB, MIB, TIB
+from engine.scenario import FIELD, Columns, Scenario, columns_of, complete
+
+RANDOM = FIELD["order"].choices.index("random")
+VIRT, RES = 55 * TIB, 590 * GIB
+TABLE = 2 * MIB
+
+
+def large(quick: bool = False, **fields: Any) -> Columns:
+    """The server process: VIRT 55t, RES 590g; in short a 512th of it."""
+    part = 512 if quick else 1
+    return columns_of([Scenario(**({"virt": VIRT // part, "res": RES // part} | fields))])
+
+
+def tables_of(columns: Columns) -> int:
+    """PTE tables that the address spaces span, on x86-64."""
+    return int((-(-columns["virt"] // TABLE)).sum())
+
+
+def small(count: int, partial: bool = False) -> Columns:
+    """1 GiB each: ten sparsities, five coverages, a seed each; `partial`: calls of 64 KiB over four rounds."""
+    row = np.arange(count)
+    given = {
+        "virt": np.full(count, GIB),
+        "sparsity": (90 + row % 10) / 100,
+        "coverage": (5 + row // 10 % 5) / 10,
+        "seed": row,
+    }
+    if partial:
+        given |= {"zap": np.full(count, 64 * KIB), "rounds": np.full(count, 4), "order": np.full(count, RANDOM)}
+    return complete(given, count)

@@ -1,0 +1,31 @@
+"""Points of 1 GiB, by the thousand in one call, as the sweep sends them."""
+
+from collections.abc import Iterator
+
+from _bench.bench import Bench
+from _bench.figure import Figure, Reach, figure, per_second
+from _bench.points import small, tables_of
+from _bench.triad import Triad
+from engine.run import run_batch
+
+SECTION = "small"
+
+
+def section(bench: Bench) -> Iterator[Figure]:
+    for partial, count, told, least in (
+        (False, 8192, "2 MiB calls", 400_000),
+        (True, 2048, "64 KiB calls in random order, 4 rounds", 8_000),
+    ):
+        points = small(16 if bench.quick else count, partial)
+        number = len(points["virt"])
+        run_batch(points)
+        run = bench.in_turn(lambda points=points: run_batch(points), Triad(tables_of(points), quick=bench.quick))  # type: ignore[misc]
+        yield figure(
+            SECTION,
+            f"1 GiB, {told}, {number:,} points a call",
+            run,
+            unit="points/CPU s",
+            of=per_second(number),
+            yardstick="points that triad's bytes would be",
+            reach=Reach(of="value", at_least=least),
+        )
