@@ -5,12 +5,12 @@ The zap policies share one set of entries; munmap, under which a purge unmaps, h
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from engine.policy import POLICIES
-from engine.tree import ALL_ENTRIES, PAGE, PMD_SPAN, PUD_SPAN, SLOT, PteTable, TraceError, Tree, mask_of
-from engine.vma import ANONYMOUS, READ, WRITE, Vma, Vmas
+from engine.tree import ALL_ENTRIES, PAGE, PMD_SPAN, SLOT, PteTable, TraceError, Tree, mask_of
+from engine.vma import READ, WRITE, Piece, Vma, Vmas
 
 # Classes of policies by which tables they keep; each is a bit in PteTable.exists.
 NONE, REFCOUNT, ASYNC, BY_SLOT = 1, 2, 4, 8
@@ -34,9 +34,8 @@ LOWEST, HIGHEST = 64 << 10, (1 << 47) - PAGE
 """vm.mmap_min_addr as shipped, and TASK_SIZE of 4 levels: what a process can map."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One row of a trace: bytes; `stride` for touches only."""
+class Operation(NamedTuple):
+    """One row of a trace: bytes; `stride` for touches only. A tuple, as millions are made."""
 
     op: str
     start: int
@@ -71,137 +70,114 @@ def check(operation: Operation) -> None:
 
 
 class AddressSpace:
-    """VMAs, entries, and under each class of policies the tables."""
+    """The entries of one address space, and under each class of policies the tables. Whose VMAs they are, `vmas` says.
 
-    def __init__(self, *, scan_every: int = 1) -> None:
+    Ranges come clipped to the VMAs.
+    """
+
+    def __init__(self, vmas: Vmas, *, scan_every: int = 1) -> None:
         """`scan_every`: the async policy scans after so many operations."""
-        self.vmas = Vmas()
+        self.vmas = vmas
         self.tree = Tree()
-        self.present_pages = 0
+        self.present_pages = self.most_present_pages = 0
+        self.installed = self.zapped = 0
+        """Entries that touches installed, and that purges cleared."""
         self.freed = dict.fromkeys(CLASSES, 0)
         """Tables that a purge freed, by class; those that went by munmap are not counted."""
+        self.allocated = dict.fromkeys(CLASSES, 0)
         self._tables = dict.fromkeys(CLASSES, 0)
+        self._most_tables = dict.fromkeys(CLASSES, 0)  # of all levels
         self._scan_every, self._applied = scan_every, 0
         self._emptied: list[PteTable] = []
 
     def vm_pte_kib(self, policy: str) -> int:
-        pte_tables = self._tables[CLASS_OF[policy]]
-        return (pte_tables + self.tree.pmd_tables + self.tree.pud_tables) * (PAGE >> 10)
+        return (self._tables[CLASS_OF[policy]] + self.tree.uppers) * (PAGE >> 10)
+
+    def vm_pte_kib_max(self, policy: str) -> int:
+        """The highest so far."""
+        return self._most_tables[CLASS_OF[policy]] * (PAGE >> 10)
 
     def pte_tables(self, policy: str) -> int:
         return self._tables[CLASS_OF[policy]]
-
-    def freed_by(self, policy: str) -> int:
-        return self.freed[CLASS_OF[policy]]
 
     @property
     def res_kib(self) -> int:
         return self.present_pages * (PAGE >> 10)
 
-    def apply(self, operation: Operation) -> None:
-        """Do one operation. Raises TraceError: before anything is done, or at a limit on the way."""
-        check(operation)
-        start, end = operation.start, operation.end
-        match operation.op:
-            case "mmap":
-                self.mmap(start, end, READ | WRITE)
-            case "munmap":
-                self.munmap(start, end)
-            case "mprotect_ro":
-                self.vmas.mprotect(start, end, READ)
-            case "mprotect_rw":
-                self.vmas.mprotect(start, end, READ | WRITE)
-            case "write" | "read":
-                self.touch(operation)
-            case "dontneed" | "dontneed_locked":
-                self.dontneed(start, end)
-            case "guard_install":
-                self.guard_install(start, end)
-            case "guard_remove":
-                self.guard_remove(start, end)
-            case "free":
-                self.free(start, end)
-        self.settle()
-
-    def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS) -> None:
-        """MAP_FIXED: what was there goes first."""
-        self.munmap(start, end)
-        self.vmas.mmap(start, end, rights, backing)
-
-    def free(self, start: int, end: int) -> None:
-        """MADV_FREE leaves the entries until memory is short, which it never is here."""
-
     def settle(self) -> None:
         """The end of an operation: async scans when it is time."""
         self._applied += 1
-        if self._applied % self._scan_every == 0:
+        if self._emptied and self._applied % self._scan_every == 0:
             for table in self._emptied:
                 if table.empty:
                     self._free(table, ASYNC)
             self._emptied.clear()
 
-    def touch(self, operation: Operation) -> None:
-        """Read or write a byte every `stride`; what is unmapped, guarded or read-only is passed over."""
-        need, write = (WRITE, True) if operation.op == "write" else (READ, False)
-        for vma, lo, hi in self.pieces(operation.start, operation.start + operation.length):
-            if not vma.rights & need:
-                continue
-            for slot, mask in touched(operation.start, operation.stride, lo, hi):
-                self._install(vma, slot, mask, write)
+    def touch(self, operation: Operation, pieces: list[Piece]) -> None:
+        """Read or write a byte every `stride`; what is guarded or has not the right is passed over."""
+        op, start, _, stride = operation
+        need, write = (WRITE, True) if op == "write" else (READ, False)
+        for vma, lo, hi in pieces:
+            if vma.rights & need:
+                for slot, mask in touched(start, stride, lo, hi):
+                    self._install(vma, slot, mask, write)
+        if self.present_pages > self.most_present_pages:
+            self.most_present_pages = self.present_pages
 
-    def touch_all(self, start: int, end: int) -> None:
-        """Write every page of [start, end) that is mapped, or read it where it cannot be written."""
-        for vma in self.vmas.overlapping(start, end):
-            if vma.rights:
-                lo, hi = max(start, vma.start), min(end, vma.end)
-                self.touch(Operation("write" if vma.rights & WRITE else "read", lo, hi - lo, PAGE))
-
-    def dontneed(self, start: int, end: int) -> None:
+    def dontneed(self, pieces: list[Piece]) -> None:
         """MADV_DONTNEED: clipped to each VMA, cut at slots; only a whole slot asks for its table (mm/pt_reclaim.c)."""
-        for _, lo, hi in self.pieces(start, end):
+        for _, lo, hi in pieces:
             for slot, table in self.tree.between(lo // SLOT, (hi - 1) // SLOT):
                 mask = mask_of(lo, hi, slot)
-                self.present_pages -= table.clear(mask, markers=False)
+                self.zapped += self._zap(table, mask)
                 if mask == ALL_ENTRIES and not table.marker:
                     self._free(table, BY_SLOT)
                 self._cleared(table)
 
-    def guard_install(self, start: int, end: int) -> None:
+    def free(self, pieces: list[Piece]) -> None:
+        """MADV_FREE leaves the entries until memory is short, which it never is here."""
+
+    def guard_install(self, pieces: list[Piece]) -> None:
         """MADV_GUARD_INSTALL zaps, and leaves markers in tables that it makes where there are none."""
-        for vma, lo, hi in self.pieces(start, end):
+        for vma, lo, hi in pieces:
             self.vmas.prepare_anon(vma)
             for slot in range(lo // SLOT, (hi - 1) // SLOT + 1):
                 mask = mask_of(lo, hi, slot)
                 table = self.tree.install(slot)
-                self.present_pages -= table.clear(mask, markers=False)
+                self._zap(table, mask)
                 table.marker |= mask
                 self._make(table)
 
-    def guard_remove(self, start: int, end: int) -> None:
-        for _, lo, hi in self.pieces(start, end):
+    def guard_remove(self, pieces: list[Piece]) -> None:
+        for _, lo, hi in pieces:
             for slot, table in self.tree.between(lo // SLOT, (hi - 1) // SLOT):
                 table.marker &= ~mask_of(lo, hi, slot)
                 self._cleared(table)
 
-    def munmap(self, start: int, end: int) -> None:
-        self.unmapped(self.vmas.munmap(start, end))
+    def unmapped(self, gone: list[Piece]) -> int:
+        """unmap_vmas, then free_pgtables: a table, of any level, goes when nothing in its span is mapped any more.
 
-    def unmapped(self, gone: list[tuple[int, int]]) -> None:
-        """unmap_vmas, then free_pgtables: a table, of any level, goes when nothing in its span is mapped any more."""
-        for lo, hi in gone:
+        How many entries were cleared, markers too.
+        """
+        entries = 0
+        for _, lo, hi in gone:
+            kept = False
             for slot, table in self.tree.between(lo // SLOT, (hi - 1) // SLOT):
-                self.present_pages -= table.clear(mask_of(lo, hi, slot), markers=True)
-        for lo, hi in gone:
-            for slot, table in list(self.tree.between(lo // SLOT, (hi - 1) // SLOT)):
-                if self.mapped(slot * SLOT, (slot + 1) * SLOT):
+                mask = mask_of(lo, hi, slot)
+                entries += self._zap(table, mask)
+                if table.marker:
+                    entries += (table.marker & mask).bit_count()
+                    table.marker &= ~mask
+                if not table.empty:
+                    kept = True  # an entry says that something is mapped
+                elif self.mapped(slot * SLOT, (slot + 1) * SLOT):
+                    kept = True
                     self._cleared(table)
                 else:
                     self._unmap_table(slot, table)
-        for level, span in ((1, PMD_SPAN), (2, PUD_SPAN)):
-            for lo, hi in gone:
-                for number in self.tree.uppers(level, lo // span, (hi - 1) // span):
-                    if not self.mapped(number * span, (number + 1) * span):
-                        self.tree.free_upper(level, number)
+            if not kept or lo // PMD_SPAN != (hi - 1) // PMD_SPAN:
+                self.tree.free_uppers(lo, hi, self.mapped)
+        return entries
 
     def mapped(self, start: int, end: int) -> bool:
         """Whether anything in [start, end) keeps a table there from free_pgtables."""
@@ -213,30 +189,42 @@ class AddressSpace:
         table.exists = 0
         self.tree.free(slot)
 
-    def pieces(self, start: int, end: int) -> Iterator[tuple[Vma, int, int]]:
-        """[start, end) clipped to each VMA."""
-        for vma in self.vmas.overlapping(start, end):
-            yield vma, max(start, vma.start), min(end, vma.end)
-
     def _install(self, vma: Vma, slot: int, mask: int, write: bool) -> None:
         """Faults: a write makes pages present, a read of a none entry maps the zero page (do_anonymous_page)."""
         table = self.tree.install(slot)
         mask &= ~(table.marker | table.present)
-        if write:
-            if mask:
-                self.vmas.prepare_anon(vma)
-            table.present |= mask
-            table.zero &= ~mask
-            self.present_pages += mask.bit_count()
-        else:
-            table.zero |= mask
-        self._make(table)
+        if mask:
+            self.installed += (mask & ~table.zero).bit_count()
+            if write:
+                if not vma.anon:
+                    self.vmas.prepare_anon(vma)
+                table.present |= mask
+                table.zero &= ~mask
+                self.present_pages += mask.bit_count()
+            else:
+                table.zero |= mask
+        if table.exists != EVERY:
+            self._make(table)
 
     def _make(self, table: PteTable) -> None:
-        if table.exists != EVERY:
-            for kind in CLASSES:
-                self._tables[kind] += not table.exists & kind
-            table.exists = EVERY
+        for kind in CLASSES:
+            if not table.exists & kind:
+                self.allocated[kind] += 1
+                self._tables[kind] += 1
+                # Until the operation ends there are no fewer, so that this is the highest if any is.
+                self._most_tables[kind] = max(self._most_tables[kind], self._tables[kind] + self.tree.uppers)
+        table.exists = EVERY
+
+    def _zap(self, table: PteTable, mask: int) -> int:
+        """Clear the entries in mask but for markers; how many there were."""
+        present, zero = table.present & mask, table.zero & mask
+        if not (present or zero):
+            return 0
+        pages = present.bit_count()
+        self.present_pages -= pages
+        table.present ^= present
+        table.zero ^= zero
+        return pages + zero.bit_count()
 
     def _free(self, table: PteTable, kind: int) -> None:
         if table.exists & kind:

@@ -4,7 +4,7 @@ Memory grows with the tables that exist, not with addresses. One tree holds what
 entries are the same under each of them, and only whether it exists differs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from engine.arch import ARCHES
@@ -35,23 +35,20 @@ class PteTable:
     def empty(self) -> bool:
         return not (self.present | self.zero | self.marker)
 
-    def clear(self, mask: int, *, markers: bool) -> int:
-        """Zap the entries in mask, with or without guard markers; how many pages were present."""
-        gone = (self.present & mask).bit_count()
-        self.present &= ~mask
-        self.zero &= ~mask
-        if markers:
-            self.marker &= ~mask
-        return gone
-
 
 class Tree:
     """PTE tables by slot number, and the PMD and PUD tables above them."""
 
     def __init__(self) -> None:
-        self._puds: dict[int, dict[int, dict[int, PteTable]]] = {}
-        self.pmd_tables = 0
+        self._pmds: dict[int, dict[int, PteTable]] = {}
+        self._puds: dict[int, int] = {}  # how many PMD tables are below
         self.pte_tables = 0
+        self.uppers = 0
+        """PMD and PUD tables."""
+
+    @property
+    def pmd_tables(self) -> int:
+        return len(self._pmds)
 
     @property
     def pud_tables(self) -> int:
@@ -59,11 +56,9 @@ class Tree:
 
     def install(self, slot: int) -> PteTable:
         """The slot's table, made with those above it where there is none. Raises TraceError at MAX_TABLES."""
-        pud = self._puds.setdefault(slot >> 18, {})
-        pmd = pud.get(slot >> 9)
+        pmd = self._pmds.get(slot >> 9)
         if pmd is None:
-            pmd = pud[slot >> 9] = {}
-            self.pmd_tables += 1
+            pmd = self._install_upper(slot)
         table = pmd.get(slot)
         if table is None:
             if self.pte_tables >= MAX_TABLES:
@@ -72,33 +67,47 @@ class Tree:
             self.pte_tables += 1
         return table
 
-    def between(self, first: int, last: int) -> Iterator[tuple[int, PteTable]]:
-        """Tables of slots first..last, by address."""
-        for top in _keys(self._puds, first >> 18, last >> 18):
-            pud = self._puds[top]
-            for middle in _keys(pud, first >> 9, last >> 9):
-                pmd = pud[middle]
-                for slot in _keys(pmd, first, last):
-                    yield slot, pmd[slot]
+    def _install_upper(self, slot: int) -> dict[int, PteTable]:
+        pmd = self._pmds[slot >> 9] = {}
+        self._puds[slot >> 18] = self._puds.get(slot >> 18, 0) + 1
+        self.uppers = len(self._pmds) + len(self._puds)
+        return pmd
 
-    def uppers(self, level: int, first: int, last: int) -> list[int]:
-        """Numbers first..last of the PMD (level 1) or PUD tables (2) that exist."""
-        if level == 2:
-            return _keys(self._puds, first, last)
-        tops = _keys(self._puds, first >> 9, last >> 9)
-        return [number for top in tops for number in _keys(self._puds[top], first, last)]
+    def between(self, first: int, last: int) -> list[tuple[int, PteTable]]:
+        """Tables of slots first..last, by address; a list, which later changes leave alone."""
+        if first == last:
+            pmd = self._pmds.get(first >> 9)
+            table = pmd.get(first) if pmd else None
+            return [(first, table)] if table else []
+        found = []
+        for number in _keys(self._pmds, first >> 9, last >> 9):
+            pmd = self._pmds[number]
+            found += [(slot, pmd[slot]) for slot in _keys(pmd, first, last)]
+        return found
 
     def free(self, slot: int) -> None:
-        del self._puds[slot >> 18][slot >> 9][slot]
+        del self._pmds[slot >> 9][slot]
         self.pte_tables -= 1
 
-    def free_upper(self, level: int, number: int) -> None:
-        """free_pgtables of a PMD or PUD table, which has no table below it any more."""
-        if level == 1:
-            assert not self._puds[number >> 9].pop(number)
-            self.pmd_tables -= 1
-        else:
-            assert not self._puds.pop(number)
+    def free_uppers(self, start: int, end: int, mapped: Callable[[int, int], bool]) -> None:
+        """free_pgtables: PMD and PUD tables of [start, end) in whose span nothing is mapped any more.
+
+        A table below says that something is, so that most need not be asked.
+        """
+        for number in _keys(self._pmds, start // PMD_SPAN, (end - 1) // PMD_SPAN):
+            if not self._pmds[number] and not mapped(number * PMD_SPAN, (number + 1) * PMD_SPAN):
+                del self._pmds[number]
+                self._puds[number >> 9] -= 1
+        for number in _keys(self._puds, start // PUD_SPAN, (end - 1) // PUD_SPAN):
+            if not self._puds[number] and not mapped(number * PUD_SPAN, (number + 1) * PUD_SPAN):
+                del self._puds[number]
+        self.uppers = len(self._pmds) + len(self._puds)
+
+    def needed(self) -> tuple[int, int, int]:
+        """PTE tables that hold an entry, and the PMD and PUD tables above those."""
+        held = {number: sum(not table.empty for table in pmd.values()) for number, pmd in self._pmds.items()}
+        pmds = [number for number, tables in held.items() if tables]
+        return sum(held.values()), len(pmds), len({number >> 9 for number in pmds})
 
 
 def _keys(level: Mapping[int, object], first: int, last: int) -> list[int]:
@@ -110,6 +119,8 @@ def _keys(level: Mapping[int, object], first: int, last: int) -> list[int]:
 
 def mask_of(start: int, end: int, slot: int) -> int:
     """Entries of the slot that [start, end) covers, in bytes on page boundaries."""
-    base = slot * SLOT
-    lo, hi = max(start - base, 0) // PAGE, min(end - base, SLOT) // PAGE
-    return ((1 << (hi - lo)) - 1) << lo
+    lo, hi = start - slot * SLOT, end - slot * SLOT
+    if lo <= 0:
+        return ALL_ENTRIES if hi >= SLOT else (1 << hi // PAGE) - 1
+    lo //= PAGE
+    return ((1 << (hi // PAGE if hi < SLOT else ENTRIES) - lo) - 1) << lo

@@ -7,6 +7,7 @@ Addresses and lengths are bytes, on page boundaries.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from engine.tree import TraceError
 
@@ -35,6 +36,10 @@ class Vma:
         )
 
 
+Piece: TypeAlias = tuple[Vma, int, int]
+"""A range [start, end) within a VMA."""
+
+
 class Vmas:
     """VMAs by address."""
 
@@ -52,6 +57,15 @@ class Vmas:
     def overlapping(self, start: int, end: int) -> list[Vma]:
         """Those with an address in [start, end), as a list that later changes leave alone."""
         return self._vmas[self._first(start) : bisect_left(self._starts, end)]
+
+    def pieces(self, start: int, end: int) -> list[Piece]:
+        """[start, end) clipped to each VMA."""
+        if start >= end:
+            return []
+        i = bisect_right(self._starts, start)
+        if i and self._vmas[i - 1].end >= end:  # all in one, as nearly always
+            return [(self._vmas[i - 1], start, end)]
+        return [(vma, max(start, vma.start), min(end, vma.end)) for vma in self.overlapping(start, end)]
 
     def any_in(self, start: int, end: int) -> bool:
         i = self._first(start)
@@ -71,8 +85,8 @@ class Vmas:
         if not self._merge(before, new, after, inserted=False):
             self._insert(i, new)
 
-    def munmap(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Unmap [start, end), splitting what straddles it; the ranges that were mapped."""
+    def munmap(self, start: int, end: int) -> list[Piece]:
+        """Unmap [start, end), splitting what straddles it; what was mapped."""
         first = self._first(start)
         if first < len(self._vmas) and self._starts[first] < start:
             self._split(first, start)
@@ -80,7 +94,7 @@ class Vmas:
         last = bisect_left(self._starts, end)
         if last > first and self._vmas[last - 1].end > end:
             self._split(last - 1, end)
-        gone = [(vma.start, vma.end) for vma in self._vmas[first:last]]
+        gone = [(vma, vma.start, vma.end) for vma in self._vmas[first:last]]
         del self._vmas[first:last], self._starts[first:last]
         return gone
 

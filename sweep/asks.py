@@ -1,11 +1,13 @@
 """What a program asks for when it gives memory back: calls by size, and which of them cover whole slots."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from engine.arch import KIB, MIB
 from engine.trace import BY_SLOT, CLASS_OF, NONE
 from engine.tree import SLOT
+from engine.vma import Piece
 
 PURGES = ("dontneed", "free")
 KINDS = (*PURGES, "munmap")
@@ -18,6 +20,7 @@ SIZES = (
     ("<32MiB", 32 * MIB - 1),
 )
 LARGER = ">=32MiB"
+_NAMES, _MOST = (*(name for name, _ in SIZES), LARGER), [most for _, most in SIZES]
 STACKS = "pthread stacks"
 STACK_BYTES = 8_368_128
 """What glibc 2.36 gives back of an 8 MiB stack when its thread ends (nptl/allocatestack.c, advise_stack_range)."""
@@ -33,10 +36,10 @@ class Tally:
     whole_bytes: int = 0
     whole_slots: int = 0
 
-    def add(self, pieces: Iterable[tuple[int, int]]) -> None:
+    def add(self, pieces: Iterable[Piece]) -> None:
         """One call, clipped to the VMAs that it meets."""
         size = slots = 0
-        for lo, hi in pieces:
+        for _, lo, hi in pieces:
             size += hi - lo
             slots += max(0, hi // SLOT - -(-lo // SLOT))
         self.calls += 1
@@ -62,9 +65,12 @@ class Asks:
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str], Tally] = {}
 
-    def add(self, kind: str, length: int, pieces: Iterable[tuple[int, int]], *, stack: bool = False) -> None:
-        size = STACKS if stack else next((name for name, most in SIZES if length <= most), LARGER)
-        self._tallies.setdefault((kind, size), Tally()).add(pieces)
+    def add(self, kind: str, length: int, pieces: Iterable[Piece], *, stack: bool = False) -> None:
+        size = STACKS if stack else _NAMES[bisect_left(_MOST, length)]
+        tally = self._tallies.get((kind, size))
+        if tally is None:
+            tally = self._tallies[kind, size] = Tally()
+        tally.add(pieces)
 
     def by_size(self) -> Iterator[tuple[str, str, Tally]]:
         """(kind, size, tally) of what there is, kinds and sizes in order."""

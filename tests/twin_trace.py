@@ -18,7 +18,8 @@ class Twin:
         self.returned: set[int] = set()  #: munmap: purged, and not mapped again
         self.entries: dict[int, str] = {}
         self.tables: tuple[set[int], set[int], set[int]] = (set(), set(), set())
-        self.operations = self.freed = 0
+        self.operations = self.freed = self.allocated = self.installed = self.zapped = 0
+        self.most_vm_pte_kib = self.most_res_kib = 0
 
     @property
     def vm_pte_kib(self) -> int:
@@ -27,6 +28,28 @@ class Twin:
     @property
     def res_kib(self) -> int:
         return 4 * list(self.entries.values()).count("present")
+
+    @property
+    def outcome(self) -> dict[str, int]:
+        """The columns of an outcome."""
+        needed = [{page // span for page in self.entries} for span in SPANS]
+        pte, pmd, pud = map(len, self.tables)
+        return {
+            "res_bytes_peak": self.most_res_kib << 10,
+            "res_bytes_end": self.res_kib << 10,
+            "vm_pte_kib_peak": self.most_vm_pte_kib,
+            "vm_pte_kib_end": self.vm_pte_kib,
+            "vm_pte_kib_max": self.most_vm_pte_kib,
+            "vm_pte_kib_needed_end": 4 * sum(map(len, needed)),
+            "pte_tables_end": pte,
+            "pmd_tables_end": pmd,
+            "pud_tables_end": pud,
+            "pte_tables_empty_end": len(self.tables[0] - needed[0]),
+            "ptes_installed": self.installed,
+            "ptes_zapped": self.zapped,
+            "pte_tables_allocated": self.allocated,
+            "pte_tables_freed": self.freed,
+        }
 
     def apply(self, op: str, start: int, length: int, stride: int) -> None:
         covered = range(start // PAGE, -(-(start + length) // PAGE))
@@ -49,21 +72,26 @@ class Twin:
             self.clear(pages, ("marker",))
         elif self.policy == "munmap":
             self.returned |= set(pages)
-            before = len(self.tables[0])
+            before, entries = len(self.tables[0]), len(self.entries)
             self.unmap(pages)
             self.freed += before - len(self.tables[0])
+            self.zapped += entries - len(self.entries)
         elif op != "free":
             self.purge(pages)
         self.operations += 1
+        self.most_vm_pte_kib = max(self.most_vm_pte_kib, self.vm_pte_kib)
+        self.most_res_kib = max(self.most_res_kib, self.res_kib)
         self.look()
 
     def touch(self, page: int, write: bool) -> None:
         held = self.entries.get(page)
         if page in self.mapped and held != "marker":
             self.make(page)
+            self.installed += held is None
             self.entries[page] = "present" if write or held == "present" else "zero"
 
     def make(self, page: int) -> None:
+        self.allocated += page // ENTRIES not in self.tables[0]
         for level, span in enumerate(SPANS):
             self.tables[level].add(page // span)
 
@@ -80,7 +108,9 @@ class Twin:
             self.tables[level].intersection_update({page // span for page in live})
 
     def purge(self, pages: list[int]) -> None:
+        before = len(self.entries)
         self.clear(pages, ("present", "zero"))
+        self.zapped += before - len(self.entries)
         if self.policy in ("second_walk", "seed_inline", "merged"):
             covered = set(pages)
             for slot in list(self.tables[0]):

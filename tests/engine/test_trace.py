@@ -57,15 +57,16 @@ def random_trace(seed: int) -> list[Operation]:
 
 @pytest.mark.parametrize("seed", range(24))
 def test_the_slow_twin_agrees(seed: int) -> None:
-    """VmPTE, RES and tables freed of every policy, after every operation."""
+    """Every column of an outcome that a trace determines, of every policy, after every operation."""
     scan_every = seed % 3 + 1
     replay, twins = Replay(scan_every=scan_every), {policy: Twin(policy, scan_every) for policy in POLICIES}
     for operation in random_trace(seed):
         replay.apply(operation)
         for policy, twin in twins.items():
             twin.apply(operation.op, operation.start, operation.length, operation.stride)
-            found = replay.vm_pte_kib(policy), replay.res_kib(policy), replay.tables_freed(policy)
-            assert found == (twin.vm_pte_kib, twin.res_kib, twin.freed), (policy, operation)
+            assert replay.outcome(policy) == twin.outcome, (policy, operation)
+            assert replay.outcome(policy)["vm_pte_kib_end"] == replay.vm_pte_kib(policy)
+            assert replay.outcome(policy)["res_bytes_end"] == replay.res_kib(policy) << 10
 
 
 def test_there_are_recorded_traces() -> None:
