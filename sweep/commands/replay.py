@@ -178,7 +178,7 @@ def _names(paths: Sequence[str]) -> list[str]:
 def _steps(play: "Play", policies: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """A row a step and policy; step 0 maps, and is what the differences are to."""
     for step in play:
-        if play.replay is None:
+        if not play.replay.policies:
             raise UserError(f"{play.path}: an allocator trace records no touches; --touch all bounds VmPTE from above")
         if step:
             for policy in policies:
@@ -220,10 +220,10 @@ def _by_policy(play: "Play", policies: tuple[str, ...]) -> Iterable[tuple[Any, .
 
 
 def _figures(play: "Play", policy: str) -> tuple[int | None, ...]:
-    if play.replay is None:
+    if not play.replay.policies:
         return None, None, None, None
     end = play.replay.vm_pte_kib(policy), play.replay.res_kib(policy)
-    return play.replay.tables_freed(policy), play.vm_pte_kib_max[policy], *end
+    return play.replay.tables_freed(policy), play.replay.vm_pte_kib_max(policy), *end
 
 
 def _by_size(play: "Play", policies: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
