@@ -3,19 +3,21 @@
 0 all ok; 1 some points failed; 2 bad usage, grid or input; 3 interrupted; 4 a fault of ours; 5 regression found.
 """
 
+import errno
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from sweep.errors import UserError, nearest, unknown
+from sweep.errors import UserError, nearest, one_line, unknown
 from sweep.version import VERSION
 
 COMMANDS = {
@@ -35,6 +37,8 @@ COMMANDS = {
 """Name: module in sweep.commands (its function has the command's name), help."""
 
 USAGE, INTERRUPTED, FAULT = 2, 3, 4
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a disk says when it takes no more: no fault of ours, wherever it happens."""
 
 
 class Lazy(TyperGroup):
@@ -83,28 +87,65 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. The console script passes it to sys.exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as we live
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in options
     if debug:
         words.remove("--debug")
     try:
-        code = _call(words)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # The reader has what it wanted. Python flushes stdout once more at its end: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return _end(INTERRUPTED, "interrupted", debug)
-    except UserError as error:
-        return _end(USAGE, str(error), debug)
-    except TyperException as error:
-        return _end(USAGE, _usage(error), debug)
-    except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        return _end(FAULT, f"fault of ours: {what}" + ("" if debug else "; run with --debug"), debug)
+        _must_be_text(words)
+        code, said = _call(words), ""
+    except (Exception, KeyboardInterrupt) as error:
+        code, said = _told(error, debug)
+        if debug and said:
+            traceback.print_exc()
+    gone = _flush(sys.stdout)
+    if gone and not said:
+        code, said = USAGE, f"stdout: {gone}"
+    if said:
+        with suppress(OSError):
+            print(f"sweep: {said}", file=sys.stderr)
+    _flush(sys.stderr)
+    return code
+
+
+def _told(error: BaseException, debug: bool) -> tuple[int, str]:
+    """The exit code for what ended a command, and the line that says it."""
+    if isinstance(error, BrokenPipeError):
+        return 0, ""  # the reader has what it wanted
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, UserError):
+        return USAGE, str(error)
+    if isinstance(error, TyperException):
+        return USAGE, _usage(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return USAGE, f"{error.filename or 'output'}: {error.strerror}"
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return FAULT, f"fault of ours: {what}" + ("" if debug else "; run with --debug")
+
+
+def _must_be_text(words: list[str]) -> None:
+    """Bytes that are not UTF-8 come in as lone surrogates, which neither SQL nor JSON nor Parquet can hold."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{one_line(ascii(word))}: not UTF-8 text; rename the file, or write it as UTF-8") from None
+
+
+def _flush(stream: TextIO) -> str:
+    """Why the stream takes no more, if that is not only a reader who has gone. Then what is left goes nowhere."""
+    try:
+        stream.flush()
+    except OSError as error:
+        # Python flushes once more at its end, and would end with 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return "" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
+    return ""
 
 
 def _call(words: list[str]) -> int:
@@ -121,13 +162,6 @@ def _call(words: list[str]) -> int:
     except typer.Exit as end:
         return end.exit_code
     return code if isinstance(code, int) else 0
-
-
-def _end(code: int, message: str, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    print(f"sweep: {message}", file=sys.stderr)
-    return code
 
 
 def _usage(error: TyperException) -> str:

@@ -5,6 +5,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +33,10 @@ TICK_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
-    """What the command line says beside the grid. `max_failures`: end once so many points are not ok."""
+    """What the command line says beside the grid.
+
+    `max_failures`: end once so many points are not ok. `like`: the run that this one repeats.
+    """
 
     results: Path = Path("results")
     where: str | None = None
@@ -43,6 +47,7 @@ class LaunchOptions:
     rerun_failed: bool = False
     max_failures: int | None = None
     timeout_s: float | None = None
+    like: str | None = None
     runner: str = MODEL
 
 
@@ -85,14 +90,9 @@ class Summary:
 def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
     """Run what is missing of a grid. Raises UserError, SweepFault, and KeyboardInterrupt for the second signal."""
     began = time.monotonic()
-    if options.executor not in EXECUTORS:
-        raise UserError(f"--executor: {unknown('executor', options.executor, EXECUTORS)}")
-    if options.executor == "inline" and options.timeout_s is not None:
-        raise UserError("--timeout needs --executor processes or ray: inline would have to kill this process")
-    check_sql(grid, options.where)  # before the run is touched
+    check(grid, options)
     store = Store(options.results)
-    asked = {"overrides": list(grid.overrides), "where": options.where, "rerun_failed": options.rerun_failed}
-    facts = provenance.collect(engine="model", executor=options.executor, **asked)
+    facts = provenance.collect(engine="model", executor=options.executor, **asked(grid, options))
     with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
         status, ledger, todo = "fault", Ledger(writer, grid.policies), 0
         try:
@@ -101,8 +101,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
             todo = account.todo
             for warning in account.warnings:
                 progress.say(f"warning: {warning}")
-            if options.where is None:
-                writer.expect(account.done + todo)
+            writer.expect(all_points(plan, options.where))
             executor, why = choose(options, todo, account.estimate_ns)
             if todo:
                 progress.say(f"{writer.run_id}: {todo:,} point{'s' * (todo != 1)} on {why}")
@@ -114,7 +113,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
             status = "interrupted"
             raise
         finally:
-            writer.finish(status, {"todo": todo - ledger.written})
+            writer.finish(status, {})
             if status == "interrupted" and not writer.resumed and not ledger.written and not interrupts.asked:
                 writer.close()
                 store.remove(writer.run_id)  # a new run that could not begin
@@ -122,6 +121,29 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
     counts, seconds = dict(ledger.counts), time.monotonic() - began
     resumed, done = writer.resumed, account.done
     return Summary(writer.run_id, status, resumed, executor.name, ran, todo, done, counts, failed, seconds)
+
+
+def check(grid: Grid, options: LaunchOptions) -> None:
+    """Refuse what cannot be launched so, before a run is touched. Raises UserError."""
+    if options.executor not in EXECUTORS:
+        raise UserError(f"--executor: {unknown('executor', options.executor, EXECUTORS)}")
+    if options.executor == "inline" and options.timeout_s is not None:
+        raise UserError("--timeout needs --executor processes or ray: inline would have to kill this process")
+    check_sql(grid, options.where)
+
+
+def asked(grid: Grid, options: LaunchOptions) -> dict[str, Any]:
+    """What the command line asked for, as far as the rows depend on it: goes into run.json."""
+    given = {"overrides": list(grid.overrides), "where": options.where, "rerun_failed": options.rerun_failed}
+    return given | ({"like": options.like} if options.like else {})
+
+
+def all_points(plan: Plan, where: str | None) -> int:
+    """Points of the whole grid, --where or not: what `ls` counts down from."""
+    if where is not None:
+        with suppress(UserError):  # one that --where leaves out cannot exist: then the others are all there is
+            plan = make_plan(plan.grid)
+    return plan.account.done + plan.account.todo
 
 
 def choose(options: LaunchOptions, points: int, estimate_ns: float) -> tuple[Executor, str]:

@@ -24,7 +24,7 @@ from sweep.errors import UserError
 from sweep.grid import Grid
 from sweep.identity import run_name
 from sweep.interrupts import Interrupts
-from sweep.launch import LaunchOptions, Progress, State, Summary
+from sweep.launch import LaunchOptions, Progress, State, Summary, all_points, asked
 from sweep.plan import Plan, PointBlock, check_sql, make_plan
 from sweep.store import RunWriter, Store
 
@@ -95,11 +95,9 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
     """Run what is missing of a grid on the live kernel. Raises UserError, and KeyboardInterrupt for a second signal."""
     began = time.monotonic()
     with opened(options.timeout_s) as runner:
-        # A grid that names no policies asks for the kernel's own: munmap needs a mapping a hole, and is refused sooner.
-        policies = (runner.policy,) if grid.policies == POLICIES else shown(runner, grid)
-        check_sql(grid, options.where)  # before the run is touched
-        asked = {"overrides": list(grid.overrides), "where": options.where, "rerun_failed": options.rerun_failed}
-        store, facts = Store(options.results), provenance.collect(engine=ENGINE, live=told(runner), **asked)
+        policies = check(runner, grid, options)
+        about = {"live": told(runner), **asked(grid, options)}
+        store, facts = Store(options.results), provenance.collect(engine=ENGINE, **about)
         with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
             status, log, account = "fault", Log(writer, policies, runner), None
             try:
@@ -107,8 +105,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
                 account = plan.account
                 for warning in account.warnings:
                     progress.say(f"warning: {warning}")
-                if options.where is None:
-                    writer.expect(account.done + account.todo)
+                writer.expect(all_points(plan, options.where))
                 name = f"Linux {runner.machine.release}"
                 progress.say(f"{writer.run_id}: {account.todo:,} points on {name}: {', '.join(policies)}")
                 interrupts.gentle = True
@@ -122,7 +119,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
             finally:
                 progress.stop()
                 log.commit()
-                writer.finish(status, {"todo": account.todo - log.written} if account else {})
+                writer.finish(status, {})
                 if status == "interrupted" and not writer.resumed and not log.written and not interrupts.asked:
                     writer.close()
                     store.remove(writer.run_id)  # a new run that could not begin
@@ -130,6 +127,15 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
     return Summary(
         writer.run_id, status, writer.resumed, name, 1, account.todo, done, counts, failed, seconds
     )  # fmt: skip
+
+
+def check(runner: Runner, grid: Grid, options: LaunchOptions) -> tuple[str, ...]:
+    """The policies that are run; UserError, before a run is touched, for what cannot be launched so.
+
+    A grid that names no policies asks for the kernel's own: munmap needs a mapping a hole, and is refused sooner.
+    """
+    check_sql(grid, options.where)
+    return (runner.policy,) if grid.policies == POLICIES else shown(runner, grid)
 
 
 def told(runner: Runner) -> dict[str, Any]:

@@ -16,6 +16,11 @@ class NamedQuery:
     help: str
     sql: str
 
+    @property
+    def against_none(self) -> bool:
+        """Whether it compares with the policy `none`, so that runs without it have no part in the answer."""
+        return bool(self.name) and "WHERE policy = 'none'" in self.sql
+
 
 def named_queries() -> list[NamedQuery]:
     """All of them, by name."""

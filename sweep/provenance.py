@@ -1,5 +1,9 @@
-"""Where rows come from: versions, commit, host, kernel, CPU. Stored with every run."""
+"""Where rows come from: versions, commit, host, kernel, CPU. Stored with every run; nothing of the environment is.
 
+The hashes are what anybody can check: `sha256sum requirements.lock`, `cat engine/*.py | sha256sum`.
+"""
+
+import hashlib
 import os
 import platform
 import subprocess
@@ -8,10 +12,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engine import MODEL_VERSION
+import engine
+from sweep import costtable
 from sweep.version import VERSION
 
-PACKAGES = ("numpy", "numba", "ray", "pyarrow", "duckdb")
+PACKAGES = ("numpy", "numba", "llvmlite", "ray", "pyarrow", "duckdb")
+HERE = Path(__file__).parent
 
 
 def collect(**extra: Any) -> dict[str, Any]:
@@ -19,8 +25,14 @@ def collect(**extra: Any) -> dict[str, Any]:
     return {
         **extra,
         "version": VERSION,
-        "model_version": MODEL_VERSION,
-        "git_commit": git_commit(Path(__file__).parent),
+        "model_version": engine.MODEL_VERSION,
+        "git_commit": git_commit(HERE),
+        "engine_sha256": sha256(*sorted(Path(engine.__file__).parent.glob("*.py"))),
+        "lock_sha256": sha256(HERE.parent / "requirements.lock"),
+        "cost_table": {
+            "name": costtable.DEFAULT,
+            "sha256": sha256(costtable.SHIPPED / f"{costtable.DEFAULT}.json"),
+        },
         "host": platform.node(),
         "system": platform.system(),
         "kernel": platform.release(),
@@ -41,9 +53,24 @@ def package_version(name: str) -> str | None:
         return None
 
 
+def sha256(*paths: Path) -> str | None:
+    """Of the files one after the other; None if one is not there, as the lock file beside an installed package."""
+    digest = hashlib.sha256()
+    try:
+        for path in paths:
+            digest.update(path.read_bytes())
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
 def git_commit(directory: Path) -> str | None:
-    """HEAD of the checkout that the directory is in, `-dirty` if tracked files changed; None without one."""
-    commit = _git(directory, "rev-parse", "HEAD")
+    """HEAD of the checkout that the directory is part of, `-dirty` if tracked files changed; None without one.
+
+    A package that is installed below somebody's checkout is no part of it: git does not track its files.
+    """
+    tracked = _git(directory, "ls-files", "--error-unmatch", "--", Path(__file__).name)
+    commit = _git(directory, "rev-parse", "HEAD") if tracked else None
     if not commit:
         return None
     changed = _git(directory, "status", "--porcelain", "--untracked-files=no")

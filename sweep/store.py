@@ -41,6 +41,8 @@ class GridLike(Protocol):
     def seed(self) -> int: ...
     @property
     def derive(self) -> Mapping[str, str]: ...
+    @property
+    def overrides(self) -> Sequence[str]: ...
     def content(self) -> dict[str, Any]: ...
 
 
@@ -129,10 +131,10 @@ class Store:
         lock.release()
         shutil.rmtree(grave)
 
-    def done(self, run_id: str) -> Callable[[Sequence[str]], NDArray[np.bool_]]:
-        """Which points of a run have a row, ok or not, so that a launch passes them over; needs no lock: for `plan`."""
+    def done(self, run_id: str, rerun_failed: bool = False) -> Callable[[Sequence[str]], NDArray[np.bool_]]:
+        """Which points of a run a launch passes over: those with a row, or those that are ok. For `plan`: no lock."""
         ids = rundir.read_ids(self.root / run_id)
-        failed = set(ids.failed)
+        failed = set() if rerun_failed else set(ids.failed)
 
         def has_row(wanted: Sequence[str]) -> NDArray[np.bool_]:
             tried = np.array([point in failed for point in wanted], bool)
@@ -246,6 +248,7 @@ def _document(grid: GridLike, engine: str) -> dict[str, Any]:
             "seed": grid.seed,
             "content": grid.content(),
             "text": grid.text,
+            "overrides": list(grid.overrides),
         },
         "launches": [],
         "columns": {

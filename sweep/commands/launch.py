@@ -1,44 +1,40 @@
 """sweep launch: run what is missing of a grid, and say in one table what came of it."""
 
-import json
 import os
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from sweep.commands.options import STORE, Facts, Format, MaybeGridFile, Override, Quiet, Results, Timeout, Where
+from sweep.commands.summary import tell
 from sweep.errors import UserError, one_line, unknown
 
 if TYPE_CHECKING:
-    from sweep.launch import LaunchOptions, Summary
-    from sweep.sql import NamedQuery
+    from sweep.grid import Grid
+    from sweep.launch import LaunchOptions, Progress
     from sweep.store import Store
 
 Number = TypeVar("Number", int, float)
 ENDED = {"ok": 0, "failed": 1, "interrupted": 3}
 ENGINES = ("model", "kernel")
-QUESTION, MEASURED = "savings", "measured"
-MOST_ROWS = 24
 
 
 def launch(
-    grid: Annotated[Path, typer.Argument(metavar="GRID", help="A grid file.", show_default=False)],
-    override: Annotated[
-        list[str] | None,
-        typer.Option("-S", "--set", metavar="KEY=VALUE", help="Replace a value of the grid: -S fixed.virt=4GiB."),
-    ] = None,
-    where: Annotated[
-        str | None, typer.Option("--where", metavar="SQL", help="Only points that fulfil this condition.")
-    ] = None,
+    grid: MaybeGridFile = None,
+    override: Override = None,
+    where: Where = None,
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", metavar="N", help="Workers; default: the CPUs.")] = None,
     executor: Annotated[
         str, typer.Option("--executor", metavar="NAME", help="auto, ray, processes or inline (this process).")
     ] = "auto",
     engine: Annotated[
         str, typer.Option("--engine", metavar="NAME", help="model, or kernel: ask the kernel that runs here.")
-    ] = "model",
+    ] = ENGINES[0],
     address: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +42,12 @@ def launch(
         ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start another run instead of going on.")] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like", metavar="RUN", help="Instead of GRID: repeat a run (its id, or its directory) in a fresh one."
+        ),
+    ] = None,
     rerun: Annotated[
         str | None, typer.Option("--rerun", metavar="failed", help="Run points again that are not ok.")
     ] = None,
@@ -53,41 +55,22 @@ def launch(
     max_failures: Annotated[
         int | None, typer.Option("--max-failures", metavar="N", help="End once N points are not ok.")
     ] = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time for one point.")
-    ] = None,
-    results: Annotated[str, typer.Option("--results", metavar="DIR", help="The store.")] = "results",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing: the same as sweep plan.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="No progress, no words: errors and the summary.")
-    ] = False,
+    timeout: Timeout = None,
+    results: Results = STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all options and plan, but run nothing.")] = False,
+    as_json: Facts = False,
+    quiet: Quiet = False,
 ) -> int:
     """Run what is missing of a grid, write Parquet, summarise.
 
     Goes on with the grid's last run: points that were tried are not run again. Ctrl-C keeps what is finished.
     """
-    from sweep.store import open_store
-
-    store = open_store(results)
-    live = _is_kernel(engine, executor, jobs, address)
-    if dry_run:
-        from sweep.commands.plan import plan, planned, show_account
-
-        if not live:
-            return plan(grid, override, where, results=results, as_json=as_json)
-        made, goes_on_with = planned(grid, tuple(override or ()), where, store, engine)
-        show_account(made, "json" if as_json else "table", goes_on_with)
-        return 0
-    from sweep.grid import load
     from sweep.launch import LaunchOptions
     from sweep.progress import progress
+    from sweep.store import open_store
 
-    if live:
-        from sweep.live import launch as run
-    else:
-        from sweep.launch import launch as run
-
+    store, show = open_store(results), progress(quiet)
+    live = _is_kernel(engine, executor, jobs, address)
     options = LaunchOptions(
         store.root,
         where,
@@ -99,65 +82,87 @@ def launch(
         1 if fail_fast else _positive("--max-failures", max_failures),
         _positive("--timeout", timeout),
     )
-    summary = run(load(grid, tuple(override or ())), options, progress(quiet))
-    if as_json:
-        print(json.dumps(facts(summary, options), indent=1))
+    if like is not None:
+        loaded, options, live = _repeated(like, grid, override, live, options, store, show)
     else:
-        show(summary, store, MEASURED if live else QUESTION)
-    if summary.status == "interrupted" and not quiet:
-        print("sweep: interrupted; the same command goes on from here", file=sys.stderr)
+        loaded = _loaded(grid, override)
+    if dry_run:
+        return _dry_run(loaded, options, live, "json" if as_json else "table", store, show)
+    if live:
+        from sweep.live import launch as run
+    else:
+        from sweep.launch import launch as run
+    summary = run(loaded, options, show)
+    with suppress(BrokenPipeError):  # who reads has gone; the rows are in the store, and the exit code says how it went
+        tell(summary, store, live, results, as_json=as_json, quiet=quiet)
+        if summary.status == "interrupted" and not quiet:
+            print("sweep: interrupted; the same command goes on from here", file=sys.stderr)
     return ENDED[summary.status]
 
 
-def show(summary: "Summary", store: "Store", question_name: str = QUESTION) -> None:
-    """The summary, the table that answers most questions, and how it was made."""
-    for line in told(summary):
-        print(line)
-    question = _question(question_name)
-    if question is None or summary.status == "interrupted":
-        return
-    from sweep.render import write
-    from sweep.sql import Database
+def _loaded(grid: Path | None, override: Sequence[str] | None) -> "Grid":
+    from sweep.grid import load
 
-    with Database(store, run=summary.run_id) as database:
-        table = database.query(question.sql)
-    if not table.num_rows:
-        return
-    print(f"\n{question.help}\n")
-    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    left_out = write(table.column_names, rows, "table", sys.stdout, most=MOST_ROWS)
-    if left_out:
-        print(f"... {left_out:,} more rows")
-    print(f"\nsweep query {question.name} --run {summary.run_id}\n")
-    print(question.sql.strip())
+    if grid is None:
+        raise UserError("launch: missing argument 'GRID' (or --like RUN); see sweep launch --help")
+    return load(grid, tuple(override or ()))
 
 
-def told(summary: "Summary") -> list[str]:
-    """The run, its points, its time, in three lines or so."""
-    counts = ", ".join(f"{count:,} {status}" for status, count in summary.points.items() if count) or "none to run"
-    before = f"; {summary.done_before:,} were done" if summary.done_before else ""
-    some = f"{summary.workers} worker{'s' * (summary.workers > 1)}"
-    workers = f" on {summary.executor}, {some}" if summary.workers else ""
-    lines = [
-        f"run      {summary.run_id}{' (gone on with)' if summary.resumed else ''}: {summary.status}",
-        f"points   {counts}{before}",
-        f"seconds  {summary.seconds:.1f}{workers}",
-    ]
-    if summary.failed:
-        lines.append(f"failed   {summary.failed:,} in this run: sweep query failures --run {summary.run_id}")
-        lines.append("         the same command with --rerun failed tries them again")
-    return lines
+def _repeated(
+    like: str,
+    grid: Path | None,
+    override: Sequence[str] | None,
+    live: bool,
+    options: "LaunchOptions",
+    store: "Store",
+    show: "Progress",
+) -> tuple["Grid", "LaunchOptions", bool]:
+    """Grid, options and engine of --like; says on the way whether this is the same program."""
+    from sweep import again, provenance
+    from sweep.identity import run_name
+
+    for given, option in ((grid is not None, "GRID"), (override, "-S"), (options.where, "--where")):
+        if given:
+            raise UserError(f"launch --like: {option}: the run says that itself; leave it out")
+    old = again.read(like, store)
+    live = old.run.engine == ENGINES[1]
+    if live and (options.executor == "ray" or options.address or (options.jobs or 1) > 1):
+        raise UserError(
+            f"launch --like {one_line(like)}: ran on the live kernel, which takes no --executor, --address, -j"
+        )
+    differ = ", ".join(again.differences(old.run.document["launches"][-1], provenance.collect()))
+    name = old.run.run_id
+    show.say(f"{name}: {'versions differ: ' + differ if differ else 'the same versions as then'}")
+    going_on = not options.fresh and again.is_cut_short(store.latest_run(run_name(old.grid), old.run.engine), old.run)
+    return old.grid, replace(options, where=old.where, fresh=not going_on, like=name), live
 
 
-def facts(summary: "Summary", options: "LaunchOptions") -> dict[str, Any]:
-    """The summary for --json."""
-    return asdict(summary) | {"results": str(options.results)}
+def _dry_run(
+    grid: "Grid", options: "LaunchOptions", live: bool, chosen: Format, store: "Store", show: "Progress"
+) -> int:
+    """All that a launch refuses is refused; then its plan, and on stderr where it would run."""
+    from sweep.commands.plan import planned
+    from sweep.commands.plan import show as show_plan
+    from sweep.launch import check, choose
 
+    if live:
+        from sweep.live import check as check_live
+        from sweep.live import opened
 
-def _question(name: str) -> "NamedQuery | None":
-    from sweep.sql import named_queries
-
-    return next((query for query in named_queries() if query.name == name), None)
+        with opened(options.timeout_s) as runner:
+            policies = check_live(runner, grid, options)
+        where = f"the live kernel: {', '.join(policies)}"
+    else:
+        check(grid, options)
+    made, goes_on_with = planned(
+        grid, options.where, store, ENGINES[live], fresh=options.fresh, rerun_failed=options.rerun_failed
+    )
+    if not live:
+        where = choose(options, made.account.todo, made.account.estimate_ns)[1]
+    show_plan(made, goes_on_with, chosen)
+    if made.account.todo:
+        show.say(f"would run on {where}")
+    return 0
 
 
 def _cluster(executor: str, address: str | None) -> str | None:

@@ -4,63 +4,66 @@ import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweep.commands.options import STORE, AsJson, Format, GridFile, HowToPrint, Override, Results, Where
+
 if TYPE_CHECKING:
+    from sweep.grid import Grid
     from sweep.plan import Plan
     from sweep.store import Store
-
-Format = Literal["table", "csv", "json"]
 
 SHOWN_POINTS = 1_000
 """Rows of the table of points; csv and json know no limit."""
 
 
 def plan(
-    grid: Annotated[Path, typer.Argument(metavar="GRID", help="A grid file.", show_default=False)],
-    override: Annotated[
-        list[str] | None,
-        typer.Option("-S", "--set", metavar="KEY=VALUE", help="Replace a value of the grid: -S fixed.virt=4GiB."),
-    ] = None,
-    where: Annotated[
-        str | None, typer.Option("--where", metavar="SQL", help="Only points that fulfil this condition.")
-    ] = None,
+    grid: GridFile,
+    override: Override = None,
+    where: Where = None,
     points: Annotated[bool, typer.Option("--points", help="List the points that would run, with their ids.")] = False,
-    format: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",  # noqa: A002
-    results: Annotated[
-        str, typer.Option("--results", metavar="DIR", help="The store: its points are done.")
-    ] = "results",
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    format: HowToPrint = "table",  # noqa: A002
+    results: Results = STORE,
+    as_json: AsJson = False,
 ) -> int:
-    """What a launch would run: points, exclusions, duplicates, time, memory."""
+    """What a launch would run: points, exclusions, duplicates, time, memory; the points of its last run are done."""
+    from sweep.grid import load
     from sweep.store import open_store
 
-    made, goes_on_with = planned(grid, tuple(override or ()), where, open_store(results))
-    chosen = "json" if as_json else format
+    made, goes_on_with = planned(load(grid, tuple(override or ())), where, open_store(results))
+    show(made, goes_on_with, "json" if as_json else format, points=points)
+    return 0
+
+
+def planned(
+    grid: "Grid",
+    where: str | None,
+    store: "Store",
+    engine: str = "model",
+    *,
+    fresh: bool = False,
+    rerun_failed: bool = False,
+) -> tuple["Plan", str | None]:
+    """The plan of a grid, and the run that a launch would go on with."""
+    from sweep.identity import run_name
+    from sweep.plan import make_plan
+
+    run = None if fresh else store.latest_run(run_name(grid), engine)
+    if run is None:
+        return make_plan(grid, where), None
+    return make_plan(grid, where, store.done(run.run_id, rerun_failed)), run.run_id
+
+
+def show(made: "Plan", goes_on_with: str | None, chosen: Format, *, points: bool = False) -> None:
+    """The account or the points to stdout, warnings to stderr."""
     for warning in made.account.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if points:
         list_points(made, chosen)
     else:
         show_account(made, chosen, goes_on_with)
-    return 0
-
-
-def planned(
-    path: Path, overrides: tuple[str, ...], where: str | None, store: "Store", engine: str = "model"
-) -> tuple["Plan", str | None]:
-    """The plan of a grid file, and the run that a launch would go on with."""
-    from sweep.grid import load
-    from sweep.identity import run_name
-    from sweep.plan import make_plan
-
-    grid = load(path, overrides)
-    run = store.latest_run(run_name(grid), engine)
-    done = store.done(run.run_id) if run else None
-    return make_plan(grid, where, done), run.run_id if run else None
 
 
 def show_account(made: "Plan", chosen: Format, goes_on_with: str | None) -> None:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
+from sweep.commands.options import STORE, AsJson, Results
 from sweep.errors import UserError
 
 if TYPE_CHECKING:
+    from sweep.named import NamedQuery
+    from sweep.sql import Database
     from sweep.tables import Table
 
 Format = Literal["table", "csv", "json", "md", "parquet"]
@@ -29,7 +32,7 @@ def query(
     format: Annotated[  # noqa: A002
         Format | None, typer.Option("--format", help="How to print; default: table, or by the name of --output.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    as_json: AsJson = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write there instead of stdout.")
     ] = None,
@@ -49,7 +52,7 @@ def query(
     show_sql: Annotated[
         bool, typer.Option("--sql", help="Print the SQL of a named query instead of running it.")
     ] = False,
-    results: Annotated[str, typer.Option("--results", metavar="DIR", help="The store.")] = "results",
+    results: Results = STORE,
 ) -> int:
     """SQL over the results: text, file or named query.
 
@@ -62,11 +65,11 @@ def query(
     if sql is None:
         _print(*_questions(), chosen, output)
         return 0
-    text = _text(sql)
+    question = _question(sql)
     if show_sql:
-        print(text.rstrip())
+        print(question.sql.rstrip())
         return 0
-    table = _ask(text, results, cost, run, timeout or None)
+    table = _ask(question, results, cost, run, timeout or None)
     if chosen == "parquet":
         _parquet(table, output)
         return 0
@@ -76,29 +79,48 @@ def query(
     return 0
 
 
-def _ask(sql: str, results: str, cost: str, run: str | None, seconds: float | None) -> "Table":
+def _ask(question: "NamedQuery", results: str, cost: str, run: str | None, seconds: float | None) -> "Table":
     from sweep.sql import Database
     from sweep.store import open_store
 
+    if run is not None and not run.strip():
+        raise UserError("--run: is empty; give an id, the start of one, or last, or leave it out for all runs")
     with Database(open_store(results), cost, run=run) as database:
         for problem in database.problems:
             print(f"warning: left out: {problem}", file=sys.stderr)
-        return database.query(sql, seconds)
+        say_what_is_missing(database, question)
+        return database.query(question.sql, seconds)
 
 
-def _text(wanted: str) -> str:
+def say_what_is_missing(database: "Database", question: "NamedQuery") -> None:
+    """Runs that a question passes over because they have nothing to compare with."""
+    if not question.against_none:
+        return
+    without = "SELECT run_id FROM latest GROUP BY run_id HAVING count(*) FILTER (policy = 'none') = 0 ORDER BY run_id"
+    for row in database.query(without).to_pylist():
+        advice = f"which {question.name} compares with; add it to the grid's policies"
+        print(f"note: {row['run_id']} has no policy none, {advice}", file=sys.stderr)
+
+
+def _question(wanted: str) -> "NamedQuery":
     """SQL from what was given: stdin, a file, a name, or itself."""
-    from sweep.named import named_query
+    from sweep.named import NamedQuery, named_query
 
-    if wanted == "-":
-        return sys.stdin.read()
-    if wanted.endswith(".sql") and " " not in wanted.strip():
-        try:
-            return Path(wanted).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{wanted}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
     word = wanted.strip()
-    return named_query(word).sql if word.replace("_", "").replace("-", "").isalnum() else wanted
+    if word.replace("_", "").replace("-", "").isalnum():
+        return named_query(word)
+    is_file = wanted.endswith(".sql") and not any(letter.isspace() for letter in word)
+    return NamedQuery("", "", _read(wanted) if wanted == "-" or is_file else wanted)
+
+
+def _read(source: str) -> str:
+    """A file's text, stdin's for `-`. Raises UserError."""
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror or 'cannot be read'}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{'stdin' if source == '-' else source}: byte {error.start} is not UTF-8 text") from error
 
 
 def _format(asked: str | None, output: Path | None) -> str:

@@ -1,27 +1,26 @@
 """sweep ls, show, rm: the runs of a store."""
 
 import json
+import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweep.commands.options import STORE, AsJson, Facts, HowToPrint, Results, elsewhere
 from sweep.errors import UserError
 
 if TYPE_CHECKING:
     from sweep.store import RunInfo
 
-Format = Literal["table", "csv", "json", "md"]
-Results = Annotated[str, typer.Option("--results", metavar="DIR", help="The store.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LISTED = ("run_id", "status", "ok", "failed", "todo", "engine", "updated")
 FAILURES_SHOWN = 5
 
 
 def ls(
-    format: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",  # noqa: A002
+    format: HowToPrint = "table",  # noqa: A002
     as_json: AsJson = False,
-    results: Results = "results",
+    results: Results = STORE,
 ) -> int:
     """List the runs of a store, the last launched one last."""
     from sweep import render, schema
@@ -35,25 +34,29 @@ def ls(
     for problem in survey.problems:
         print(f"warning: {problem}", file=sys.stderr)
     if not survey.runs:
-        print(f"no run in {store.root}; the next command: sweep launch GRID", file=sys.stderr)
+        print(f"no run in {store.root}; the next command: sweep launch GRID{elsewhere(results)}", file=sys.stderr)
     return 0
 
 
 def show(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the start of one, or last.")] = "last",
-    grid: Annotated[bool, typer.Option("--grid", help="Print the grid as it was written, nothing else.")] = False,
-    as_json: AsJson = False,
-    results: Results = "results",
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Print the grid as it was written, its -S as a comment.")
+    ] = False,
+    as_json: Facts = False,
+    results: Results = STORE,
 ) -> int:
     """One run: its points, failures, provenance."""
     from sweep.store import open_store
 
     store = open_store(results)
     info = store.find(run)
-    if grid:
-        print(info.document["grid"]["text"], end="")
-        return 0
     facts = _facts(info)
+    if grid:
+        print(info.document["grid"]["text"].rstrip("\n"))
+        if facts["overrides"]:
+            print(f"# launched with {spelled(facts['overrides'])}")
+        return 0
     failures = _failures(results, info) if info.failed else []
     if as_json:
         from sweep.render import plain
@@ -61,15 +64,15 @@ def show(
         facts = {**facts, "failures": failures, "document": info.document}
         print(json.dumps(plain(facts), indent=1, ensure_ascii=False))
         return 0
-    _show(facts, failures)
+    _show(facts, failures, results)
     return 0
 
 
 def rm(
     run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, starts of ids, or last.")],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
-    as_json: AsJson = False,
-    results: Results = "results",
+    as_json: Facts = False,
+    results: Results = STORE,
 ) -> int:
     """Delete runs, with all their rows."""
     from sweep.store import open_store
@@ -100,11 +103,13 @@ def _facts(info: "RunInfo") -> dict[str, Any]:
     from sweep.rundir import parts
 
     files = [path for table in schema.TABLES for path in parts(info.path, table)]
-    launches = info.document["launches"]
+    launches, of_grid = info.document["launches"], info.document["grid"]
     return {
         **info.row,
-        "source": info.document["grid"].get("source"),
+        "source": of_grid.get("source"),
+        "overrides": of_grid.get("overrides", []),
         "launches": len(launches),
+        "like": (launches[-1] if launches else {}).get("like"),
         "packages": (launches[-1] if launches else {}).get("packages", {}),
         "derived": info.document.get("derived", {}),
         "files": len(files),
@@ -122,7 +127,12 @@ def _failures(results: str, info: "RunInfo") -> list[dict[str, Any]]:
         return rows
 
 
-def _show(facts: dict[str, Any], failures: list[dict[str, Any]]) -> None:
+def spelled(overrides: list[str]) -> str:
+    """`-S fixed.virt=4GiB`, as it would be typed, on one line."""
+    return " ".join(f"-S {shlex.quote(' '.join(override.split()))}" for override in overrides)
+
+
+def _show(facts: dict[str, Any], failures: list[dict[str, Any]], results: str) -> None:
     from sweep.render import shown
     from sweep.units import human
 
@@ -132,6 +142,10 @@ def _show(facts: dict[str, Any], failures: list[dict[str, Any]]) -> None:
     left = "" if facts["todo"] is None else f", {facts['todo']:,} to run"
     line("run", facts["run_id"])
     line("grid", " ".join(filter(None, (facts["grid"], f"({facts['source']})" if facts["source"] else ""))))
+    if facts["overrides"]:
+        line("with", shown(spelled(facts["overrides"])))
+    if facts["like"]:
+        line("repeats", facts["like"])
     if facts["about"]:
         line("about", shown(facts["about"]))
     line("status", f"{facts['status']}: {facts['ok']:,} points ok, {facts['failed']:,} failed{left}")
@@ -148,6 +162,5 @@ def _show(facts: dict[str, Any], failures: list[dict[str, Any]]) -> None:
         error = shown(failure["error"])
         line(failure["status"], f"{failure['points']:,} points: {error} (such as {failure['example']})")
     if len(failures) > FAILURES_SHOWN:
-        line(
-            "", f"and {len(failures) - FAILURES_SHOWN} more kinds: sweep query 'FROM failures' --run {facts['run_id']}"
-        )
+        ask = f"sweep query failures --run {facts['run_id']}{elsewhere(results)}"
+        line("", f"and {len(failures) - FAILURES_SHOWN} more kinds: {ask}")

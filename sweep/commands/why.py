@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweep.commands.options import STORE, Facts, Override, Results, elsewhere
 from sweep.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -39,11 +40,9 @@ def why(
     grid: Annotated[
         Path | None, typer.Argument(metavar="GRID", help="Look in this grid file too: which line gives which value.")
     ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("-S", "--set", metavar="KEY=VALUE", help="Replace a value of the grid.")
-    ] = None,
-    results: Annotated[str, typer.Option("--results", metavar="DIR", help="The store to look in.")] = "results",
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    override: Override = None,
+    results: Results = STORE,
+    as_json: Facts = False,
 ) -> int:
     """One point's identity: which values make its id."""
     from sweep.grid import load
@@ -58,7 +57,7 @@ def why(
     found = planned or stored
     if found is None:
         places = f"{results} and {grid}" if grid else results
-        advice = "" if grid else "; to look in a grid: sweep why POINT GRID"
+        advice = "" if grid else f"; to look in a grid: sweep why POINT GRID{elsewhere(results)}"
         raise UserError(f"no point {prefix!r} in {places}{advice}")
     if planned and stored and planned.point_id != stored.point_id:
         raise UserError(

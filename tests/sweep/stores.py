@@ -28,6 +28,7 @@ class FakeGrid:
     repeats: int = 1
     seed: int = 7
     derive: Mapping[str, str] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
 
     def content(self) -> dict[str, Any]:
         return {"name": self.name}

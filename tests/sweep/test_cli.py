@@ -74,7 +74,7 @@ def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
         (["lanch"], "sweep: unknown command 'lanch'; did you mean 'launch'? known: plan, launch, "),
         (["launch", "--fres", "g.yaml"], "did you mean '--fresh'? see sweep launch --help"),
         (["--bogus"], "sweep: no such option: --bogus; see sweep --help"),
-        (["launch"], "sweep: launch: missing argument 'GRID'; see sweep launch --help"),
+        (["launch"], "sweep: launch: missing argument 'GRID' (or --like RUN); see sweep launch --help"),
         (["launch", "-j", "two", "g.yaml"], "sweep: launch: invalid value for '-j' / '--jobs': "),
         (["launch", "no.yaml"], "no.yaml"),
         (["launch", "small.yaml", "-j", "0"], "sweep: -j 0: must be above 0"),

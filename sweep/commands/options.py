@@ -1,0 +1,33 @@
+"""The options that several commands share, each declared once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Format = Literal["table", "csv", "json", "md"]
+
+GRID_FILE = typer.Argument(metavar="GRID", help="A grid file.", show_default=False)
+GridFile = Annotated[Path, GRID_FILE]
+MaybeGridFile = Annotated[Path | None, GRID_FILE]
+Override = Annotated[
+    list[str] | None,
+    typer.Option("-S", "--set", metavar="KEY=VALUE", help="Replace a value of the grid: -S fixed.virt=4GiB."),
+]
+Where = Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only points that fulfil this condition.")]
+Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time for one point.")]
+Results = Annotated[str, typer.Option("--results", metavar="DIR", help="The store.")]
+HowToPrint = Annotated[Format, typer.Option("--format", help="How to print.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+Facts = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no words: errors and the data.")]
+
+STORE = "results"
+"""Where runs go if --results says nothing."""
+
+
+def elsewhere(results: str) -> str:
+    """What a command that is printed to be typed next needs, to look into the same store."""
+    import shlex
+
+    return "" if results == STORE else f" --results {shlex.quote(results)}"
