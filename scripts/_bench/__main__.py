@@ -21,6 +21,12 @@ SECTIONS = {
     "threads": "contention",
     "growth": "growth",
     "start": "startup",
+    "sweep": "sweeping",
+    "peers": "peers",
+    "tasks": "tasks",
+    "sql": "queries",
+    "cli": "commands",
+    "kernel": "live",
 }
 
 

@@ -1,0 +1,38 @@
+"""A child: the engine alone on a grid's points, on so many cores, with nothing written; the seconds, in JSON."""
+
+import json
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+
+from engine.run import run_batch
+from engine.scenario import Columns
+from sweep.batches import cut
+from sweep.grid import load
+from sweep.plan import TASK_POINTS, make_plan
+
+
+def share(batches: list[Columns]) -> None:
+    for batch in batches:
+        run_batch(batch)
+
+
+def main(grid: Path, jobs: int) -> None:
+    batches = []
+    for block in make_plan(load(grid)).points():
+        step = min(TASK_POINTS, -(-len(block.ids) // jobs))
+        batches += [cut(block, at, at + step).columns for at in range(0, len(block.ids), step)]
+    run_batch({name: values[:8] for name, values in batches[0].items()})
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=share, args=(batches[i::jobs],)) for i in range(jobs)]
+    began = time.perf_counter()
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    print(json.dumps({"wall_s": time.perf_counter() - began}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,37 @@
+"""The grids that are launched, written where they are wanted."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+CORES = len(os.sched_getaffinity(0))
+SPARSITIES = "[0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99]"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Small points: what they are called, and their fields beside virt."""
+
+    told: str
+    fields: str
+
+
+KINDS = {
+    "whole": Kind("1 GiB, 2 MiB calls", ""),
+    "partial": Kind("1 GiB, 64 KiB calls in random order, 4 rounds", ", zap: 64KiB, order: random, rounds: 4"),
+}
+
+
+def small_grid(folder: Path, kind: str, points: int) -> Path:
+    """Ten sparsities, five coverages, and as many repeats as that takes."""
+    return written(
+        folder / f"{kind}-{points}.yaml",
+        f"fixed: {{virt: 1GiB{KINDS[kind].fields}}}\n"
+        f"axes:\n  sparsity: {SPARSITIES}\n  coverage: [0.5, 0.6, 0.7, 0.8, 0.9]\n"
+        f"repeats: {points // 50}\nseed: 1\n",
+    )
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(f"schema: sweep/1\nname: {path.stem}\n{text}")
+    return path

@@ -1,0 +1,50 @@
+"""A child: one launch into a fresh store, and when its first worker was ready, its last row on disk, in JSON."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from sweep.grid import load
+from sweep.launch import LaunchOptions, State, launch
+
+
+class Clock:
+    """A Progress that only looks at the clock, and at the CPU time of all processes before they end."""
+
+    def __init__(self) -> None:
+        self.ready = self.family_cpu_s = 0.0
+
+    def say(self, text: str) -> None:
+        pass
+
+    def show(self, state: State) -> None:
+        if not self.ready and not state.waiting:
+            self.ready = time.time()
+
+    def stop(self) -> None:
+        family = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+        self.family_cpu_s = sum(times.user + times.system for times in family)
+
+
+def main(grid: Path, results: Path, executor: str, jobs: int) -> None:
+    clock, began = Clock(), time.time()
+    summary = launch(load(grid), LaunchOptions(results=results, executor=executor, jobs=jobs), clock)
+    ended = time.time()
+    if summary.status != "ok":
+        sys.exit(f"the launch ended as {summary.status}")
+    last = max(path.stat().st_mtime for path in results.rglob("*.parquet"))
+    facts = {
+        "points": summary.planned,
+        "wall_s": ended - began,
+        "start_s": clock.ready - began,
+        "work_s": last - clock.ready,
+        "cpu_s": clock.family_cpu_s + time.process_time(),
+    }
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

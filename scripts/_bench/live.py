@@ -1,0 +1,65 @@
+"""The kernel that runs here does the same installs and calls: CPU time of its installs and zaps over the engine's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+from _bench.bench import Bench
+from _bench.figure import Figure, Reach, timed
+from engine.arch import GIB, KIB, MIB
+from engine.kernel.runner import RefusedError, Runner, UnfitError
+from engine.run import run_batch
+from engine.scenario import Scenario, columns_of
+
+SECTION = "kernel"
+SHARE = 590 / (55 * 1024)
+"""Of pages that are resident: the server process's."""
+CALLS: tuple[tuple[str, dict[str, Any], float | None], ...] = (
+    ("4 KiB calls", {"zap": 4 * KIB}, None),
+    ("64 KiB calls", {"zap": 64 * KIB}, None),
+    ("2 MiB calls, half a table off (bits)", {"zap": 2 * MIB, "zap_shift": MIB}, 250),
+    ("2 MiB calls (counts)", {"zap": 2 * MIB}, 3_000),
+    ("1 GiB calls", {"zap": GIB}, None),
+)
+
+
+def section(bench: Bench) -> Iterator[Figure]:
+    virt = GIB if bench.quick else room_bytes()
+    try:
+        with Runner() as runner:
+            for told, fields, least in CALLS:
+                point = Scenario(virt=virt, sparsity=round(1 - SHARE, 4), **fields)
+                yield compared(bench, runner, f"{told}, {virt // GIB} GiB", point, least)
+    except (UnfitError, RefusedError) as error:
+        bench.say(f"  left out: {error}")
+
+
+def room_bytes() -> int:
+    """Address space for a quarter of the free memory: a table takes a page and its share of pages."""
+    most = psutil.virtual_memory().available // 4 * 2 * MIB // int(4 * KIB + 2 * MIB * SHARE)
+    return 1 << min(most.bit_length() - 1, 38)
+
+
+def compared(bench: Bench, runner: Runner, told: str, point: Scenario, least: float | None) -> Figure:
+    columns = columns_of([point])
+    run_batch(columns)
+
+    def once() -> dict[str, float]:
+        seen = runner.run(point)
+        engine = timed(lambda: run_batch(columns))
+        return {"kernel": (seen.install_ns + seen.zap_ns) / 1e9, "engine": engine.cpu_s, "wall_s": engine.wall_s}
+
+    taken = bench.take(once, own_cpu="kernel")
+    return Figure(
+        section=SECTION,
+        name=told,
+        unit="CPU s",
+        values=taken["kernel"],
+        cpu_s=taken["engine"],
+        wall_s=taken["wall_s"],
+        yardstick="the engine",
+        beside=taken["engine"],
+        reach=Reach(at_least=least) if least else None,
+        others=taken.others,
+    )

@@ -1,0 +1,75 @@
+"""A child, in the peers' venv: so many points through one of them, rows left in files."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from engine.arch import GIB
+from engine.outcome import COLUMNS
+from engine.policy import POLICIES
+from engine.run import run_batch
+from engine.scenario import Scenario, columns_of
+
+
+def point(seed: int) -> dict[str, int]:
+    """One point as one would write it without us: a scenario in, a row out."""
+    scenario = Scenario(virt=GIB, sparsity=(90 + seed % 10) / 100, coverage=(5 + seed // 10 % 5) / 10, seed=seed)
+    values = run_batch(columns_of([scenario])).values[0]
+    row = {
+        f"{policy}_{name}": int(values[i, at]) for i, policy in enumerate(POLICIES) for at, name in enumerate(COLUMNS)
+    }
+    return {"seed": seed} | row
+
+
+def write(rows: Iterable[dict[str, Any]], place: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(list(rows)), place / "rows.parquet")
+
+
+def tasks(points: int, jobs: int, place: Path) -> None:
+    import ray
+
+    ray.init(num_cpus=jobs, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    task = ray.remote(point)
+    write(ray.get([task.remote(seed) for seed in range(points)]), place)
+
+
+def tune(points: int, jobs: int, place: Path) -> None:
+    import ray
+    from ray import tune
+
+    ray.init(num_cpus=jobs, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    tuner = tune.Tuner(
+        lambda config: point(config["seed"]),
+        param_space={"seed": tune.grid_search(list(range(points)))},
+        run_config=tune.RunConfig(storage_path=str(place), verbose=0),
+    )
+    write((result.metrics for result in tuner.fit()), place)
+
+
+def joblib(points: int, jobs: int, place: Path) -> None:
+    from joblib import Parallel, delayed
+
+    write(Parallel(n_jobs=jobs)(delayed(point)(seed) for seed in range(points)), place)
+
+
+def hydra(points: int, jobs: int, place: Path) -> None:
+    """Its basic launcher runs one job after another; each leaves its row in its own directory."""
+    words = ["-m", f"+seed=range(0,{points})", f"hydra.sweep.dir={place}", "hydra.sweep.subdir=${hydra.job.num}"]
+    subprocess.run([sys.executable, "-m", "_bench.peer_hydra", *words], check=True, stdout=subprocess.DEVNULL)
+
+
+PEERS = {"tasks": tasks, "tune": tune, "joblib": joblib, "hydra": hydra}
+
+if __name__ == "__main__":
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    name, points, jobs, place = sys.argv[1:]
+    PEERS[name](int(points), int(jobs), Path(place))
+    print(json.dumps({"points": int(points)}))
