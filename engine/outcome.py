@@ -48,8 +48,12 @@ class Results:
     values: int64[n, 7, len(COLUMNS)], policies in the order of engine.policy.POLICIES
     rounds: int64[sum of rounds, 7, len(ROUND_COLUMNS)], point after point
     round_counts: int64[n]
+    known: the columns that `values` holds; the others are not known, whatever stands there
+    remarks: a point's own, or None: what its figures leave out. Empty if no point has one
     """
 
     values: NDArray[np.int64]
     rounds: NDArray[np.int64]
     round_counts: NDArray[np.int64]
+    known: tuple[str, ...] = COLUMNS
+    remarks: tuple[str | None, ...] = ()

@@ -83,6 +83,11 @@ class Asks:
         """All purges but those of stacks."""
         return self._sum(PURGES)
 
+    @property
+    def purge_calls(self) -> int:
+        """Stacks too."""
+        return sum(tally.calls for kind, _, tally in self.by_size() if kind in PURGES)
+
     def acting(self, policy: str) -> tuple[int, int]:
         """Calls, and their bytes, after which the policy may free a table, for all that the calls themselves say.
 

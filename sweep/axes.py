@@ -67,7 +67,9 @@ def spell(field: Field, value: Value) -> str:
 
 
 def spell_column(name: str, values: NDArray[Any]) -> list[str]:
-    """Values of one field as people write them; an absent res or sparsity is empty."""
+    """Values of one column as people write them; an absent res or sparsity is empty."""
+    if name not in FIELD:
+        return [str(value) for value in values.tolist()]
     return ["" if absent(name, value) else spell(FIELD[name], value) for value in values.tolist()]
 
 

@@ -9,6 +9,9 @@ What the sections mean:
 - Repeat i of a point has its seed + i. The seed is that of the point (fixed, an axis or an include row), else the
   grid's `seed`, else 0.
 - `policies` left out means all of them. What a run holds of them is a matter of rows; a point is judged by all.
+- `workload: {trace: FILE}` (or a list) makes traces the points. A trace says itself what is mapped, touched and given
+  back, so that only `exclude` by `where`, `derive` and `policies` go with it. FILE counts from the grid file's folder,
+  on the command line (-S) from the working directory. `touch: all` counts every mapped page as written between calls.
 """
 
 import re
@@ -20,12 +23,14 @@ import numpy as np
 
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, FIELD, Columns, complete
-from sweep import axes, gridfile, units, yamltree
+from sweep import axes, gridfile, units, workload, yamltree
 from sweep.axes import MAX_POINTS, Spread, Value, spell
 from sweep.errors import UserError, one_line, unknown
 from sweep.gridfile import SCHEMA, GridFile
 from sweep.space import Axis, Chunk, Exclude, Grid
+from sweep.traces import names_of
 from sweep.units import INT64_MAX
+from sweep.workload import Trace
 from sweep.yamltree import Scalar, Spot, at
 
 __all__ = ["Chunk", "Exclude", "Grid", "load", "parse"]
@@ -81,8 +86,11 @@ class _Builder:
         if repeats < 1:
             raise at(self._spot("repeats"), ("repeats",), "0: must be 1 or more")
         self._once()
+        traces = self._traces()
         fixed = {name: axes.one(name, scalar, ("fixed", name)) for name, scalar in file.fixed.items()}
         dimensions = self._axes(repeats)
+        if traces:
+            dimensions = (Axis(("workload", "trace"), workload.axis_of(traces)),)
         rows = [self._row(i, row) for i, row in enumerate(file.include)]
         grid = Grid(
             name=file.name.text,
@@ -99,6 +107,8 @@ class _Builder:
             text=text,
             source=self.source,
             overrides=overrides,
+            traces=traces,
+            touch=self._touch(),
             tree=self.tree,
         )
         self._required(grid)
@@ -135,6 +145,43 @@ class _Builder:
                 raise at(scalar.spot, path, f"{scalar.text} is listed twice")
             seen.add(scalar.text)
         return tuple(policy for policy in POLICIES if policy in seen)
+
+    def _traces(self) -> tuple[Trace, ...]:
+        """The files of `workload`, read once for their hash; what does not go with them is refused."""
+        given = self.file.workload
+        if given is None:
+            return ()
+        for key in ("fixed", "axes", "zip", "include", "repeats", "seed"):
+            if key in self.tree.entries:
+                says = (
+                    "nothing in a trace is random" if key in ("repeats", "seed") else "a trace says itself what is done"
+                )
+                raise at(self.tree.keys[key], (), f"{key!r} does not go with `workload`: {says}")
+        for i, rule in enumerate(self.file.exclude):
+            for name in FIELD:
+                if name in rule:
+                    raise at(self._spot("exclude", i, name), ("exclude", i, name), "a trace has none; use `where`")
+        scalars = given.trace if isinstance(given.trace, list) else [given.trace]
+        if not scalars:
+            raise at(self._spot("workload", "trace"), ("workload", "trace"), "an empty list; give a file or more")
+        traces = []
+        for i, (scalar, name) in enumerate(zip(scalars, names_of([scalar.text for scalar in scalars]), strict=True)):
+            path: axes.Path = ("workload", "trace", i) if isinstance(given.trace, list) else ("workload", "trace")
+            folder = Path(self.source).parent if scalar.spot.line else Path()
+            try:
+                traces.append(workload.read(folder / scalar.text, name))
+            except UserError as error:
+                raise at(scalar.spot, path, str(error)) from None
+            if traces[-1].form != "kernel" and self._touch() == workload.RECORDED:
+                told = f"{one_line(name)} records no touches; add `touch: all`, which bounds VmPTE from above"
+                raise at(scalar.spot, path, told)
+        return tuple(traces)
+
+    def _touch(self) -> str:
+        given = self.file.workload.touch if self.file.workload else None
+        if given and given.text not in workload.TOUCH:
+            raise at(given.spot, ("workload", "touch"), unknown("touch", given.text, workload.TOUCH))
+        return given.text if given else workload.RECORDED
 
     def _given(self) -> Iterator[tuple[str, str, *tuple[str, ...]]]:
         """Paths of all fields in fixed, axes and zip."""
@@ -225,7 +272,7 @@ class _Builder:
                 raise at(
                     self._key_spot("derive", name), ("derive",), f"{one_line(name)!r} is not a column name: {rule}"
                 )
-            if name in FIELD:
+            if name in FIELD or name in workload.COLUMNS:
                 raise at(
                     self._key_spot("derive", name), ("derive",), f"{name!r} is a scenario field; choose another name"
                 )
@@ -235,6 +282,8 @@ class _Builder:
 
     def _required(self, grid: Grid) -> None:
         """virt, and one of sparsity and res, are there for the cross product and for every include row."""
+        if grid.traces:
+            return
         given = {path[-1] for path in self._given()}
         todo: list[tuple[Spot, axes.Path, set[str]]] = []
         if grid.combinations:

@@ -83,6 +83,13 @@ FieldName = Annotated[str, AfterValidator(_field_name)]
 ExcludeName = Annotated[str, AfterValidator(_exclude_name)]
 
 
+class Workload(Shape):
+    """Points that are no scenarios."""
+
+    trace: OneOrMany
+    touch: Leaf | None = None
+
+
 class GridFile(Shape):
     """A grid file's shape."""
 
@@ -90,6 +97,7 @@ class GridFile(Shape):
     name: Leaf
     about: Leaf | None = None
     policies: OneOrMany | None = None
+    workload: Workload | None = None
     fixed: dict[FieldName, Leaf] = {}
     axes: dict[FieldName, AxisValues] = {}
     zip: dict[str, dict[FieldName, AxisValues]] = {}
@@ -189,6 +197,8 @@ def known_keys(path: tuple[str | int, ...]) -> tuple[str, ...]:
     """What may stand in the mapping at `path`."""
     if not path:
         return TOP_KEYS
+    if path[0] == "workload":
+        return tuple(Workload.model_fields)
     if path[0] == "exclude":
         return (*FIELD, *EXCLUDE_WORDS)
     below_field = len(path) - {"axes": 2, "zip": 3}.get(str(path[0]), len(path) + 1)

@@ -5,6 +5,7 @@
 JSON in ASCII, keys sorted, no spaces: all scenario fields, defaults too, bytes and counts as integers, shares in their
 shortest decimal (0.9, 1.0), choices by name; of res and sparsity the one that was given; the seed is the repeat's.
 Policies, derived columns and the grid's name are no part of it, so two grids share the points that they share.
+Of a trace it is {"model_version":1,"touch":"recorded","trace":"16 bytes of blake2b of its text"}: no path, no name.
 """
 
 import json
@@ -18,6 +19,7 @@ from engine import MODEL_VERSION
 from engine.scenario import FIELD, FIELDS, Columns, Field
 from sweep.axes import absent, show
 from sweep.grid import Grid
+from sweep.workload import is_trace
 
 ID_BYTES = 10
 _VERSION_KEY = "model_version"
@@ -26,6 +28,8 @@ _KEYS = sorted([*FIELD, _VERSION_KEY])
 
 def canonical(columns: Columns, i: int) -> dict[str, int | float | str]:
     """Row i as it is hashed, without the version; an absent res or sparsity is left out."""
+    if is_trace(columns):
+        return {"touch": columns["touch"][i], "trace": columns["trace_hash"][i]}
     values = {field.name: columns[field.name][i].item() for field in FIELDS}
     return {name: show(FIELD[name], value) for name, value in values.items() if not absent(name, value)}
 
@@ -47,6 +51,8 @@ def point_ids(columns: Columns) -> list[str]:
     A value's piece of JSON is spelled once for each distinct value of a column; columns of one value join the text
     around them. Left for a row: one join of the columns that vary, and the hash.
     """
+    if is_trace(columns):
+        return [point_id(canonical_json(columns, i)) for i in range(len(columns["trace_hash"]))]
     rows = len(columns["virt"])
     texts: NDArray[Any] | None = None
     constant = "{"

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +16,12 @@ from engine.compiled import is_cold
 from sweep import provenance
 from sweep.batches import SMALLEST_NS, Batcher, Task
 from sweep.errors import UserError, unknown
-from sweep.executors.base import MODEL, Batch, Done, End, Executor, limit_for
+from sweep.executors.base import MODEL, TRACES, Batch, Done, End, Executor, limit_for
 from sweep.grid import Grid
 from sweep.identity import run_name
 from sweep.interrupts import Interrupts
 from sweep.ledger import Ledger
-from sweep.plan import Plan, check_sql, make_plan
+from sweep.plan import Plan, check_sql, estimated_ns, make_plan
 from sweep.store import RunWriter, Store
 from sweep.units import human_ns
 
@@ -91,6 +91,8 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
     """Run what is missing of a grid. Raises UserError, SweepFault, and KeyboardInterrupt for the second signal."""
     began = time.monotonic()
     check(grid, options)
+    if grid.traces:
+        options = replace(options, runner=TRACES)
     store = Store(options.results)
     facts = provenance.collect(engine="model", executor=options.executor, **asked(grid, options))
     with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
@@ -192,7 +194,7 @@ class Driver:
         self._again: deque[Task] = deque()
         self._numbers = 0
         self._work_done_ns = 0.0
-        self._cold = is_cold()
+        self._cold = is_cold() and options.runner == MODEL
 
     def run(self) -> None:
         orderly = False
@@ -225,10 +227,8 @@ class Driver:
         return bool(self._interrupts.asked) or (most is not None and self._ledger.bad >= most)
 
     def _make_batcher(self) -> Batcher:
-        from engine.run import estimate_ns
-
         account = self._plan.account
-        return Batcher(self._plan.points(), estimate_ns, account.estimate_ns, self._executor.workers)
+        return Batcher(self._plan.points(), estimated_ns, account.estimate_ns, self._executor.workers)
 
     def _fill(self) -> None:
         while len(self._flying) < self._executor.capacity and not self._over():
@@ -237,7 +237,8 @@ class Driver:
                 return
             self._numbers += 1
             self._flying[self._numbers] = task
-            self._executor.submit(Batch(self._numbers, task.block.columns, self._limit(task), self._options.runner))
+            columns = self._plan.payload(task.block)
+            self._executor.submit(Batch(self._numbers, columns, self._limit(task), self._options.runner))
 
     def _limit(self, task: Task) -> float | None:
         if self._options.timeout_s is None:
@@ -247,7 +248,8 @@ class Driver:
     def _take(self, done: Done) -> None:
         task = self._flying.pop(done.number)
         if done.end is End.RAN:
-            self._ledger.ran(task, done)
+            for remark in self._ledger.ran(task, done):
+                self._progress.say(f"warning: {remark}")
             self._work_done_ns += task.estimate_ns
             if not done.failures:
                 self._batcher.measured(task.estimate_ns, done.cpu_ns)

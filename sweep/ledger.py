@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,12 @@ class Entry:
     node: str | None
     cpu_ns: int | None
 
+    @property
+    def remarks(self) -> list[str | None]:
+        """A point's own, or None."""
+        given = iter(self.results.remarks if self.results else ())
+        return [next(given, None) if status == "ok" else None for status in self.status]
+
 
 class Ledger:
     def __init__(self, writer: RunWriter, policies: Sequence[str]) -> None:
@@ -51,15 +57,18 @@ class Ledger:
     def bad(self) -> int:
         return self.counts.total() - self.counts["ok"]
 
-    def ran(self, task: Task, done: Done) -> None:
-        """The engine answered for the task; failures are rows too."""
+    def ran(self, task: Task, done: Done) -> Iterator[str]:
+        """The engine answered for the task; failures are rows too. What is to be said of its points."""
         failures = dict(done.failures)
         status = ["failed" if i in failures else "ok" for i in range(len(task))]
         places = np.array([i for i in range(len(task)) if i not in failures], np.intp)
         good = task.block if not failures else picked(task.block, places) if len(places) else None
         error = [failures.get(i) for i in range(len(task))]
         each_ns = done.cpu_ns // len(task)
-        self._add(Entry(task.block, good, done.results, status, error, task.attempt, done.node, each_ns))
+        entry = Entry(task.block, good, done.results, status, error, task.attempt, done.node, each_ns)
+        self._add(entry)
+        names = task.block.columns.get("trace", task.block.ids)
+        return (f"{name}: {remark}" for name, remark in zip(names, entry.remarks, strict=True) if remark)
 
     def gave_up(self, task: Task, status: str, error: str) -> None:
         """No answer, and no further attempt."""
@@ -100,6 +109,7 @@ class Ledger:
             status=[status for e in entries for status in e.status],
             attempt=[e.attempt for e in entries for _ in e.status],
             error=[error for e in entries for error in e.error],
+            remarks=[remark for e in entries for remark in e.remarks],
             node=[e.node for e in entries for _ in e.status],
             cpu_ns=[e.cpu_ns for e in entries for _ in e.status],
         )

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,8 +55,16 @@ def opened(limit_s: float | None = None) -> Iterator[Runner]:
         raise UserError(str(error)) from error
 
 
+def scenarios_only(grid: Grid) -> None:
+    """Raises UserError for a grid of traces, whose recorded addresses may be where the child itself lives."""
+    if grid.traces:
+        told = "traces are played on the live kernel by `sweep replay --engine kernel TRACE...`"
+        raise UserError(f"{grid.place('workload')}: {told}")
+
+
 def shown(kernel: Kernel, grid: Grid) -> tuple[str, ...]:
     """The grid's policies that this kernel can show: its own design, and munmap."""
+    scenarios_only(grid)
     can = (kernel.policy, MUNMAP)
     policies = tuple(policy for policy in grid.policies if policy in can)
     if not policies:
@@ -135,6 +143,7 @@ def check(runner: Runner, grid: Grid, options: LaunchOptions) -> tuple[str, ...]
     A grid that names no policies asks for the kernel's own: munmap needs a mapping a hole, and is refused sooner.
     """
     check_sql(grid, options.where)
+    scenarios_only(grid)
     return (runner.policy,) if grid.policies == POLICIES else shown(runner, grid)
 
 
@@ -202,11 +211,11 @@ class Log:
 
     def _results(self, points: list[Point]) -> tuple[tables.Table, tables.Table]:
         block, run_id = joined([point.block for point in points]), self._writer.run_id
-        results = spread([point.seen for point in points], self.policies)
+        results = replace(spread([point.seen for point in points], self.policies), known=self._runner.columns)
         times = [[[s.install_ns, s.zap_ns] for s in point.seen] for point in points]
         install_ns, zap_ns = np.moveaxis(np.array(times, np.int64), 2, 0)
-        release, columns = self._runner.machine.release, self._runner.columns
-        facts = tables.KernelFacts(install_ns, zap_ns, release, self._runner.pt_reclaim, columns)
+        release = self._runner.machine.release
+        facts = tables.KernelFacts(install_ns, zap_ns, release, self._runner.pt_reclaim)
         outcomes = tables.outcome_table(
             run_id, block.ids, block.repeat, block.columns, results, self.policies, engine=ENGINE, kernel=facts
         )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.run import estimate_ns
 from engine.scenario import ABSENT, Columns
-from sweep import sql
+from sweep import sql, workload
 from sweep.errors import UserError, one_line
 from sweep.grid import Exclude, Grid
 from sweep.identity import ID_BYTES, point_ids
@@ -76,6 +76,10 @@ class Plan:
             columns, repeat = self.grid.columns_at(index)
             derived = sql.point_conditions(columns, self.grid.derive, [])[0] if self.grid.derive else {}
             yield PointBlock(point_ids(columns), columns, repeat, derived)
+
+    def payload(self, block: PointBlock) -> Columns:
+        """What a worker needs to run these points. Raises UserError where a trace is gone."""
+        return workload.loaded(block.columns, self.grid.traces) if self.grid.traces else block.columns
 
 
 def make_plan(grid: Grid, where: str | None = None, done: Done | None = None) -> Plan:
@@ -155,7 +159,7 @@ class _Tally:
         points = len(columns["virt"])
         self._todo += points
         if points:
-            self._ns += float(estimate_ns(columns).sum())
+            self._ns += float(estimated_ns(columns).sum())
             self._rounds += int(columns["rounds"].sum())
             self._most_rounds = max(self._most_rounds, int(columns["rounds"].max()))
 
@@ -179,6 +183,11 @@ class _Tally:
             if not self._dropped[i]:
                 matched = f"; earlier rules dropped the {self._matched[i]:,} it matches" if self._matched[i] else ""
                 yield f"{self._grid.place('exclude', i)}: the rule drops nothing: {rule.label}{matched}"
+
+
+def estimated_ns(columns: Columns) -> NDArray[np.float64]:
+    """Expected CPU nanoseconds a point."""
+    return workload.estimate_ns(columns) if workload.is_trace(columns) else estimate_ns(columns)
 
 
 def matches(rule: Exclude, columns: Columns) -> Mask:

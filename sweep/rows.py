@@ -42,6 +42,11 @@ class Rows:
         """From where the last iteration stopped."""
         return self._lines
 
+    def blocks(self) -> Iterator[bytes]:
+        """The text as it is, unpacked, instead of lines."""
+        while block := self._next():
+            yield block
+
     def error(self, message: str, row: int = 0) -> UserError:
         return UserError(f"{self.path}: row {row or self.row}: {message}")
 

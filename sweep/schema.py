@@ -44,6 +44,19 @@ SCENARIO = tuple(
 )
 """The scenario's fields as they are stored: choices as text, sizes in bytes."""
 
+TRACE = (
+    Column(
+        "trace", "string", "", "the trace that was played, by its file's name; NULL where it was a scenario", coded=True
+    ),
+    Column("trace_hash", "string", "", "blake2b, 16 bytes, of the trace's text", coded=True),
+    Column("trace_rows", "int64", "count", "lines of the trace"),
+    Column("touch", "string", "", "recorded, or all: every mapped page counts as written between calls", coded=True),
+)
+"""What a point is that is a trace; then the scenario's fields are NULL."""
+
+POINT = (*SCENARIO, *TRACE)
+"""What makes a point: what conditions and derived columns may use."""
+
 _STATE = {
     "res_bytes_peak": ("bytes", "resident memory after the last install, before its zaps"),
     "res_bytes_end": ("bytes", "resident memory after the last zaps"),
@@ -85,8 +98,8 @@ KERNEL = (
     Column("pt_reclaim", "bool", "", "whether that kernel frees empty tables; NULL under the model"),
 )
 
-OUTCOMES = (_RUN, _POINT, _REPEAT, _POLICY, _ENGINE, *SCENARIO, *STATE, *WORK, *KERNEL)
-"""One row a point that is done and policy. A counter that the live kernel does not show is NULL there, never 0."""
+OUTCOMES = (_RUN, _POINT, _REPEAT, _POLICY, _ENGINE, *POINT, *STATE, *WORK, *KERNEL)
+"""One row a point that is done and policy. A counter that a trace or the live kernel does not show is NULL, never 0."""
 
 ROUNDS = (
     _RUN,
@@ -106,7 +119,8 @@ POINTS = (
     _POINT,
     _REPEAT,
     _ENGINE,
-    *SCENARIO,
+    *POINT,
+    Column("remarks", "string", "", "what the figures leave out, such as rows that were skipped; NULL if nothing"),
     Column("status", "string", "", "ok, failed, timeout, lost or refused", coded=True),
     Column("attempt", "int64", "count", "which attempt this is, from 1; the tables show the last one"),
     Column("error", "string", "", "why the point is not ok; NULL if it is"),

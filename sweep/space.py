@@ -5,7 +5,7 @@ rows; the repeats of one combination lie beside each other. Point k is found by 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from math import prod
 from typing import Any
@@ -17,6 +17,7 @@ from engine.scenario import FIELD, Columns, ScenarioError, check, complete
 from sweep import yamltree
 from sweep.axes import Value, absent, show, spell
 from sweep.errors import UserError
+from sweep.workload import RECORDED, Trace, columns_of
 
 CHUNK = 65_536
 LONGEST_LIST = 4_096
@@ -27,7 +28,7 @@ LONGEST_LIST = 4_096
 class Axis:
     """One dimension. Its fields move together: one array a field, all of one length."""
 
-    path: tuple[str, str]  #: ("axes", field) or ("zip", group)
+    path: tuple[str, str]  #: ("axes", field), ("zip", group), or ("workload", "trace")
     values: dict[str, NDArray[Any]]
 
     @property
@@ -36,7 +37,7 @@ class Axis:
 
     def path_of(self, name: str, index: int) -> tuple[str | int, ...]:
         """Where a value stands in the tree (if it stands there itself and is not made by a rule)."""
-        return (*self.path, index) if self.path[0] == "axes" else (*self.path, name, index)
+        return (*self.path, name, index) if self.path[0] == "zip" else (*self.path, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Grid:
     source: str
     overrides: tuple[str, ...]
     tree: yamltree.Mapping = field(repr=False)
+    traces: tuple[Trace, ...] = ()
+    touch: str = RECORDED
 
     @property
     def combinations(self) -> int:
@@ -89,7 +92,7 @@ class Grid:
 
     @property
     def columns_used(self) -> tuple[str, ...]:
-        """The scenario fields that vary: those of axes and zip groups, then what else include rows give."""
+        """The columns that vary: those of axes and zip groups, then what else include rows give."""
         names = [name for axis in self.axes for name in axis.values]
         names += [name for row in self.include_given for name in row]
         return tuple(dict.fromkeys(names))
@@ -128,7 +131,7 @@ class Grid:
         for axis, digit in zip(reversed(self.axes), self._digits(combination), strict=True):
             for name, values in axis.values.items():
                 given[name] = values[digit]
-        return complete(given, rows)
+        return columns_of(given, self.touch) if self.traces else complete(given, rows)
 
     def _digits(self, combination: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """The place on each axis, last axis first."""
@@ -142,6 +145,8 @@ class Grid:
 
     def check(self, columns: Columns, index: NDArray[np.int64]) -> None:
         """Raise UserError for the first point that no address space can have; `index`: the points' raw numbers."""
+        if self.traces:
+            return
         try:
             check(columns)
         except ScenarioError as error:
@@ -170,6 +175,8 @@ class Grid:
                     return axis.path_of(name, int(digit[0]))
         if name in self.fixed:
             return ("fixed", name)
+        if name == "touch" and self.touch != RECORDED:
+            return ("workload", "touch")
         return ("seed",) if name == "seed" and "seed" in self.tree.entries else None
 
     def spelled(self, columns: Columns, row: int) -> str:
@@ -181,6 +188,9 @@ class Grid:
 
     def content(self) -> dict[str, Any]:
         """What a run is a run of: values canonical, no comments, no `about`; the order of keys carries nothing."""
+        if self.traces:
+            traces = {"trace": [trace.digest for trace in self.traces], "touch": self.touch}
+            return replace(self, traces=(), axes=()).content() | {"workload": traces}
         axes = {axis.path: {name: _listed(name, values) for name, values in axis.values.items()} for axis in self.axes}
         return {
             "name": self.name,

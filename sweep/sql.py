@@ -104,7 +104,7 @@ def point_conditions(
         with _limited(connection, DEFAULT_SECONDS):
             with _told():
                 connection.register("points", tables.scenario_table(columns))
-            known, source = [column.name for column in schema.SCENARIO], "points"
+            known, source = [column.name for column in schema.POINT], "points"
             for name, expression in derive.items():
                 expressions.check_name(name)
                 source = _with_column(connection, source, name, expression, known)

@@ -4,7 +4,7 @@ A kernel trace is exact or an error: what it cannot mean ends it. What an alloca
 is known, and every row that is not is counted under its reason in `Skipped`. docs/traces.md has the forms.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import NamedTuple
@@ -70,6 +70,14 @@ def name_of(path: str) -> str:
     for ending in (".gz", ".csv", ".txt", ".strace"):
         name = name.removesuffix(ending)
     return name or path
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """What traces are called beside each other; those of one name, from different folders, go by their paths."""
+    names = [name_of(path) for path in paths]
+    return [
+        PurePath(path).as_posix() if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)
+    ]
 
 
 def kind_of(rows: Rows, first_line: str) -> str:

@@ -122,25 +122,26 @@ def facts(made: "Plan", goes_on_with: str | None) -> dict[str, Any]:
 def list_points(made: "Plan", chosen: Format) -> None:
     """The points to run: csv and json stream them as a run would store them, the table shows the first as written."""
     from engine.scenario import FIELD
-    from sweep import render
+    from sweep import render, schema
 
     derived = tuple(made.grid.derive)
+    names = tuple(column.name for column in schema.TRACE) if made.grid.traces else tuple(FIELD)
     if chosen != "table":
-        render.write(("point_id", "repeat", *FIELD, *derived), _stored(made), chosen, sys.stdout)
+        render.write(("point_id", "repeat", *names, *derived), _stored(made, names), chosen, sys.stdout)
         return
-    fields = tuple(name for name in FIELD if name in {*made.grid.columns_used, "seed"})
+    fields = tuple(name for name in names if name in {*made.grid.columns_used, "seed"})
     rows = islice(_spelled(made, fields), SHOWN_POINTS)
     render.write(("point_id", "repeat", *fields, *derived), rows, "table", sys.stdout)
     if made.account.todo > SHOWN_POINTS:
         print(f"{SHOWN_POINTS:,} of {made.account.todo:,} points; --format csv or json lists all", file=sys.stderr)
 
 
-def _stored(made: "Plan") -> Iterator[tuple[Any, ...]]:
+def _stored(made: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """Sizes in bytes, sparsity filled in."""
     from sweep.tables import scenario_table
 
     for block in made.points():
-        stored = scenario_table(block.columns).to_pydict().values()
+        stored = scenario_table(block.columns).select(names).to_pydict().values()
         yield from zip(block.ids, block.repeat.tolist(), *stored, *block.derived.values(), strict=True)
 
 

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -89,6 +88,7 @@ def replay(
     """
     from sweep import render
     from sweep.play import Play
+    from sweep.traces import names_of
 
     chosen = "json" if as_json else format
     if engine == "kernel":
@@ -96,7 +96,7 @@ def replay(
     policies = _policies(policy)
     plays = [
         Play(path, name, policies, touch_all=touch == "all", scan_every=scan_every)
-        for path, name in zip(traces, _names(traces), strict=True)
+        for path, name in zip(traces, names_of(traces), strict=True)
     ]
     if steps:
         rows = (row for play in plays for row in _steps(play, policies))
@@ -119,13 +119,14 @@ def _on_the_kernel(traces: Sequence[str], policy: Sequence[str] | None, touch: s
     """Live beside the model under the kernel's own policy; exit code 1 where they differ."""
     from sweep import render
     from sweep.liveplay import Shown, live_policy, play, steps_of
+    from sweep.traces import names_of
 
     if policy or touch != "recorded":
         raise UserError(
             "--engine kernel plays what is recorded, under this kernel's own policy: no --policy, no --touch"
         )
     own = live_policy()
-    names = _names(traces)
+    names = names_of(traces)
     shown: dict[str, list[Shown]] = {}
     for path, name in zip(traces, names, strict=True):
         shown[name] = list(play(steps_of(path), path, own))
@@ -165,16 +166,6 @@ def _policies(asked: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name for name in POLICIES if name in names)
 
 
-def _names(paths: Sequence[str]) -> list[str]:
-    """What traces are called in a table; those of one name, from different folders, go by their paths."""
-    from sweep.traces import name_of
-
-    names = [name_of(path) for path in paths]
-    return [
-        PurePath(path).as_posix() if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)
-    ]
-
-
 def _steps(play: "Play", policies: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """A row a step and policy; step 0 maps, and is what the differences are to."""
     for step in play:
@@ -190,8 +181,9 @@ def played(path: str) -> "Play":
     """A trace played to its end for what it asks alone, skipped rows told. Raises UserError."""
     from engine.policy import POLICIES
     from sweep.play import Play
+    from sweep.traces import name_of
 
-    play = Play(path, _names([path])[0], POLICIES, touch_all=False)
+    play = Play(path, name_of(path), POLICIES, touch_all=False)
     _finish(play)
     return play
 

@@ -79,10 +79,10 @@ def _one(prefix: str, found: list[Found], place: str) -> Found | None:
 
 def _in_store(prefix: str, store: "Store") -> Iterator[Found]:
     """Points of the store whose id starts so; a point of several runs once."""
-    from engine.scenario import FIELD, Scenario, columns_of
+    from sweep import schema
     from sweep.sql import Database
 
-    columns = ", ".join(f'points."{name}"' for name in FIELD)
+    columns = ", ".join(f'points."{column.name}"' for column in schema.POINT)
     about = ("run_id", "engine", "repeat", "status", "attempt", "node", "finished_at")
     told = ", ".join(f"points.{name}" for name in about)
     with Database(store) as database:
@@ -94,11 +94,23 @@ def _in_store(prefix: str, store: "Store") -> Iterator[Found]:
         ).to_pylist()
     for point_id in dict.fromkeys(row["point_id"] for row in rows):
         mine = [row for row in rows if row["point_id"] == point_id]
-        values = {name: mine[0][name] for name in FIELD}
-        if values["res"] is not None:
-            values["sparsity"] = None  # the store fills it in; the point was given res
         runs = tuple({name: row[name] for name in about} for row in mine)
-        yield Found(point_id, columns_of([Scenario(**values)]), 0, mine[0]["model_version"], runs)
+        yield Found(point_id, _columns(mine[0]), 0, mine[0]["model_version"], runs)
+
+
+def _columns(stored: dict[str, Any]) -> "Columns":
+    """A stored point as a row of columns."""
+    import numpy as np
+
+    from engine.scenario import FIELD, Scenario, columns_of
+    from sweep import schema
+
+    if stored["trace_hash"] is not None:
+        return {column.name: np.array([stored[column.name]], object) for column in schema.TRACE}
+    values = {name: stored[name] for name in FIELD}
+    if values["res"] is not None:
+        values["sparsity"] = None  # the store fills it in; the point was given res
+    return columns_of([Scenario(**values)])
 
 
 def _in_grid(prefix: str, grid: "Grid") -> Iterator[Found]:
@@ -141,8 +153,7 @@ def _facts(found: Found, runs: tuple[dict[str, Any], ...], grid: "Grid | None") 
 
 def _told(found: Found, facts: dict[str, Any]) -> Iterator[str]:
     """The same in words."""
-    from engine.scenario import FIELD
-    from sweep.axes import spell
+    from sweep.axes import spell_column
 
     yield f"{found.point_id} is {HASH}:"
     yield facts["canonical"]
@@ -151,7 +162,7 @@ def _told(found: Found, facts: dict[str, Any]) -> Iterator[str]:
     yield ""
     places = facts["grid"]["places"] if facts["grid"] else {}
     for name in facts["scenario"]:
-        value = spell(FIELD[name], found.columns[name][found.row].item())
+        value = spell_column(name, found.columns[name][found.row : found.row + 1])[0]
         later = f" + repeat {found.repeat}" if name == "seed" and found.repeat else ""
         yield f"{name:<14}{value:<14}{places.get(name, '')}{later}".rstrip()
     yield f"{'model_version':<14}{found.model_version}"

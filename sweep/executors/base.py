@@ -18,6 +18,8 @@ from engine.scenario import Columns, Scenario, columns_of
 
 MODEL = "engine.run:run_batch"
 """The engine's entry point, `module:function`. By name, so that a payload holds data and no code."""
+TRACES = "sweep.traceruns:run_batch"
+"""The same for points that are traces."""
 
 Run = Callable[[Columns], Results]
 ERROR_LENGTH = 300
@@ -168,6 +170,8 @@ def join(parts: list[Results]) -> Results:
         np.concatenate([part.values for part in parts]),
         np.concatenate([part.rounds for part in parts]),
         np.concatenate([part.round_counts for part in parts]),
+        parts[0].known,
+        tuple(remark for part in parts for remark in part.remarks),
     )
 
 
@@ -181,8 +185,9 @@ def owned(done: Done) -> Done:
     """The same with arrays of its own, so that shared memory it came in can go."""
     if done.results is None:
         return done
-    results = Results(done.results.values.copy(), done.results.rounds.copy(), done.results.round_counts.copy())
-    return replace(done, results=results)
+    held = done.results
+    values, rounds, counts = held.values.copy(), held.rounds.copy(), held.round_counts.copy()
+    return replace(done, results=replace(held, values=values, rounds=rounds, round_counts=counts))
 
 
 def limit_for(points: int, point_limit_s: float, expected_s: float) -> float:

@@ -11,7 +11,7 @@ from sweep.grid import parse
 HEAD = "schema: sweep/1\nname: a\n"
 BASE = HEAD + "fixed: {virt: 1GiB, sparsity: 0.9}\n"
 FIELDS = "known: " + ", ".join(FIELD)
-TOP = "known: schema, name, about, policies, fixed, axes, zip, include, exclude, derive, repeats, seed"
+TOP = "known: schema, name, about, policies, workload, fixed, axes, zip, include, exclude, derive, repeats, seed"
 
 
 def refused(text: str, *overrides: str) -> str:

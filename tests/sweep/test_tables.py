@@ -1,5 +1,6 @@
 """Results become rows, rows become files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def test_scenarios_are_stored_as_people_say_them() -> None:
             if field.name != "sparsity":
                 assert got[field.name] == getattr(scenario, field.name)
         assert got["sparsity"] == pytest.approx(float(1 - scenario.installed_share))
-    assert tables.scenario_table(columns).schema.names == [field.name for field in FIELDS]
+    stored = tables.scenario_table(columns)
+    assert stored.schema.names == [*(field.name for field in FIELDS), *(column.name for column in schema.TRACE)]
+    assert all(stored.column(column.name).null_count == COUNT for column in schema.TRACE)
 
 
 def test_only_the_policies_asked_for() -> None:
@@ -71,10 +74,9 @@ def test_the_model_measures_nothing_and_the_kernel_shows_little() -> None:
     for column in schema.KERNEL:
         assert model.column(column.name).null_count == model.num_rows
     times = np.arange(COUNT, dtype=np.int64).reshape(COUNT, 1)
-    facts = tables.KernelFacts(times, times * 2, "6.18.1", True, frozenset(STATE) | {"zap_calls"})
-    kernel = tables.outcome_table(
-        "r", IDS, REPEAT, scenarios(COUNT), results(COUNT), ("merged",), engine="kernel", kernel=facts
-    )
+    facts = tables.KernelFacts(times, times * 2, "6.18.1", True)
+    seen = replace(results(COUNT), known=(*STATE, "zap_calls"))
+    kernel = tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), seen, ("merged",), engine="kernel", kernel=facts)
     assert kernel.column("zap_ns").to_pylist() == [0, 2, 4, 6, 8]
     assert kernel.column("pt_reclaim").to_pylist() == [True] * COUNT
     unseen = {name for name in WORK if kernel.column(name).null_count == COUNT}
