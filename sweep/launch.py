@@ -264,14 +264,19 @@ class Driver:
             self._ledger.gave_up(task, done.end.value, error)
 
     def _show(self) -> None:
-        account, waiting = self._plan.account, ""
-        if not self._executor.warm:
-            starting = f"starting {self._executor.name}"
-            there = f"{starting}, compiling the engine there if it is new"
-            waiting = there if self._options.address else "compiling the engine, once" if self._cold else starting
-        done = self._ledger.counts.total()
+        account, done = self._plan.account, self._ledger.counts.total()
+        waiting = self._waiting(done)
         state = State(account.todo, done, self._ledger.bad, account.estimate_ns, self._work_done_ns, waiting)
         self._progress.show(state)
+
+    def _waiting(self, done: int) -> str:
+        """What holds the workers up. A ready worker has one kernel of several; the first batch compiles the others."""
+        starting = f"starting {self._executor.name}"
+        if self._options.address:
+            return "" if self._executor.warm else f"{starting}, compiling the engine there if it is new"
+        if self._cold:
+            return "" if done else "compiling the engine, once"
+        return "" if self._executor.warm else starting
 
 
 def _tried(writer: RunWriter, rerun_failed: bool) -> Callable[[list[str]], Any]:

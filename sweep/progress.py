@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from sweep.launch import Progress, State
@@ -16,7 +17,7 @@ def progress(quiet: bool, stream: TextIO | None = None) -> Progress:
     out = stream or sys.stderr
     if quiet:
         return Silent()
-    return Bar(out) if out.isatty() else Lines(out)
+    return Unheard(Bar(out) if out.isatty() else Lines(out))
 
 
 class Silent:
@@ -28,6 +29,30 @@ class Silent:
 
     def stop(self) -> None:
         pass
+
+
+class Unheard:
+    """One that goes silent when nobody hears it any more: a closed pipe or a terminal that hung up ends no sweep."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner, self._gone = inner, False
+
+    def say(self, text: str) -> None:
+        self._try(self._inner.say, text)
+
+    def show(self, state: State) -> None:
+        self._try(self._inner.show, state)
+
+    def stop(self) -> None:
+        self._try(self._inner.stop)
+
+    def _try(self, tell: Callable[..., None], *what: object) -> None:
+        if self._gone:
+            return
+        try:
+            tell(*what)
+        except OSError:
+            self._gone = True
 
 
 class Clock:

@@ -1,4 +1,5 @@
--- How much of VmPTE each policy saves against none, in percent, by the size of a zap; `possible` is all that is not needed.
+-- How much of VmPTE each policy saves against none after the last zaps, in percent, by the size of a zap.
+-- `possible`: all that is not needed then.
 WITH against AS (SELECT run_id, point_id, vm_pte_kib_end AS none_kib FROM latest WHERE policy = 'none'),
 shares AS (
     SELECT

@@ -1,6 +1,6 @@
--- How VmPTE grows: MiB at the end of a round under each policy, rounds 1, 2, 4, 8, ... and the last.
-WITH ends AS (
-    SELECT run_id, l.rounds, r.round, policy, avg(r.vm_pte_kib_end) / 1024 AS mib, count(*) AS points
+-- How VmPTE grows: MiB after the install of a round, when the process has its memory, in rounds 1, 2, 4, 8, ... and the last.
+WITH peaks AS (
+    SELECT run_id, l.rounds, r.round, policy, avg(r.vm_pte_kib_peak) / 1024 AS mib, count(*) AS points
     FROM latest AS l JOIN rounds AS r USING (run_id, point_id, policy)
     WHERE r.round & (r.round - 1) = 0 OR r.round = l.rounds
     GROUP BY run_id, l.rounds, r.round, policy
@@ -17,6 +17,6 @@ SELECT
     round(max(mib) FILTER (policy = 'seed_inline'), 3) AS seed_inline,
     round(max(mib) FILTER (policy = 'merged'), 3) AS merged,
     round(max(mib) FILTER (policy = 'munmap'), 3) AS munmap
-FROM ends
+FROM peaks
 GROUP BY run_id, rounds, round
 ORDER BY run_id, rounds, round;

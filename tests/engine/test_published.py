@@ -5,6 +5,7 @@ from engine.outcome import COLUMNS
 from engine.policy import POLICIES
 from engine.run import run_batch
 from engine.scenario import Scenario, columns_of
+from tests import process
 
 AT = {name: i for i, name in enumerate(COLUMNS)}
 
@@ -31,8 +32,7 @@ def test_arm64_one_gib() -> None:
 
 def test_fifty_five_tib_process() -> None:
     """VIRT 55t, RES 590g, VmPTE 110g: every slot had a table; dense residents need 1.2g, and 108g come back."""
-    scenario = Scenario(virt=55 * TIB, res=590 * GIB, cluster=2 * MIB, zap=2 * MIB, rounds=500)
-    row = run_batch(columns_of([scenario])).values[0]
+    row = process.judged().values[0]
     none, merged = row[POLICIES.index("none")], row[POLICIES.index("merged")]
     gib = 1024 * 1024
     assert round(none[AT["vm_pte_kib_peak"]] / gib) == 110

@@ -4,12 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sweep import cli
+from engine.policy import POLICIES
+from sweep import cli, tables
 from sweep.cli import COMMANDS, main
+from sweep.commands.summary import told
+from sweep.grid import load
+from sweep.identity import point_ids, run_name
+from sweep.launch import Summary
+from sweep.store import Store
 from sweep.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,19 +89,29 @@ def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
         (["launch", "small.yaml", "--rerun", "all"], "sweep: --rerun: unknown choice 'all'; known: failed"),
         (["launch", "small.yaml", "--executor", "rya"], "unknown executor 'rya'; did you mean 'ray'?"),
         (["launch", "small.yaml", "--executor", "inline", "--address", "auto"], "sweep: --address auto: needs"),
+        (
+            ["launch", "small.yaml", "--executor", "inline", "--timeout", "3"],
+            "sweep: --timeout needs --executor processes",
+        ),
+        (["launch", "small.yaml", "--engine", "kernle"], "unknown engine 'kernle'; did you mean 'kernel'?"),
+        (["launch", "small.yaml", "--engine", "kernel", "-j", "2"], "sweep: -j: not with --engine kernel"),
         (["launch", "small.yaml", "--where", "zapp > 1"], "sweep: --where: "),
         (["launch", "small.yaml", "-S", "fixed.vrit=1GiB"], "virt"),
         (["launch", "small.yaml", "--results", "s3://bucket"], "sweep: --results s3://bucket: s3 is not supported"),
     ],
 )
 def test_bad_usage_is_one_line(grid: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
-    """Exit code 2, one line on stderr that says what and what is allowed, nothing on stdout, no run begun."""
-    assert main(words) == 2
-    out, err = capsys.readouterr()
-    assert not out
-    assert told in err
-    assert len(err.splitlines()) == 1
-    assert not list(grid.parent.glob("results/*"))
+    """Exit code 2, one line on stderr that says what and what is allowed, nothing on stdout, no run begun.
+
+    A dry run refuses what a launch refuses.
+    """
+    for given in (words, [*words, "--dry-run"]) if words[0] == "launch" else (words,):
+        assert main(given) == 2
+        out, err = capsys.readouterr()
+        assert not out
+        assert told in err
+        assert len(err.splitlines()) == 1
+        assert not list(grid.parent.glob("results/*"))
 
 
 def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,16 +135,102 @@ def test_launch_as_json_and_quiet(grid: Path, capsys: pytest.CaptureFixture[str]
     out, err = capsys.readouterr()
     facts = json.loads(out)
     assert (facts["status"], facts["points"], facts["planned"]) == ("ok", {"ok": 4}, 4)
+    saved = {row["policy"]: row["saved_percent"] for row in facts["policies"]}
+    assert list(saved) == list(POLICIES)
+    assert saved["none"] == 0 < saved["merged"] < saved["refcount"]
     assert not err
 
 
 def test_dry_run_is_plan(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same words; nothing is written."""
+    """The same words, and where it would run; nothing is written."""
     assert main(["launch", "small.yaml", "--dry-run"]) == 0
-    dry = capsys.readouterr().out
+    dry, where = capsys.readouterr()
     assert main(["plan", "small.yaml"]) == 0
     assert capsys.readouterr().out == dry
+    assert where.startswith("sweep: would run on ")
     assert not Path("results").exists()
+
+
+def test_dry_run_heeds_the_other_options(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--fresh runs all points again, --rerun failed those that are not ok; a plan passes over both."""
+    loaded = load(grid)
+    chunk = next(loaded.chunks())
+    ids = point_ids(chunk.columns)
+    with Store(Path("results")).open_run(loaded, run_name(loaded), False, {"version": "0"}) as writer:
+        for i, status in enumerate(("ok", "failed")):
+            columns = {name: values[i : i + 1] for name, values in chunk.columns.items()}
+            rows = tables.point_table(writer.run_id, ids[i : i + 1], chunk.repeat[i : i + 1], columns, status=status)
+            writer.commit(None, None, rows)
+        writer.finish("failed", {})
+
+    def todo(*words: str) -> int:
+        assert main(["launch", "small.yaml", "--dry-run", "--json", "-q", *words]) == 0
+        facts: dict[str, int] = json.loads(capsys.readouterr().out)
+        return facts["todo"]
+
+    assert (todo(), todo("--rerun", "failed"), todo("--fresh")) == (2, 3, 4)
+    assert len(list(Path("results").iterdir())) == 1
+
+
+def test_what_to_type_next_names_the_store(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands that are printed look where the rows are, quoted for a shell."""
+    assert main(["launch", "small.yaml", "--executor", "inline", "--results", "my runs"]) == 0
+    run = next(Path("my runs").iterdir()).name
+    assert f"\nsweep query savings --run {run} --results 'my runs'\n" in capsys.readouterr().out
+    assert main(["ls", "--results", "no runs"]) == 0
+    assert "sweep launch GRID --results 'no runs'" in capsys.readouterr().err
+
+
+def test_a_summary_of_nothing_says_what_is_true() -> None:
+    """Interrupted before the first point is not the same as nothing to do."""
+    summary = Summary("a-1", "interrupted", False, "inline", 1, planned=9, done_before=0)
+    assert told(summary, "results")[1] == "points   none finished of 9"
+    assert (
+        told(replace(summary, status="ok", planned=0, done_before=9), "results")[1]
+        == "points   none to run; 9 were done"
+    )
+
+
+@pytest.mark.parametrize("words", [["launch", "small.yaml", "--executor", "inline"], ["ls"], ["--help"]])
+@pytest.mark.parametrize("streams", [("stdout",), ("stdout", "stderr")])
+def test_a_reader_that_goes_away_is_no_error(grid: Path, words: list[str], streams: tuple[str, ...]) -> None:
+    """`sweep ... | head -1`: what was to be done is done, the exit code says how it went, nobody hears a word."""
+    read, write = os.pipe()
+    os.close(read)
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweep.cli import main; sys.exit(main({words!r}))"
+    gone = dict.fromkeys(streams, write)
+    done = subprocess.run([sys.executable, "-c", code], cwd=grid.parent, check=False, **{"stderr": -1, **gone})  # type: ignore[call-overload]
+    os.close(write)
+    assert (done.returncode, done.stderr or b"") == (0, b"" if "launch" not in words else done.stderr or b"")
+    if "launch" in words:
+        assert b"Traceback" not in (done.stderr or b"")
+        assert Store(Path("results")).runs()[0].status == "ok"
+
+
+def test_a_full_disk_is_no_fault_of_ours(grid: Path) -> None:
+    """stdout that takes no more: exit code 2 and a line."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweep.cli import main; sys.exit(main(['ls']))"
+    for unbuffered in ("", "1"):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+                check=False,
+            )
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].endswith(": No space left on device")
+
+
+def test_arguments_are_text(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes that are not UTF-8, in a path or in SQL, are refused in a line."""
+    for words in (["plan", "\udcff.yaml"], ["query", "SELECT '\udcff'"], ["ls", "--results", "r\udcff"]):
+        assert main(words) == 2
+        assert "not UTF-8 text" in capsys.readouterr().err
 
 
 def test_a_fault_of_ours_is_one_line(
@@ -154,15 +257,3 @@ def test_ctrl_c_anywhere_is_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(cli, "_call", interrupt)
     assert main(["plan"]) == 3
     assert capsys.readouterr().err == "sweep: interrupted\n"
-
-
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    """`sweep --help | head -1` is quiet."""
-    code = "import sys; from sweep.cli import main; sys.exit(main(['--help']))"
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False
-    )
-    os.close(write)
-    assert (done.returncode, done.stderr) == (0, "")

@@ -74,6 +74,25 @@ def test_a_launch_goes_on_where_the_last_one_ended(options: LaunchOptions) -> No
     assert len(rows(options, "SELECT * FROM points")) == 3
 
 
+def test_what_where_left_out_is_still_to_run(options: LaunchOptions) -> None:
+    """`ls` counts down from all points of the grid, whatever a launch asked for."""
+    for where, todo in (("seed < 3", 2), ("seed = 3", 1), ("seed < 3", 1), (None, 0)):
+        assert run(grid([1, 2, 3, 4]), replace(options, where=where)).status == "ok"
+        assert Store(options.results).runs()[0].todo == todo
+
+
+def test_compiling_is_what_a_cold_launch_waits_for(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the first answer, for a ready worker has compiled one kernel of several; a warm one waits for the start."""
+    monkeypatch.setattr("sweep.batches.TASK_POINTS", 1)
+    for cold, words in ((True, "compiling the engine, once"), (False, "starting inline")):
+        told = Told()
+        monkeypatch.setattr(driver, "is_cold", lambda cold=cold: cold)
+        launch(grid([1, 2, 3], "cold" if cold else "warm"), options, told)
+        assert {state.waiting for state in told.states if not state.done} <= {words, *([] if cold else [""])}
+        assert words in {state.waiting for state in told.states}
+        assert {state.waiting for state in told.states if state.done} == {""}
+
+
 def test_fresh_starts_another_run(options: LaunchOptions) -> None:
     """The old run stays."""
     first = run(grid([1]), options)

@@ -7,15 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from engine.outcome import Results
 from engine.policy import POLICIES
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
+from engine.scenario import Columns, Scenario, columns_of
 from sweep import named, render, schema, tables
 from sweep.cli import main
-from tests.sweep.stores import MIB, commit, filled, opened, point_id, point_rows
+from sweep.executors.base import join
+from sweep.store import Store
+from tests import process
+from tests.sweep.stores import MIB, FakeGrid, commit, filled, opened, point_id, point_rows
 
 NAMES = [query.name for query in named.named_queries()]
 Sweep = Callable[..., Any]
@@ -33,17 +38,24 @@ def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Sweep:
     return run
 
 
-def published(root: Path) -> None:
-    """The two published cases and some more, by the engine."""
+def published() -> tuple[Columns, Results]:
+    """The published cases and some more, by the engine."""
     gib = 1024 * MIB
-    rows = [
-        Scenario(virt=50 * gib, sparsity=0.0),
-        Scenario(virt=gib, sparsity=0.0, arch="arm64-4k"),
-        Scenario(virt=gib, sparsity=0.99, cluster=MIB // 16, rounds=3, threads=4),
-        Scenario(virt=gib, sparsity=0.9, zap=MIB // 16),
-    ]
-    columns, ids = columns_of(rows), [point_id(i) for i in range(len(rows))]
-    made, repeat = run_batch(columns), columns["seed"]
+    columns = columns_of(
+        [
+            Scenario(virt=50 * gib, sparsity=0.0),
+            Scenario(virt=gib, sparsity=0.0, arch="arm64-4k"),
+            Scenario(virt=gib, sparsity=0.99, cluster=MIB // 16, rounds=3, threads=4),
+            Scenario(virt=gib, sparsity=0.9, zap=MIB // 16),
+        ]
+    )
+    made = join([run_batch(columns), process.judged()])
+    return {name: np.append(values, process.COLUMNS[name]) for name, values in columns.items()}, made
+
+
+def store(root: Path, columns: Columns, made: Results) -> None:
+    """A run of these points, and one that failed."""
+    ids, repeat = [point_id(i) for i in range(len(columns["virt"]))], columns["seed"]
     with opened(root, "published-0123abcd") as writer:
         writer.commit(
             tables.outcome_table(writer.run_id, ids, repeat, columns, made),
@@ -74,7 +86,7 @@ def test_every_question_can_be_asked_of_an_empty_store(sweep: Sweep, name: str) 
 
 def test_every_question_has_an_answer(sweep: Sweep, tmp_path: Path) -> None:
     """On a run of the engine every shipped question gives rows, and the published figures agree."""
-    published(tmp_path)
+    store(tmp_path, *published())
     answers = {}
     for name in NAMES:
         code, out, err = sweep("query", name, "--json")
@@ -86,11 +98,54 @@ def test_every_question_has_an_answer(sweep: Sweep, tmp_path: Path) -> None:
     assert saved["none"] == 0
     assert saved["munmap"] == 100
     assert 97 < saved["merged"] < 100
-    assert [row["vm_pte_kib"] for row in answers["published"]] == [102_640, 240, 2_088, 40]
+    figures = [row["vm_pte_kib"] for row in answers["published"]]
+    assert figures[:4] == [102_640, 240, 2_088, 40]
+    assert round(figures[4] / 1024**2) == 110
     assert all(row["agrees"] for row in answers["published"])
     assert answers["failures"][0]["error"] == "it broke"
     by_zap = {row["zap_kib"]: row for row in answers["by_zap"]}
     assert by_zap[64]["merged"] == 0 < by_zap[64]["async"]
+
+
+def test_what_cannot_be_compared_is_said(sweep: Sweep, tmp_path: Path) -> None:
+    """A run without the policy none has no part in a comparison with it, and stderr says so; others are silent."""
+    filled(tmp_path, name="lacks-0123abcd", policies=["merged"])
+    filled(tmp_path, name="has-0123abcd")
+    silent = {"failures", "growth", "measured", "published", "threads"}
+    for name in NAMES:
+        code, out, err = sweep("query", name, "--format", "csv")
+        assert code == 0
+        note = f"note: lacks-0123abcd has no policy none, which {name} compares with; add it to the grid's policies\n"
+        assert err == ("" if name in silent else note)
+        if name not in silent | {"savings", "cost"}:
+            assert "lacks" not in out
+    assert sweep("query", "by_zap", "--run", "has")[2] == ""
+    assert sweep("query", "SELECT * FROM latest WHERE policy = 'none'")[2] == ""
+
+
+def test_moments_are_what_they_say(sweep: Sweep, tmp_path: Path) -> None:
+    """by_sparsity tells the end from the peak, which only rounds before can change; growth is at the peak."""
+    store(tmp_path, *published())
+    rows = json.loads(sweep("query", "by_sparsity", "--json")[1])
+    assert {(row["cluster_kib"], row["moment"]) for row in rows} == {
+        (4, "end"), (64, "end"), (64, "peak"), (2048, "end"), (2048, "peak"),
+    }  # fmt: skip
+    of = {(row["cluster_kib"], row["moment"]): row for row in rows}
+    assert of[2048, "end"]["merged"] > 99 > of[2048, "peak"]["merged"] > 98
+    assert of[2048, "peak"]["possible"] is None
+    grown = json.loads(sweep("query", "growth", "--json")[1])
+    last = next(row for row in grown if row["round"] == 500)
+    assert round(last["none"] / 1024) == 110
+    assert 1 < last["merged"] / 1024 < 2
+
+
+def test_alignment(sweep: Sweep, tmp_path: Path) -> None:
+    """by_shift: a call of a table's size frees nothing once it lies across a border, to the whole-slot rule."""
+    columns = columns_of([Scenario(virt=64 * MIB, sparsity=0.5, zap_shift=shift) for shift in (0, 4096)])
+    store(tmp_path, columns, run_batch(columns))
+    rows = json.loads(sweep("query", "by_shift", "--json")[1])
+    assert [(row["zap_kib"], row["shift_kib"]) for row in rows] == [(2048, 0), (2048, 4)]
+    assert rows[0]["merged"] > 90 > 0 == rows[1]["merged"] < rows[1]["refcount"]
 
 
 def test_formats_tell_the_same(sweep: Sweep, tmp_path: Path) -> None:
@@ -152,10 +207,13 @@ def test_long_tables_say_what_they_leave_out(sweep: Sweep, tmp_path: Path) -> No
 def test_bad_input_is_one_line_and_two(sweep: Sweep, tmp_path: Path) -> None:
     """Exit 2, one line on stderr, nothing on stdout."""
     filled(tmp_path)
+    (tmp_path / "latin1.sql").write_bytes(b"SELECT 'caf\xe9'")
     for words in (
         ("query", "SELECT nosuch FROM outcomes"),
         ("query", "DROP VIEW outcomes"),
         ("query", "SELECT 1", "--run", "nosuch"),
+        ("query", "SELECT 1", "--run", ""),
+        ("query", str(tmp_path / "latin1.sql")),
         ("query", "SELECT 1", "--cost", "nosuch"),
         ("query", "SELECT 1", "-o", str(tmp_path / "no" / "where.csv")),
         ("query", "--format", "parquet"),
@@ -205,6 +263,16 @@ def test_ls_and_show(sweep: Sweep, tmp_path: Path) -> None:
     assert shown["files"] == 4
     assert "2 points: it broke" in sweep("show")[1]
     assert sweep("show", "last", "--grid")[1] == "name: first\n"
+
+
+def test_show_has_the_grid_and_what_was_set(sweep: Sweep, tmp_path: Path) -> None:
+    """--grid prints the file and, as a comment, the -S that it was launched with; it is still the file."""
+    grid = FakeGrid(overrides=("fixed.virt=4GiB", "about=two\nlines"))
+    with Store(tmp_path).open_run(grid, "first-0123abcd", False, {"version": "0"}) as writer:
+        writer.finish("ok", {})
+    set_ = "-S fixed.virt=4GiB -S 'about=two lines'"
+    assert sweep("show", "last", "--grid")[1] == f"name: first\n# launched with {set_}\n"
+    assert f"\nwith       {set_}\n" in sweep("show")[1]
 
 
 def test_rm_asks(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,25 @@
+-- What alignment does: the saving in VmPTE against none after the last zaps, in percent, by size and shift of the zaps.
+-- A call of a table's size that lies across a border covers no table. `possible`: all that is not needed then.
+WITH against AS (SELECT run_id, point_id, vm_pte_kib_end AS none_kib FROM latest WHERE policy = 'none'),
+shares AS (
+    SELECT
+        run_id, zap, zap_shift, policy,
+        100 * (1 - sum(vm_pte_kib_end) / sum(none_kib)) AS saved,
+        100 * (1 - sum(vm_pte_kib_needed_end) / sum(none_kib)) AS possible
+    FROM latest JOIN against USING (run_id, point_id)
+    GROUP BY run_id, zap, zap_shift, policy
+)
+SELECT
+    run_id,
+    zap / 1024 AS zap_kib,
+    zap_shift / 1024 AS shift_kib,
+    round(max(saved) FILTER (policy = 'refcount'), 2) AS refcount,
+    round(max(saved) FILTER (policy = 'async'), 2) AS async,
+    round(max(saved) FILTER (policy = 'second_walk'), 2) AS second_walk,
+    round(max(saved) FILTER (policy = 'seed_inline'), 2) AS seed_inline,
+    round(max(saved) FILTER (policy = 'merged'), 2) AS merged,
+    round(max(saved) FILTER (policy = 'munmap'), 2) AS munmap,
+    round(max(possible) FILTER (policy = 'none'), 2) AS possible
+FROM shares
+GROUP BY run_id, zap, zap_shift
+ORDER BY run_id, zap, zap_shift;
