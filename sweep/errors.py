@@ -8,6 +8,10 @@ class UserError(Exception):
     """Bad input. `str(error)` is one line: where, what, what is allowed. The command prints it and exits with 2."""
 
 
+class DamagedError(UserError):
+    """A file of the store that does not hold what was written: cut short, overwritten, or gone."""
+
+
 class SweepFault(Exception):  # noqa: N818 - a fault is ours, an error the user's
     """A fault of ours: something that cannot happen did. The command exits with 4."""
 

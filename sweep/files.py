@@ -28,9 +28,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def is_temporary(path: Path) -> bool:
+def is_temporary(name: str) -> bool:
     """What a killed writer leaves behind."""
-    return path.name.startswith(".") and path.name.endswith(_SUFFIX)
+    return name.startswith(".") and name.endswith(_SUFFIX)
 
 
 def sync(path: Path) -> None:

@@ -21,6 +21,7 @@ from sweep.grid import Grid
 from sweep.identity import run_name
 from sweep.interrupts import Interrupts
 from sweep.ledger import Ledger
+from sweep.places import Place
 from sweep.plan import Plan, check_sql, estimated_ns, make_plan
 from sweep.store import RunWriter, Store
 from sweep.units import human_ns
@@ -38,7 +39,7 @@ class LaunchOptions:
     `max_failures`: end once so many points are not ok. `like`: the run that this one repeats.
     """
 
-    results: Path = Path("results")
+    results: Path | Place = Path("results")
     where: str | None = None
     executor: str = "auto"
     jobs: int | None = None
@@ -101,7 +102,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
             plan = make_plan(grid, options.where, _tried(writer, options.rerun_failed))
             account = plan.account
             todo = account.todo
-            for warning in account.warnings:
+            for warning in (*writer.problems, *account.warnings):
                 progress.say(f"warning: {warning}")
             writer.expect(all_points(plan, options.where))
             executor, why = choose(options, todo, account.estimate_ns)

@@ -111,7 +111,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
             try:
                 plan = make_plan(grid, options.where, tried(writer, options.rerun_failed))
                 account = plan.account
-                for warning in account.warnings:
+                for warning in (*writer.problems, *account.warnings):
                     progress.say(f"warning: {warning}")
                 writer.expect(all_points(plan, options.where))
                 name = f"Linux {runner.machine.release}"

@@ -1,19 +1,20 @@
-"""The store: a directory of runs. Reading needs no lock; writing a run takes its lock (rundir, writer)."""
+"""The store: a place full of runs. Reading needs no lock; writing a run takes its lock (locks, writer)."""
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep import files, rundir, schema, tables
+from sweep import locks, parts, rundir, schema, tables
 from sweep.errors import UserError, nearest, one_line
+from sweep.places import Directory, Place, place_at
 from sweep.rundir import RunInfo
 from sweep.writer import RunWriter
 
@@ -55,31 +56,34 @@ class Survey:
 
 
 def open_store(place: str) -> "Store":
-    """A store at what a user wrote for --results."""
-    if not place:
-        raise UserError("--results: a directory is required")
-    if "://" in place:
-        scheme = place.partition("://")[0]
-        raise UserError(f"--results {one_line(place)}: {scheme} is not supported; give a directory")
-    return Store(Path(place))
+    """A store at what a user wrote for --results: a directory, or a URI of an object store."""
+    return Store(place_at(place))
 
 
 class Store:
-    """Runs under one directory, which need not exist yet."""
+    """Runs in one place, which need not exist yet."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        if root.exists() and not root.is_dir():
+    def __init__(self, root: Place | Path) -> None:
+        self.root: Place = root if isinstance(root, Place) else Directory(root)
+        if isinstance(self.root, Directory) and self.root.path.exists() and not self.root.path.is_dir():
             raise UserError(f"{root}: not a directory; give the directory of the runs")
+
+    @property
+    def exists(self) -> bool:
+        """An object store has no empty folders: there it is one with something in it."""
+        return self.root.path.exists() if isinstance(self.root, Directory) else bool(self.root.entries())
 
     def survey(self) -> Survey:
         """Every run; one that cannot be read becomes a problem, not an error."""
         survey = Survey([], [])
         for name in self._names():
             try:
-                survey.runs.append(rundir.read_info(self.root / name))
+                run, problems = rundir.read_info(self.root.child(name))
             except UserError as error:
                 survey.problems.append(str(error))
+            else:
+                survey.runs.append(run)
+                survey.problems.extend(problems)
         survey.runs.sort(key=lambda run: (run.updated, run.run_id))
         return survey
 
@@ -98,7 +102,7 @@ class Store:
             if not runs:
                 raise UserError(f"no run in {self.root} yet; the next command: sweep launch GRID")
             return runs[-1]
-        return rundir.read_info(self.root / self.find_name(wanted))
+        return self._info(self.find_name(wanted))
 
     def find_name(self, wanted: str) -> str:
         """The same for a run that may be unreadable: its id only."""
@@ -118,22 +122,26 @@ class Store:
 
     def remove(self, run_id: str) -> None:
         """Delete a run; UserError while it is being written."""
-        run = self.root / self.find_name(run_id)
-        if run.is_symlink():
-            run.unlink()
+        name = self.find_name(run_id)
+        run = self.root.child(name)
+        if isinstance(run, Directory) and run.path.is_symlink():
+            run.path.unlink()
             return
-        pid = rundir.holder(run)
-        if pid is not None:
-            raise UserError(f"{run.name} is being written by process {pid}; stop it first")
-        lock = rundir.Lock(run)
-        grave = self.root / f".removed-{run.name}-{os.getpid()}"
-        run.rename(grave)
-        lock.release()
-        shutil.rmtree(grave)
+        who = locks.holder(run)
+        if who is not None:
+            raise UserError(f"{name} is being written by {who}; stop it first")
+        lock = locks.lock(run)
+        try:
+            # run.json last: a killed `rm` leaves a run that can be removed, and none of whose rows count.
+            for table in (parts.POINTS, *parts.SIBLINGS):
+                run.child(table).delete_all()
+            run.delete_all()
+        finally:
+            lock.release()
 
     def done(self, run_id: str, rerun_failed: bool = False) -> Callable[[Sequence[str]], NDArray[np.bool_]]:
         """Which points of a run a launch passes over: those with a row, or those that are ok. For `plan`: no lock."""
-        ids = rundir.read_ids(self.root / run_id)
+        ids, _ = rundir.read_ids(self.root.child(run_id))
         failed = set() if rerun_failed else set(ids.failed)
 
         def has_row(wanted: Sequence[str]) -> NDArray[np.bool_]:
@@ -145,7 +153,7 @@ class Store:
     def latest_run(self, run_name: str, engine: str = "model") -> RunInfo | None:
         """The run that a launch of this content goes on with: the highest of NAME, NAME-2, NAME-3, ..."""
         for name in self._named(run_name):
-            run = rundir.read_info(self.root / name)
+            run = self._info(name)
             if run.engine == engine:
                 return run
         return None
@@ -153,19 +161,20 @@ class Store:
     def open_run(self, grid: GridLike, run_name: str, fresh: bool, provenance: Mapping[str, Any]) -> RunWriter:
         """Go on with the latest run of this name, or start one; `provenance` may say `engine` (else model)."""
         engine = str(provenance.get("engine", "model"))
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.root}: {error.strerror}; choose another place with --results") from error
         self._bury()
         found = None if fresh else self.latest_run(run_name, engine)
-        name = found.run_id if found else self._create(grid, run_name, engine)
-        run = self.root / name
-        lock = rundir.Lock(run)
+        name = found.run_id if found else self._free_name(run_name)
+        run = self.root.child(name)
+        lock = locks.lock(run)
         try:
-            document = rundir.read_document(run)
-            launch = {"at": datetime.now(UTC).isoformat(), **provenance}
+            if found is None and run.has(rundir.DOCUMENT):
+                raise UserError(f"{name} was started by another launch just now; launch again")
+            document = rundir.read_document(run) if found else _document(grid, engine)
+            # `last` is the one launched last, even where a clock was set back.
+            now = max(datetime.now(UTC), self._last_update() + timedelta(microseconds=1))
+            launch = {"at": now.isoformat(), **provenance}
             document["launches"] = [*document["launches"], launch][-_MAX_LAUNCHES:]
+            document["updated"] = now.isoformat()
             return RunWriter(run, lock, document, resumed=found is not None)
         except BaseException:
             lock.release()
@@ -173,39 +182,38 @@ class Store:
 
     def cost_files(self) -> list[Path]:
         """Cost tables that were measured here (`calibrate` writes them)."""
-        return sorted((self.root / _COSTS).glob("*.json"))
+        return sorted((self.root.path / _COSTS).glob("*.json")) if isinstance(self.root, Directory) else []
 
-    def _create(self, grid: GridLike, run_name: str, engine: str) -> str:
-        """A new run directory, there at once with its run.json, under the first free name."""
+    def cost_path(self, name: str) -> Path:
+        """Where `calibrate` writes one."""
+        if isinstance(self.root, Directory):
+            return self.root.path / _COSTS / f"{name}.json"
+        raise UserError(
+            f"{self.root}: cost tables lie in directories; add -o FILE, and give it to query with --cost FILE"
+        )
+
+    def _free_name(self, run_name: str) -> str:
         if not rundir.RUN_NAME.fullmatch(run_name):
             raise UserError(f"{one_line(run_name)!r} is no name for a run: letters, digits, . _ -, a letter first")
-        made = self.root / f".new-{run_name}-{os.getpid()}"
-        for table in schema.TABLES:
-            (made / table).mkdir(parents=True, exist_ok=True)
-        rundir.write_document(made, _document(grid, engine))
         number = self._highest(run_name) + 1
-        while True:
-            name = run_name if number == 1 else f"{run_name}-{number}"
-            try:
-                made.rename(self.root / name)  # fails where a run is: its directory is not empty
-                break
-            except OSError:
-                if not (self.root / name).exists():
-                    raise
-            number += 1
-        files.sync(self.root)
-        return name
+        return run_name if number == 1 else f"{run_name}-{number}"
+
+    def _last_update(self) -> datetime:
+        """When any run was last launched or finished, as its own clock said."""
+        last = datetime.fromtimestamp(0, UTC)
+        for name in self._names():
+            with suppress(UserError, KeyError, TypeError, ValueError):
+                last = max(last, datetime.fromisoformat(rundir.read_document(self.root.child(name))["updated"]))
+        return last
+
+    def _info(self, name: str) -> RunInfo:
+        return rundir.read_info(self.root.child(name))[0]
 
     def _names(self) -> list[str]:
         """Directories that are runs, or were before something broke them."""
-        try:
-            entries = sorted(self.root.iterdir())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UserError(f"{self.root}: {error.strerror}") from error
-        marks = (rundir.DOCUMENT, *schema.TABLES)
-        return [e.name for e in entries if rundir.RUN_NAME.fullmatch(e.name) and any((e / m).exists() for m in marks)]
+        names = [e.name for e in self.root.entries() if e.is_place and rundir.RUN_NAME.fullmatch(e.name)]
+        marks = {rundir.DOCUMENT, *schema.TABLES}
+        return [name for name in names if marks & {entry.name for entry in self.root.child(name).entries()}]
 
     def _highest(self, run_name: str) -> int:
         """The number of the latest run of a name, 0 if there is none: a fresh one always comes after it."""
@@ -223,9 +231,10 @@ class Store:
         return [numbers[number] for number in sorted(numbers, reverse=True)]
 
     def _bury(self) -> None:
-        """What a killed `rm` left."""
-        for grave in self.root.glob(".removed-*"):
-            shutil.rmtree(grave, ignore_errors=True)
+        """What an earlier version left when it was killed: directories of runs that were being made or removed."""
+        if isinstance(self.root, Directory):
+            for name in (e.name for e in self.root.entries() if e.name.startswith((".new-", ".removed-"))):
+                shutil.rmtree(self.root.path / name, ignore_errors=True)
 
 
 def _document(grid: GridLike, engine: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The only room with pyarrow: results become typed tables, tables become Parquet files, and back."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -17,9 +18,8 @@ from engine import outcome
 from engine.outcome import Results
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, FIELDS, Columns
-from sweep import files, schema
-from sweep.errors import SweepFault, UserError
-from sweep.workload import is_trace
+from sweep import schema
+from sweep.errors import DamagedError, SweepFault, UserError
 
 _TYPES = {
     "int64": pa.int64(),
@@ -31,16 +31,20 @@ _TYPES = {
 Table: TypeAlias = pa.Table
 _CODED = pa.dictionary(pa.int32(), pa.string())
 _UNREADABLE = (pa.ArrowException, OSError)
+_PARQUET = {"compression": "zstd"}
+ROW_GROUP = 122_880
+"""Rows that DuckDB's threads take at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """What only the live kernel tells. install_ns, zap_ns: int64[n, policies]."""
+    """What only the live kernel tells. install_ns, zap_ns: int64[n, policies]; `seen`: the counters it shows."""
 
     install_ns: NDArray[np.int64]
     zap_ns: NDArray[np.int64]
     release: str
     pt_reclaim: bool
+    seen: Collection[str] = outcome.STATE
 
 
 @cache
@@ -80,7 +84,8 @@ def outcome_table(
         **scenario_arrays({name: np.repeat(values, each) for name, values in columns.items()}),
     }
     for name, row in zip(outcome.COLUMNS, values, strict=True):
-        arrays[name] = pa.array(row) if name in results.known else pa.nulls(rows, pa.int64())
+        unseen = kernel is not None and name not in kernel.seen
+        arrays[name] = pa.nulls(rows, pa.int64()) if unseen else pa.array(row)
     if kernel is not None:
         arrays["install_ns"] = pa.array(kernel.install_ns.reshape(rows))
         arrays["zap_ns"] = pa.array(kernel.zap_ns.reshape(rows))
@@ -100,8 +105,7 @@ def round_table(
     rows = len(results.rounds) * each
     place = np.repeat(np.arange(len(ids)), counts)
     number = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
-    values = np.ascontiguousarray(results.rounds[:, kept, :].transpose(2, 0, 1))
-    values = values.reshape(len(outcome.ROUND_COLUMNS), rows)
+    values = np.ascontiguousarray(results.rounds[:, kept, :].transpose(2, 0, 1)).reshape(-1, rows)
     arrays: dict[str, pa.Array] = {
         "run_id": _constant(run_id, rows),
         "point_id": _spread(ids, np.repeat(place, each)),
@@ -126,7 +130,6 @@ def point_table(
     error: str | Sequence[str | None] | None = None,
     node: str | Sequence[str | None] | None = None,
     cpu_ns: int | Sequence[int | None] | None = None,
-    remarks: Sequence[str | None] | None = None,
     engine: str = "model",
 ) -> Table:
     """A row a point. What is given once holds for all rows; `derived` holds the grid's own columns."""
@@ -140,7 +143,6 @@ def point_table(
         "repeat": pa.array(np.asarray(repeat, np.int64)),
         "engine": _constant(engine, rows),
         **scenario_arrays(columns),
-        "remarks": pa.array([None] * rows if remarks is None else list(remarks), pa.string()),
         "status": pa.array(statuses, pa.string()).dictionary_encode(),
         "attempt": pa.array([attempt] * rows if isinstance(attempt, int) else list(attempt), pa.int64()),
         "error": pa.array([error] * rows if _is_one(error) else error, pa.string()),
@@ -157,12 +159,7 @@ def point_table(
 
 
 def scenario_arrays(columns: Columns) -> dict[str, pa.Array]:
-    """The scenario's fields as they are stored: choices as text, sparsity always filled, res NULL where absent.
-
-    A trace has its own columns, and none of these.
-    """
-    if is_trace(columns):
-        return {column.name: pa.array(columns[column.name]) for column in schema.TRACE}
+    """The scenario's fields as they are stored: choices as text, sparsity always filled, res NULL where absent."""
     arrays: dict[str, pa.Array] = {}
     given = columns["res"] != ABSENT
     for field in FIELDS:
@@ -180,7 +177,7 @@ def scenario_arrays(columns: Columns) -> dict[str, pa.Array]:
 
 def scenario_table(columns: Columns) -> Table:
     """The same as a table, with declared types."""
-    return _declared(schema.POINT, scenario_arrays(columns), len(columns["virt"]))
+    return _declared(schema.SCENARIO, scenario_arrays(columns), len(columns["virt"]))
 
 
 def table_of(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any]]) -> Table:
@@ -188,24 +185,65 @@ def table_of(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any
     return pa.Table.from_pylist([dict(row) for row in rows], arrow_schema(columns))
 
 
-def write_part(table: Table, path: Path) -> None:
-    """A Parquet file that is not there until it is whole and on the disk."""
-    with files.replacing(path) as temporary:
-        write_parquet(table, temporary)
+def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
+    """A Parquet file; `keep` is kept in it (`kept` gives it back)."""
+    sink = pa.BufferOutputStream()
+    write_parquet(_keeping(table, keep or {}), sink)
+    return bytes(sink.getvalue())
 
 
 def write_parquet(table: Table, sink: Path | BinaryIO) -> None:
     """zstd, because the counters are mostly small and repeat."""
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, **_PARQUET)
 
 
-def read_part(path: Path, columns: Sequence[str] | None = None) -> Table:
-    """Some columns of one part. UserError names a file that cannot be read."""
+def read_part(source: Any, name: str, columns: Sequence[str] | None = None) -> Table:
+    """Some columns of one part: a path, an open file or bytes. DamagedError if it is not whole."""
     try:
-        with pq.ParquetFile(path) as file:  # not read_table: that costs 5 ms a file
-            return file.read(columns=columns)
+        with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
+            return file.read(columns=columns and list(columns))  # not read_table: that costs 5 ms a file
+    except FileNotFoundError as error:
+        raise DamagedError(f"{name}: is gone") from error
     except _UNREADABLE as error:
-        raise UserError(f"{path}: not a whole Parquet file ({_first_line(error)}); remove the run") from error
+        if isinstance(error, OSError) and error.errno:  # the disk's or the permissions' fault, not the file's
+            raise UserError(f"{name}: {error.strerror or error}; the run needs this file: make it readable") from error
+        raise DamagedError(f"{name}: not a whole Parquet file ({_first_line(error)})") from error
+
+
+def merged(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> bytes:
+    """One Parquet file of the rows of several. Holds some row groups at a time."""
+    sink = pa.BufferOutputStream()
+    opened = [pq.ParquetFile(source) for source in sources]
+    schema_ = _unified([file.schema_arrow for file in opened]).with_metadata(dict(keep) if keep else None)
+    with pq.ParquetWriter(sink, schema_, **_PARQUET) as writer:
+        waiting: list[Table] = []
+        for file in opened:
+            for group in range(file.num_row_groups):
+                waiting.append(_fitted(file.read_row_group(group), schema_))
+                if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+                    writer.write_table(pa.concat_tables(waiting), row_group_size=2 * ROW_GROUP)
+                    waiting = []
+            file.close()
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=2 * ROW_GROUP)
+    return bytes(sink.getvalue())
+
+
+def kept(table: Table) -> dict[str, str]:
+    """What `parquet_bytes` was told to keep."""
+    metadata = table.schema.metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
+
+
+def dataset(filesystem: Any, names: Sequence[str]) -> Any:
+    """The parts of an object store as one relation: DuckDB asks it for columns and rows, it asks the store."""
+    try:
+        schemas = [pq.read_schema(name, filesystem=filesystem) for name in names]
+    except FileNotFoundError:
+        raise
+    except _UNREADABLE as error:
+        raise UserError(f"SQL: cannot read the run's files: {_first_line(error)}") from error
+    return pyarrow.dataset.dataset(list(names), _unified(schemas), format="parquet", filesystem=filesystem)
 
 
 def rows(table: Table) -> Iterator[tuple[Any, ...]]:
@@ -260,6 +298,29 @@ def raise_attempts(points: Table, known: Mapping[str, int]) -> Table:
     attempts = pa.array([max(attempt, known.get(point, 0) + 1) for point, attempt in rows], pa.int64())
     place = points.schema.get_field_index("attempt")
     return points.set_column(place, points.schema.field(place), attempts)
+
+
+def _keeping(table: Table, keep: Mapping[str, str]) -> Table:
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **keep}) if keep else table
+
+
+def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """All their columns. Types may be wider than in one part: a derived column of NULLs only was stored as numbers."""
+    try:
+        return pa.unify_schemas([schema_.remove_metadata() for schema_ in schemas], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise UserError(f"parts do not fit together: {_first_line(error)}") from error
+
+
+def _fitted(table: Table, schema_: pa.Schema) -> Table:
+    """The table with the columns of the schema, in its order; what it lacks is NULL."""
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.schema.names
+        else pa.nulls(len(table), field.type)
+        for field in schema_
+    ]
+    return pa.Table.from_arrays(columns, schema=schema_)
 
 
 def _declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array], rows: int) -> Table:

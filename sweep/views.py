@@ -1,4 +1,7 @@
-"""The SQL behind the views, as text: explicit lists of committed parts, every declared column there and typed."""
+"""The SQL behind the views, as text: explicit lists of committed parts, every declared column there and typed.
+
+A source is what may stand after FROM: files, or the name of a relation; empty if there are no rows.
+"""
 
 import re
 from collections.abc import Sequence
@@ -23,21 +26,21 @@ def mentioned(sql: str) -> list[str]:
     return [name for name in schema.VIEWS if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]
 
 
-def outcomes(parts: Sequence[Path], cost: str) -> str:
+def outcomes(source: str, cost: str) -> str:
     """Rows of the parts and cost_ns. An ok point is committed once, so there is nothing to weed out."""
-    return f"SELECT *, {cost} AS {schema.COST_NS.name} FROM ({_rows(schema.OUTCOMES, parts)})"
+    return f"SELECT *, {cost} AS {schema.COST_NS.name} FROM ({_rows(schema.OUTCOMES, source)})"
 
 
-def rounds(parts: Sequence[Path]) -> str:
-    return _rows(schema.ROUNDS, parts)
+def rounds(source: str) -> str:
+    return _rows(schema.ROUNDS, source)
 
 
-def points(parts: Sequence[Path], *, failed: bool = False) -> str:
+def points(source: str, *, failed: bool = False) -> str:
     """The last attempt of each point. Second attempts are few, and Parquet's statistics find them fast."""
-    sql = f"SELECT p.* FROM ({_rows(schema.POINTS, parts)}) AS p"
-    if parts:
+    sql = f"SELECT p.* FROM ({_rows(schema.POINTS, source)}) AS p"
+    if source:
         sql += (
-            f" ANTI JOIN (SELECT run_id, point_id, max(attempt) AS last FROM {_read(parts)} WHERE attempt > 1"
+            f" ANTI JOIN (SELECT run_id, point_id, max(attempt) AS last FROM {source} WHERE attempt > 1"
             " GROUP BY run_id, point_id) AS later"
             " ON p.run_id = later.run_id AND p.point_id = later.point_id AND p.attempt < later.last"
         )
@@ -54,12 +57,20 @@ def paths(parts: Sequence[Path]) -> str:
     return f"[{', '.join(quoted(str(part.absolute())) for part in parts)}]"
 
 
-def _rows(columns: tuple[schema.Column, ...], parts: Sequence[Path]) -> str:
-    """The parts' rows below an empty table of the declared types: a column that no part has is there, and NULL."""
+def of_files(parts: Sequence[Path]) -> str:
+    """A source: files of the disk."""
+    return f"read_parquet({paths(parts)}, union_by_name = true, hive_partitioning = false)"
+
+
+def together(sources: Sequence[str]) -> str:
+    """The rows of all of them, as one source; empty if there is none."""
+    if len(sources) < 2:
+        return "".join(sources)
+    return f"({' UNION ALL BY NAME '.join(f'SELECT * FROM {source}' for source in sources)})"
+
+
+def _rows(columns: tuple[schema.Column, ...], source: str) -> str:
+    """The source's rows below an empty table of the declared types: a column that no part has is there, and NULL."""
     typed = ", ".join(f'NULL::{_SQL_TYPES[c.type]} AS "{c.name}"' for c in columns)
     empty = f"SELECT {typed} WHERE false"
-    return f"{empty} UNION ALL BY NAME SELECT * FROM {_read(parts)}" if parts else empty
-
-
-def _read(parts: Sequence[Path]) -> str:
-    return f"read_parquet({paths(parts)}, union_by_name = true, hive_partitioning = false)"
+    return f"{empty} UNION ALL BY NAME SELECT * FROM {source}" if source else empty

@@ -2,29 +2,37 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep import rundir, schema, tables
-from sweep.errors import SweepFault
+from sweep import compact, parts, rundir, schema, tables
+from sweep.errors import SweepFault, UserError
+from sweep.idset import IdSet
+from sweep.locks import RunLock
+from sweep.places import Place
 
 
 class RunWriter:
     """Holds the run's lock from the start to `close`. Use it as a context manager.
 
     What is committed stays, whatever happens after; a run that was closed without `finish` shows as interrupted.
+    `problems` are parts that were found damaged and set aside: their points count as not run.
     """
 
-    def __init__(self, run: Path, lock: rundir.Lock, document: dict[str, Any], resumed: bool) -> None:
+    def __init__(self, run: Place, lock: RunLock, document: dict[str, Any], resumed: bool) -> None:
         self.run_id, self.resumed = run.name, resumed
+        self.problems: list[str] = []
         self._run, self._lock, self._document = run, lock, document
-        rundir.clean(run)
-        self._ids = rundir.read_ids(run)
-        self._number = rundir.next_number(run)
+        self._ids = rundir.Ids(IdSet(), {})
+        self._parts: dict[parts.Part, compact.Size] = {}
+        layout = parts.look(run)
+        parts.clean(run, layout)
+        self._take_in(layout)
+        self._number = layout.next_number
         self._save(status="running", counts={"points": None})
 
     def done(self, ids: Sequence[str]) -> NDArray[np.bool_]:
@@ -49,11 +57,21 @@ class RunWriter:
             return
         self._check(outcomes, rounds, points)
         points = tables.raise_attempts(points, self._ids.failed)
-        for table, part in (("outcomes", outcomes), ("rounds", rounds), ("points", points)):
-            if part is not None and part.num_rows:
-                tables.write_part(part, rundir.part_path(self._run, table, self._number))
-        self._number += 1
+        given = {"outcomes": outcomes, "rounds": rounds}
+        siblings = {name: tables.parquet_bytes(t) for name, t in given.items() if t is not None and t.num_rows}
+        self._lock.check()
+        number, self._number = self._number, self._number + 1
+        make = partial(tables.parquet_bytes, points)
+        part = parts.write(self._run, (number, number), siblings, make, self._lock.check)
+        self._parts[part] = compact.Size(points.num_rows, sum(map(len, siblings.values())))
         rundir.note_points(self._ids, points)
+
+    def compact(self) -> None:
+        """Merge small parts, so that a run is a few files however often it was committed."""
+        try:
+            self._parts = compact.compact(self._run, self._parts, self._lock.check)
+        except UserError as error:  # a full disk, say: all rows are there, in more files
+            self.problems.append(f"{error}; the run keeps its small files")
 
     def finish(self, status: str, counts: Mapping[str, int]) -> None:
         """Say how it ended: ok, failed, interrupted or fault. ok and failed are counted here, for all launches.
@@ -65,6 +83,8 @@ class RunWriter:
         ok, failed, points = len(self._ids.ok), len(self._ids.failed), self._document["counts"].get("points")
         todo = None if status in ("interrupted", "fault") else 0
         todo = counts.get("todo", todo if points is None else max(0, points - ok - failed))
+        if status in ("ok", "failed"):
+            self.compact()
         self._save(status=status, counts={"points": points, "ok": ok, "failed": failed, "todo": todo})
 
     def close(self) -> None:
@@ -78,6 +98,20 @@ class RunWriter:
     ) -> None:
         self.close()
 
+    def _take_in(self, layout: parts.Layout) -> None:
+        """The points of every part; one that is damaged, or repeats what is there, is set aside."""
+        for part, points, problem in parts.examined(self._run, layout):
+            if points is not None:
+                good, _ = tables.split_by_status(points)
+                if self._ids.ok.has(tables.id_bytes(good.column("point_id"))).any():
+                    points, problem = None, f"{self._run}/{parts.POINTS}/{part.file}: has points that are there already"
+            if points is None:
+                parts.set_aside(self._run, layout, part)
+                self.problems.append(f"{problem}; set aside in {self._run}/{parts.DAMAGED}, its points run again")
+                continue
+            rundir.note_points(self._ids, points)
+            self._parts[part] = compact.Size(points.num_rows, layout.bytes_of(part))
+
     def _check(self, outcomes: Any | None, rounds: Any | None, points: Any) -> None:
         for table, name in ((outcomes, "outcomes"), (rounds, "rounds"), (points, "points")):
             if table is not None:
@@ -89,7 +123,9 @@ class RunWriter:
             raise SweepFault("a point twice in one commit")
 
     def _save(self, **changes: Any) -> None:
-        self._document |= {**changes, "updated": datetime.now(UTC).isoformat()}
+        now = max(datetime.now(UTC).isoformat(), self._document["updated"])  # a clock may be set back
+        self._document |= {**changes, "updated": now}
+        self._lock.check()
         rundir.write_document(self._run, self._document)
 
 

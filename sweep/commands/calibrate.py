@@ -50,7 +50,7 @@ def calibrate(
 
     if not NAME.fullmatch(name):
         raise UserError(f"--name {one_line(name)!r}: a letter a-z, then up to 39 of a-z, 0-9, _ . and -")
-    path = output or open_store(results).root / room.COSTS / f"{name}.json"
+    path = output or open_store(results).cost_path(name)
     show = progress(quiet)
     with opened() as runner:
         try:

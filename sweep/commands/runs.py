@@ -99,10 +99,9 @@ def _agreed(names: list[str]) -> bool:
 
 def _facts(info: "RunInfo") -> dict[str, Any]:
     """The row of `runs`, and what else describes a run."""
-    from sweep import schema
-    from sweep.rundir import parts
+    from sweep.parts import look
 
-    files = [path for table in schema.TABLES for path in parts(info.path, table)]
+    layout = look(info.path)
     launches, of_grid = info.document["launches"], info.document["grid"]
     return {
         **info.row,
@@ -112,8 +111,8 @@ def _facts(info: "RunInfo") -> dict[str, Any]:
         "like": (launches[-1] if launches else {}).get("like"),
         "packages": (launches[-1] if launches else {}).get("packages", {}),
         "derived": info.document.get("derived", {}),
-        "files": len(files),
-        "bytes": sum(path.stat().st_size for path in files),
+        "files": sum(len(layout.of(table)) for table in layout.files),
+        "bytes": sum(layout.bytes_of(part) for part in layout.parts),
     }
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
 from engine.policy import POLICIES
 from engine.scenario import Columns, Scenario, columns_of
-from sweep import tables
+from sweep import parts, tables
+from sweep.places import Directory, Place
 from sweep.store import RunWriter, Store
 
 MIB = 1 << 20
@@ -92,6 +93,12 @@ def opened(root: Path, name: str = "first-0123abcd", *, fresh: bool = False, **p
     """A writer on a run of the made-up grid that the name starts with."""
     grid = FakeGrid(name=name.rpartition("-")[0])
     return Store(root).open_run(grid, name, fresh, {"version": "0", **provenance})
+
+
+def part_paths(run: Place | Path, table: str) -> list[Path]:
+    """The files of one table that count, in a directory."""
+    folder = run if isinstance(run, Path) else Path(str(run))
+    return [folder / name for name in parts.look(Directory(folder)).of(table)]
 
 
 def filled(root: Path, points: int = 4, name: str = "first-0123abcd", **how: Any) -> Store:

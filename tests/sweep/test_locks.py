@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep import rundir
+from sweep import locks
 from sweep.errors import UserError
+from sweep.places import Directory
 from sweep.store import Store
 from tests.sweep.stores import opened, point_id
 
@@ -68,9 +69,9 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
         os._exit(0)
     try:
         assert ours.recv(6) == b"forked"
-        assert rundir.holder(tmp_path / writer.run_id) == str(os.getpid())
+        assert locks.holder(Directory(tmp_path / writer.run_id)) == f"process {os.getpid()}"
         writer.close()
-        assert rundir.holder(tmp_path / writer.run_id) is None
+        assert locks.holder(Directory(tmp_path / writer.run_id)) is None
         opened(tmp_path).close()
     finally:
         ours.send(b".")

@@ -260,7 +260,7 @@ def test_ls_and_show(sweep: Sweep, tmp_path: Path) -> None:
             "example": point_id(3),
         }
     ]
-    assert shown["files"] == 4
+    assert shown["files"] == 3  # merged at the end
     assert "2 points: it broke" in sweep("show")[1]
     assert sweep("show", "last", "--grid")[1] == "name: first\n"
 

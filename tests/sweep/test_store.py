@@ -1,15 +1,19 @@
 """Runs: what is committed stays, once; what is not, never was."""
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sweep import rundir, schema, tables
+from sweep import files, schema, tables
 from sweep.errors import SweepFault, UserError
+from sweep.places import Directory
 from sweep.provenance import collect
 from sweep.store import Store, open_store
-from tests.sweep.stores import commit, filled, opened, point_id, point_rows
+from tests.sweep.stores import FakeGrid, commit, filled, opened, part_paths, point_id, point_rows
 
 
 def test_a_launch_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
@@ -66,7 +70,7 @@ def test_a_point_is_ok_once(tmp_path: Path) -> None:
         double = point_rows(writer.run_id, [point_id(9)] * 2)
         with pytest.raises(SweepFault, match="twice"):
             writer.commit(None, None, double)
-        assert len(rundir.parts(tmp_path / writer.run_id, "points")) == 1
+        assert len(part_paths(tmp_path / writer.run_id, "points")) == 1
 
 
 def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None:
@@ -84,7 +88,7 @@ def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None
         writer.finish("ok", {})
     attempts = [
         row
-        for path in rundir.parts(tmp_path / writer.run_id, "points")
+        for path in part_paths(tmp_path / writer.run_id, "points")
         for row in tables.read_part(path, ["point_id", "attempt"]).to_pylist()
     ]
     assert [row["attempt"] for row in attempts if row["point_id"] == point_id(1)] == [1, 2, 3]
@@ -108,31 +112,31 @@ def test_a_kill_within_a_commit_loses_that_commit_only(
     """The points part is the mark: without it the other parts do not count, and the next launch removes them."""
     writer = opened(tmp_path)
     commit(writer, 0, 2)
-    real, left = tables.write_part, [written]
+    run, real, left = tmp_path / writer.run_id, Directory.put, [written]
+    first = {path.name for path in part_paths(run, "points")}
 
-    def dying(table: tables.Table, path: Path) -> None:
+    def dying(place: Directory, name: str, data: bytes) -> None:
         if not left[0]:
+            path = place.path / name
             path.with_name(f".{path.name}.77.tmp").write_bytes(b"half")
             raise KeyboardInterrupt
         left[0] -= 1
-        real(table, path)
+        real(place, name, data)
 
-    monkeypatch.setattr(tables, "write_part", dying)
+    monkeypatch.setattr(Directory, "put", dying)
     with pytest.raises(KeyboardInterrupt):
         commit(writer, 2, 2)
     writer.close()
     monkeypatch.undo()
-    run = tmp_path / writer.run_id
     for table in schema.TABLES:
-        assert [path.name for path in rundir.parts(run, table)] == ["part-000001.parquet"]
+        assert {path.name for path in part_paths(run, table)} == first
     assert Store(tmp_path).find("last").status == "interrupted"
 
     with opened(tmp_path) as again:
         assert again.done([point_id(1), point_id(2)]).tolist() == [True, False]
-        names = {path.name for table in schema.TABLES for path in (run / table).iterdir()}
-        assert names == {"part-000001.parquet"}
+        assert {path.name for table in schema.TABLES for path in (run / table).iterdir()} == first
         commit(again, 2, 2)
-    assert [len(rundir.parts(run, table)) for table in schema.TABLES] == [2, 2, 2]
+    assert [len(part_paths(run, table)) for table in schema.TABLES] == [2, 2, 2]
 
 
 def test_todo_is_what_the_plan_says(tmp_path: Path) -> None:
@@ -202,26 +206,171 @@ def test_broken_runs_do_not_hide_the_others(tmp_path: Path) -> None:
     assert len(store.survey().problems) == 3
 
 
-def test_a_truncated_part_is_named(tmp_path: Path) -> None:
-    """Whoever needs the part is told its name: a launch that goes on, and a list of a run that was cut off."""
+@pytest.mark.parametrize("table", schema.TABLES)
+@pytest.mark.parametrize("damage", ["short", "noise", "gone", "empty"])
+def test_a_damaged_part_is_set_aside(tmp_path: Path, table: str, damage: str) -> None:
+    """The next launch says which file, keeps what is left of the part beside the run, and its points are not done."""
     with opened(tmp_path) as writer:
         commit(writer, 0, 2)
-    part = rundir.parts(tmp_path / writer.run_id, "points")[0]
-    part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"points/part-000001\.parquet: not a whole Parquet file"):
+        commit(writer, 2, 3)
+    run = tmp_path / writer.run_id
+    part = part_paths(run, table)[0]
+    middle = len(part.read_bytes()) // 2
+    data = bytearray(part.read_bytes())
+    data[middle : middle + 8] = os.urandom(8)
+    left = {"short": bytes(data[:middle]), "noise": bytes(data), "empty": b""}.get(damage)
+    part.unlink() if left is None else part.write_bytes(left)
+    survey = Store(tmp_path).survey()
+    assert len(survey.runs) == 1
+    with opened(tmp_path) as again:
+        if (damage, table) != ("gone", "points"):  # then it was never committed
+            assert [str(part) in problem and "run again" in problem for problem in again.problems] == [True]
+            kept = {path.name for path in (run / "damaged").iterdir()}
+            others = {f"{other}-{part.name}" for other in schema.TABLES if (damage, other) != ("gone", table)}
+            assert kept == others
+        assert again.done([point_id(n) for n in range(5)]).tolist() == [False] * 2 + [True] * 3
+        commit(again, 0, 2)
+        again.finish("ok", {})
+        assert Store(tmp_path).find("last").ok == 5
+    with opened(tmp_path) as third:
+        assert third.problems == []
+        assert third.done([point_id(n) for n in range(5)]).all()
+
+
+def test_a_part_that_repeats_points_is_set_aside(tmp_path: Path) -> None:
+    """A copy of a part under another number, however it got there, doubles no row."""
+    with opened(tmp_path) as writer:
+        commit(writer, 0, 2)
+    run = tmp_path / writer.run_id
+    for table in schema.TABLES:
+        path = part_paths(run, table)[0]
+        path.with_name(path.name.replace("000001", "000007")).write_bytes(path.read_bytes())
+    with opened(tmp_path) as again:
+        assert ["has points that are there already" in problem for problem in again.problems] == [True]
+        assert again.done([point_id(0), point_id(1)]).all()
+    assert [len(part_paths(run, table)) for table in schema.TABLES] == [1, 1, 1]
+
+
+def test_many_commits_become_one_file(tmp_path: Path) -> None:
+    """A run that ends is one file a table, with each row once; a later launch adds to it and it is one again."""
+    with opened(tmp_path) as writer:
+        for first in range(5):
+            commit(writer, first, 1)
+        commit(writer, 9, 1, "failed", error="it broke")
+        writer.finish("failed", {})
+    run = tmp_path / writer.run_id
+    assert [path.name.partition(".")[0] for path in (run / "points").iterdir()] == ["part-000001-000006"]
+    with opened(tmp_path) as again:
+        assert again.problems == []
+        assert again.failed_ids() == {point_id(9)}
+        commit(again, 5, 2)
+        commit(again, 9, 1)
+        again.finish("ok", {})
+    for table in schema.TABLES:
+        assert [path.name.partition(".")[0] for path in (run / table).iterdir()] == ["part-000001-000008"]
+    rows = tables.read_part(part_paths(run, "outcomes")[0], "").column("point_id").to_pylist()
+    assert [rows.count(point_id(n)) for n in (0, 4, 5, 6, 9)] == [7] * 5
+    assert Store(tmp_path).find("last").ok == 8
+
+
+@pytest.mark.parametrize("done", range(12))
+def test_a_kill_within_a_merge_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    """After any number of its steps each row counts once, and the next launch removes what is left over."""
+    writer = opened(tmp_path)
+    for first in range(3):
+        commit(writer, first, 1)
+    left, steps = [done], {"put": Directory.put, "delete": Directory.delete}
+
+    def dying(name: str) -> Any:
+        def step(place: Directory, *given: Any) -> None:
+            for one in [given] if name == "put" else [(file,) for file in given]:
+                if not left[0]:
+                    raise KeyboardInterrupt
+                left[0] -= 1
+                steps[name](place, *one)
+
+        return step
+
+    for name in steps:
+        monkeypatch.setattr(Directory, name, dying(name))
+    with pytest.raises(KeyboardInterrupt):
+        writer.finish("ok", {})
+    writer.close()
+    monkeypatch.undo()
+    run = tmp_path / writer.run_id
+    for table, each in (("points", 1), ("outcomes", 7), ("rounds", 7)):
+        found = [tables.read_part(path, "").column("point_id").to_pylist() for path in part_paths(run, table)]
+        assert sorted(point for rows in found for point in rows) == sorted([point_id(n) for n in range(3)] * each)
+    with opened(tmp_path) as again:
+        assert again.problems == []
+        assert again.done([point_id(n) for n in range(3)]).all()
+        again.finish("ok", {})
+    assert [len(list((run / table).iterdir())) for table in schema.TABLES] == [1, 1, 1]
+
+
+def test_a_clock_that_is_set_back(tmp_path: Path) -> None:
+    """`last` is the run launched last, whatever the clock said then."""
+    for name in ("first-00000001", "second-00000002"):
+        filled(tmp_path, name=name)
+    path = tmp_path / "second-00000002" / "run.json"
+    document = json.loads(path.read_text())
+    document["updated"] = "2999-01-01T00:00:00+00:00"
+    path.write_text(json.dumps(document))
+    filled(tmp_path, name="third-00000003")
+    assert Store(tmp_path).find("last").run_id == "third-00000003"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_disk_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Where, what, what to do; what was committed is there, and the same launch goes on once the disk is well."""
+    writer = opened(tmp_path)
+    commit(writer, 0, 2)
+
+    def failing(path: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "sync", failing)
+    with pytest.raises(UserError, match=rf"part-000002.*: {os.strerror(number)}; ") as told:
+        commit(writer, 2, 2)
+    assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match=r"run\.json: "):
+        writer.finish("interrupted", {})
+    writer.close()
+    with pytest.raises(UserError, match=os.strerror(number)):
         opened(tmp_path)
-    assert len(Store(tmp_path).survey().problems) == 1
+    monkeypatch.undo()
+    with opened(tmp_path) as again:
+        assert again.problems == []
+        assert again.done([point_id(n) for n in range(4)]).tolist() == [True, True, False, False]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """A stray file of such a name is no run; a store there is refused; a grid's file name is kept as well as it can."""
+    filled(tmp_path)
+    odd = os.fsdecode(b"\xff")
+    (tmp_path / odd).mkdir()
+    (tmp_path / "first-0123abcd" / "points" / odd).write_bytes(b"")
+    assert len(Store(tmp_path).survey().runs) == 1
+    with pytest.raises(UserError, match="not UTF-8"):
+        open_store(str(tmp_path / odd))
+    grid = FakeGrid(name="second", source=f"grids/{odd}.yaml")
+    Store(tmp_path).open_run(grid, "second-00000000", False, {"version": "0"}).close()
+    assert Store(tmp_path).find("second").document["grid"]["source"] == "\ufffd.yaml"
 
 
 def test_removed_runs_are_gone(tmp_path: Path) -> None:
-    """rm deletes one run's directory, and what a killed rm left goes with the next launch."""
+    """rm deletes one run's directory, and what a killed rm or launch left goes with the next launch."""
     store = filled(tmp_path)
     filled(tmp_path, name="second-00000000")
     store.remove("first-0123abcd")
     assert [path.name for path in tmp_path.iterdir()] == ["second-00000000"]
-    (tmp_path / ".removed-x-1").mkdir()
+    for left in (".removed-x-1", ".new-x-1"):
+        (tmp_path / left / "points").mkdir(parents=True)
     opened(tmp_path).close()
-    assert not (tmp_path / ".removed-x-1").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_run_json_says_where_rows_come_from(tmp_path: Path) -> None:
@@ -242,7 +391,5 @@ def test_places_that_are_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not a directory"):
         open_store(str(tmp_path / "file"))
-    with pytest.raises(UserError, match="s3 is not supported"):
-        open_store("s3://bucket/results")
     assert Store(tmp_path / "nowhere").runs() == []
     assert not (tmp_path / "nowhere").exists()

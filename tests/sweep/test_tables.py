@@ -1,5 +1,6 @@
 """Results become rows, rows become files."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from engine.outcome import COLUMNS, ROUND_COLUMNS, STATE, WORK
 from engine.policy import POLICIES
 from engine.scenario import FIELDS, row
 from sweep import schema, tables
-from sweep.errors import SweepFault, UserError
+from sweep.errors import DamagedError, SweepFault, UserError
 from tests.sweep.stores import point_id, results, scenarios
 
 COUNT = 5
@@ -118,31 +119,51 @@ def test_an_undeclared_column_is_a_fault() -> None:
         tables._declared(schema.ROUNDS, {"secret": pa.array([1])}, 1)
 
 
-def test_a_part_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file appears under its name when it is finished; a failed write leaves nothing."""
+def test_a_part_comes_back() -> None:
+    """Bytes of Parquet hold the table, its units, and what they were told to keep."""
     table = tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
-    path = tmp_path / "part-000001.parquet"
-    tables.write_part(table, path)
-    assert tables.read_part(path).equals(table)
-    assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
-    assert tables.read_part(path).schema.field("virt").metadata[b"unit"] == b"bytes"
-
-    def full(self: Path, target: Path) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "rename", full)
-    with pytest.raises(OSError, match="no space"):
-        tables.write_part(table, tmp_path / "part-000002.parquet")
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    data = tables.parquet_bytes(table, {"rounds": "abc"})
+    back = tables.read_part(data, "part")
+    assert back.equals(table)
+    assert tables.kept(back) == {"rounds": "abc"}
+    assert pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0).column(0).compression == "ZSTD"
+    assert back.schema.field("virt").metadata[b"unit"] == b"bytes"
 
 
-def test_a_truncated_part_is_named(tmp_path: Path) -> None:
-    """What cannot be read is one line with the file's name."""
+def test_parts_become_one(tmp_path: Path) -> None:
+    """Rows stay in order, with units; a column that some lack is NULL there; types widen, or it is refused."""
+    low = tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [None] * COUNT})
+    high = tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [1] * COUNT, "more": ["x"] * COUNT})
+    text = tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": ["x"] * COUNT})
+    for name, table in {"low": low, "high": high, "text": text}.items():
+        (tmp_path / name).write_bytes(tables.parquet_bytes(table))
+    back = tables.read_part(tables.merged([tmp_path / "low", tmp_path / "high"], {"rounds": "abc"}), "wide")
+    assert back.column("point_id").to_pylist() == IDS * 2
+    assert back.column("pages").to_pylist() == [None] * COUNT + [1.0] * COUNT
+    assert back.column("more").to_pylist() == [None] * COUNT + ["x"] * COUNT
+    assert back.schema.field("virt").metadata[b"unit"] == b"bytes"
+    assert tables.kept(back) == {"rounds": "abc"}
+    with pytest.raises(UserError, match="do not fit together"):
+        tables.merged([tmp_path / "high", tmp_path / "text"])
+
+
+def test_a_truncated_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be read is one line with the file's name; what may not be read is another matter than damage."""
     path = tmp_path / "part-000001.parquet"
     path.write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(UserError, match=r"part-000001\.parquet: not a whole Parquet file") as told:
-        tables.read_part(path)
+    with pytest.raises(DamagedError, match=r"part-000001\.parquet: not a whole Parquet file") as told:
+        tables.read_part(path, str(path))
     assert "\n" not in str(told.value)
+    with pytest.raises(DamagedError, match="gone"):
+        tables.read_part(tmp_path / "none", "none")
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(pq, "ParquetFile", forbidden)
+    with pytest.raises(UserError, match=r"part: Permission denied; the run needs this file: make it readable") as other:
+        tables.read_part(path, "part")
+    assert not isinstance(other.value, DamagedError)
 
 
 def test_wide_sums_are_narrowed() -> None:

@@ -1,0 +1,74 @@
+"""Small parts become one: written beside them, then counted in their place by its name, then they are removed.
+
+A kill at any moment leaves either the small ones or the wide one to count (parts.py); the next launch removes the rest.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from sweep import parts, tables
+from sweep.parts import Part
+from sweep.places import Place
+
+MOST_POINTS = 131_072
+MOST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Rows of the points part, and bytes of all files."""
+
+    points: int
+    bytes: int
+
+    def __add__(self, other: "Size") -> "Size":
+        return Size(self.points + other.points, self.bytes + other.bytes)
+
+    @property
+    def share(self) -> float:
+        """Of the largest part that is made."""
+        return max(self.points / MOST_POINTS, self.bytes / MOST_BYTES)
+
+
+def compact(run: Place, sizes: Mapping[Part, Size], check: Callable[[], None]) -> dict[Part, Size]:
+    """Merge what is small; `check` says, before each merge counts, that the run is still ours."""
+    left = dict(sizes)
+    for group in groups(sizes):
+        wide = merge(run, group, check)
+        left[wide] = sum((left.pop(part) for part in group), Size(0, 0))
+    return left
+
+
+def groups(sizes: Mapping[Part, Size]) -> Iterator[list[Part]]:
+    """Neighbours that are less than half full and make no more than a full part together."""
+    group: list[Part] = []
+    total = Size(0, 0)
+    for part in sorted(sizes, key=lambda part: part.first):
+        size = sizes[part]
+        big = size.share >= 0.5
+        if group and (big or (total + size).share > 1):
+            if len(group) > 1:
+                yield group
+            group, total = [], Size(0, 0)
+        if not big:
+            group.append(part)
+            total += size
+    if len(group) > 1:
+        yield group
+
+
+def merge(run: Place, group: list[Part], check: Callable[[], None]) -> Part:
+    layout = parts.look(run)
+    names = {
+        table: [f"{table}/{part.file}" for part in group if part.file in layout.files[table]] for table in layout.files
+    }
+    siblings = {table: _merged(run, names[table]) for table in parts.SIBLINGS if names[table]}
+    reach = (group[0].first, max(part.last for part in group))
+    wide = parts.write(run, reach, siblings, partial(_merged, run, names[parts.POINTS]), check)
+    run.delete(*(name for of_table in names.values() for name in of_table))
+    return wide
+
+
+def _merged(run: Place, names: list[str], keep: Mapping[str, str] | None = None) -> bytes:
+    return tables.merged([run.open(name) for name in names], keep)

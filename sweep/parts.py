@@ -1,0 +1,160 @@
+"""The parts of a run: which there are, which count, whether they are what was written.
+
+outcomes/part-000001.5f3a9c21.parquet, rounds/..., points/...  The eight digits are a hash of the points part, which
+itself keeps the hashes of the outcomes and rounds parts of its name. A commit writes those two first and the points
+part last: a name that points/ lacks does not count. part-000001-000042.<hash> holds the rows of the parts 1 to 42 once
+it is there, and those no longer count. So one listing of names says which rows there are, and no file is ever changed.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from sweep import files, schema, tables
+from sweep.errors import DamagedError
+from sweep.places import Directory, Entry, Place
+
+POINTS = "points"
+SIBLINGS = tuple(table for table in schema.TABLES if table != POINTS)
+DAMAGED = "damaged"
+NOTED = ("point_id", "status", "attempt")
+_NAME = re.compile(r"part-([0-9]{6,})(?:-([0-9]{6,}))?(?:\.([0-9a-f]{8}))?\.parquet")
+_DIGITS = 8
+_LOOKS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The commits `first` to `last`, usually one; `file` is its name in every table's folder."""
+
+    first: int
+    last: int
+    digest: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The parts that count, in their order; all parts by table and name; and what does not count, as table/name."""
+
+    parts: tuple[Part, ...]
+    files: dict[str, dict[str, Entry]]
+    stray: tuple[str, ...]
+
+    def of(self, table: str) -> list[str]:
+        """`points/part-000001.5f3a9c21.parquet` and so on: what there is of one table."""
+        return [f"{table}/{part.file}" for part in self.parts if part.file in self.files[table]]
+
+    def bytes_of(self, part: Part) -> int:
+        return sum(entries[part.file].size for entries in self.files.values() if part.file in entries)
+
+    @property
+    def next_number(self) -> int:
+        """One more than any part of any table."""
+        found = [part.last for entries in self.files.values() for name in entries if (part := _part(name))]
+        return 1 + max(found, default=0)
+
+
+def look(run: Place) -> Layout:
+    """What lies in a run. Looks again while parts are being merged: a listing may miss what comes and what goes."""
+    for _ in range(_LOOKS):
+        found = {table: run.child(table).entries() for table in (POINTS, *SIBLINGS)}
+        if run.child(POINTS).entries() == found[POINTS]:
+            break
+    files_of = {table: {e.name: e for e in entries if _part(e.name)} for table, entries in found.items()}
+    parts = _counted([part for name in files_of[POINTS] if (part := _part(name))])
+    counted = {part.file for part in parts}
+    stray = [
+        f"{table}/{entry.name}"
+        for table, entries in found.items()
+        for entry in entries
+        if files.is_temporary(entry.name) or (_part(entry.name) and entry.name not in counted)
+    ]
+    return Layout(tuple(parts), files_of, tuple(stray))
+
+
+def _counted(committed: list[Part]) -> list[Part]:
+    """Without those whose commits a wider part holds."""
+    kept: list[Part] = []
+    wide = (0, 0)
+    for part in sorted(committed, key=lambda part: (part.first, -part.last, part.file)):
+        if part.last <= wide[1] and (part.first, part.last) != wide:
+            continue
+        kept.append(part)
+        wide = max(wide, (part.first, part.last), key=lambda reach: reach[1])
+    return kept
+
+
+def _part(name: str) -> Part | None:
+    match = _NAME.fullmatch(name)
+    return Part(int(match[1]), int(match[2] or match[1]), match[3] or "", name) if match else None
+
+
+def write(
+    run: Place,
+    reach: tuple[int, int],
+    siblings: Mapping[str, bytes],
+    points: Callable[[Mapping[str, str]], bytes],
+    check: Callable[[], None],
+) -> Part:
+    """Put the files of the commits `reach`; points last, which makes them count. `check` is called just before.
+
+    `points` makes the points part, given what is to be kept in it: the hashes of the others.
+    """
+    data = points({table: hashed(content) for table, content in siblings.items()})
+    digest = hashed(data)[:_DIGITS]
+    numbers = "-".join(f"{number:06d}" for number in dict.fromkeys(reach))
+    part = Part(*reach, digest, f"part-{numbers}.{digest}.parquet")
+    for table, content in siblings.items():
+        run.put(f"{table}/{part.file}", content)
+    check()
+    run.put(f"{POINTS}/{part.file}", data)
+    return part
+
+
+def hashed(data: bytes) -> str:
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def clean(run: Place, layout: Layout) -> None:
+    """Remove what a killed writer left: temporary files, and parts that do not count. For the lock's holder."""
+    loose = [entry.name for entry in run.entries() if files.is_temporary(entry.name)]
+    run.delete(*loose, *layout.stray)
+
+
+def examined(run: Place, layout: Layout) -> Iterator[tuple[Part, tables.Table | None, str]]:
+    """Each part with its points (id, status, attempt), or None and what is wrong with it."""
+    for part in layout.parts:
+        try:
+            yield part, _examined(run, layout, part), ""
+        except DamagedError as error:
+            yield part, None, str(error)
+        except FileNotFoundError:
+            yield part, None, f"{run}/{part.file}: is gone"
+
+
+def _examined(run: Place, layout: Layout, part: Part) -> tables.Table:
+    name = f"{POINTS}/{part.file}"
+    data = run.read(name)
+    if part.digest and not hashed(data).startswith(part.digest):
+        raise DamagedError(f"{run}/{name}: is not what was written")
+    points = tables.read_part(data, f"{run}/{name}", NOTED)
+    hashes = tables.kept(points)
+    for table in SIBLINGS:
+        name, there = f"{table}/{part.file}", part.file in layout.files[table]
+        if there and not part.digest:  # written before parts had hashes
+            tables.read_part(run.open(name), f"{run}/{name}")
+        elif part.digest and there != (table in hashes):
+            raise DamagedError(f"{run}/{name}: {'was not written with its points' if there else 'is gone'}")
+        elif there and isinstance(run, Directory) and hashed(run.read(name)) != hashes[table]:
+            # Not in an object store: it has checksums of its own, and this would fetch the whole run.
+            raise DamagedError(f"{run}/{name}: is not what was written")
+    return points
+
+
+def set_aside(run: Place, layout: Layout, part: Part) -> None:
+    """Move a part's files into damaged/, the points part last: until then it counts, and is found again."""
+    for table in (*SIBLINGS, POINTS):
+        if part.file in layout.files[table]:
+            run.move(f"{table}/{part.file}", f"{DAMAGED}/{table}-{part.file}")
