@@ -1,6 +1,6 @@
 """The only room with pyarrow: results become typed tables, tables become Parquet files, and back."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -20,6 +20,7 @@ from engine.policy import POLICIES
 from engine.scenario import ABSENT, FIELDS, Columns
 from sweep import schema
 from sweep.errors import DamagedError, SweepFault, UserError
+from sweep.workload import is_trace
 
 _TYPES = {
     "int64": pa.int64(),
@@ -38,13 +39,12 @@ ROW_GROUP = 122_880
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """What only the live kernel tells. install_ns, zap_ns: int64[n, policies]; `seen`: the counters it shows."""
+    """What only the live kernel tells. install_ns, zap_ns: int64[n, policies]."""
 
     install_ns: NDArray[np.int64]
     zap_ns: NDArray[np.int64]
     release: str
     pt_reclaim: bool
-    seen: Collection[str] = outcome.STATE
 
 
 @cache
@@ -84,8 +84,7 @@ def outcome_table(
         **scenario_arrays({name: np.repeat(values, each) for name, values in columns.items()}),
     }
     for name, row in zip(outcome.COLUMNS, values, strict=True):
-        unseen = kernel is not None and name not in kernel.seen
-        arrays[name] = pa.nulls(rows, pa.int64()) if unseen else pa.array(row)
+        arrays[name] = pa.array(row) if name in results.known else pa.nulls(rows, pa.int64())
     if kernel is not None:
         arrays["install_ns"] = pa.array(kernel.install_ns.reshape(rows))
         arrays["zap_ns"] = pa.array(kernel.zap_ns.reshape(rows))
@@ -105,7 +104,8 @@ def round_table(
     rows = len(results.rounds) * each
     place = np.repeat(np.arange(len(ids)), counts)
     number = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
-    values = np.ascontiguousarray(results.rounds[:, kept, :].transpose(2, 0, 1)).reshape(-1, rows)
+    values = np.ascontiguousarray(results.rounds[:, kept, :].transpose(2, 0, 1))
+    values = values.reshape(len(outcome.ROUND_COLUMNS), rows)
     arrays: dict[str, pa.Array] = {
         "run_id": _constant(run_id, rows),
         "point_id": _spread(ids, np.repeat(place, each)),
@@ -130,6 +130,7 @@ def point_table(
     error: str | Sequence[str | None] | None = None,
     node: str | Sequence[str | None] | None = None,
     cpu_ns: int | Sequence[int | None] | None = None,
+    remarks: Sequence[str | None] | None = None,
     engine: str = "model",
 ) -> Table:
     """A row a point. What is given once holds for all rows; `derived` holds the grid's own columns."""
@@ -143,6 +144,7 @@ def point_table(
         "repeat": pa.array(np.asarray(repeat, np.int64)),
         "engine": _constant(engine, rows),
         **scenario_arrays(columns),
+        "remarks": pa.array([None] * rows if remarks is None else list(remarks), pa.string()),
         "status": pa.array(statuses, pa.string()).dictionary_encode(),
         "attempt": pa.array([attempt] * rows if isinstance(attempt, int) else list(attempt), pa.int64()),
         "error": pa.array([error] * rows if _is_one(error) else error, pa.string()),
@@ -159,7 +161,12 @@ def point_table(
 
 
 def scenario_arrays(columns: Columns) -> dict[str, pa.Array]:
-    """The scenario's fields as they are stored: choices as text, sparsity always filled, res NULL where absent."""
+    """The scenario's fields as they are stored: choices as text, sparsity always filled, res NULL where absent.
+
+    A trace has its own columns, and none of these.
+    """
+    if is_trace(columns):
+        return {column.name: pa.array(columns[column.name]) for column in schema.TRACE}
     arrays: dict[str, pa.Array] = {}
     given = columns["res"] != ABSENT
     for field in FIELDS:
@@ -177,7 +184,7 @@ def scenario_arrays(columns: Columns) -> dict[str, pa.Array]:
 
 def scenario_table(columns: Columns) -> Table:
     """The same as a table, with declared types."""
-    return _declared(schema.SCENARIO, scenario_arrays(columns), len(columns["virt"]))
+    return _declared(schema.POINT, scenario_arrays(columns), len(columns["virt"]))
 
 
 def table_of(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any]]) -> Table:
