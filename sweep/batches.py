@@ -4,6 +4,8 @@ The engine's estimate, corrected by what finished batches took, is the measure. 
 start, before anything is measured, a tenth of that, growing; near the end a quarter of a worker's share.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,25 +22,45 @@ SMALLEST_NS = 1e8
 SHARES = 4
 FADE = 0.8
 
+TRIES_TOGETHER, TRIES_ALONE = 2, 3
+"""How often a task runs that loses its worker: of several points, before they part; of one, before it is given up."""
+FEW = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Points that run together. `attempt` counts from 1."""
+    """Points that run together. `attempt` counts from 1 for each point, `tries` for these points together."""
 
     block: PointBlock
     estimate_ns: float
     attempt: int = 1
+    tries: int = 1
 
     def __len__(self) -> int:
         return len(self.block.ids)
 
-    def again(self) -> "Task":
-        return replace(self, attempt=self.attempt + 1)
+    def after(self, late: bool) -> list["Task"]:
+        """What to run when no answer came, as its time was up (`late`) or its worker died; nothing: give it up."""
+        if len(self) == 1:
+            return [] if late or self.tries >= TRIES_ALONE else [self._again()]
+        return self.apart() if late or self.tries >= TRIES_TOGETHER else [self._again()]
 
     def apart(self) -> list["Task"]:
-        """Each point by itself."""
-        share = self.estimate_ns / len(self)
-        return [Task(cut(self.block, i, i + 1), share, self.attempt + 1) for i in range(len(self))]
+        """Parts of equal size: of n points root n parts, of few each point by itself.
+
+        So a bad point among thousands is alone after three losses, and its neighbours are not thousands of tasks.
+        """
+        points = len(self)
+        parts = points if points <= FEW else math.isqrt(points)
+        ends = [points * i // parts for i in range(parts + 1)]
+        share = self.estimate_ns / points
+        return [
+            Task(cut(self.block, start, stop), share * (stop - start), self.attempt + 1)
+            for start, stop in itertools.pairwise(ends)
+        ]
+
+    def _again(self) -> "Task":
+        return replace(self, attempt=self.attempt + 1, tries=self.tries + 1)
 
 
 @dataclass(slots=True)

@@ -28,7 +28,6 @@ from sweep.units import human_ns
 
 EXECUTORS = ("auto", "ray", "processes", "inline")
 RAY_WORTH_NS = 20e9
-ATTEMPTS = 3
 TICK_S = 0.25
 
 
@@ -254,15 +253,12 @@ class Driver:
             self._work_done_ns += task.estimate_ns
             if not done.failures:
                 self._batcher.measured(task.estimate_ns, done.cpu_ns)
-        elif len(task) > 1 and (done.end is End.TIMEOUT or task.attempt >= ATTEMPTS):
-            self._again.extend(task.apart())
-        elif done.end is End.LOST and task.attempt < ATTEMPTS:
-            self._again.append(task.again())
+        elif again := task.after(late=done.end is End.TIMEOUT):
+            self._again.extend(again)
         else:
             self._work_done_ns += task.estimate_ns
-            lost = done.end is End.LOST
-            error = done.error if lost else f"no answer in {self._options.timeout_s:g} s"
-            self._ledger.gave_up(task, done.end.value, error)
+            late = replace(done.failure, error=f"no answer in {self._options.timeout_s or 0:g} s", kind="Timeout")
+            self._ledger.gave_up(task, done, late if done.end is End.TIMEOUT else done.failure)
 
     def _show(self) -> None:
         account, done = self._plan.account, self._ledger.counts.total()

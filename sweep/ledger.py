@@ -11,7 +11,7 @@ import numpy as np
 from engine.outcome import Results
 from sweep import tables
 from sweep.batches import Task, joined, picked
-from sweep.executors.base import Done, join
+from sweep.executors.base import Done, Failure, join
 from sweep.plan import PointBlock
 from sweep.store import RunWriter
 
@@ -30,7 +30,7 @@ class Entry:
     good: PointBlock | None
     results: Results | None
     status: list[str]
-    error: list[str | None]
+    failures: list[Failure | None]
     attempt: int
     node: str | None
     cpu_ns: int | None
@@ -63,17 +63,17 @@ class Ledger:
         status = ["failed" if i in failures else "ok" for i in range(len(task))]
         places = np.array([i for i in range(len(task)) if i not in failures], np.intp)
         good = task.block if not failures else picked(task.block, places) if len(places) else None
-        error = [failures.get(i) for i in range(len(task))]
+        why = [failures.get(i) for i in range(len(task))]
         each_ns = done.cpu_ns // len(task)
-        entry = Entry(task.block, good, done.results, status, error, task.attempt, done.node, each_ns)
+        entry = Entry(task.block, good, done.results, status, why, task.attempt, done.node, each_ns)
         self._add(entry)
         names = task.block.columns.get("trace", task.block.ids)
         return (f"{name}: {remark}" for name, remark in zip(names, entry.remarks, strict=True) if remark)
 
-    def gave_up(self, task: Task, status: str, error: str) -> None:
+    def gave_up(self, task: Task, done: Done, failure: Failure) -> None:
         """No answer, and no further attempt."""
-        rows = len(task)
-        self._add(Entry(task.block, None, None, [status] * rows, [error] * rows, task.attempt, None, None))
+        rows, node = len(task), done.node or None
+        self._add(Entry(task.block, None, None, [done.end.value] * rows, [failure] * rows, task.attempt, node, None))
 
     def commit_if_due(self) -> None:
         now = time.monotonic()
@@ -100,6 +100,7 @@ class Ledger:
 
     def _points_table(self, entries: list[Entry]) -> Any:
         block = joined([e.block for e in entries])
+        failures = [failure for e in entries for failure in e.failures]
         return tables.point_table(
             self._writer.run_id,
             block.ids,
@@ -108,7 +109,9 @@ class Ledger:
             block.derived,
             status=[status for e in entries for status in e.status],
             attempt=[e.attempt for e in entries for _ in e.status],
-            error=[error for e in entries for error in e.error],
+            error=[failure.error if failure else None for failure in failures],
+            error_class=[failure.kind if failure else None for failure in failures],
+            last_lines=[failure.last_lines or None if failure else None for failure in failures],
             remarks=[remark for e in entries for remark in e.remarks],
             node=[e.node for e in entries for _ in e.status],
             cpu_ns=[e.cpu_ns for e in entries for _ in e.status],

@@ -124,6 +124,8 @@ POINTS = (
     Column("status", "string", "", "ok, failed, timeout, lost or refused", coded=True),
     Column("attempt", "int64", "count", "which attempt this is, from 1; the tables show the last one"),
     Column("error", "string", "", "why the point is not ok; NULL if it is"),
+    Column("error_class", "string", "", "the error's class, or a signal's name, OutOfMemory, Timeout", coded=True),
+    Column("last_lines", "string", "", "the traceback's last lines, or what its worker wrote last; NULL if ok or none"),
     Column("node", "string", "", "where it ran", coded=True),
     Column("cpu_ns", "int64", "ns", "CPU time: the batch's, divided by its points"),
     Column("finished_at", "timestamp", "UTC", "when its batch was written"),

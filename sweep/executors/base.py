@@ -6,6 +6,7 @@ import math
 import platform
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -23,6 +24,7 @@ TRACES = "sweep.traceruns:run_batch"
 
 Run = Callable[[Columns], Results]
 ERROR_LENGTH = 300
+LAST_LINES, LINE_LENGTH = 12, 200
 
 
 class End(Enum):
@@ -47,17 +49,26 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """The answer. `results` holds the points that ran, in order; `failures` are (place in the batch, error).
+class Failure:
+    """Why a point has no results, or a batch no answer. `kind`: the error's class, a signal's name, Ray's word."""
 
-    What loading or compiling the engine took is in no figure.
+    error: str = ""
+    kind: str = ""
+    last_lines: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer. `results` holds the points that ran, in order; `failures` are (place in the batch, why).
+
+    `failure` is the batch's, if it did not run. What loading or compiling the engine took is in no figure.
     """
 
     number: int
     end: End = End.RAN
     results: Results | None = None
-    failures: tuple[tuple[int, str], ...] = ()
-    error: str = ""
+    failures: tuple[tuple[int, Failure], ...] = ()
+    failure: Failure = Failure()
     node: str = ""
     cpu_ns: int = 0
     wall_ns: int = 0
@@ -107,7 +118,7 @@ def run_batch(batch: Batch) -> Done:
     with _deadline(batch.limit_s):
         results, failures = _run(run, columns)
     cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
-    return Done(batch.number, End.RAN, results, failures, "", platform.node(), cpu, wall)
+    return Done(batch.number, End.RAN, results, failures, Failure(), platform.node(), cpu, wall)
 
 
 def warm(runner: str) -> None:
@@ -145,20 +156,20 @@ def _deadline(seconds: float | None) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _run(run: Run, columns: Columns) -> tuple[Results | None, tuple[tuple[int, str], ...]]:
+def _run(run: Run, columns: Columns) -> tuple[Results | None, tuple[tuple[int, Failure], ...]]:
     rows = len(columns["virt"])
     try:
         return run(columns), ()
     except Exception as error:
         if rows == 1:
-            return None, ((0, describe(error)),)
+            return None, ((0, failure_of(error)),)
     parts: list[Results] = []
-    failures: list[tuple[int, str]] = []
+    failures: list[tuple[int, Failure]] = []
     for i in range(rows):
         try:
             parts.append(run({name: values[i : i + 1].copy() for name, values in columns.items()}))
         except Exception as alone:
-            failures.append((i, describe(alone)))
+            failures.append((i, failure_of(alone)))
     return (join(parts) if parts else None), tuple(failures)
 
 
@@ -173,6 +184,17 @@ def join(parts: list[Results]) -> Results:
         parts[0].known,
         tuple(remark for part in parts for remark in part.remarks),
     )
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What a point's error says, and where it came from."""
+    return Failure(describe(error), type(error).__name__, last_lines("".join(traceback.format_exception(error))))
+
+
+def last_lines(text: str) -> str:
+    """The last of them, none too long."""
+    lines = text.rstrip().splitlines()[-LAST_LINES:]
+    return "\n".join(line if len(line) <= LINE_LENGTH else line[: LINE_LENGTH - 3] + "..." for line in lines)
 
 
 def describe(error: BaseException) -> str:

@@ -6,27 +6,34 @@ which outlive a killed driver. They ignore Ctrl-C (the driver decides) and die w
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import IO
 
 from engine.compiled import is_cold
 from sweep.errors import SweepFault
-from sweep.executors.base import MODEL, Batch, Done, End, describe, run_batch, warm
+from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, run_batch, warm
 
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sweep.executors.processes import serve; serve()"
 ONE_THREAD = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 PATIENCE_S = 2.0
 FAILED_STARTS = 3
 PR_SET_PDEATHSIG = 1
+OOM_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
+SAID_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +45,19 @@ class Ready:
 
 @dataclass(slots=True, eq=False)
 class Worker:
+    """A process, our end of its pipe, what it says on stderr, and how often the kernel had killed for memory before."""
+
     process: subprocess.Popen[bytes]
     pipe: Connection
+    said: IO[bytes]
+    oom_kills: int
     ready: bool = False
     batch: Batch | None = None
+
+    def last_words(self) -> str:
+        end = self.said.seek(0, os.SEEK_END)
+        self.said.seek(max(0, end - SAID_BYTES))
+        return last_lines(self.said.read().decode(errors="replace"))
 
 
 @dataclass
@@ -80,6 +96,7 @@ class Processes:
             if kill or worker.batch is not None or not worker.ready:
                 worker.process.kill()
             worker.pipe.close()
+            worker.said.close()
         end = time.monotonic() + PATIENCE_S
         for worker in self._pool:
             try:
@@ -121,24 +138,44 @@ class Processes:
         """Put another in a dead worker's place; the answer for the batch that it took along."""
         worker.pipe.close()
         status = worker.process.wait()
+        said = worker.last_words()
+        worker.said.close()
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
-                raise SweepFault(f"worker processes die at their start ({how_it_died(status)})")
+                why = said.rpartition("\n")[2] or how_it_died(status).error
+                raise SweepFault(f"worker processes die at their start: {why}")
         self._pool[self._pool.index(worker)] = spawn(self.runner)
         if worker.batch is None:
             return None
         end = End.TIMEOUT if status == -signal.SIGALRM else End.LOST
-        return Done(worker.batch.number, end, error=how_it_died(status))
+        for_memory = status == -signal.SIGKILL and _oom_kills() > worker.oom_kills
+        return Done(worker.batch.number, end, failure=how_it_died(status, said, for_memory), node=platform.node())
 
 
-def how_it_died(status: int) -> str:
-    why = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
-    return f"worker process {why}"
+def how_it_died(status: int, said: str = "", for_memory: bool = False) -> Failure:
+    """By the name of its signal, or its exit code; `said` is what its stderr says last."""
+    if for_memory:
+        return Failure("worker process died of SIGKILL, as the kernel ran out of memory", "OutOfMemory", said)
+    if status < 0:
+        name = signal.Signals(-status).name
+        return Failure(f"worker process died of {name}", name, said)
+    return Failure(f"worker process ended with {status}", "Exit", said)
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for memory: in this control group if it can be known, else anywhere."""
+    for path in OOM_COUNTS:
+        with contextlib.suppress(OSError, ValueError):
+            counts = dict(line.split() for line in path.read_text().splitlines())
+            if "oom_kill" in counts:
+                return int(counts["oom_kill"])
+    return 0
 
 
 def spawn(runner: str) -> Worker:
     ours, theirs = socket.socketpair()
+    said = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the worker's life long; it has no name to leave behind
     with theirs:
         arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), runner]
         process = subprocess.Popen(
@@ -146,16 +183,18 @@ def spawn(runner: str) -> Worker:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=said,
             env=os.environ | ONE_THREAD,
             process_group=0,  # a terminal's Ctrl-C goes to the driver alone, from the first moment on
         )
-    return Worker(process, Connection(ours.detach()))
+    return Worker(process, Connection(ours.detach()), said, _oom_kills())
 
 
 def serve() -> None:
     """A worker's life: say ready, then answer batches until the driver hangs up."""
     pipe, parent, runner = Connection(int(sys.argv[2])), int(sys.argv[3]), sys.argv[4]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()  # a crash in compiled code leaves a traceback
     die_with(parent)
     try:
         pipe.send(introduce(runner))

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -22,11 +23,12 @@ import psutil
 
 from engine.compiled import is_cold
 from sweep.errors import SweepFault, UserError
-from sweep.executors.base import MODEL, Batch, Done, End, describe, owned, run_batch, warm
+from sweep.executors import raycode
+from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, owned
+from sweep.executors.raywatch import GONE_S, Watch
 
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_S = 5.0
-COUNT_S = 10.0
 PATIENCE_S = 5.0
 PREFIX = "sweep-ray-"
 LONGEST_BASE = 40
@@ -38,11 +40,15 @@ QUIET = {
     "RAY_task_oom_retries": "0",  # endless otherwise, whatever max_retries says
 }
 _token = ""
+_NODE = re.compile(r"\bID: ([0-9a-f]{56})\b")
 
 
 @dataclass
 class RayTasks:
-    """`address` is None for a private local Ray, else auto, HOST:PORT or ray://HOST:PORT."""
+    """`address` is None for a private local Ray, else auto, HOST:PORT or ray://HOST:PORT.
+
+    A node is told as HOST/ID, the first eight digits of Ray's own id of it.
+    """
 
     address: str | None = None
     jobs: int | None = None
@@ -54,12 +60,14 @@ class RayTasks:
     workers: int = 0
     home: Path | None = None
     _roots: list[psutil.Process] = field(default_factory=list)
-    _refs: dict[Any, tuple[Batch, float]] = field(default_factory=dict)
+    _refs: dict[Any, Batch] = field(default_factory=dict)
     _held: list[Batch] = field(default_factory=list)
     _probe: Any = None
     _cold: bool = False
-    _counted: float = 0.0
-    _run: Any = None
+    _task: Any = None
+    _code: str = ""
+    _notes: bytes = b""
+    _watch: Watch | None = None
 
     def __post_init__(self) -> None:
         self.workers = self.jobs or len(os.sched_getaffinity(0))
@@ -77,8 +85,12 @@ class RayTasks:
         else:
             self._join_cluster(self.address)
         ray = _ray()
-        self._run = ray.remote(max_retries=0, num_cpus=1)(run_batch)
-        self._probe = ray.remote(max_retries=0, num_cpus=1)(warm).remote(self.runner)
+        self._notes = f"sweep:{ray.get_runtime_context().get_job_id()}:".encode()
+        self._watch = Watch(self._notes)
+        if self.address is not None:
+            self._count_workers()
+        self._task, self._code = raycode.pack(ray), raycode.fingerprint()
+        self._probe = self._send(0, None, None, self.runner)
         self._cold = self.address is None and is_cold()
 
     def submit(self, batch: Batch) -> None:
@@ -86,11 +98,14 @@ class RayTasks:
         if self._probe is not None and self._cold:
             self._held.append(batch)
         else:
-            self._refs[self._run.remote(batch)] = batch, time.monotonic()
+            self._refs[self._send(batch.number, batch.columns, batch.limit_s, batch.runner)] = batch
 
     def wait(self, seconds: float) -> list[Done]:
         ray = _ray()
-        if self.address is not None and time.monotonic() - self._counted > COUNT_S:
+        assert self._watch is not None
+        if self._watch.is_gone():
+            raise UserError(self._gone())
+        if self.address is not None:
             self._count_workers()
         self._hear_probe(0.0 if self._refs else seconds)
         refs = list(self._refs)
@@ -99,13 +114,15 @@ class RayTasks:
         ready, rest = ray.wait(refs, num_returns=1, timeout=seconds)
         if ready and rest:
             ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
-        return [self._answer(ref, *self._refs.pop(ref)) for ref in ready]
+        return [self._answer(ref, self._refs.pop(ref)) for ref in ready]
 
     def stop(self, kill: bool = False) -> None:
         if "ray" not in sys.modules:
             return
         ray = _ray()
         left = self._family()
+        if self._watch is not None:
+            self._watch.stop()
         try:
             if self.address is not None:
                 for ref in filter(None, [*self._refs, self._probe]):
@@ -155,13 +172,18 @@ class RayTasks:
             ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:
             raise UserError(f"--address {address}: {_refusal(error)}") from error
-        self._count_workers()
+
+    def _send(self, *batch: Any) -> Any:
+        return self._task.remote(self._code, self._notes, *batch)
 
     def _count_workers(self) -> None:
         """Clusters grow and shrink."""
-        cpus = int(_ray().cluster_resources().get("CPU", 0))
-        self.workers = min(self.jobs or cpus, cpus) or 1
-        self._counted = time.monotonic()
+        assert self._watch is not None
+        self.workers = min(self.jobs or self._watch.cpus, self._watch.cpus) or 1
+
+    def _gone(self) -> str:
+        who = f"--address {self.address}: the cluster" if self.address else "the local Ray"
+        return f"{who} is gone: no answer in {GONE_S:g} s; what is finished is kept, the same command goes on"
 
     def _hear_probe(self, seconds: float) -> None:
         ray = _ray()
@@ -177,23 +199,39 @@ class RayTasks:
             self.submit(batch)
         self._held.clear()
 
-    def _answer(self, ref: Any, batch: Batch, since: float) -> Done:
+    def _answer(self, ref: Any, batch: Batch) -> Done:
         ray = _ray()
         try:
             done: Done = ray.get(ref)
         except ray.exceptions.RayError as error:
             self._explain(error)
-            late = batch.limit_s is not None and time.monotonic() - since >= batch.limit_s
-            return Done(batch.number, End.TIMEOUT if late else End.LOST, error=describe(error))
+            node, began = self._where(batch, error)
+            late = batch.limit_s is not None and began and time.time() - began >= batch.limit_s
+            return Done(batch.number, End.TIMEOUT if late else End.LOST, failure=_lost(error), node=node)
         self.warm = True
         return owned(done)
 
+    def _where(self, batch: Batch, error: Exception) -> tuple[str, float]:
+        """The node that a lost batch ran on and when it began, as Ray tells or as it noted; "" and 0 if neither says.
+
+        Only the worker knows when it began, by its own clock; Ray does not tell which signal a worker died of.
+        """
+        assert self._watch is not None
+        told = _NODE.search(str(error))
+        if told:
+            return self._watch.names.get(told[1], told[1][:8]), 0.0
+        node, _, began = self._watch.noted(batch.number).partition(" ")
+        return node, float(began or 0)
+
     def _explain(self, error: Exception) -> None:
-        """Raise for what no second attempt can mend: a worker that cannot get or import our code."""
+        """Raise for what no second attempt can mend: a worker that cannot get or import our code, or has another."""
         ray = _ray()
         cause = getattr(error, "cause", None)
         if isinstance(cause, ImportError):
-            raise UserError(f"Ray's workers cannot load the engine ({describe(cause)}); install ptsweep on every node")
+            why = f"Ray's workers cannot load the engine ({describe(cause)})"
+            raise UserError(f"{why}; every node needs ptsweep's packages: pip install -r requirements.lock")
+        if isinstance(cause, RuntimeError) and str(cause).startswith(raycode.WRONG):
+            raise UserError(str(cause))
         if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
             raise UserError(f"Ray's workers cannot get the code: {describe(error)}")
         if isinstance(error, ray.exceptions.RayTaskError):
@@ -218,6 +256,11 @@ class RayTasks:
         if self.home is not None:
             shutil.rmtree(self.home, ignore_errors=True)
             self.home = None
+
+
+def _lost(error: Exception) -> Failure:
+    """What Ray says of a task that did not answer."""
+    return Failure(describe(error), type(error).__name__.removesuffix("Error"), last_lines(str(error)))
 
 
 def _ray() -> Any:

@@ -1,5 +1,6 @@
 """Engines that answer at once, and misbehave where the seed says so; and grids to go with them."""
 
+import ctypes
 import os
 import signal
 import time
@@ -15,7 +16,8 @@ from sweep.launch import State
 
 RUNNER = "tests.sweep.fakes:run_batch"
 RAISES, DIES, DIES_ONCE, HANGS, SLEEPS = 13, 666, 555, 777, 50
-MARK = "SWEEP_TEST_MARK"
+CRASHES, TOO_MUCH, WAITS = 11, 98, 44
+MARK, WAIT = "SWEEP_TEST_MARK", "SWEEP_TEST_WAIT"
 
 
 def run_batch(columns: Columns) -> Results:
@@ -25,8 +27,14 @@ def run_batch(columns: Columns) -> Results:
         raise ValueError(f"no seed {RAISES}\nhere")
     if (seeds == DIES).any() or ((seeds == DIES_ONCE).any() and first_time()):
         os.kill(os.getpid(), signal.SIGKILL)
+    if (seeds == CRASHES).any():
+        ctypes.string_at(0)
     while (seeds == HANGS).any():
         pass
+    if (seeds == TOO_MUCH).any():
+        np.empty(1 << 60, np.uint8)
+    if ((seeds >= WAITS) & (seeds < WAITS + 4)).any():
+        wait()
     if (seeds == SLEEPS).any():
         time.sleep(0.3)
     rounds = columns["rounds"]
@@ -34,6 +42,14 @@ def run_batch(columns: Columns) -> Results:
     each = np.repeat(seeds, rounds)
     by_round = np.broadcast_to(each[:, None, None], (len(each), len(POLICIES), len(ROUND_COLUMNS)))
     return Results(values.copy(), by_round.copy(), rounds.copy())
+
+
+def wait() -> None:
+    """Say who is our parent, and wait for the word to go on."""
+    folder = Path(os.environ[WAIT])
+    (folder / str(os.getppid())).touch()
+    while not (folder / "go").exists():
+        time.sleep(0.02)
 
 
 def first_time() -> bool:
@@ -44,11 +60,10 @@ def first_time() -> bool:
     return True
 
 
-def grid(seeds: list[int], name: str = "fake") -> Grid:
+def grid(seeds: list[int], name: str = "fake", rounds: int = 1) -> Grid:
     """A point a seed."""
-    return parse(
-        f"schema: sweep/1\nname: {name}\nfixed: {{virt: 2MiB, sparsity: 0.5}}\naxes: {{seed: {seeds}}}\n", name
-    )
+    fixed = f"{{virt: 2MiB, sparsity: 0.5, rounds: {rounds}}}"
+    return parse(f"schema: sweep/1\nname: {name}\nfixed: {fixed}\naxes: {{seed: {seeds}}}\n", name)
 
 
 class Told:

@@ -88,13 +88,30 @@ def test_answers_are_bounded() -> None:
     assert [len(task) for task in huge] == [1, 1, 1]
 
 
-def test_apart_and_again() -> None:
-    """A task that is tried again counts up; apart, each point is a task."""
+def test_after_a_lost_answer() -> None:
+    """Points together run twice, then in parts; a point alone runs three times; what is late parts at once."""
     task = Task(block(0, 3), 30.0)
-    assert task.again().attempt == 2
-    assert [(alone.block.ids, alone.estimate_ns, alone.attempt) for alone in task.again().apart()] == [
-        ([f"{i:020d}"], 10.0, 3) for i in range(3)
+    (again,) = task.after(late=False)
+    assert (again.attempt, again.tries, len(again)) == (2, 2, 3)
+    apart = again.after(late=False)
+    assert [(t.block.ids, t.estimate_ns, t.attempt, t.tries) for t in apart] == [
+        (task.block.ids[i : i + 1], 10.0, 3, 1) for i in range(3)
     ]
+    (second,) = apart[0].after(late=False)
+    (third,) = second.after(late=False)
+    assert (third.attempt, third.after(late=False)) == (5, [])
+    assert [t.attempt for t in task.after(late=True)] == [2, 2, 2]
+    assert apart[0].after(late=True) == []
+
+
+def test_a_bad_point_among_thousands_is_soon_alone() -> None:
+    """Parts are root n: three partings, and some hundred tasks instead of thousands. No point is lost or doubled."""
+    task, partings, tasks = Task(block(0, 8192), 1.0), 0, 0
+    while len(task) > 1:
+        parts = task.apart()
+        assert [point for part in parts for point in part.block.ids] == task.block.ids
+        task, partings, tasks = max(parts, key=len), partings + 1, tasks + len(parts)
+    assert (partings, tasks) == (3, 90 + 9 + 11)
 
 
 def test_cut_join_pick() -> None:

@@ -15,7 +15,7 @@ import pytest
 from engine.outcome import Results
 from engine.scenario import Columns, Scenario, columns_of
 from sweep.errors import SweepFault, UserError
-from sweep.executors.base import MODEL, Batch, Done, End, Executor, join, limit_for, run_batch
+from sweep.executors.base import MODEL, Batch, Done, End, Executor, Failure, join, last_lines, limit_for, run_batch
 from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes, how_it_died
 from sweep.executors.ray import RayTasks
@@ -102,7 +102,9 @@ def test_every_executor_gives_the_same_rows(executor: Executor) -> None:
 def test_a_point_that_raises_does_not_cost_its_neighbours(executor: Executor) -> None:
     """It is named with its error; the others have their results, in order."""
     done = answers(executor, Batch(2, points(1, fakes.RAISES, 3, rounds=2), runner=fakes.RUNNER))[2]
-    assert done.failures == ((1, "ValueError: no seed 13 here"),)
+    ((place, failure),) = done.failures
+    assert (place, failure.error, failure.kind) == (1, "ValueError: no seed 13 here", "ValueError")
+    assert 'raise ValueError(f"no seed {RAISES}' in failure.last_lines
     assert done.results is not None
     assert done.results.values[:, 0, 0].tolist() == [1, 3]
     assert done.results.rounds[:, 0, 0].tolist() == [1, 1, 3, 3]
@@ -113,7 +115,9 @@ def test_a_batch_that_kills_its_worker_is_lost_and_the_next_is_not(executor: Exe
     batches = [Batch(n, points(seed), runner=fakes.RUNNER) for n, seed in enumerate((1, fakes.DIES, 2, 3), 1)]
     done = answers(executor, *batches)
     assert [done[n].end for n in (1, 2, 3, 4)] == [End.RAN, End.LOST, End.RAN, End.RAN]
-    assert done[2].error
+    assert done[2].failure.error
+    assert done[2].failure.kind == {"processes": "SIGKILL", "ray": "WorkerCrashed"}[executor.name]
+    assert done[2].node == done[1].node
     assert [d.results.values[0, 0, 0] for n, d in sorted(done.items()) if d.results is not None] == [1, 2, 3]
 
 
@@ -227,6 +231,37 @@ def test_batches_travel_read_only() -> None:
     assert run_batch(Batch(1, columns, runner=fakes.RUNNER)).failures == ()
 
 
+def test_last_lines() -> None:
+    """Of a long text the end, of a long line the start."""
+    assert last_lines("a\nb\n\n") == "a\nb"
+    assert last_lines("\n".join(map(str, range(100)))).splitlines()[0] == "88"
+    assert len(last_lines("x" * 5000)) == 200
+
+
+def test_what_a_dying_worker_wrote_is_told(pool: Processes) -> None:
+    """Its last lines on stderr are in the answer: here Python's own, of a crash in compiled code."""
+    done = answers(pool, Batch(1, points(fakes.CRASHES), runner=fakes.RUNNER))[1]
+    assert (done.end, done.failure.kind) == (End.LOST, "SIGSEGV")
+    assert "Segmentation fault" in done.failure.last_lines
+    assert "fakes.py" in done.failure.last_lines
+
+
+def test_a_worker_that_the_kernel_killed_for_memory_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel's count of such kills, which has risen since the worker began."""
+    count = tmp_path / "vmstat"
+    count.write_text("pgfault 9\noom_kill 3\n")
+    monkeypatch.setattr("sweep.executors.processes.OOM_COUNTS", (tmp_path / "none", count))
+    pool = Processes(1, fakes.RUNNER)
+    pool.start()
+    try:
+        assert answers(pool, Batch(1, points(1), runner=fakes.RUNNER))[1].end is End.RAN
+        count.write_text("pgfault 10\noom_kill 4\n")
+        done = answers(pool, Batch(2, points(fakes.DIES), runner=fakes.RUNNER))[2]
+    finally:
+        pool.stop()
+    assert (done.end, done.failure.kind) == (End.LOST, "OutOfMemory")
+
+
 def test_joined_results() -> None:
     """The parts' rows, one after another."""
     parts = [run_batch(Batch(n, points(n), runner=fakes.RUNNER)).results for n in (1, 2)]
@@ -235,7 +270,7 @@ def test_joined_results() -> None:
 
 def test_how_it_died() -> None:
     """By name of the signal, or by status."""
-    assert how_it_died(-9) == "worker process died of SIGKILL"
-    assert how_it_died(3) == "worker process ended with 3"
+    assert how_it_died(-9) == Failure("worker process died of SIGKILL", "SIGKILL")
+    assert how_it_died(3, "bye") == Failure("worker process ended with 3", "Exit", "bye")
     assert len(Batch(1, points(1, 2))) == 2
     assert replace(Done(1), end=End.LOST).end.value == "lost"

@@ -1,0 +1,56 @@
+"""What a Ray task runs. Sent whole, by value (`pack`): a worker may have no ptsweep of its own, or another one.
+
+So the arguments are plain, and nothing of ours is imported before it is known to be the driver's version.
+"""
+
+import hashlib
+import platform
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+WRONG = "another ptsweep on Ray's workers"
+
+
+def pack(ray: Any) -> Any:
+    """The task, for `remote`."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return ray.remote(max_retries=0, num_cpus=1)(run)
+
+
+def fingerprint() -> str:
+    """Of our sources that this process loads: what makes the rows."""
+    import engine
+    import sweep
+
+    digest = hashlib.blake2b(digest_size=16)
+    for package in (engine, sweep):
+        for source in sorted(Path(package.__path__[0]).glob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def run(code: str, notes: bytes, number: int, columns: Any, limit_s: float | None, runner: str) -> Any:
+    """One batch, as Done; without columns: load or compile the engine. Notes where and when it began until it ends."""
+    import engine
+
+    if vars(engine).get("checked") != code:
+        if fingerprint() != code:
+            place = f"{platform.node()} loads {engine.__path__[0]}"
+            raise RuntimeError(f"{WRONG}: {place}, which is not this version's; remove it, or install this version")
+        vars(engine)["checked"] = code
+    from ray import get_runtime_context
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+    from sweep.executors.base import Batch, run_batch, warm
+
+    if columns is None:
+        return warm(runner)
+    node = f"{platform.node()}/{get_runtime_context().get_node_id()[:8]}"
+    note = notes + str(number).encode()
+    _internal_kv_put(note, f"{node} {time.time()}".encode(), overwrite=True)
+    done = run_batch(Batch(number, columns, limit_s, runner))
+    _internal_kv_del(note)
+    return replace(done, node=node)
