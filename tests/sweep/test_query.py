@@ -254,6 +254,7 @@ def test_ls_and_show(sweep: Sweep, tmp_path: Path) -> None:
         {
             "run_id": "first-0123abcd",
             "status": "failed",
+            "error_class": None,
             "error": "it broke",
             "points": 2,
             "attempts": 1,
