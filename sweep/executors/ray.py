@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import pickle
 import re
 import secrets
 import shutil
@@ -90,7 +91,7 @@ class RayTasks:
         if self.address is not None:
             self._count_workers()
         self._task, self._code = raycode.pack(ray), raycode.fingerprint()
-        self._probe = self._send(0, None, None, self.runner)
+        self._probe = self._send(None)
         self._cold = self.address is None and is_cold()
 
     def submit(self, batch: Batch) -> None:
@@ -98,7 +99,7 @@ class RayTasks:
         if self._probe is not None and self._cold:
             self._held.append(batch)
         else:
-            self._refs[self._send(batch.number, batch.columns, batch.limit_s, batch.runner)] = batch
+            self._refs[self._send(batch)] = batch
 
     def wait(self, seconds: float) -> list[Done]:
         ray = _ray()
@@ -173,8 +174,9 @@ class RayTasks:
         except Exception as error:
             raise UserError(f"--address {address}: {_refusal(error)}") from error
 
-    def _send(self, *batch: Any) -> Any:
-        return self._task.remote(self._code, self._notes, *batch)
+    def _send(self, batch: Batch | None) -> Any:
+        runner, packed = (batch.runner, pickle.dumps(batch)) if batch else (self.runner, None)
+        return self._task.remote(self._code, self._notes, runner, packed)
 
     def _count_workers(self) -> None:
         """Clusters grow and shrink."""

@@ -1,9 +1,10 @@
 """What a Ray task runs. Sent whole, by value (`pack`): a worker may have no ptsweep of its own, or another one.
 
-So the arguments are plain, and nothing of ours is imported before it is known to be the driver's version.
+So its arguments are bytes and text, and nothing of ours is imported before it is known to be the driver's version.
 """
 
 import hashlib
+import pickle
 import platform
 import sys
 import time
@@ -32,8 +33,8 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def run(code: str, notes: bytes, number: int, columns: Any, limit_s: float | None, runner: str) -> Any:
-    """One batch, as Done; without columns: load or compile the engine. Notes where and when it began until it ends."""
+def run(code: str, notes: bytes, runner: str, packed: bytes | None) -> Any:
+    """A pickled batch, as Done; without one: load or compile the engine. Notes where and when it began until it ends."""
     import engine
 
     if vars(engine).get("checked") != code:
@@ -44,13 +45,14 @@ def run(code: str, notes: bytes, number: int, columns: Any, limit_s: float | Non
     from ray import get_runtime_context
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-    from sweep.executors.base import Batch, run_batch, warm
+    from sweep.executors.base import run_batch, warm
 
-    if columns is None:
+    if packed is None:
         return warm(runner)
+    batch = pickle.loads(packed)
     node = f"{platform.node()}/{get_runtime_context().get_node_id()[:8]}"
-    note = notes + str(number).encode()
+    note = notes + str(batch.number).encode()
     _internal_kv_put(note, f"{node} {time.time()}".encode(), overwrite=True)
-    done = run_batch(Batch(number, columns, limit_s, runner))
+    done = run_batch(batch)
     _internal_kv_del(note)
     return replace(done, node=node)
