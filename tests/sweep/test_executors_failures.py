@@ -15,13 +15,13 @@ from tests.sweep.fakes import Told, grid
 GOOD = [*range(1, 10), *range(20, 40)]
 
 
-def failures(results: Path) -> dict[int, dict[str, Any]]:
+def failures(results: Any) -> dict[int, dict[str, Any]]:
     with Database(Store(results)) as database:
         rows: list[dict[str, Any]] = database.query("SELECT * FROM failures").to_pylist()
     return {row["seed"]: row for row in rows}
 
 
-def good(results: Path) -> list[int]:
+def good(results: Any) -> list[int]:
     with Database(Store(results)) as database:
         rows = database.query("SELECT seed FROM outcomes WHERE policy = 'none' ORDER BY 1").to_pylist()
     return [row["seed"] for row in rows]
