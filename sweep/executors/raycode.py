@@ -34,7 +34,7 @@ def fingerprint() -> str:
 
 
 def run(code: str, notes: bytes, runner: str, packed: bytes | None) -> Any:
-    """A pickled batch, as Done; without one: load or compile the engine. While it runs, a note says where, since when."""
+    """A pickled batch, as Done; without one: load or compile the engine. A note says where it runs, and since when."""
     import engine
 
     if vars(engine).get("checked") != code:
