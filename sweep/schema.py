@@ -183,13 +183,3 @@ VIEWS = {
     "costs": COSTS,
 }
 """What SQL sees."""
-
-VIEW_HELP = {
-    "outcomes": "a point and policy a row: memory, work, cost",
-    "latest": "outcomes of the last launched run of each grid",
-    "rounds": "a point, policy and round a row: how VmPTE grows",
-    "points": "a tried point a row, with a grid's derived columns",
-    "failures": "the points that are not ok",
-    "runs": "a run a row",
-    "costs": "a cost table and counter a row",
-}

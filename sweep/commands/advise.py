@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sweep.commands.options import AsJson, HowToPrint
 from sweep.errors import UserError
 
 if TYPE_CHECKING:
     from sweep.advice import Fact
 
-Format = Literal["table", "csv", "json", "md"]
 Part = Literal["facts", "kernels", "knobs"]
 
 FACTS = ("topic", "what", "least", "most", "unit", "from")
@@ -35,8 +35,8 @@ def advise(
     ] = None,
     zap: Annotated[str, typer.Option("--zap", metavar="SIZES", help="Purge sizes to judge, with commas.")] = ZAPS,
     by: Annotated[Part | None, typer.Option("--by", help="Only this table; default: all, in csv the facts.")] = None,
-    format: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",  # noqa: A002
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    format: HowToPrint = "table",  # noqa: A002
+    as_json: AsJson = False,
 ) -> int:
     """What reclaim can give back at best and at worst, which purges get there, which kernel has it, what to change.
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sweep.commands.options import AsJson, HowToPrint
 from sweep.errors import UserError
 
 if TYPE_CHECKING:
     from sweep.census import Census
 
-Format = Literal["table", "csv", "json", "md"]
 Part = Literal["summary", "policy", "vma", "slot", "runs"]
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -43,8 +43,8 @@ def inspect(
     grid: Annotated[
         Path | None, typer.Option("--grid", metavar="FILE", help="Write a grid that resembles the process.")
     ] = None,
-    format: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",  # noqa: A002
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    format: HowToPrint = "table",  # noqa: A002
+    as_json: AsJson = False,
 ) -> int:
     """A live process: its page tables, how many are empty, what each policy would give back.
 

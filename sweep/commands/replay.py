@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sweep.commands.options import AsJson, HowToPrint
 from sweep.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from sweep.liveplay import Shown
     from sweep.play import Play
 
-Format = Literal["table", "csv", "json", "md"]
 
 STEP_COLUMNS = ("trace", "step", "policy", "vm_pte_kib", "res_kib")
 POLICY_COLUMNS = (
@@ -78,8 +78,8 @@ def replay(
     scan_every: Annotated[
         int, typer.Option("--scan-every", metavar="N", min=1, help="The async policy scans after so many steps.")
     ] = 1,
-    format: Annotated[Format, typer.Option("--format", help="How to print.")] = "table",  # noqa: A002
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    format: HowToPrint = "table",  # noqa: A002
+    as_json: AsJson = False,
 ) -> int:
     """Traces under every policy: VmPTE step by step, and what share of the calls covers whole slots.
 

@@ -5,10 +5,11 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweep.commands.options import AsJson, Format, HowToPrint, MaybeGridFile, Override, Quiet, Timeout, Where
 from sweep.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,33 +17,25 @@ if TYPE_CHECKING:
     from sweep.agree import Verdict
     from sweep.launch import Progress
 
-Format = Literal["table", "csv", "json", "md"]
 MOST_ROWS = 40
 COLUMNS = ("point", "policy", "verdict", "moments", "vm_pte_kib_peak", "vm_pte_kib_end", "res_bytes_end", "because")
 
 
 def validate(
-    grid: Annotated[Path | None, typer.Argument(metavar="GRID", help="A grid file.", show_default=False)] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("-S", "--set", metavar="KEY=VALUE", help="Replace a value of the grid: -S fixed.virt=4GiB."),
-    ] = None,
-    where: Annotated[
-        str | None, typer.Option("--where", metavar="SQL", help="Only points that fulfil this condition.")
-    ] = None,
+    grid: MaybeGridFile = None,
+    override: Override = None,
+    where: Where = None,
     random: Annotated[
         int | None, typer.Option("--random", metavar="N", min=1, help="Draw N scenarios instead of a grid's.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Of --random: the same draws again.")] = 0,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time for one point.")
-    ] = None,
-    format: Annotated[Format, typer.Option("--format", help="How to print the points.")] = "table",  # noqa: A002
+    timeout: Timeout = None,
+    format: HowToPrint = "table",  # noqa: A002
     rows: Annotated[
         int, typer.Option("--rows", metavar="N", min=0, help="Most rows of the table; 0: all. Other formats print all.")
     ] = MOST_ROWS,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no words.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> int:
     """Model and live kernel side by side: all page tables to the byte, all pages, after every install and every zap.
 

@@ -87,11 +87,6 @@ class Executor(Protocol):
     def capacity(self) -> int: ...
 
     @property
-    def can_kill(self) -> bool:
-        """Whether a batch's `limit_s` is kept."""
-        ...
-
-    @property
     def warm(self) -> bool:
         """Whether a worker has the engine ready."""
         ...

@@ -7,7 +7,6 @@ class Inline:
     name = "inline"
     workers = 1
     capacity = 1
-    can_kill = False
 
     def __init__(self, runner: str = MODEL) -> None:
         self._runner = runner

@@ -65,7 +65,6 @@ class Processes:
     workers: int
     runner: str = MODEL
     name: str = "processes"
-    can_kill: bool = True
     warm: bool = False
     _pool: list[Worker] = field(default_factory=list)
     _queue: deque[Batch] = field(default_factory=deque)

@@ -56,7 +56,6 @@ class RayTasks:
     runner: str = MODEL
     limited: bool = False
     name: str = "ray"
-    can_kill: bool = True
     warm: bool = False
     workers: int = 0
     home: Path | None = None

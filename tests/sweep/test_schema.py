@@ -42,8 +42,3 @@ def test_units_and_meanings_travel_with_the_files(columns: tuple[schema.Column, 
     """A field's metadata holds its unit and its meaning."""
     for column, field in zip(columns, tables.arrow_schema(columns), strict=True):
         assert field.metadata == {b"unit": column.unit.encode(), b"meaning": column.meaning.encode()}
-
-
-def test_views_have_their_help() -> None:
-    """Every view that SQL sees says what a row of it is."""
-    assert schema.VIEW_HELP.keys() == schema.VIEWS.keys()
