@@ -23,6 +23,8 @@ SIZES = (1, 4, 16, 64)
 FLUSHED = (1, 32, 40, 64, 128)
 """Pages of a call; x86 flushes the whole TLB from 34 on (tlb_single_page_flush_ceiling)."""
 NOTHING: Ranges = np.zeros((0, 2), np.int64)
+FIRST: Ranges = np.array([[0, 1]], np.int64)
+"""The first page, in a slot that no call covers: the upper tables are there then."""
 
 Step = tuple[Ranges, Ranges]
 """What a round installs, and its calls."""
@@ -56,7 +58,8 @@ class Bench:
 
     def measure(self) -> dict[str, Figure]:
         """All figures."""
-        for script in (self.thin, self.dense, self.flushes, self.unmapping, self.bare, self.together):
+        scripts = (self.thin, self.dense, self.flushes, self.marking, self.unmapping, self.bare, self.together)
+        for script in scripts:
             self._tell(script.__name__)
             script()
         return self.figures
@@ -77,8 +80,6 @@ class Bench:
                 (one, wide),
                 (one, one),
                 (NOTHING, wide),
-                (NOTHING, whole),
-                (NOTHING, wide),
             ],
             s * e,
         )
@@ -94,8 +95,6 @@ class Bench:
         self._add("empty table, less an entry", "a call over all entries but one of an empty table", zap[:, 3] / s)
         self._add("empty table", "a call over the whole of an empty table", zap[:, 4] / s)
         self._add("32 empty tables", "one call over 32 empty tables, a table", zap[:, 8] / s)
-        self._add("absent table", "a call over a slot without a table", zap[:, 9] / s)
-        self._add("32 absent tables", "one call over 32 slots without a table, a slot", zap[:, 10] / s)
 
     def dense(self) -> None:
         """Full tables: what a page costs, which hangs on how much was written before and is still in the caches."""
@@ -118,13 +117,21 @@ class Bench:
 
     def flushes(self) -> None:
         """A few pages a call, all in the caches: around the number from which the whole TLB is flushed."""
-        s = 4
-        steps = [(self._in_slots(s, n), self._in_slots(s, n)) for n in FLUSHED for _ in range(3)]
-        zap = self._times(steps, s * self.arch.entries)[:, :, 1].reshape(self._repeats, len(FLUSHED), 3)
+        s, rounds = 4, 9
+        steps = [(self._in_slots(s, n), self._in_slots(s, n)) for _ in range(rounds) for n in FLUSHED]
+        zap = self._times(steps, s * self.arch.entries)[:, :, 1].reshape(self._repeats, rounds, len(FLUSHED))
         for at, n in enumerate(FLUSHED):
             self._add(
-                f"zap {n} pages, hot", "one call over the first pages of a table", np.median(zap[:, at], axis=1) / s
+                f"zap {n} pages, hot", "one call over the first pages of a table", np.median(zap[:, :, at], axis=1) / s
             )
+
+    def marking(self) -> None:
+        """Full tables under MADV_FREE: just written, and again."""
+        s = 16
+        full, pages = self._in_slots(s, self.arch.entries), s * self.arch.entries
+        times = self._times([(full, full), (NOTHING, full)], pages, advice="free")[:, :, 1] / pages
+        self._add("MADV_FREE, a page", "MADV_FREE of full tables, just written, a page", times[:, 0])
+        self._add("MADV_FREE again, a page", "the same once more, nothing written between", times[:, 1])
 
     def unmapping(self) -> None:
         """The same by munmap."""
@@ -137,20 +144,26 @@ class Bench:
         self._add("munmap, a page", "munmap of full tables, a page", times[:, 0])
 
     def bare(self) -> None:
-        """A VMA that nobody ever touched: not even upper tables."""
+        """Slots without a table: in a VMA that nobody ever touched, then below upper tables."""
         e, s = self.arch.entries, SLOTS
-        times = self._times([(NOTHING, self._in_slots(s, 1))] * 3, s * e)[:, 1:, 1] / s
-        self._add("call over nothing", "MADV_DONTNEED of one page where there is no table at all", times.min(axis=1))
+        absent, wide = self._in_slots(s, e) + e, self._in_slots(s // WIDE, e * WIDE, e * WIDE) + e
+        steps = [(NOTHING, absent)] * 3 + [(FIRST, absent)] * 3 + [(FIRST, wide)] * 3
+        zap = self._times(steps, (s + 1) * e)[:, :, 1].reshape(self._repeats, 3, 3)[:, :, 1:].min(axis=2) / s
+        self._add("call over nothing", "a call over a slot where there is no table at all", zap[:, 0])
+        self._add("absent table", "a call over a slot without a table, below upper tables", zap[:, 1])
+        self._add("32 absent tables", "one call over 32 such slots, a slot", zap[:, 2])
 
     def together(self) -> None:
         """Threads at the same time, each on a CPU of its own."""
         e, s, cpus = self.arch.entries, SLOTS, self._runner.machine.cpus
-        one = self._in_slots(s, 1)
+        one, absent = self._in_slots(s, 1) + e, self._in_slots(s, e) + e
         for threads in [n for n in (1, 2, 4, 8) if n <= cpus]:
-            steps = [(one, one)] * 3
-            zap = self._times(steps, s * e, threads=threads)[:, 1:, 1] / s
-            name = f"zap one page, {threads} thread{'s' * (threads > 1)}"
-            self._add(name, "MADV_DONTNEED of one present page, CPU time a call", np.median(zap, axis=1))
+            steps = [(FIRST, absent)] * 3 + [(one, one)] * 3
+            zap = self._times(steps, (s + 1) * e, threads=threads)[:, :, 1].reshape(self._repeats, 2, 3) / s
+            by = f"{threads} thread{'s' * (threads > 1)}"
+            how = ("a call over a slot without a table", "MADV_DONTNEED of one present page")
+            for at, name in enumerate(("absent table", "zap one page")):
+                self._add(f"{name}, {by}", f"{how[at]}, CPU time a call", np.median(zap[:, at, 1:], axis=1))
 
     def _add(self, name: str, how: str, values: NDArray[np.float64]) -> None:
         self.figures[name] = Figure(name, how, values)
@@ -161,11 +174,11 @@ class Bench:
         return np.stack([start, start + pages], axis=1)
 
     def _times(
-        self, steps: Sequence[Step], pages: int, *, threads: int = 1, unmap: bool = False
+        self, steps: Sequence[Step], pages: int, *, threads: int = 1, unmap: bool = False, advice: str = "dontneed"
     ) -> NDArray[np.float64]:
         """float64[repeats, steps, 2]: ns of each round's installs and calls, a fresh process a repeat."""
         arch = self.arch
-        scenario = Scenario(virt=pages * arch.page_bytes, sparsity=1, arch=arch.name, threads=threads)
+        scenario = Scenario(virt=pages * arch.page_bytes, sparsity=1, arch=arch.name, threads=threads, advice=advice)
         rounds = []
         for installs, calls in steps:
             offsets = np.array([len(calls) * t // threads for t in range(threads + 1)], np.int64)

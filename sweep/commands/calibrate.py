@@ -1,6 +1,7 @@
 """sweep calibrate: what single steps cost on this machine, as a cost table; and how well that predicts whole points."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.commands.options import STORE, Facts, Quiet, Results
 from sweep.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from engine.kernel.runner import Runner
+    from sweep.costtable import CostTable
     from sweep.launch import Progress
 
 NAME = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
@@ -33,9 +34,9 @@ def calibrate(
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Of --check: only points that fulfil this condition.")
     ] = None,
-    results: Results = STORE,
-    as_json: Facts = False,
-    quiet: Quiet = False,
+    results: Annotated[str, typer.Option("--results", metavar="DIR", help="The store.")] = "results",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no words.")] = False,
 ) -> int:
     """Measure this machine's costs with the live kernel, and write a cost table for `sweep query --cost NAME`.
 
@@ -43,6 +44,7 @@ def calibrate(
     """
     from engine.kernel.measure import Bench
     from sweep import calibrate as room
+    from sweep import costtable
     from sweep.launch import State
     from sweep.live import opened
     from sweep.progress import progress
@@ -51,15 +53,18 @@ def calibrate(
 
     if not NAME.fullmatch(name):
         raise UserError(f"--name {one_line(name)!r}: a letter a-z, then up to 39 of a-z, 0-9, _ . and -")
-    path = output or open_store(results).cost_path(name)
-    show = progress(quiet)
+    path = output or open_store(results).root / room.COSTS / f"{name}.json"
+    show, load = progress(quiet), os.getloadavg()
     with opened() as runner:
+        if runner.machine.page_bytes != room.PAGE_BYTES:
+            has = f"this machine's have {runner.machine.page_bytes}"
+            raise UserError(f"calibrate: knows steps and prices for pages of {room.PAGE_BYTES} bytes only; {has}")
         try:
             figures = Bench(runner, repeats, lambda step: show.show(State(0, waiting=f"measuring {step}"))).measure()
             machine = f"{cpu_model() or runner.machine.machine}, {runner.machine.cpus} CPUs"
-            facts = room.document(name, runner, machine, figures, room.prices(figures))
+            facts = room.document(name, runner, machine, load, figures, room.prices(figures))
             if check is not None:
-                facts["check"] = checked(runner, check, where, facts["counters"], show)
+                facts["check"] = checked(runner, check, where, costtable.parse(path, facts), show)
         finally:
             show.stop()
     try:
@@ -75,9 +80,7 @@ def calibrate(
     return 0
 
 
-def checked(
-    runner: "Runner", path: Path, where: str | None, counters: dict[str, Any], show: "Progress"
-) -> dict[str, Any]:
+def checked(runner: "Runner", path: Path, where: str | None, prices: "CostTable", show: "Progress") -> dict[str, Any]:
     """Predicted against measured zap_ns, for each point of a grid."""
     from sweep.calibrate import Prediction, fits, predictions
     from sweep.grid import load
@@ -86,7 +89,7 @@ def checked(
 
     plan = make_plan(load(path), where)
     total, found = plan.account.todo, list[Prediction]()
-    for prediction in predictions(plan, runner, counters):
+    for prediction in predictions(plan, runner, prices):
         found.append(prediction)
         show.show(State(total, len(found), 0, total, len(found)))
     rows = [
@@ -101,7 +104,8 @@ def tables(facts: dict[str, Any]) -> None:
     from sweep import render
 
     out = sys.stdout
-    print(f"{facts['machine']}, Linux {facts['kernel']}, {facts['date']}\n")
+    load = ", ".join(map(str, facts["load"]))
+    print(f"{facts['machine']}, Linux {facts['kernel']}, {facts['date']}; load before: {load}\n")
     figures = [(name, f["ns"], f["low_ns"], f["high_ns"], f["how"]) for name, f in facts["figures"].items()]
     render.write(("figure", "ns", "low", "high", "how"), figures, "table", out)
     print()

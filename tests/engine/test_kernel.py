@@ -14,7 +14,7 @@ from engine.kernel import look, machine, refuse
 from engine.kernel.look import spanned
 from engine.kernel.machine import Machine, Memory, UnfitError
 from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError
-from engine.kernel.script import common_pages, merged, pages_below
+from engine.kernel.script import Round, Script, common_pages, merged, pages_below
 from engine.outcome import COLUMNS
 from engine.policy import POLICIES
 from engine.realise import Ranges
@@ -24,6 +24,8 @@ from tests.live import kernel
 
 __all__ = ["kernel"]
 
+NONE: Ranges = np.zeros((0, 2), np.int64)
+CALLS: Ranges = np.array([[0, 1]] * 1000, np.int64)
 POINTS = [
     Scenario(virt=4 * KIB, sparsity=0),
     Scenario(virt=2 * MIB, sparsity=0),
@@ -53,8 +55,9 @@ def test_the_kernel_does_what_the_model_says(kernel: Runner, scenario: Scenario,
 
 
 def test_the_loop_costs_little(kernel: Runner) -> None:
-    """A call of the loop's own is a hundredth of the cheapest madvise (some 500 ns)."""
-    assert 0 < kernel.hello.loop_ns < 20
+    """What the loop itself takes a call is measured, and less than a call that does nothing."""
+    nothing = Script(Scenario(virt=2 * MIB, sparsity=1), False, NONE, (Round(NONE, NONE, CALLS, np.array([0, 1000])),))
+    assert 0 < kernel.hello.loop_ns < kernel.perform(nothing).zap_ns / 1000
 
 
 def test_what_cannot_fit_is_refused_with_numbers(kernel: Runner) -> None:
@@ -110,6 +113,23 @@ def test_a_killed_child_is_lost_and_the_next_point_runs(kernel: Runner, monkeypa
             runner.run(Scenario(virt=2 * MIB, sparsity=0))
         monkeypatch.setattr(look, "status", whole)
         assert runner.run(Scenario(virt=2 * MIB, sparsity=0)).values["zap_calls"] == 1
+
+
+def test_a_child_goes_first_and_has_limits(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When memory is short it dies before all others; it dumps no core, and can neither run nor grow without end."""
+    whole, found = look.status, dict[str, str]()
+
+    def spy(pid: int) -> look.Status:
+        found["oom"] = Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
+        for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
+            found[line[:26].strip()] = line[26:].split()[0]
+        return whole(pid)
+
+    monkeypatch.setattr(look, "status", spy)
+    kernel.run(Scenario(virt=64 * MIB, sparsity=0))
+    assert (found["oom"], found["Max core file size"]) == ("1000", "0")
+    assert int(found["Max cpu time"]) <= kernel.limit_s * (os.cpu_count() or 1) + 2
+    assert 64 * MIB < int(found["Max address space"]) < 16 * GIB
 
 
 def test_only_linux_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
