@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.scenario import Columns, complete
-from sweep import costtable, expressions, rundir, schema, tables, views
+from sweep import costtable, expressions, parts, schema, tables, views
 from sweep.errors import UserError, one_line, unknown
 from sweep.named import NamedQuery, named_queries, named_query
-from sweep.store import Store
+from sweep.places import Bucket, Directory
+from sweep.store import RunInfo, Store
 
 __all__ = ["Database", "NamedQuery", "check_expressions", "named_queries", "named_query", "point_conditions"]
 
@@ -29,6 +30,9 @@ DEFAULT_SECONDS = 60.0
 _CARET = re.compile(r"\n\nLINE (\d+): (.*)\n( *)\^", re.DOTALL)
 _NO_TABLE = re.compile(r"Table with name (\S+) does not exist")
 _ORDER = re.compile(r"(?<![\w\"])order\b(?!\s+by\b)", re.IGNORECASE)
+_OF_FILES = (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException, FileNotFoundError)
+"""What DuckDB and Arrow raise where a file is gone or damaged; other things too."""
+_LOOKS = 5
 _KIND = re.compile(r"^(?:[A-Z][A-Za-z]* )+Error: ")
 
 
@@ -47,18 +51,27 @@ class Database:
         self.problems = [] if run else survey.problems
         self._runs = [store.find(run)] if run else survey.runs
         self._latest = list({r.grid: r for r in self._runs}.values())
-        self._parts = {r.run_id: {table: rundir.parts(r.path, table) for table in schema.TABLES} for r in self._runs}
-        self._made: set[str] = set()
-        every = [part for of_run in self._parts.values() for parts in of_run.values() for part in parts]
-        self._connection = _sealed(every)
+        self._damaged: set[parts.Part] = set()
+        self._connection = self._open()
 
     def query(self, sql: str, seconds: float | None = DEFAULT_SECONDS) -> tables.Table:
-        """The rows of one SELECT. UserError says in a line what is wrong with it, or that it took too long."""
+        """The rows of one SELECT. UserError says in a line what is wrong with it, or that it took too long.
+
+        Files that a launch merged meanwhile are looked up again; one that turns out to be damaged is left out and
+        becomes a problem.
+        """
         _only_select(self._connection, sql)
-        with _told(), _limited(self._connection, seconds):
-            for view in views.mentioned(sql):
-                self._make(view)
-            return tables.narrowed(self._connection.sql(sql).to_arrow_table())
+        with _told():
+            for _ in range(_LOOKS):
+                try:
+                    with _limited(self._connection, seconds):
+                        return self._ask(sql)
+                except _OF_FILES:
+                    if not self._is_behind():
+                        raise
+                    self._connection.close()
+                    self._connection = self._open()
+            raise UserError("SQL: the runs change faster than they can be read; ask again")
 
     def close(self) -> None:
         self._connection.close()
@@ -69,25 +82,70 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        """A connection that can read the parts as they are now."""
+        self._layouts = {run.run_id: parts.look(run.path) for run in self._runs}
+        self._made: set[str] = set()
+        return _sealed([path for run in self._runs for table in schema.TABLES for path in self._files(run, table)])
+
+    def _is_behind(self) -> bool:
+        """Whether there are other parts than were looked up, or damaged ones: then it is worth asking again."""
+        if any(parts.look(run.path).parts != self._layouts[run.run_id].parts for run in self._runs):
+            return True
+        found = {
+            part: problem
+            for run in self._runs
+            for part, _, problem in parts.examined(run.path, self._layouts[run.run_id])
+            if problem and part not in self._damaged
+        }
+        self._damaged |= set(found)
+        self.problems += [f"{problem}; the next launch of its grid runs its points again" for problem in found.values()]
+        return bool(found)
+
+    def _ask(self, sql: str) -> tables.Table:
+        for view in views.mentioned(sql):
+            self._make(view)
+        return tables.narrowed(self._connection.sql(sql).to_arrow_table())
+
     def _make(self, view: str) -> None:
         """Views are made when a query names them: each opens all its files, to learn their columns."""
         if view in self._made:
             return
-        self._made.add(view)
         if view == "runs":
             self._connection.register(view, tables.table_of(schema.RUNS, [run.row for run in self._runs]))
         elif view == "costs":
             self._connection.register(view, tables.table_of(schema.COSTS, self._costs))
         else:
             self._connection.execute(f"CREATE VIEW {view} AS {self._definition(view)}")
+        self._made.add(view)
 
     def _definition(self, view: str) -> str:
         runs = self._latest if view == "latest" else self._runs
         table = {"latest": "outcomes", "failures": "points"}.get(view, view)
-        parts = [part for run in runs for part in self._parts[run.run_id][table]]
+        source = self._source(table, runs)
         if table == "outcomes":
-            return views.outcomes(parts, self._price)
-        return views.rounds(parts) if table == "rounds" else views.points(parts, failed=view == "failures")
+            return views.outcomes(source, self._price)
+        return views.rounds(source) if table == "rounds" else views.points(source, failed=view == "failures")
+
+    def _source(self, table: str, runs: Sequence[RunInfo]) -> str:
+        """The files of a directory by name; those of an object store as an Arrow dataset a run."""
+        local = [path for run in runs for path in self._files(run, table)]
+        sources = [views.of_files(local)] if local else []
+        for i, run in enumerate(runs):
+            names = self._names(run, table)
+            if isinstance(run.path, Bucket) and names:
+                name = f"{table}_of_{i}_{len(runs)}"
+                where = [f"{run.path.path}/{part}" for part in names]
+                self._connection.register(name, tables.dataset(run.path.filesystem, where))
+                sources.append(name)
+        return views.together(sources)
+
+    def _files(self, run: RunInfo, table: str) -> list[Path]:
+        return [run.path.path / name for name in self._names(run, table)] if isinstance(run.path, Directory) else []
+
+    def _names(self, run: RunInfo, table: str) -> list[str]:
+        damaged = {f"{table}/{part.file}" for part in self._damaged}
+        return [name for name in self._layouts[run.run_id].of(table) if name not in damaged]
 
 
 def cost_ns(outcomes: tables.Table, prices: costtable.CostTable) -> list[float]:

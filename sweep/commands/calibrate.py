@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweep.commands.options import STORE, Facts, Quiet, Results
 from sweep.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ def calibrate(
     where: Annotated[
         str | None, typer.Option("--where", metavar="SQL", help="Of --check: only points that fulfil this condition.")
     ] = None,
-    results: Annotated[str, typer.Option("--results", metavar="DIR", help="The store.")] = "results",
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no words.")] = False,
+    results: Results = STORE,
+    as_json: Facts = False,
+    quiet: Quiet = False,
 ) -> int:
     """Measure this machine's costs with the live kernel, and write a cost table for `sweep query --cost NAME`.
 
@@ -53,7 +54,7 @@ def calibrate(
 
     if not NAME.fullmatch(name):
         raise UserError(f"--name {one_line(name)!r}: a letter a-z, then up to 39 of a-z, 0-9, _ . and -")
-    path = output or open_store(results).root / room.COSTS / f"{name}.json"
+    path = output or open_store(results).cost_path(name)
     show, load = progress(quiet), os.getloadavg()
     with opened() as runner:
         if runner.machine.page_bytes != room.PAGE_BYTES:
