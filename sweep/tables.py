@@ -164,6 +164,15 @@ def point_table(
     return table
 
 
+def explained(points: Table, derived: Mapping[str, str]) -> Table:
+    """The points table with the SQL of each derived column as its meaning."""
+    fields = [
+        f.with_metadata({"unit": "", "meaning": f"derived: {derived[f.name]}"}) if f.name in derived else f
+        for f in points.schema
+    ]
+    return points.cast(pa.schema(fields, points.schema.metadata))
+
+
 def scenario_arrays(columns: Columns) -> dict[str, pa.Array]:
     """The scenario's fields as they are stored: choices as text, sparsity always filled, res NULL where absent.
 

@@ -56,7 +56,7 @@ class RunWriter:
         if not points.num_rows:
             return
         self._check(outcomes, rounds, points)
-        points = tables.raise_attempts(points, self._ids.failed)
+        points = tables.explained(tables.raise_attempts(points, self._ids.failed), self._document["derived"])
         given = {"outcomes": outcomes, "rounds": rounds}
         siblings = {name: tables.parquet_bytes(t) for name, t in given.items() if t is not None and t.num_rows}
         self._lock.check()

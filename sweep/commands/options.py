@@ -16,7 +16,9 @@ Override = Annotated[
 ]
 Where = Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only points that fulfil this condition.")]
 Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time for one point.")]
-Results = Annotated[str, typer.Option("--results", metavar="DIR", help="The store.")]
+Results = Annotated[
+    str, typer.Option("--results", metavar="DIR-or-URI", help="The store: a directory, or such as s3://bucket/prefix.")
+]
 HowToPrint = Annotated[Format, typer.Option("--format", help="How to print.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Facts = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -97,7 +97,7 @@ def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
         (["launch", "small.yaml", "--engine", "kernel", "-j", "2"], "sweep: -j: not with --engine kernel"),
         (["launch", "small.yaml", "--where", "zapp > 1"], "sweep: --where: "),
         (["launch", "small.yaml", "-S", "fixed.vrit=1GiB"], "virt"),
-        (["launch", "small.yaml", "--results", "ftp://host/x"], "sweep: --results: unknown scheme 'ftp'; known: file, s3"),
+        (["launch", "small.yaml", "--results", "ftp://host/x"], "sweep: --results: unknown scheme 'ftp'; known: "),
     ],
 )
 def test_bad_usage_is_one_line(grid: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:

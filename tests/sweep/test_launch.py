@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from engine.policy import POLICIES
@@ -61,6 +62,9 @@ def test_only_the_grids_policies_and_its_derived_columns(options: LaunchOptions)
         (512, 0),
         (512, 1),
     ]
+    assert isinstance(options.results, Path)
+    part = next(options.results.glob("*/points/*.parquet"))
+    assert pq.read_schema(part).field("pages").metadata == {b"unit": b"", b"meaning": b"derived: virt // 4096"}
 
 
 def test_a_launch_goes_on_where_the_last_one_ended(options: LaunchOptions) -> None:
@@ -84,6 +88,7 @@ def test_what_where_left_out_is_still_to_run(options: LaunchOptions) -> None:
 def test_compiling_is_what_a_cold_launch_waits_for(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the first answer, for a ready worker has compiled one kernel of several; a warm one waits for the start."""
     monkeypatch.setattr("sweep.batches.TASK_POINTS", 1)
+    monkeypatch.setattr(driver, "MODEL", fakes.RUNNER)
     for cold, words in ((True, "compiling the engine, once"), (False, "starting inline")):
         told = Told()
         monkeypatch.setattr(driver, "is_cold", lambda cold=cold: cold)
@@ -218,6 +223,7 @@ def test_after_a_fault_what_is_finished_is_there(options: LaunchOptions, monkeyp
     assert by_seed(options) == {1: "ok"}
     assert broken.killed
     assert progress.stopped
+    assert isinstance(options.results, Path)
     run_json = json.loads(next(options.results.glob("*/run.json")).read_text())
     assert (run_json["status"], run_json["counts"]["todo"]) == ("fault", 2)
 
