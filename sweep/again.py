@@ -29,9 +29,19 @@ def read(wanted: str, store: Store) -> Again:
     of_grid, path = run.document["grid"], f"{run.path}/run.json"
     first = (run.document["launches"] or [{}])[0]
     overrides = tuple(of_grid.get("overrides", first.get("overrides", ())))
-    grid = parse(of_grid["text"], str(of_grid.get("source") or path), overrides)
-    if json.loads(json.dumps(grid.content())) != of_grid["content"]:
-        raise UserError(f"{path}: its grid is read in another way than when it ran; take ptsweep {run.version}")
+    try:
+        grid = parse(of_grid["text"], str(of_grid.get("source") or path), overrides)
+    except UserError as error:
+        traces = of_grid["content"].get("workload")
+        raise UserError(
+            f"{error}{'; traces count from the folder of the grid: launch --like there' * bool(traces)}"
+        ) from None
+    now, then = json.loads(json.dumps(grid.content())), of_grid["content"]
+    if now != then:
+        differ = ", ".join(name for name in dict.fromkeys((*then, *now)) if then.get(name) != now.get(name))
+        raise UserError(
+            f"{path}: its grid reads otherwise than when it ran ({differ}); it ran with ptsweep {run.version}"
+        )
     return Again(run, grid, _where(run.document["launches"]))
 
 

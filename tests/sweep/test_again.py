@@ -100,7 +100,30 @@ def test_other_versions_are_said(run: str, capsys: pytest.CaptureFixture[str]) -
     kept["grid"]["content"]["seed"] = 6
     path.write_text(json.dumps(kept))
     assert main(["launch", "--like", run]) == 2
-    assert "its grid is read in another way than when it ran" in capsys.readouterr().err
+    assert "its grid reads otherwise than when it ran (seed)" in capsys.readouterr().err
+
+
+def test_a_run_of_traces_is_repeated_from_the_grids_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """run.json knows a trace by its hash; elsewhere, or where the file is another one, it says what it needs."""
+    (tmp_path / "grids").mkdir()
+    trace = tmp_path / "grids" / "one.csv"
+    trace.write_bytes((ROOT / "tests/data/kernel/basic-0000.csv").read_bytes())
+    (tmp_path / "grids" / "played.yaml").write_text("schema: sweep/1\nname: played\nworkload: {trace: one.csv}\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["launch", "grids/played.yaml", "--executor", "inline", "-q"]) == 0
+    assert main(["launch", "--like", "played"]) == 2
+    assert "traces count from the folder of the grid: launch --like there" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "grids")
+    again_ = ["launch", "--like", "last", "--results", "../results", "--executor", "inline", "-q"]
+    assert main(again_) == 0
+    first, second = (run.run_id for run in Store(Path("../results")).runs())
+    assert rows("../results", first) == rows("../results", second)
+    trace.write_bytes((ROOT / "tests/data/kernel/basic-0001.csv").read_bytes())
+    capsys.readouterr()
+    assert main(again_) == 2
+    assert "its grid reads otherwise than when it ran (workload)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
