@@ -1,11 +1,13 @@
 """Batches: how many points make a task. Big enough that a task's cost drowns, small enough that all end together.
 
 The engine's estimate, corrected by what finished batches took, is the measure. A task is about a second of work; at the
-start, before anything is measured, a tenth of that, growing; near the end a quarter of a worker's share.
+start, before anything is measured, a tenth of that, growing; near the end a quarter of a worker's share. A point above
+a second is cut into shards of such a size, where there are workers to share it.
 """
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,13 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.scenario import Columns
+from sweep.executors.base import Shard
 from sweep.plan import TASK_POINTS, TASK_ROUNDS, PointBlock
 
 Estimate = Callable[[Columns], NDArray[np.float64]]
+Cuts = Callable[[Columns, int], list[tuple[int, int]]]
+"""Of one point: ranges of tables, at most so many, that can be walked apart."""
 
 TASK_NS = 1e9
 SMALLEST_NS = 1e8
 SHARES = 4
+MOST_SHARDS = 256
 FADE = 0.8
 
 TRIES_TOGETHER, TRIES_ALONE = 2, 3
@@ -29,11 +35,12 @@ FEW = 16
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Points that run together. `attempt` counts from 1 for each point, `tries` for these points together."""
+    """Points that run together, or a shard of one. `attempt` counts from 1 for each point, `tries` for them together."""
 
     block: PointBlock
     estimate_ns: float
     attempt: int = 1
+    shard: Shard | None = None
     tries: int = 1
 
     def __len__(self) -> int:
@@ -62,6 +69,13 @@ class Task:
     def _again(self) -> "Task":
         return replace(self, attempt=self.attempt + 1, tries=self.tries + 1)
 
+    def sharded(self, cuts: Cuts, parts: int) -> "list[Task]":
+        """One point in at most so many shards; itself if it cannot be cut."""
+        ranges = cuts(self.block.columns, min(parts, MOST_SHARDS))
+        share, of = self.estimate_ns / len(ranges), len(ranges)
+        shards = [replace(self, estimate_ns=share, shard=Shard(first, end, of)) for first, end in ranges]
+        return shards if of > 1 else [self]
+
 
 @dataclass(slots=True)
 class Stock:
@@ -85,6 +99,8 @@ class Stock:
         by_cost = int(np.searchsorted(self.cost_ns, self.cost_ns[self.at] + cost_ns))
         by_rounds = int(np.searchsorted(self.rounds, self.rounds[self.at] + TASK_ROUNDS, "right")) - 1
         start, stop = self.at, max(min(by_cost, by_rounds, self.at + TASK_POINTS, len(self.block.ids)), self.at + 1)
+        if stop - start > 1 and self.cost_ns[stop] - self.cost_ns[stop - 1] > cost_ns:
+            stop -= 1  # a point that is more than a task by itself
         self.at = stop
         return Task(cut(self.block, start, stop), float(self.cost_ns[stop] - self.cost_ns[start]))
 
@@ -92,8 +108,16 @@ class Stock:
 class Batcher:
     """Cuts a stream of blocks into tasks; holds a block or two, never all points."""
 
-    def __init__(self, blocks: Iterator[PointBlock], estimate: Estimate, total_ns: float, workers: int) -> None:
-        self._blocks, self._estimate = blocks, estimate
+    def __init__(
+        self,
+        blocks: Iterator[PointBlock],
+        estimate: Estimate,
+        total_ns: float,
+        workers: int,
+        cuts: Cuts | None = None,
+    ) -> None:
+        self._blocks, self._estimate, self._cuts = blocks, estimate, cuts
+        self._shards: deque[Task] = deque()
         self._left_ns, self._workers = total_ns, workers
         self._reach_ns = SMALLEST_NS
         self._measured_ns = self._estimated_ns = 0.0
@@ -116,13 +140,18 @@ class Batcher:
         return max(min(self._reach_ns, share), SMALLEST_NS)
 
     def next(self) -> Task | None:
+        if self._shards:
+            return self._shards.popleft()
         target_ns = self.target_ns() / self.ratio
         stock = self._filled(target_ns)
         if stock is None or not stock.points:
             return None
         task = stock.take(target_ns)
         self._left_ns -= task.estimate_ns
-        return task
+        if self._cuts is None or self._workers < 2 or len(task) > 1 or task.estimate_ns * self.ratio <= TASK_NS:
+            return task
+        self._shards.extend(task.sharded(self._cuts, math.ceil(task.estimate_ns / target_ns)))
+        return self._shards.popleft()
 
     def _filled(self, target_ns: float) -> Stock | None:
         """The stock, with enough points for the target if there are so many."""

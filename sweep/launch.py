@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.compiled import is_cold
 from sweep import provenance
-from sweep.batches import SMALLEST_NS, Batcher, Task
+from sweep.batches import SMALLEST_NS, TASK_NS, Batcher, Task
 from sweep.errors import UserError, unknown
 from sweep.executors.base import MODEL, TRACES, Batch, Done, End, Executor, limit_for
 from sweep.grid import Grid
@@ -23,6 +23,7 @@ from sweep.interrupts import Interrupts
 from sweep.ledger import Ledger
 from sweep.places import Place
 from sweep.plan import Plan, check_sql, estimated_ns, make_plan
+from sweep.shards import Shards
 from sweep.store import RunWriter, Store
 from sweep.units import human_ns
 
@@ -166,7 +167,8 @@ def choose(options: LaunchOptions, points: int, estimate_ns: float) -> tuple[Exe
     if name == "processes":
         from sweep.executors.processes import Processes
 
-        jobs = max(1, min(jobs, points, math.ceil(estimate_ns / SMALLEST_NS)))
+        most = max(points, math.ceil(estimate_ns / TASK_NS))
+        jobs = max(1, min(jobs, most, math.ceil(estimate_ns / SMALLEST_NS)))
         return Processes(jobs, options.runner), f"{jobs} local process{'es' * (jobs > 1)} ({why})"
     from sweep.executors.ray import RayTasks
 
@@ -192,6 +194,7 @@ class Driver:
         self._options, self._progress, self._interrupts = options, progress, interrupts
         self._flying: dict[int, Task] = {}
         self._again: deque[Task] = deque()
+        self._shards = Shards()
         self._numbers = 0
         self._work_done_ns = 0.0
         self._cold = is_cold() and options.runner == MODEL
@@ -227,8 +230,12 @@ class Driver:
         return bool(self._interrupts.asked) or (most is not None and self._ledger.bad >= most)
 
     def _make_batcher(self) -> Batcher:
+        from engine.run import cuts
+
         account = self._plan.account
-        return Batcher(self._plan.points(), estimated_ns, account.estimate_ns, self._executor.workers)
+        whole = self._options.timeout_s is not None or self._options.runner != MODEL  # a limit is a whole point's
+        workers = self._executor.workers
+        return Batcher(self._plan.points(), estimated_ns, account.estimate_ns, workers, None if whole else cuts)
 
     def _fill(self) -> None:
         while len(self._flying) < self._executor.capacity and not self._over():
@@ -238,7 +245,7 @@ class Driver:
             self._numbers += 1
             self._flying[self._numbers] = task
             columns = self._plan.payload(task.block)
-            self._executor.submit(Batch(self._numbers, columns, self._limit(task), self._options.runner))
+            self._executor.submit(Batch(self._numbers, columns, self._limit(task), self._options.runner, task.shard))
 
     def _limit(self, task: Task) -> float | None:
         if self._options.timeout_s is None:
@@ -248,7 +255,8 @@ class Driver:
     def _take(self, done: Done) -> None:
         task = self._flying.pop(done.number)
         if done.end is End.RAN:
-            for remark in self._ledger.ran(task, done):
+            whole = self._shards.add(task, done)
+            for remark in self._ledger.ran(task, whole) if whole else ():
                 self._progress.say(f"warning: {remark}")
             self._work_done_ns += task.estimate_ns
             if not done.failures:
@@ -258,7 +266,8 @@ class Driver:
         else:
             self._work_done_ns += task.estimate_ns
             late = replace(done.failure, error=f"no answer in {self._options.timeout_s or 0:g} s", kind="Timeout")
-            self._ledger.gave_up(task, done, late if done.end is End.TIMEOUT else done.failure)
+            if self._shards.close(task):
+                self._ledger.gave_up(task, done, late if done.end is End.TIMEOUT else done.failure)
 
     def _show(self) -> None:
         account, done = self._plan.account, self._ledger.counts.total()

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.finish import Tally
 from engine.outcome import Results
 from engine.scenario import Columns, Scenario, columns_of
 
@@ -36,13 +37,23 @@ class End(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """Tables [first, end) of a point, one of `of` pieces that are walked apart."""
+
+    first: int
+    end: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Points for one task. `limit_s` is the wall time after which its process is killed."""
+    """Points for one task, or a shard of one point. `limit_s`: the wall time after which its process is killed."""
 
     number: int
     columns: Columns
     limit_s: float | None = None
     runner: str = MODEL
+    shard: Shard | None = None
 
     def __len__(self) -> int:
         return len(self.columns["virt"])
@@ -61,7 +72,8 @@ class Failure:
 class Done:
     """The answer. `results` holds the points that ran, in order; `failures` are (place in the batch, why).
 
-    `failure` is the batch's, if it did not run. What loading or compiling the engine took is in no figure.
+    `failure` is the batch's, if it did not run; a shard's answer is its `tally`. What loading or compiling the engine
+    took is in no figure.
     """
 
     number: int
@@ -72,6 +84,7 @@ class Done:
     node: str = ""
     cpu_ns: int = 0
     wall_ns: int = 0
+    tally: Tally | None = None
 
 
 class Executor(Protocol):
@@ -110,10 +123,14 @@ def run_batch(batch: Batch) -> Done:
     # Arrays that came through shared memory are read-only, which is another type to Numba: it would compile again.
     columns = {name: np.require(values, requirements=["C", "W"]) for name, values in batch.columns.items()}
     cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+    results = tally = None
     with _deadline(batch.limit_s):
-        results, failures = _run(run, columns)
+        if batch.shard is None:
+            results, failures = _run(run, columns)
+        else:
+            tally, failures = _run_shard(columns, batch.shard)
     cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
-    return Done(batch.number, End.RAN, results, failures, Failure(), platform.node(), cpu, wall)
+    return Done(batch.number, End.RAN, results, failures, Failure(), platform.node(), cpu, wall, tally)
 
 
 def warm(runner: str) -> None:
@@ -166,6 +183,15 @@ def _run(run: Run, columns: Columns) -> tuple[Results | None, tuple[tuple[int, F
         except Exception as alone:
             failures.append((i, failure_of(alone)))
     return (join(parts) if parts else None), tuple(failures)
+
+
+def _run_shard(columns: Columns, shard: Shard) -> tuple[Tally | None, tuple[tuple[int, Failure], ...]]:
+    from engine.run import run_shard
+
+    try:
+        return run_shard(columns, shard.first, shard.end), ()
+    except Exception as error:
+        return None, ((0, failure_of(error)),)
 
 
 def join(parts: list[Results]) -> Results:

@@ -190,7 +190,8 @@ def test_auto_takes_ray_where_its_start_pays(given: dict[str, Any], work_s: floa
 def test_no_more_processes_than_work() -> None:
     """A worker that would find nothing to do is not started."""
     assert choose(LaunchOptions(jobs=8), 100, 2.5e8)[0].workers == 3
-    assert choose(LaunchOptions(jobs=8), 2, 9e9)[0].workers == 2
+    assert choose(LaunchOptions(jobs=8), 2, 1.5e9)[0].workers == 2
+    assert choose(LaunchOptions(jobs=8), 2, 5.5e9)[0].workers == 6  # two points in shards of a second
     assert choose(LaunchOptions(jobs=8), 1000, 15e9)[0].workers == 8
 
 
