@@ -23,8 +23,6 @@ Figures = Mapping[str, Figure]
 At = Callable[[str], float]
 """A figure's ns by its name, of one repeat."""
 Rule = Callable[[At], float]
-COSTS = "costs"
-"""The folder of the store where sweep query looks for cost tables (Store.cost_files)."""
 CALLS = COLUMNS.index("zap_calls")
 PROCESSES = 5
 """A prediction is held against the median of so many."""

@@ -158,7 +158,7 @@ RUNS = (
 
 COSTS = (
     Column("name", "string", "", "the cost table"),
-    Column("counter", "string", "", "column of outcomes that it prices"),
+    Column("counter", "string", "", "what it prices: a column of outcomes, or what follows from some"),
     Column("ns", "float64", "ns", "cost of one"),
     Column("covers", "string", "", "what these nanoseconds stand for"),
     Column("guess", "bool", "", "true where no measurement stands behind the figure"),

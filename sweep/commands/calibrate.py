@@ -105,8 +105,10 @@ def tables(facts: dict[str, Any]) -> None:
     from sweep import render
 
     out = sys.stdout
-    load = ", ".join(map(str, facts["load"]))
-    print(f"{facts['machine']}, Linux {facts['kernel']}, {facts['date']}; load before: {load}\n")
+    load, processes = ", ".join(map(str, facts["load"])), max(f["processes"] for f in facts["figures"].values())
+    print(f"{facts['machine']}, Linux {facts['kernel']}, {facts['date']}; load before: {load}")
+    ours = f"{facts['loop_ns']} ns of each call are the loop's"
+    print(f"CPU time, medians and quartiles of {processes} processes; {ours}\n")
     figures = [(name, f["ns"], f["low_ns"], f["high_ns"], f["how"]) for name, f in facts["figures"].items()]
     render.write(("figure", "ns", "low", "high", "how"), figures, "table", out)
     print()
