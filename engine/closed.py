@@ -10,6 +10,13 @@ def empty_share(sparsity: float, cluster_bytes: int, span_bytes: int) -> float:
     return float(sparsity ** max(1.0, span_bytes / cluster_bytes))
 
 
+def expected_tables(virt_bytes: int, sparsity: float, cluster_bytes: int, rounds: int, arch: Arch) -> float:
+    """Tables of all levels that `rounds` installs touch, on average: what exists at the last peak if none is freed."""
+    spans = [1, arch.pmd_span_tables, *([arch.pud_span_tables] if arch.has_pud else [])]
+    sizes = [arch.span_bytes * tables for tables in spans]
+    return sum(-(-virt_bytes // size) * (1 - empty_share(sparsity, cluster_bytes, size) ** rounds) for size in sizes)
+
+
 def tables_for(spans: int, arch: Arch) -> tuple[int, int]:
     """(PTE tables, tables of all levels) for `spans` neighbouring PTE-table spans, from the start of an upper one."""
     pmd = -(-spans // arch.pmd_span_tables)

@@ -5,16 +5,18 @@ give back without losing a page.
 """
 
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 
-from engine.closed import empty_share
+from engine.closed import empty_share, expected_tables
 from engine.policy import POLICIES
 from engine.scenario import MAX_VIRT_BYTES
 from sweep.census import Census, VmaCount
 from sweep.errors import UserError
 from sweep.units import format_size
 
+MOST_ROUNDS = 1_000
 WHOLE_SLOT_POLICIES = ("second_walk", "seed_inline", "merged")
 
 
@@ -81,32 +83,54 @@ def _blocked_in(census: Census, vma: VmaCount, slots_a_block: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """A scenario with the process's size, resident share and, as near as one extent size can, its empty slots."""
+    """A scenario with the process's size and resident share whose tables come near its own.
+
+    `cluster` is the extent size with which as many tables hold an entry; `rounds` how often such extents must have
+    been drawn anew for as many to exist under a kernel that frees none, as they do in the process.
+    """
 
     virt: int
     res: int
     cluster: int
-    empty_share: float  #: slots of the process without an entry
-    empty_share_like: float  #: the closed form's, for this scenario
+    rounds: int
+    vm_pte_kib: int  #: of the process, less what other memory needs
+    vm_pte_kib_like: int  #: at the peak of the last round under `none`, by the closed form
 
     def yaml(self, name: str, about: str, zaps: tuple[int, ...], arch: str) -> str:
         sizes = {"virt": self.virt, "res": self.res, "cluster": self.cluster}
-        fixed = ", ".join([*(f"{field}: {format_size(size)}" for field, size in sizes.items()), f"arch: {arch}"])
+        fixed = ", ".join(f"{field}: {format_size(size)}" for field, size in sizes.items())
         axis = ", ".join(format_size(zap) for zap in zaps)
-        return f"schema: sweep/1\nname: {name}\nabout: {about}\nfixed: {{{fixed}}}\naxes:\n  zap: [{axis}]\n"
+        return (
+            f"schema: sweep/1\nname: {name}\nabout: {about}\n"
+            f"fixed: {{{fixed}, rounds: {self.rounds}, arch: {arch}}}\naxes:\n  zap: [{axis}]\n"
+        )
 
 
 def likeness(census: Census) -> Likeness:
     """Of the writable private anonymous memory. Raises UserError where there is none."""
-    vmas = [vma for vma in census.vmas if vma.mapping.anonymous]
+    arch, vmas = census.arch, [vma for vma in census.vmas if vma.mapping.anonymous]
+    page, span = arch.page_bytes, arch.span_bytes
     virt = sum(vma.mapping.end - vma.mapping.start for vma in vmas)
-    res = sum(vma.present for vma in vmas) * census.arch.page_bytes
-    slots = sum(vma.slots for vma in vmas)
+    res = sum(vma.present for vma in vmas) * page
     if not virt or virt > MAX_VIRT_BYTES:
         raise UserError("no writable private anonymous memory to resemble")
-    empty = 1 - sum(vma.slots_with_entry for vma in vmas) / slots
-    page, span = census.arch.page_bytes, census.arch.span_bytes
-    clusters = [page << i for i in range((span // page).bit_length())]
     sparsity = 1 - res / virt
-    cluster = min(clusters, key=lambda size: abs(empty_share(sparsity, size, span) - empty))
-    return Likeness(virt, res, cluster, empty, empty_share(sparsity, cluster, span))
+    needed = max(1, min(census.needed, sum(vma.slots_with_entry for vma in vmas)))
+    tables = max(1, census.tables - (census.needed - needed))
+
+    def holding(cluster: int) -> float:
+        return -(-virt // span) * (1 - empty_share(sparsity, cluster, span))
+
+    def existing(cluster: int, rounds: int) -> float:
+        return expected_tables(virt, sparsity, cluster, rounds, arch)
+
+    clusters = [page << i for i in range((span // page).bit_length())]
+    cluster = min(clusters, key=lambda size: _apart(holding(size), needed))
+    rounds = min(range(1, MOST_ROUNDS + 1), key=lambda n: _apart(existing(cluster, n), tables))
+    kib = census.table_kib
+    return Likeness(virt, res, cluster, rounds, tables * kib, round(existing(cluster, rounds)) * kib)
+
+
+def _apart(one: float, other: float) -> float:
+    """How many times one is the other, whichever is more."""
+    return abs(log(max(one, 1e-9) / other))

@@ -177,8 +177,8 @@ def _write_grid(found: "Census", path: Path, zaps: tuple[int, ...], pid: int) ->
     like = likeness(found)
     name = "".join(islice(re.sub("[^a-z0-9]+", "-", f"like-{found.sizes.command.lower()}").strip("-"), 40))
     about = (
-        f"The writable private anonymous memory of {found.sizes.command!r}; "
-        f"{like.empty_share:.1%} of its slots held nothing, {like.empty_share_like:.1%} in this likeness"
+        f"The writable private anonymous memory of {found.sizes.command!r}: VmPTE was {like.vm_pte_kib:,} KiB, "
+        f"and is about {like.vm_pte_kib_like:,} here at the peak under none"
     )
     arch = found.arch.name
     try:

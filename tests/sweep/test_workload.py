@@ -139,7 +139,7 @@ def test_what_a_trace_leaves_out_goes_with_its_row(folder: Path, capsys: pytest.
     points = json.loads(said(capsys, "query", "SELECT trace, status, error, remarks FROM points", "--json", *store))
     told = {row["trace"]: (row["status"], row["error"], row["remarks"]) for row in points}
     assert told["cut"][0] == "failed"
-    assert "cut: row 8: " in told["cut"][1]
+    assert "cut: row 9: " in told["cut"][1]
     assert told["threads"] == ("ok", None, None)
     assert "counts as mapped" in told["tcmalloc_large"][2]
 
