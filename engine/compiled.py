@@ -6,6 +6,7 @@ code would run. So the cache's folder is named after all of engine's sources.
 
 import hashlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def choose_cache() -> None:
-    """Set NUMBA_CACHE_DIR for this process and its children, before numba is imported."""
+    """Set NUMBA_CACHE_DIR for this process and its children."""
     digest = hashlib.blake2b(digest_size=6)
     for source in sorted(HERE.glob("*.py")):
         digest.update(source.read_bytes())
@@ -26,6 +27,8 @@ def choose_cache() -> None:
     else:
         base = Path(tempfile.gettempdir()) / f"ptsweep-numba-{os.getuid()}"
     os.environ["NUMBA_CACHE_DIR"] = str(base / tag)
+    if "numba" in sys.modules:  # it has read its environment already
+        sys.modules["numba"].config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]
 
 
 def is_cold() -> bool:

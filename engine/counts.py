@@ -1,8 +1,10 @@
-"""The shortest way: one round of calls of a slot each, by one thread; a hash for four tables says how full they are.
+"""The shortest way: calls of a slot each, by one thread, on tables that are empty when a round begins.
 
-Taken by the points of engine/slots.py that have one round, one slot a call, one thread, extents that divide a table,
-and enough tables to pay for a look-up table (`fits`). A table's places are drawn only if its flush might be short, or
-if it stays and async must find its first entry. Same results as engine/walk.py, bit for bit.
+Taken by the points of engine/slots.py that have one slot a call, one thread and extents that divide a table (`fits`).
+A block of tables is done together, step by step over uint16 arrays, so that the compiler can use vector instructions:
+how many extents each holds, whether its call is made, and whether three places show that its flush is a full one. What
+that leaves open goes into a list, is looked at with more places, and at last one by one. Same results as
+engine/walk.py, bit for bit.
 """
 
 from typing import Any
@@ -13,149 +15,496 @@ from numpy.typing import NDArray
 
 from engine import layout as lay
 from engine import slots
-from engine.bits import ZERO, survey
+from engine.bits import ONE, ZERO, first_set, popcount, survey
 from engine.chance import ALWAYS, MAYBE
-from engine.flush import FULL, SENT, flush
+from engine.flush import FULL, RANGED, SENT, flush
 from engine.install import place_extents, resident_extents
-from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, FIELD, LOW_48, PLACE, S16, S48, draw, is_made, key
-from engine.slots import ends
+from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, GOLDEN, LOW_48, PLACE, S16, S48, draw, key, mix
 from engine.upper import upper_of_munmap
 
-UNSURE = 0xFFFF
-CELLS = 65_536
-BY_POLICY_THAT_FREES = (lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MERGED, lay.MUNMAP)
+BLOCK_TABLES = 2_048
+"""Tables in a block, or a PMD table's if that has more: arrays of 4 KiB."""
+FEW = 16
+"""One table in so many occupied: three places of each are not worth their hash. So many left: each by itself."""
+LOOKS = (7, 14)
+"""Places looked at for the tables of a list, and for what is then still open."""
+BY_POLICY_THAT_FREES = (lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MUNMAP)
+K, MADE, ZAPPED, TOUCHED, OPEN, LISTED, SOME, CALLED, LO, HI, EXACT, SPANS, REACHES, READS, SPARE, STEPS, WEIGHTS = (
+    range(17)
+)
+"""Rows of a room's numbers: of each table of the block, and from LISTED on of each in the list."""
 
 
 def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which points (rows of int64[n, PARAMETERS]) may go this way: bool[n]."""
-    one = (par[:, lay.ROUNDS] == 1) & (par[:, lay.ZAP] == par[:, lay.ENTRIES]) & (par[:, lay.THREADS] == 1)
-    counted = (par[:, lay.PLACES] > 0) & (par[:, lay.INSTALL] == MAYBE) & (par[:, lay.END_TABLE] >= CELLS)
-    return np.asarray(slots.fits(par) & one & counted)
+    one = (par[:, lay.ZAP] == par[:, lay.ENTRIES]) & (par[:, lay.THREADS] == 1)
+    counted = (par[:, lay.PLACES] > 0) & (par[:, lay.INSTALL] == MAYBE)
+    fresh = (par[:, lay.COVER] == ALWAYS) | (par[:, lay.ROUNDS] == 1)
+    return np.asarray(slots.fits(par) & one & counted & fresh)
 
 
 @njit(cache=True)
-def count_table(cdf: Any, n: Any) -> Any:
-    """uint16[65536]: extents for each value of the upper 16 bits, UNSURE where the lower 48 decide."""
-    table = np.empty(CELLS, np.uint16)
-    k = 0
-    for cell in range(CELLS):
-        upper = np.uint64(cell) << S48
-        while k < n and cdf[k] <= upper:
-            k += 1
-        table[cell] = UNSURE if k < n and cdf[k] <= (upper | LOW_48) else k
-    return table
+def room(pmd_span: Any) -> Any:
+    """Scratch for blocks: (hashes: uint64[4, tables], numbers: uint16[17, tables], places: uint16[14, tables])."""
+    tables = max(pmd_span, BLOCK_TABLES) + 64
+    return np.zeros((4, tables), np.uint64), np.zeros((17, tables), np.uint16), np.zeros((14, tables), np.uint16)
+
+
+@njit(cache=True)
+def draws(stream: Any, first: Any, stride: Any, out: Any) -> None:
+    """draw(stream, first + i x stride) for every i of uint64[*]."""
+    for i in range(out.size):
+        out[i] = mix(stream + np.uint64(first + i * stride + 1) * GOLDEN)
+
+
+@njit(cache=True)
+def steps_of(cdf: Any, steps: Any, weights: Any) -> Any:
+    """The upper 16 bits of a CDF's limits, each once, and how many have them (steps, weights: uint16[*]); how many."""
+    n = 0
+    for j in range(cdf.size):
+        upper = np.uint16(cdf[j] >> S48)
+        if n == 0 or steps[n - 1] != upper:
+            steps[n], weights[n] = upper, 0
+            n += 1
+        weights[n - 1] += 1
+        if upper == 0xFFFF:
+            weights[n - 1] += cdf.size - j - 1
+            break
+    while n % 4 != 0:  # they are looked at by fours
+        steps[n], weights[n] = steps[n - 1], 0
+        n += 1
+    return n
+
+
+@njit(cache=True)
+def count_extents(upper: Any, steps: Any, weights: Any, n_steps: Any, k: Any, unsure: Any) -> None:
+    """Extents of each table, k: uint16[n], by the upper 16 bits of u; unsure: where the lower 48 decide."""
+    k[:] = 0
+    unsure[:] = 0
+    for s in range(0, n_steps, 4):
+        s0, s1, s2, s3 = steps[s], steps[s + 1], steps[s + 2], steps[s + 3]
+        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
+        for i in range(k.size):
+            u = upper[i]
+            more = (w0 if u > s0 else 0) + (w1 if u > s1 else 0) + (w2 if u > s2 else 0) + (w3 if u > s3 else 0)
+            k[i] += np.uint16(more)
+            unsure[i] |= (u == s0) | (u == s1) | (u == s2) | (u == s3)
+
+
+@njit(cache=True)
+def calls_made(upper: Any, limit: Any, made: Any, unsure: Any) -> None:
+    """made: uint16[n], 1 where the upper 16 bits of a call's key say so; unsure: where the lower 48 decide."""
+    step = np.uint16(limit >> S48)
+    for i in range(made.size):
+        made[i] = upper[i] < step
+        unsure[i] = upper[i] == step
+
+
+@njit(cache=True)
+def next_flag(flags: Any, i: Any) -> Any:
+    """The first i or above with flags[i] != 0, or flags.size; uint16[n], n a multiple of 4."""
+    words = flags.view(np.uint64)
+    for w in range(i >> 2, words.size):
+        x = words[w]
+        if w == i >> 2:
+            x &= ~((ONE << np.uint64(16 * (i & 3))) - ONE)
+        if x != ZERO:
+            return w * 4 + (first_set(x) >> 4)
+    return flags.size
+
+
+@njit(cache=True)
+def nth_flag(flags: Any, n: Any) -> Any:
+    """The place of the n-th (from 1) flag set; there must be that many."""
+    words = flags.view(np.uint64)
+    for w in range(words.size):
+        x = words[w]
+        have = popcount(x)
+        if have >= n:
+            for _ in range(n - 1):
+                x &= x - ONE
+            return w * 4 + (first_set(x) >> 4)
+        n -= have
+    return -1
+
+
+@njit(cache=True)
+def places_of(hashes: Any, bits: Any, wanted: Any, places: Any) -> None:
+    """places: uint16[wanted, n], the first places of each table's hash, `bits` wide."""
+    low = (ONE << np.uint64(bits)) - ONE
+    for j in range(wanted):
+        shift = np.uint64(j * bits)
+        row = places[j]
+        for i in range(hashes.size):
+            row[i] = np.uint16((hashes[i] >> shift) & low)
+
+
+@njit(cache=True)
+def leave_open(places: Any, k: Any, made: Any, half: Any, cluster: Any, ceiling: Any, is_open: Any) -> None:
+    """is_open: uint16[n], 0 for tables without a page and for those called whose flush is full by three places."""
+    a, b, c = places[0], places[1], places[2]
+    width, most, middle = np.uint16(cluster), np.uint16(ceiling), np.uint16(half)
+    for i in range(k.size):
+        have = k[i]
+        x, y, z = a[i], b[i], c[i]
+        y = y if have > 1 else x
+        z = z if have > 2 else x
+        span = np.uint16(np.uint16(max(max(x, y), z) - min(min(x, y), z) + 1) * width)
+        wide = (np.uint16(have * width) > most) | ((have <= middle) & (span > most))
+        is_open[i] = (have > 0) & ((made[i] == 0) | (not wide))
+
+
+@njit(cache=True)
+def list_flagged(flags: Any, listed: Any) -> Any:
+    """The places of flags (uint16[n], 0 or 1), in order; how many. No branch: they follow no pattern."""
+    m: Any = 0
+    for i in range(flags.size):
+        listed[m] = i
+        m += np.int64(flags[i])
+    return m
+
+
+@njit(cache=True)
+def span_of(places: Any, looked: Any, n: Any, k: Any, lo: Any, hi: Any, exact: Any) -> None:
+    """The lowest and highest of each table's first min(k, looked) places; exact: 1 if that is all there is to it."""
+    half, top = n // 2, np.uint16(n - 1)
+    for i in range(k.size):
+        lo[i] = places[0][i]
+        hi[i] = places[0][i]
+        exact[i] = (k[i] <= looked) & (k[i] <= half)  # above half, the places drawn are the absent ones
+    for j in range(1, looked):
+        row = places[j]
+        for i in range(k.size):
+            x, low, high, drawn = row[i], lo[i], hi[i], k[i] > j
+            lo[i] = x if drawn & (x < low) else low
+            hi[i] = x if drawn & (x > high) else high
+        for before in range(j):
+            other = places[before]
+            for i in range(k.size):
+                exact[i] &= (other[i] != row[i]) | (k[i] <= j)
+    for i in range(k.size):
+        have, low, high = k[i], lo[i], hi[i]
+        exact[i] |= have == n
+        lo[i] = 0 if have == n else low
+        hi[i] = top if have == n else high
+
+
+@njit(cache=True)
+def judge(numbers: Any, m: Any, half: Any, cluster: Any, ceiling: Any) -> tuple[Any, Any, Any]:
+    """Of a list: (full flushes, ranged ones, those of them that are full with the table freed).
+
+    SPANS becomes the INVLPGs of ranged flushes, REACHES those with the table freed, READS the entries that async reads;
+    EXACT becomes 0 where nothing is settled. All in 16 bits, so that many tables fit in a vector.
+    """
+    k, called, lo, hi, exact = (
+        numbers[SOME][:m], numbers[CALLED][:m], numbers[LO][:m], numbers[HI][:m], numbers[EXACT][:m]
+    )  # fmt: skip
+    spans, reaches, reads = numbers[SPANS][:m], numbers[REACHES][:m], numbers[READS][:m]
+    full, ranged, far = np.uint16(0), np.uint16(0), np.uint16(0)
+    width, most, middle = np.uint16(cluster), np.uint16(ceiling), np.uint16(half)
+    for i in range(m):
+        have, first, end = k[i], lo[i], np.uint16(hi[i] + 1)
+        zapped, known = called[i] != 0, exact[i] != 0
+        span, reach, read = np.uint16((end - first) * width), np.uint16(end * width), np.uint16(first * width + 1)
+        wide = zapped & ((np.uint16(have * width) > most) | (((have <= middle) | known) & (span > most)))
+        small = zapped & known & (not wide)
+        over = small & (reach > most)
+        full = np.uint16(full + wide)
+        ranged = np.uint16(ranged + small)
+        far = np.uint16(far + over)
+        spans[i] = span if small else 0
+        reaches[i] = reach if small & (not over) else 0
+        reads[i] = read if known & (not zapped) else 0
+        exact[i] = known | wide
+    return np.int64(full), np.int64(ranged), np.int64(far)
+
+
+@njit(cache=True)
+def total_of(values: Any) -> Any:
+    """The sum of uint16[n], n up to 8,192."""
+    out = np.uint32(0)
+    for i in range(values.size):
+        out = np.uint32(out + values[i])
+    return np.int64(out)
+
+
+@njit(cache=True)
+def most_of(values: Any) -> Any:
+    """The largest of uint16[n]."""
+    out = np.uint16(0)
+    for i in range(values.size):
+        out = max(out, values[i])
+    return np.int64(out)
+
+
+@njit(cache=True)
+def sums_called(k: Any, made: Any, is_open: Any) -> tuple[Any, Any]:
+    """(extents in tables called, tables called that are open), of uint16[n], n up to 8,192."""
+    extents, calls = np.uint32(0), np.uint16(0)
+    for i in range(k.size):
+        have, called = k[i], made[i] != 0
+        extents = np.uint32(extents + (have if called else np.uint16(0)))
+        calls = np.uint16(calls + (called & (is_open[i] != 0)))
+    return np.int64(extents), np.int64(calls)
+
+
+@njit(cache=True)
+def settle_list(
+    first: Any, m: Any, stream: Any, bits: Any, n: Any, cluster: Any, ceiling: Any, rooms: Any, words: Any,
+    scratch: Any, account: Any,
+) -> Any:  # fmt: skip
+    """Account for the flushes of the m tables LISTED, counted from `first`; the entries that async reads of them."""
+    hashes, numbers, places = rooms[0][1], rooms[1], rooms[2]
+    listed, some, called, exact, spare = (
+        numbers[LISTED], numbers[SOME], numbers[CALLED], numbers[EXACT], numbers[SPARE]
+    )  # fmt: skip
+    reads = 0
+    for look in range(2):
+        wanted = LOOKS[look]
+        for i in range(m):
+            some[i], called[i] = numbers[K][listed[i]], numbers[MADE][listed[i]]
+        padded = min((m + 63) & ~63, some.size)  # a vector loop does not end in single steps
+        some[m:padded] = 0
+        wanted = min(wanted, most_of(some[:padded]))
+        looked = 0
+        if bits > 0:
+            for number in range(look + 1):
+                for i in range(padded):
+                    hashes[i] = mix(stream + np.uint64((first + listed[i]) * 4096 + number + 1) * GOLDEN)
+                part = min(64 // bits, wanted - looked)
+                places_of(hashes[:padded], bits, part, places[looked:])
+                looked += part
+                if looked == wanted:
+                    break
+        else:
+            places[0][:padded] = 0
+            looked = 1
+        span_of(places, looked, n, some[:padded], numbers[LO], numbers[HI], exact)
+        full, ranged, far = judge(numbers, m, n // 2, cluster, ceiling)
+        account[lay.NONE, FULL] += full
+        account[lay.NONE, RANGED] += total_of(numbers[SPANS][:m])
+        account[lay.NONE, SENT] += full + ranged
+        account[lay.MERGED, FULL] += full + far
+        account[lay.MERGED, RANGED] += total_of(numbers[REACHES][:m])
+        account[lay.MERGED, SENT] += full + ranged
+        reads += total_of(numbers[READS][:m])
+        kept: Any = 0
+        for i in range(m):
+            spare[kept] = listed[i]
+            kept += np.int64(exact[i] == 0)
+        listed[:kept] = spare[:kept]
+        m = kept
+        if m < FEW:
+            break
+    for i in range(m):
+        table = np.int64(listed[i])
+        words[:] = ZERO
+        place_extents(words, scratch, first + table, n, np.int64(numbers[K][table]), 1, stream)
+        _, low, high = survey(words, 0, n)
+        if numbers[MADE][table]:
+            flush(account[lay.NONE], low * cluster, (high + 1) * cluster, 1, ceiling)
+            flush(account[lay.MERGED], 0, (high + 1) * cluster, 1, ceiling)
+        else:
+            reads += low * cluster + 1
+    return reads
+
+
+@njit(cache=True)
+def held_and_zapped(k: Any, made: Any, zapped: Any) -> tuple[Any, Any, Any]:
+    """(tables with a page, calls made, tables zapped), the latter flagged in zapped: uint16[n]."""
+    held, calls, zaps = np.uint16(0), np.uint16(0), np.uint16(0)
+    for i in range(k.size):
+        has, called = k[i] > 0, made[i] != 0
+        zapped[i] = has & called
+        held = np.uint16(held + has)
+        calls = np.uint16(calls + called)
+        zaps = np.uint16(zaps + (has & called))
+    return np.int64(held), np.int64(calls), np.int64(zaps)
+
+
+@njit(cache=True)
+def first_touched(k: Any, touched: Any) -> Any:
+    """How many tables hold a page that never did before; touched: uint16[n] is brought up to date."""
+    fresh = np.uint16(0)
+    for i in range(k.size):
+        new = (k[i] > 0) & (touched[i] == 0)
+        touched[i] |= new
+        fresh = np.uint16(fresh + new)
+    return np.int64(fresh)
+
+
+@njit(cache=True)
+def flush_freed(region: Any, zapped: Any, zaps: Any, batch: Any, entries: Any, ceiling: Any, account: Any) -> None:
+    """The flushes of async for the tables that it frees in one PMD table."""
+    first, rest = 0, zaps
+    while rest > 0:
+        some = min(rest, batch)
+        first = next_flag(zapped, first)
+        last = nth_flag(zapped, zaps - rest + some)
+        flush(account, (region + first) * entries, (region + last) * entries + 1, entries, ceiling)
+        first, rest = last + 1, rest - some
 
 
 @njit(cache=True)
 def walk_counts(
-    par: Any, lim: Any, cdfs: Any, guides: Any, _: Any, per: Any, work: Any, sums: Any, account: Any
+    par: Any, lim: Any, cdfs: Any, guides: Any, rooms: Any, per: Any, work: Any, sums: Any, account: Any
 ) -> None:
-    """As engine.walk.walk, with the same arguments, for points that fit."""
-    entries, places, cluster = par[lay.ENTRIES], par[lay.PLACES], par[lay.CLUSTER]
+    """As engine.walk.walk, for points that fit; rooms: of room()."""
+    entries, places, cluster, rounds = par[lay.ENTRIES], par[lay.PLACES], par[lay.CLUSTER], par[lay.ROUNDS]
     pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
     table_batch, cover, limit = par[lay.TABLE_BATCH], par[lay.COVER], lim[lay.LIMIT_COVER]
     cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + places], guides[par[lay.GUIDE]]
-    counts = count_table(cdf, places)
-    words, scratch = np.zeros(entries >> 6, np.uint64), np.zeros(max(entries >> 6, 64), np.uint64)
-    count_key, low_key = key(seed, 0, COUNT), key(seed, 0, COUNT_LOW)
-    place_key, calls, calls_low = key(seed, 0, PLACE), key(seed, 0, CALL), key(seed, 0, CALL_LOW)
+    first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
     bits = 0
     while (1 << bits) < places:
         bits += 1
-    low, shift = np.uint64(places - 1), np.uint64(bits)
-    wide = ceiling // cluster + 1  # places this far apart mean a full flush
-    pmd_touched, pmd_mapped = np.zeros(1, np.bool_), np.zeros(1, np.bool_)
-    pud_touched, pud_mapped, pud_needed = np.zeros(1, np.bool_), np.zeros(1, np.bool_), False
-    first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
-    occupied, pages, freed, zapped, uncalled, kept_reads, full = 0, 0, 0, 0, 0, 0, 0
+    steps, weights = rooms[1][STEPS], rooms[1][WEIGHTS]
+    n_steps = steps_of(cdf, steps, weights)
+    words, scratch = rooms[0][2][: (places + 63) >> 6], rooms[0][3]
+    streams = np.empty((rounds, 5), np.uint64)
+    for r in range(rounds):
+        for i, what in enumerate((COUNT, COUNT_LOW, PLACE, CALL, CALL_LOW)):
+            streams[r, i] = key(seed, r, what)
+    block_span = max(pmd_span, BLOCK_TABLES // pmd_span * pmd_span)
+    regions = block_span // pmd_span
+    pmd_touched, pmd_mapped = np.zeros((regions, rounds), np.bool_), np.zeros((regions, rounds), np.bool_)
+    pud_touched, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
+    pmd_first, kept_in, touched_in = (
+        np.empty(regions, np.int64),
+        np.empty(regions, np.int64),
+        np.empty(regions, np.int64),
+    )
+    pud_needed, pud_first = False, rounds
+    pages, zapped_pages, freed, occupied, uncalled, met_by_none, reads = 0, 0, 0, 0, 0, 0, 0
 
-    for region in range(first_table, end_table, pmd_span):
-        region_end = min(region + pmd_span, end_table)
-        before, freed_before, uncalled_before = occupied, freed, uncalled
-        held, first_freed, last_freed = 0, 0, 0
-        h = ZERO
-        for table in range(region, region_end):
-            if table & 3 == 0 or table == region:
-                h = draw(count_key, table >> 2) >> np.uint64(16 * (table & 3))
-            k: Any = np.int64(counts[np.int64(h & FIELD)])
-            h >>= S16
-            made: Any = True
-            if cover != ALWAYS:
-                made = cover == MAYBE and is_made(calls, calls_low, table, limit)
-                uncalled += not made
-            if k == 0:
-                continue
-            if k == UNSURE:
-                k = resident_extents(table, places, cdf, guide, count_key, low_key)
-                if k == 0:
-                    continue
-            occupied += 1
-            pages += k
-            if not made:
-                words[:] = ZERO
-                place_extents(words, scratch, table, places, k, cluster, place_key)
-                kept_reads += survey(words, 0, entries)[1] + 1
-                continue
-            freed += 1
-            zapped += k
-            if held == 0:
-                first_freed = table
-            held += 1
-            last_freed = table
-            if held == table_batch:
-                flush(account[lay.ASYNC], first_freed * entries, last_freed * entries + 1, entries, ceiling)
-                held = 0
-            if k * cluster > ceiling:
-                full += 1
-                continue
-            if k > 1:
-                g = draw(place_key, table * 4096)
-                a, b = np.int64(g & low), np.int64((g >> shift) & low)
-                if abs(a - b) >= wide and max(a, b) >= wide:
-                    full += 1
-                    continue
-            lo, hi = ends(table, places, k, cluster, place_key, ceiling, words, scratch)
-            flush(account[lay.NONE], lo, hi + 1, 1, ceiling)
-            flush(account[lay.MERGED], 0, hi + 1, 1, ceiling)
-        if held > 0:
-            flush(account[lay.ASYNC], first_freed * entries, last_freed * entries + 1, entries, ceiling)
-        if occupied > before:
-            per[0, lay.PMD_NEW] += 1
-            pmd_touched[0], pud_touched[0] = True, True
-        if uncalled > uncalled_before:
-            pmd_mapped[0], pud_mapped[0] = True, True
-        if occupied - before > freed - freed_before:
-            sums[lay.NEED_PMD] += 1
-            sums[lay.NEED_PMD_M] += 1
-            pud_needed = True
-        upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched, pmd_mapped)
-        if pud_span > 0 and (region_end % pud_span == 0 or region_end == end_table):
-            per[0, lay.PUD_NEW] += pud_touched[0]
-            upper_of_munmap(per, lay.PUD_PEAK_M, lay.PUD_END_M, pud_touched, pud_mapped)
-            sums[lay.NEED_PUD] += pud_needed
-            sums[lay.NEED_PUD_M] += pud_needed
-            pud_needed = False
+    for block in range(first_table, end_table, block_span):
+        n = min(block_span, end_table - block)
+        padded = (n + 7) & ~7
+        by_four, by_one = rooms[0][0][: padded // 4], rooms[0][1][:padded]
+        k, made, zapped, touched, is_open = (
+            rooms[1][K][:padded], rooms[1][MADE][:padded], rooms[1][ZAPPED][:padded], rooms[1][TOUCHED][:padded],
+            rooms[1][OPEN][:padded],
+        )  # fmt: skip
+        touched[:] = 0
+        pmd_first[:], kept_in[:], touched_in[:] = rounds, 0, 0
+        for r in range(rounds):
+            draws(streams[r, 0], block >> 2, 1, by_four)
+            count_extents(by_four.view(np.uint16), steps, weights, n_steps, k, is_open)
+            i = next_flag(is_open, 0)
+            while i < padded:
+                k[i] = resident_extents(block + i, places, cdf, guide, streams[r, 0], streams[r, 1])
+                i = next_flag(is_open, i + 1)
+            if cover == MAYBE:
+                draws(streams[r, 3], block >> 2, 1, by_four)
+                calls_made(by_four.view(np.uint16), limit, made, is_open)
+                i = next_flag(is_open, 0)
+                while i < padded:
+                    made[i] = draw(streams[r, 4], block + i) >> S16 < limit & LOW_48
+                    i = next_flag(is_open, i + 1)
+            else:
+                made[:] = cover == ALWAYS
+            for i in range(n, padded):
+                k[i], made[i] = 0, 0
 
-    kept = occupied - freed
-    for c in range(5):
-        per[0, lay.PTE_PEAK + c] += occupied
-        per[0, lay.PTE_END + c] += occupied if c == lay.NONE else kept
-    for lane in range(2):
-        per[0, lay.PAGES_PEAK + lane] += pages * cluster
-        per[0, lay.PAGES_END + lane] += (pages - zapped) * cluster
-    sums[lay.CALLS] += end_table - first_table - uncalled
+            in_block, called_in_block = 0, 0
+            for region in range(regions):
+                a, b = region * pmd_span, min((region + 1) * pmd_span, n)
+                if a >= b:
+                    break
+                end = (b + 3) & ~3
+                held, calls, zaps = held_and_zapped(k[a:end], made[a:end], zapped[a:end])
+                fresh, seen = held, zaps
+                if rounds > 1:
+                    fresh = first_touched(k[a:end], touched[a:end])
+                    touched_in[region] += fresh
+                    seen = touched_in[region]
+                in_block += held
+                called_in_block += zaps
+                occupied += held
+                freed += zaps
+                uncalled += b - a - calls
+                met_by_none += seen
+                per[r, lay.PTE_PEAK] += fresh
+                per[r, lay.PTE_PEAK + 1] += held
+                per[r, lay.PTE_END + 1] += held - zaps
+                if calls < b - a:
+                    pmd_mapped[region, r] = True
+                    pud_mapped[r] = True
+                if held > 0:
+                    kept_in[region] = held - zaps
+                    pmd_first[region], pud_first = min(pmd_first[region], r), min(pud_first, r)
+                    pmd_touched[region, r] = True
+                    pud_touched[r] = True
+                flush_freed(block + a, zapped[a:end], zaps, table_batch, entries, ceiling, account[lay.ASYNC])
+            if in_block == 0:
+                continue
+
+            if bits > 0 and in_block * FEW > n:
+                draws(streams[r, 2], block * 4096, 4096, by_one)
+                places_of(by_one, bits, min(3, 64 // bits), rooms[2])
+                leave_open(rooms[2], k, made, places // 2, cluster, ceiling, is_open)
+            else:
+                for i in range(padded):
+                    is_open[i] = k[i] > 0
+            there = total_of(k)
+            pages += there
+            per[r, lay.PAGES_PEAK] += there * cluster
+            m = list_flagged(is_open, rooms[1][LISTED])
+            gone, listed_calls = sums_called(k, made, is_open)
+            zapped_pages += gone
+            per[r, lay.PAGES_END] += (there - gone) * cluster
+            for p in (lay.NONE, lay.MERGED):
+                account[p, FULL] += called_in_block - listed_calls
+                account[p, SENT] += called_in_block - listed_calls
+            if m > 0:
+                reads += settle_list(
+                    block, m, streams[r, 2], bits, places, cluster, ceiling, rooms, words, scratch, account
+                )
+
+        for region in range(regions):
+            end = block + min((region + 1) * pmd_span, n)
+            if region * pmd_span >= n:
+                break
+            if pmd_first[region] < rounds:
+                per[pmd_first[region], lay.PMD_NEW] += 1
+            if kept_in[region] > 0:
+                sums[lay.NEED_PMD] += 1
+                sums[lay.NEED_PMD_M] += 1
+                pud_needed = True
+            upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched[region], pmd_mapped[region])
+            if pud_span > 0 and (end % pud_span == 0 or end == end_table):
+                if pud_first < rounds:
+                    per[pud_first, lay.PUD_NEW] += 1
+                upper_of_munmap(per, lay.PUD_PEAK_M, lay.PUD_END_M, pud_touched, pud_mapped)
+                sums[lay.NEED_PUD] += pud_needed
+                sums[lay.NEED_PUD_M] += pud_needed
+                pud_first, pud_needed = rounds, False
+
+    # One sum stood for many: hand it on. A table once touched stays under none.
+    of_none, kept = 0, occupied - freed
+    touched_ever = 0
+    for r in range(rounds):
+        touched_ever += per[r, lay.PTE_PEAK]
+        of_none += per[r, lay.PTE_PEAK]
+        per[r, lay.PTE_PEAK], per[r, lay.PTE_END] = touched_ever, touched_ever
+        for c in range(2, 5):
+            per[r, lay.PTE_PEAK + c] += per[r, lay.PTE_PEAK + 1]
+            per[r, lay.PTE_END + c] += per[r, lay.PTE_END + 1]
+        per[r, lay.PAGES_PEAK + 1] += per[r, lay.PAGES_PEAK]
+        per[r, lay.PAGES_END + 1] += per[r, lay.PAGES_END]
+    sums[lay.CALLS] += (end_table - first_table) * rounds - uncalled
     sums[lay.NEED_PTE] += kept
     sums[lay.NEED_PTE_M] += kept
     for lane in (lay.INSTALLED, lay.INSTALLED_M):
         sums[lane] += pages * cluster
-        sums[lane + 1] += zapped * cluster
+        sums[lane + 1] += zapped_pages * cluster
     for p in range(7):
-        work[p, lay.VISITS] += freed
-        work[p, lay.ALLOCATED] += occupied
+        work[p, lay.VISITS] += freed if p != lay.NONE else met_by_none
+        work[p, lay.ALLOCATED] += occupied if p != lay.NONE else of_none
         work[p, lay.FREED] += freed if p != lay.NONE else 0
     work[lay.ASYNC, lay.PMD_LOCKS] += occupied
     work[lay.ASYNC, lay.PTE_LOCKS] += occupied
-    work[lay.ASYNC, lay.RESCANNED] += freed * entries + kept_reads
+    work[lay.ASYNC, lay.RESCANNED] += freed * entries + reads
     work[lay.REFCOUNT, lay.PMD_LOCKS] += freed
     work[lay.SECOND, lay.PMD_LOCKS] += freed
     work[lay.SECOND, lay.PTE_LOCKS] += freed
@@ -163,11 +512,7 @@ def walk_counts(
     for p in (lay.SEED_INLINE, lay.MERGED):
         work[p, lay.TRYLOCKS] += freed
         work[p, lay.FAST] += freed
-    for p in (lay.NONE, lay.MERGED):
-        account[p, FULL] += full
-        account[p, SENT] += full
     for i in range(3):
         account[lay.ASYNC, i] += account[lay.NONE, i]
         for p in BY_POLICY_THAT_FREES:
-            if p != lay.MERGED:
-                account[p, i] += account[lay.MERGED, i]
+            account[p, i] += account[lay.MERGED, i]

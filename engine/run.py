@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine import counts, parts, slots
 from engine import layout as lay
 from engine.chance import trylock_limits
-from engine.counts import walk_counts
+from engine.counts import room, walk_counts
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
 from engine.outcome import Results
@@ -124,9 +124,10 @@ def each_by_counts(
     rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
     per: Any, work: Any, sums: Any, account: Any,
 ) -> None:  # fmt: skip
+    rooms = room(max([par[i, lay.PMD_SPAN] for i in rows]))
     for i in rows:
         mine = per[offsets[i] : offsets[i + 1]]
-        walk_counts(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
+        walk_counts(par[i], lim[i], cdfs, guides, rooms, mine, work[i], sums[i], account[i])
 
 
 @njit(cache=True, nogil=True)

@@ -1,5 +1,7 @@
 """Each fast way is taken where it should be, and gives what the general walk gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,12 +23,12 @@ def way(scenario: Scenario) -> int:
 @pytest.mark.parametrize(
     ("scenario", "expected"),
     [
-        (Scenario(virt=GIB, sparsity=0.9), BY_SLOTS),
-        (Scenario(virt=GIB, sparsity=0.9, coverage=0.5), BY_SLOTS),
-        (Scenario(virt=128 * GIB, sparsity=0.9, coverage=0.5), BY_COUNTS),
-        (Scenario(virt=128 * GIB, sparsity=0.9, rounds=2), BY_SLOTS),
+        (Scenario(virt=GIB, sparsity=0.9), BY_COUNTS),
+        (Scenario(virt=GIB, sparsity=0.9, coverage=0.5), BY_COUNTS),
+        (Scenario(virt=GIB, sparsity=0.9, cluster=2 * MIB, rounds=500), BY_COUNTS),
+        (Scenario(virt=GIB, sparsity=0), BY_SLOTS),
         (Scenario(virt=128 * GIB, sparsity=0.9, cluster=4 * MIB), BY_SLOTS),
-        (Scenario(virt=GIB, sparsity=0.9, rounds=9), BY_SLOTS),
+        (Scenario(virt=GIB, sparsity=0.9, rounds=9), BY_COUNTS),
         (Scenario(virt=GIB, sparsity=0.9, rounds=9, coverage=0.5), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, rounds=9, coverage=0.5, cluster=2 * MIB), BY_SLOTS),
         (Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB), BY_PARTS),
@@ -36,7 +38,7 @@ def way(scenario: Scenario) -> int:
         (Scenario(virt=GIB, sparsity=0.9, zap=96 * KIB), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, zap=4 * MIB), BY_SLOTS),
         (Scenario(virt=GIB, sparsity=0.9, zap=4 * MIB, folio=64 * KIB), BY_WALK),
-        (Scenario(virt=GIB, sparsity=0.9, zap=2 * MIB, folio=64 * KIB), BY_SLOTS),
+        (Scenario(virt=GIB, sparsity=0.9, zap=2 * MIB, folio=64 * KIB), BY_COUNTS),
         (Scenario(virt=GIB + 4 * KIB, sparsity=0.9), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, threads=2), BY_SLOTS),
         (Scenario(virt=GIB, sparsity=0.9, pinned=0.1), BY_WALK),
@@ -97,10 +99,17 @@ def assert_short_equals_walk(scenario: Scenario) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(slot_scenarios())
-def test_slots_equal_walk(scenario: Scenario) -> None:
-    """Every column and round, whichever way is taken."""
-    assert way(scenario) == BY_SLOTS
+def test_whole_slots_equal_walk(scenario: Scenario) -> None:
+    """Every column and round, whichever of the two ways for whole slots is taken."""
+    assert way(scenario) in (BY_COUNTS, BY_SLOTS)
     assert_short_equals_walk(scenario)
+
+
+@settings(max_examples=200, deadline=None)
+@given(slot_scenarios())
+def test_calls_of_one_slot_equal_walk(scenario: Scenario) -> None:
+    """The same with calls of one slot by one thread, most of which go by counts."""
+    assert_short_equals_walk(replace(scenario, zap=None, threads=1))
 
 
 @pytest.mark.parametrize("coverage", [1.0, 0.9, 0.5, 0.0])
