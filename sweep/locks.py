@@ -51,7 +51,7 @@ def holder(run: Place) -> str | None:
     for entry in run.child(LEASES).entries():
         recent = entry.modified_s is not None and abs(time.time() - entry.modified_s) < LEASE_S
         claim = _claim(run, entry.name)
-        if claim and not _gone(claim) and (recent or claim.get("place") == _this_place()):
+        if claim and not _gone(entry.name, claim) and (recent or claim.get("place") == _this_place()):
             return _name(claim)
     return None
 
@@ -114,6 +114,7 @@ class Lease:
         self._run, self._token = run, uuid4().hex
         self._file = f"{LEASES}/{self._token}"
         self._beats, self._owner, self._released, self._over = 0, False, False, threading.Event()
+        _OURS.add(self._token)
         self._put()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
@@ -139,6 +140,7 @@ class Lease:
         if self._released:
             return
         self._released = True
+        _OURS.discard(self._token)
         self._over.set()
         self._thread.join(BEAT_S)
         with suppress(UserError):  # out of reach: then it ends by itself
@@ -156,7 +158,7 @@ class Lease:
                 stamp, since = watched.get(name, (entry.modified_s, now))
                 moved = stamp != entry.modified_s
                 watched[name] = (entry.modified_s, now if moved else since)
-                if claim is None or _gone(claim) or self._stale(ours_s, entry.modified_s, now - since):
+                if claim is None or _gone(name, claim) or self._stale(ours_s, entry.modified_s, now - since):
                     self._run.delete(f"{LEASES}/{name}")
                     del found[name]
                 elif moved or claim.get("place") == _this_place() if claim["owner"] else name < self._token:
@@ -203,10 +205,17 @@ def _claim(run: Place, name: str) -> dict[str, object] | None:
     return claim if isinstance(claim, dict) and "owner" in claim else None
 
 
-def _gone(claim: dict[str, object]) -> bool:
-    """Whether its process ran on this machine and is no more."""
+_OURS: set[str] = set()
+"""The leases that this process holds."""
+
+
+def _gone(name: str, claim: dict[str, object]) -> bool:
+    """Whether its process ran on this machine and is no more, or is this one and has let it go."""
     pid = claim.get("pid")
-    return isinstance(pid, int) and claim.get("place") == _this_place() != "" and claim.get("began") != _began(pid)
+    if not isinstance(pid, int) or claim.get("place") != _this_place() or not _this_place():
+        return False
+    began = _began(pid)
+    return claim.get("began") != began or (pid == os.getpid() and name not in _OURS)
 
 
 def _name(claim: dict[str, object]) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from engine.scenario import Columns, complete
 from sweep import costtable, expressions, parts, schema, tables, views
-from sweep.errors import UserError, one_line, unknown
+from sweep.errors import DamagedError, UserError, one_line, unknown
 from sweep.named import NamedQuery, named_queries, named_query
 from sweep.places import Bucket, Directory
 from sweep.store import RunInfo, Store
@@ -30,7 +30,13 @@ DEFAULT_SECONDS = 60.0
 _CARET = re.compile(r"\n\nLINE (\d+): (.*)\n( *)\^", re.DOTALL)
 _NO_TABLE = re.compile(r"Table with name (\S+) does not exist")
 _ORDER = re.compile(r"(?<![\w\"])order\b(?!\s+by\b)", re.IGNORECASE)
-_OF_FILES = (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException, FileNotFoundError)
+_OF_FILES = (
+    duckdb.IOException,
+    duckdb.InvalidInputException,
+    duckdb.SerializationException,
+    FileNotFoundError,
+    DamagedError,
+)
 """What DuckDB and Arrow raise where a file is gone or damaged; other things too."""
 _LOOKS = 5
 _KIND = re.compile(r"^(?:[A-Z][A-Za-z]* )+Error: ")
@@ -95,7 +101,7 @@ class Database:
         found = {
             part: problem
             for run in self._runs
-            for part, _, problem in parts.examined(run.path, self._layouts[run.run_id])
+            for part, _, problem in parts.examined(run.path, self._layouts[run.run_id], thorough=True)
             if problem and part not in self._damaged
         }
         self._damaged |= set(found)

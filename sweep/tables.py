@@ -262,7 +262,7 @@ def dataset(filesystem: Any, names: Sequence[str]) -> Any:
     except FileNotFoundError:
         raise
     except _UNREADABLE as error:
-        raise UserError(f"SQL: cannot read the run's files: {_first_line(error)}") from error
+        raise DamagedError(f"SQL: cannot read the run's files: {_first_line(error)}") from error
     return pyarrow.dataset.dataset(list(names), _unified(schemas), format="parquet", filesystem=filesystem)
 
 

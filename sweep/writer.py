@@ -13,7 +13,7 @@ from sweep import compact, parts, rundir, schema, tables
 from sweep.errors import SweepFault, UserError
 from sweep.idset import IdSet
 from sweep.locks import RunLock
-from sweep.places import Place
+from sweep.places import Directory, Place
 
 
 class RunWriter:
@@ -100,7 +100,8 @@ class RunWriter:
 
     def _take_in(self, layout: parts.Layout) -> None:
         """The points of every part; one that is damaged, or repeats what is there, is set aside."""
-        for part, points, problem in parts.examined(self._run, layout):
+        thorough = isinstance(self._run, Directory)  # an object store has checksums, and would send the whole run
+        for part, points, problem in parts.examined(self._run, layout, thorough):
             if points is not None:
                 good, _ = tables.split_by_status(points)
                 if self._ids.ok.has(tables.id_bytes(good.column("point_id"))).any():

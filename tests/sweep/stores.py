@@ -89,7 +89,7 @@ def commit(
     writer.commit(outcomes if good else None, rounds if good else None, points)
 
 
-def opened(root: Path, name: str = "first-0123abcd", *, fresh: bool = False, **provenance: Any) -> RunWriter:
+def opened(root: Place | Path, name: str = "first-0123abcd", *, fresh: bool = False, **provenance: Any) -> RunWriter:
     """A writer on a run of the made-up grid that the name starts with."""
     grid = FakeGrid(name=name.rpartition("-")[0])
     return Store(root).open_run(grid, name, fresh, {"version": "0", **provenance})
@@ -101,7 +101,7 @@ def part_paths(run: Place | Path, table: str) -> list[Path]:
     return [folder / name for name in parts.look(Directory(folder)).of(table)]
 
 
-def filled(root: Path, points: int = 4, name: str = "first-0123abcd", **how: Any) -> Store:
+def filled(root: Place | Path, points: int = 4, name: str = "first-0123abcd", **how: Any) -> Store:
     """A store with one finished run."""
     with opened(root, name) as writer:
         commit(writer, 0, points, **how)
