@@ -4,6 +4,7 @@ Ray's own retries are off: the driver counts attempts, so that a task lost with 
 """
 
 import contextlib
+import fcntl
 import importlib.util
 import logging
 import os
@@ -59,6 +60,7 @@ class RayTasks:
     warm: bool = False
     workers: int = 0
     home: Path | None = None
+    _held_home: int = -1
     _roots: list[psutil.Process] = field(default_factory=list)
     _refs: dict[Any, Batch] = field(default_factory=dict)
     _held: list[Batch] = field(default_factory=list)
@@ -137,7 +139,8 @@ class RayTasks:
 
     def _start_local(self) -> None:
         before = psutil.Process().children()
-        self.home = _private_directory()
+        _remove_strays()
+        self.home, self._held_home = _private_directory()
         os.environ.pop("RAY_AUTH_MODE", None)  # a Ray that starts here asks for a token, unless told otherwise
         os.environ["RAY_AUTH_TOKEN"] = _one_token()
         ray = _ray()
@@ -153,9 +156,8 @@ class RayTasks:
                     _temp_dir=str(self.home / "r"),  # Ray opens it to everybody
                 )
         except Exception as error:
-            raise SweepFault(
-                f"a local Ray did not start, --executor processes needs none: {describe(error)}"
-            ) from error
+            told = f"a local Ray did not start: {describe(error)}; --executor processes needs none"
+            raise UserError(told) from error
         finally:
             self._roots = [process for process in psutil.Process().children() if process not in before]
 
@@ -256,6 +258,7 @@ class RayTasks:
         self._roots = []
         if self.home is not None:
             shutil.rmtree(self.home, ignore_errors=True)
+            os.close(self._held_home)
             self.home = None
 
 
@@ -279,9 +282,43 @@ def _one_token() -> str:
     return _token
 
 
-def _private_directory() -> Path:
+def _base() -> str:
     base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base if len(base) <= LONGEST_BASE else "/tmp"))
+    return base if len(base) <= LONGEST_BASE else "/tmp"
+
+
+def _private_directory() -> tuple[Path, int]:
+    """And what holds it until this process ends, however it does."""
+    home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_base()))
+    held = os.open(home / "held", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return home, held
+
+
+def _is_stray(home: Path) -> bool:
+    try:
+        held = os.open(home / "held", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False  # another user's, or just being made
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(held)
+    return True
+
+
+def _remove_strays() -> None:
+    """What launches left that were killed: their Ray's directories, and processes, which would live another minute."""
+    strays = [str(home) for home in Path(_base()).glob(f"{PREFIX}*") if _is_stray(home)]
+    for process in psutil.process_iter(["cmdline"]) if strays else ():
+        words = " ".join(process.info["cmdline"] or ())
+        if any(f"{stray}/" in words for stray in strays):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+    for stray in strays:
+        shutil.rmtree(stray, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -62,8 +62,8 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))  # short: Ray puts sockets there
         self.python, self.cpus = python, cpus
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.environment = clean | token | {"RAY_USAGE_STATS_ENABLED": "0", "HOME": str(self.folder)} | environment
+        self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.environment = clean | self.token | {"RAY_USAGE_STATS_ENABLED": "0", "HOME": str(self.folder)} | environment
         self.address = f"{self.head_host()}:{_free_port()}"
         self.nodes: list[Node] = []
         try:
