@@ -93,10 +93,10 @@ class Replay:
         if self._zapping:
             self._zapping.settle()
 
-    def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS) -> None:
+    def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0) -> None:
         """MAP_FIXED: what was there goes first."""
         self.munmap(start, end)
-        self.vmas.mmap(start, end, rights, backing)
+        self.vmas.mmap(start, end, rights, backing, anon)
 
     def munmap(self, start: int, end: int) -> None:
         gone = self.vmas.munmap(start, end)

@@ -14,6 +14,8 @@ from engine.tree import TraceError
 READ, WRITE = 1, 2
 ANONYMOUS = 0
 """The backing of private anonymous memory; every file mapping has a number of its own and merges with nothing."""
+UNSEEN = -1
+"""The anon_vma of memory whose mmap is not in the trace: as if one call had mapped all of it."""
 MAX_VMAS = 1 << 20
 """vm.max_map_count is 65,530 as shipped; servers that map much raise it."""
 
@@ -75,10 +77,10 @@ class Vmas:
         i = self._first(address)
         return self._vmas[i] if i < len(self._vmas) and self._starts[i] <= address else None
 
-    def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS) -> None:
+    def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0) -> None:
         """Map [start, end), which must be free, and merge with the neighbours (vma_merge_new_range)."""
         # accountable_mapping(): private and writable. A file mapping's flag decides nothing here.
-        new = Vma(start, end, rights, backing, account=bool(rights & WRITE))
+        new = Vma(start, end, rights, backing, account=bool(rights & WRITE), anon=anon)
         i = bisect_left(self._starts, start)
         before = self._vmas[i - 1] if i else None
         after = self._vmas[i] if i < len(self._vmas) else None

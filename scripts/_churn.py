@@ -57,7 +57,7 @@ CHURNS = {
 }
 COLUMNS = (
     *("allocator", "churn", "res_kib", "vm_pte_kib", "pte_tables", "empty_least", "empty_most"),
-    *("purges", "purged_mib", "whole_slot_bytes_share", "merged_freed_at_most"),
+    *("purges", "purged_mib", "whole_slot_bytes_share", "whole_slots_share", "merged_freed_at_most"),
     *("refcount_async_kib", "merged_2mib_kib", "munmap_kib"),
 )
 
@@ -144,6 +144,7 @@ def _calls(allocator: Allocator, command: list[str], trace: Path) -> dict[str, A
         "purges": merged["purges"],
         "purged_mib": round(merged["purged_bytes"] / MIB),
         "whole_slot_bytes_share": merged["acting_bytes_share"],
+        "whole_slots_share": merged["reached_bytes_share"],
         "merged_freed_at_most": merged["tables_freed"],
     }
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from engine.arch import ARCHES, Arch
 from engine.closed import aligned_reach, empty_share, most_pte_tables, tables_for, unaligned_reach
-from engine.policy import POLICIES
 from sweep.census import Census
 from sweep.errors import UserError
 from sweep.play import Play
@@ -25,7 +24,6 @@ CLUSTERS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20)
 MOST_MAPPINGS = 65_530  # vm.max_map_count as shipped
 PLACES = 64
 """How many regions far apart a process is taken to have: program, heap, libraries, stacks, arenas."""
-WHOLE_SLOT = ("second_walk", "seed_inline", "merged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +90,18 @@ class Footprint:
 
 
 def bounds(footprint: Footprint, source: str) -> Iterator[Fact]:
-    """Best and worst over all ways in which the resident pages may lie, and the ways between."""
-    page, span = footprint.arch.page_bytes, footprint.arch.span_bytes
+    """Best and worst over all ways in which the resident pages may lie."""
+    page = footprint.arch.page_bytes
     yield Fact("now", "VmPTE", footprint.vmpte, footprint.vmpte, "bytes", source)
     yield Fact("now", "PTE tables", *footprint.pte_tables, "tables", "engine: arithmetic on VIRT and VmPTE")
     yield Fact("bounds", "PTE tables with an entry", *footprint.needed, "tables", "engine: arithmetic on RES")
     least, most = footprint.empty
     yield Fact("bounds", "reclaim can give back", least * page, most * page, "bytes", "engine: arithmetic on RES")
+
+
+def between(footprint: Footprint) -> Iterator[Fact]:
+    """What lies between the bounds, where nobody has looked."""
+    page, span = footprint.arch.page_bytes, footprint.arch.span_bytes
     tables = footprint.pte_tables[1]
     sparsity = max(0.0, 1 - footprint.res / (tables * span)) if tables else 0.0
     for cluster in CLUSTERS:
@@ -126,37 +129,69 @@ def purges(zaps: tuple[int, ...], arch: Arch = ARCHES[0]) -> Iterator[Fact]:
     for zap in zaps:
         if not zap or zap % arch.page_bytes:
             raise UserError(f"--zap {format_size(zap)}: a purge is whole pages of {format_size(arch.page_bytes)}")
-    for policy in POLICIES:
-        if policy in WHOLE_SLOT:
+    for policies, why in ALIKE.items():
+        if "merged" in policies:
             for zap in zaps:
                 low, high = unaligned_reach(zap, span), aligned_reach(zap, span)
-                what = f"{policy}: purges of {format_size(zap)}, unaligned to aligned"
+                what = f"{policies}: purges of {format_size(zap)}, unaligned to aligned"
                 yield Fact("purge", what, low, high, "share of empty tables", ENGINE)
         else:
-            share = 0.0 if policy == "none" else 1.0
-            yield Fact("purge", f"{policy}: purges of any size", share, share, "share of empty tables", _why(policy))
+            share = 0.0 if policies == "none" else 1.0
+            what = f"{policies}: purges of any size"
+            yield Fact("purge", what, share, share, "share of empty tables", f"{REFERENCE}: {why}")
     yield Fact("purge", "whole-slot rules: smallest aligned purge that frees a table", span, span, "bytes", REFERENCE)
     anywhere = 2 * span - arch.page_bytes
     yield Fact("purge", "whole-slot rules: smallest that does wherever it starts", anywhere, anywhere, "bytes", ENGINE)
 
 
-def _why(policy: str) -> str:
-    return f"{REFERENCE}: " + {
-        "none": "a zap never frees a table",
-        "refcount": "a table goes with its last entry; never merged",
-        "async": "a scan frees every empty table; never merged",
-        "munmap": "the address range is lost to the program",
-    }.get(policy, "")
-
-
 def asked(play: Play) -> Iterator[Fact]:
-    """The share of a trace's purges, by bytes, after which each policy may free a table."""
+    """The share of a trace's purges, by bytes, that each policy reaches: those whose table it may free."""
     total = play.asks.purges()
-    for policy in POLICIES:
-        calls, size = play.asks.acting(policy)
-        share = size / total.bytes if total.bytes else None
-        what = f"{policy}: {calls:,} of {total.calls:,} purges"
-        yield Fact("purge", what, share, share, "share of purged bytes", f"{TRACE}: {play.name}")
+    for policies in ALIKE:
+        calls, _, reached = play.asks.acting(policies.partition(",")[0])
+        share = reached / total.bytes if total.bytes else None
+        what = f"{policies}: {calls:,} of {total.calls:,} purges reach"
+        yield Fact("asked", what, share, share, "share of purged bytes", f"{TRACE}: {play.name}")
+
+
+def answer(
+    footprint: Footprint | None, census: Census | None, play: Play | None, zaps: tuple[int, ...]
+) -> Iterator[str]:
+    """What the facts come to, in sentences; no number that is not among them."""
+    if census is not None:
+        kib, (least, most) = census.table_kib << 10, census.empty
+        tables = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        yield (
+            f"Of its PTE tables {census.needed:,} are in use and {tables} hold nothing: {human(most * kib)} of "
+            f"{human(census.sizes.vm_pte_kib << 10)} of page tables can come back."
+        )
+    elif footprint is not None:
+        worst, best = (human(tables * footprint.arch.page_bytes) for tables in footprint.empty)
+        yield (
+            f"Of {human(footprint.vmpte)} of page tables reclaim can give back {best} at best and {worst} at worst: it "
+            f"hangs on how the {human(footprint.res)} lie. `sweep advise --pid PID` looks, in seconds; it only reads."
+        )
+    span = footprint.arch.span_bytes if footprint else ARCHES[0].span_bytes
+    shares = [(zap, unaligned_reach(zap, span), aligned_reach(zap, span)) for zap in zaps]
+    told = [
+        f"{f'{low:.0%} to {high:.0%}' if high else 'none'} by purges of {format_size(z)}" for z, low, high in shares
+    ]
+    yield (
+        f"merged, the rule of Linux 6.14 on, frees of the empty tables {', '.join(told)} (unaligned to aligned). "
+        "Older kernels free none but by munmap."
+    )
+    if play is not None:
+        total, (calls, _, reached) = play.asks.purges(), play.asks.acting("merged")
+        share = f"{reached / total.bytes:.0%}" if total.bytes else "none"
+        yield (
+            f"{play.name} gives back {human(total.bytes)} in {total.calls:,} purges. Merged can act on {share} of it, "
+            f"the whole slots in {calls:,} of these calls."
+        )
+    yield (
+        "Such a purge frees the table of each slot that it covers within one VMA, also if the slot was emptied before: "
+        "what is empty now goes with one, with munmap, or with the process."
+    )
+    yield f"Here runs {this_kernel()}."
 
 
 def this_kernel() -> str:
@@ -169,8 +204,17 @@ def this_kernel() -> str:
         except (OSError, EOFError, zlib.error):
             continue
         has = b"\nCONFIG_PT_RECLAIM=y\n" in text
-        return f"{release}, CONFIG_PT_RECLAIM={'y: merged' if has else 'n: none'}"
-    return f"{release}; its configuration cannot be read here"
+        return f"Linux {release}, CONFIG_PT_RECLAIM={'y: merged' if has else 'n: none'}"
+    return f"Linux {release}; its configuration cannot be read"
+
+
+ALIKE = {
+    "none": "a zap never frees a table",
+    "refcount, async": "each empty table goes, whatever the size of the call; never merged",
+    "second_walk, seed_inline, merged": "",
+    "munmap": "the address range is lost to the program",
+}
+"""Policies that free the same tables, and why where that is not arithmetic."""
 
 
 RELEASES = (

@@ -88,17 +88,18 @@ class Asks:
         """Stacks too."""
         return sum(tally.calls for kind, _, tally in self.by_size() if kind in PURGES)
 
-    def acting(self, policy: str) -> tuple[int, int]:
-        """Calls, and their bytes, after which the policy may free a table, for all that the calls themselves say.
+    def acting(self, policy: str) -> tuple[int, int, int]:
+        """Calls after which the policy may free a table, for all that they say themselves; their bytes; those reached.
 
-        refcount and async look at tables whatever the call's size, but MADV_FREE empties none; munmap unmaps all.
+        Of a call over a whole slot and parts of its neighbours the whole-slot rules reach the slot alone. refcount and
+        async look at tables whatever the call's size, but MADV_FREE empties none; munmap unmaps all.
         """
         if policy == "munmap":
-            return self.purges().calls, self.purges().bytes
+            return self.purges().calls, self.purges().bytes, self.purges().bytes
         dontneed, kept_as = self._sum(("dontneed",)), CLASS_OF[policy]
         if kept_as == BY_SLOT:
-            return dontneed.whole_calls, dontneed.whole_bytes
-        return (0, 0) if kept_as == NONE else (dontneed.calls, dontneed.bytes)
+            return dontneed.whole_calls, dontneed.whole_bytes, dontneed.whole_slots * SLOT
+        return (0, 0, 0) if kept_as == NONE else (dontneed.calls, dontneed.bytes, dontneed.bytes)
 
     def _sum(self, kinds: tuple[str, ...]) -> Tally:
         total = Tally()

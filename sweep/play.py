@@ -9,7 +9,7 @@ from itertools import pairwise
 from engine.replay import Replay
 from engine.trace import PURGES
 from engine.tree import PAGE, TraceError
-from engine.vma import ANONYMOUS, READ, WRITE, Piece
+from engine.vma import ANONYMOUS, READ, UNSEEN, WRITE, Piece
 from sweep.asks import STACK_BYTES, Asks
 from sweep.errors import UserError
 from sweep.rows import Rows
@@ -110,7 +110,7 @@ class Play:
         pieces = self.replay.vmas.pieces(call.start, call.end)
         holes = list(_holes(pieces, call.start, call.end))
         for lo, hi in holes:
-            self.replay.mmap(lo, hi, READ | WRITE)
+            self.replay.mmap(lo, hi, READ | WRITE, anon=UNSEEN)
             self.replay.touch_all(lo, hi)
         if holes:
             self.unknown_calls += 1

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,7 +12,9 @@ from sweep.commands.options import AsJson, HowToPrint
 from sweep.errors import UserError
 
 if TYPE_CHECKING:
-    from sweep.advice import Fact
+    from sweep.advice import Fact, Footprint
+    from sweep.census import Census
+    from sweep.play import Play
 
 Part = Literal["facts", "kernels", "knobs"]
 
@@ -43,17 +46,42 @@ def advise(
     Give --virt, --res and --vmpte, or --pid, or --trace (which says what is asked, not what is there; it goes with
     either). Every line says where its numbers come from: engine, process, trace, reference, documentation.
     """
+    from sweep import advice
     from sweep.commands.inspect import parse_zaps
 
     chosen = "json" if as_json else format
-    facts = list(_facts(_sizes(virt, res, vmpte, pid, trace), pid, trace, parse_zaps(zap)))
+    found = _read(virt, res, vmpte, pid, trace)
+    facts = list(_facts(found, parse_zaps(zap)))
     tables: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {
         "facts": (FACTS, [(f.topic, f.what, f.least, f.most, f.unit, f.source) for f in facts]),
         "kernels": (KERNELS, list(_kernels())),
         "knobs": (KNOBS, list(_knobs())),
     }
-    _print({name: table for name, table in tables.items() if name in _wanted(by, chosen)}, chosen)
+    short = list(advice.answer(found.footprint, found.census, found.play, parse_zaps(zap)))
+    _print({name: table for name, table in tables.items() if name in _wanted(by, chosen)}, short, chosen)
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What advice is asked for; a process has a footprint too."""
+
+    footprint: "Footprint | None"
+    census: "Census | None"
+    play: "Play | None"
+
+
+def _read(virt: str | None, res: str | None, vmpte: str | None, pid: int | None, trace: str | None) -> Found:
+    from sweep.advice import Footprint
+    from sweep.census import take
+    from sweep.commands.replay import played
+
+    sizes = _sizes(virt, res, vmpte, pid, trace)
+    footprint, census = Footprint(*sizes) if sizes else None, take(pid) if pid else None
+    if census is not None:
+        kib = census.sizes
+        footprint = Footprint(kib.vm_size_kib << 10, kib.vm_rss_kib << 10, kib.vm_pte_kib << 10, census.arch)
+    return Found(footprint, census, played(trace) if trace else None)
 
 
 def _wanted(by: str | None, chosen: str) -> tuple[str, ...]:
@@ -85,27 +113,19 @@ def _sizes(
     return sizes[0], sizes[1], sizes[2]
 
 
-def _facts(
-    sizes: tuple[int, int, int] | None, pid: int | None, trace: str | None, zaps: tuple[int, ...]
-) -> Iterator["Fact"]:
+def _facts(found: Found, zaps: tuple[int, ...]) -> Iterator["Fact"]:
     from engine.arch import ARCHES
     from sweep import advice
-    from sweep.census import take
 
-    arch = ARCHES[0]
-    if sizes is not None:
-        yield from advice.bounds(advice.Footprint(*sizes), advice.GIVEN)
-    if pid is not None:
-        census = take(pid)
-        kib, arch = census.sizes, census.arch
-        footprint = advice.Footprint(kib.vm_size_kib << 10, kib.vm_rss_kib << 10, kib.vm_pte_kib << 10, arch)
-        yield from advice.bounds(footprint, advice.PROCESS)
-        yield from advice.counted(census)
-    yield from advice.purges(zaps, arch)
-    if trace is not None:
-        from sweep.commands.replay import played
-
-        yield from advice.asked(played(trace))
+    if found.footprint is not None:
+        yield from advice.bounds(found.footprint, advice.PROCESS if found.census else advice.GIVEN)
+    if found.census is not None:
+        yield from advice.counted(found.census)
+    elif found.footprint is not None:
+        yield from advice.between(found.footprint)
+    yield from advice.purges(zaps, found.footprint.arch if found.footprint else ARCHES[0])
+    if found.play is not None:
+        yield from advice.asked(found.play)
 
 
 def _kernels() -> Iterator[tuple[str, str, str]]:
@@ -123,15 +143,18 @@ def _knobs() -> Iterator[tuple[str, ...]]:
         yield knob.allocator, knob.knob, knob.default, knob.effect, f"documentation: {knob.source}"
 
 
-def _print(tables: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]], chosen: str) -> None:
+def _print(tables: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]], short: list[str], chosen: str) -> None:
+    """All tables after the answer in words; one alone without."""
     from sweep import render
 
     if chosen == "json" and len(tables) > 1:
         rows = {
             name: [dict(zip(columns, row, strict=True)) for row in part] for name, (columns, part) in tables.items()
         }
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print(json.dumps({"answer": short, **rows}, indent=1, ensure_ascii=False))
         return
+    if len(tables) > 1:
+        print(*short, "", sep="\n")
     for number, (name, (columns, part)) in enumerate(tables.items()):
         if number:
             print()

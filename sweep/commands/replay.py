@@ -24,6 +24,7 @@ POLICY_COLUMNS = (
     "purged_bytes",
     "acting_bytes",
     "acting_bytes_share",
+    "reached_bytes_share",
     "tables_freed",
     "vm_pte_kib_max",
     "vm_pte_kib_end",
@@ -84,7 +85,8 @@ def replay(
     """Traces under every policy: VmPTE step by step, and what share of the calls covers whole slots.
 
     Kernel traces are replayed exactly. Allocator traces record no touches: their calls are judged by what they cover,
-    and --touch all bounds VmPTE. acting: calls after which the policy may free a table, stacks of threads left out.
+    and --touch all bounds VmPTE. acting: calls after which the policy may free a table, stacks of threads left out;
+    reached: of all bytes given back those whose table it may free.
     """
     from sweep import render
     from sweep.play import Play
@@ -203,10 +205,10 @@ def _tell(play: "Play") -> None:
 def _by_policy(play: "Play", policies: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
     purges = play.asks.purges()
     for policy in policies:
-        calls, size = play.asks.acting(policy)
+        calls, size, reached = play.asks.acting(policy)
         yield (
             *(play.name, policy, purges.calls, calls, _share(calls, purges.calls)),
-            *(purges.bytes, size, _share(size, purges.bytes)),
+            *(purges.bytes, size, _share(size, purges.bytes), _share(reached, purges.bytes)),
             *_figures(play, policy),
         )
 

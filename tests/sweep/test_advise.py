@@ -21,13 +21,15 @@ SLOT, GIB, TIB = 2 << 20, 1 << 30, 1 << 40
 def test_the_published_process(capsys: pytest.CaptureFixture[str]) -> None:
     """VIRT 55t, RES 590g, VmPTE 110g: 108g at best, nothing at worst, 0.5 % if the pages lie evenly."""
     assert main([*SERVER, "--json"]) == 0
-    facts = {fact["what"]: fact for fact in json.loads(capsys.readouterr().out)["facts"]}
+    told = json.loads(capsys.readouterr().out)
+    assert "Of 110.0 GiB of page tables reclaim can give back 108.6 GiB at best and 0 B at worst" in told["answer"][0]
+    facts = {fact["what"]: fact for fact in told["facts"]}
     given = facts["reclaim can give back"]
     assert (given["least"], round(given["most"] / GIB)) == (0, 109)
     assert facts["PTE tables with an entry"]["least"] * 4096 == pytest.approx(1.15 * GIB, rel=0.01)
     evenly = facts["if resident pages lie at random in extents of 4KiB"]["least"]
     assert evenly == pytest.approx(0.0045 * 110 * GIB, rel=0.02)
-    assert facts["merged: purges of 2MiB, unaligned to aligned"]["most"] == 1
+    assert facts["second_walk, seed_inline, merged: purges of 2MiB, unaligned to aligned"]["most"] == 1
     assert all(fact["from"] for fact in facts.values())
 
 
@@ -70,6 +72,13 @@ def test_a_process_and_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
     sources = {fact["from"].partition(":")[0] for fact in json.loads(out)}
     assert sources == {"process", "engine", "reference", "trace"}
     assert "rows skipped" in told
+    assert main(["advise", "--pid", str(os.getpid()), "--trace", str(TRACE)]) == 0
+    first, _, third = capsys.readouterr().out.splitlines()[:3]
+    assert first.startswith("Of its PTE tables ")
+    assert third == (
+        "jemalloc_mixed gives back 459.2 MiB in 532 purges. Merged can act on 53% of it, "
+        "the whole slots in 52 of these calls."
+    )
 
 
 def test_each_allocator_has_a_knob_with_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,11 +58,32 @@ def test_calls_of_an_allocator(capsys: pytest.CaptureFixture[str]) -> None:
     merged = next(row for row in table(out) if row["policy"] == "merged")
     assert code == 0
     assert (merged["purges"], merged["acting"], merged["vm_pte_kib_max"]) == ("532", "52", "")
+    assert (merged["acting_bytes_share"], merged["reached_bytes_share"]) == ("0.6563", "0.5314")
     assert "32 rows skipped, the first is row 31: mmap without the address that it got" in told
     assert "60 rows skipped, the first is row 44: another program's call" in told
     _, out, _ = run(capsys, path, "--format", "csv", "--by", "size")
     stacks = next(row for row in table(out) if row["size"] == "pthread stacks")
     assert (stacks["calls"], stacks["bytes"], stacks["whole_slots"]) == ("3", str(3 * 8_368_128), "9")
+
+
+@pytest.mark.parametrize(
+    ("trace", "share"), [("jemalloc_decay0_large", 0.2023), ("mimalloc_large", 0.4228), ("glibc_large", 0.9131)]
+)
+def test_the_shares_that_came_with_the_traces(trace: str, share: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """20, 42 and 91 % of the bytes lie in slots that one call covers: what a whole-slot rule reaches."""
+    _, out, _ = run(capsys, DATA / f"allocator/{trace}.csv.gz", "--policy", "merged", "--format", "csv")
+    assert [float(row["reached_bytes_share"]) for row in table(out)] == [share]
+
+
+def test_memory_never_seen_mapped_is_one_mapping(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Pieces of a slot given back without their mmap lie in one VMA: a later call covers the whole slot."""
+    path, quarter = tmp_path / "a.csv", SLOT // 4
+    calls = [(BASE, quarter), (BASE + 2 * quarter, quarter), (BASE + quarter, quarter), (BASE, SLOT)]
+    path.write_text(ALLOCATOR + "\n" + "".join(f"1,MADV_DONTNEED,{start},{size}\n" for start, size in calls))
+    code, out, told = run(capsys, path, "--by", "size", "--format", "csv")
+    assert code == 0
+    assert sum(int(row["whole_slots"]) for row in table(out)) == 1
+    assert "4 calls gave back memory that the trace does not map" in told
 
 
 def test_touch_all_bounds_vm_pte(capsys: pytest.CaptureFixture[str]) -> None:
