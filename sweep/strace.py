@@ -13,8 +13,9 @@ from sweep.rows import Rows
 from sweep.traces import MOST_THREADS, Call, Programs, Skipped, checked
 
 _LINE = re.compile(
-    r"(?:\[pid +(?P<pid>\d+)\] +|(?P<number>\d+) +)?"
+    r"(?:\[pid +(?P<pid>\d+)(?:<[^>]*>)?\] +|(?P<number>\d+)(?:<[^>]*>)? +)?"  # <comm>: --decode-pids
     r"(?:\(\+ *[\d.]+\) +|[\d:]+(?:\.\d+)? +)?"  # a time: -t, -tt, -ttt, -r
+    r"(?:\[[ \da-f]+\] +)*"  # the call's number, where it was made: -n, -i
     r"(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<call>\w+)\()(?P<rest>.*)"
 )
 _RESULT = re.compile(r"(?P<arguments>.*)\) *= (?P<result>0x[0-9a-f]+|-?\d+|\?)(?P<why>.*)")
@@ -24,6 +25,7 @@ _ADVICE = {"MADV_DONTNEED": "dontneed", "0x4": "dontneed", "MADV_DONTNEED_LOCKED
     "MADV_FREE": "free",
     "0x8": "free",
 }
+_SHARED, _ANONYMOUS, _STACK = 0x1, 0x20, 0x20000  # include/uapi/linux/mman.h, asm-generic/mman.h
 _ARGUMENTS = {"mmap": 6, "munmap": 2, "madvise": 3, "mprotect": 3, "mremap": 4, "brk": 1}
 _LONGEST_CALL = 4096
 
@@ -105,8 +107,7 @@ class _Reader:
             return f"{name} that failed"
         match name:
             case "mmap":
-                anonymous = "MAP_ANON" in arguments[3] and "MAP_SHARED" not in arguments[3]
-                stack = "MAP_STACK" in arguments[3]
+                anonymous, stack = _kind(arguments[3])
                 return Call(row, "mmap", int(result, 16), length, _rights(arguments[2]), anonymous, stack)
             case "mremap":
                 new_length = _number(arguments[2])
@@ -138,6 +139,14 @@ def _number(text: str) -> int:
     if value < 0:
         raise ValueError
     return value
+
+
+def _kind(flags: str) -> tuple[bool, bool]:
+    """Whether a mapping is private and anonymous, and whether it is a stack: by MAP_ names, or the number of -X raw."""
+    if flags.startswith("0x") and "MAP_" not in flags:
+        number = int(flags, 16)
+        return bool(number & _ANONYMOUS) and not number & _SHARED, bool(number & _STACK)
+    return "MAP_ANON" in flags and "MAP_SHARED" not in flags, "MAP_STACK" in flags
 
 
 def _rights(text: str) -> int:

@@ -138,6 +138,40 @@ def test_strace_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert "does not map" not in told
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("{} ", "MAP_PRIVATE|MAP_ANONYMOUS", "MADV_DONTNEED"),
+        ("{}<a b> ", "MAP_PRIVATE|MAP_ANONYMOUS", "MADV_DONTNEED"),  # --decode-pids=comm
+        ("[pid   {}<x>] ", "MAP_PRIVATE|MAP_ANONYMOUS", "MADV_DONTNEED"),
+        ("[pid {}] [  28] ", "MAP_PRIVATE|MAP_ANONYMOUS", "MADV_DONTNEED"),  # -n
+        ("{} 12:00:01 [00007f49b48ef0d7] ", "MAP_PRIVATE|MAP_ANONYMOUS", "MADV_DONTNEED"),  # -t -i
+        ("{} (+     0.000110) ", "0x22", "0x4"),  # -r -X raw
+        ("{} 1700000000.123456 ", "0x22 /* MAP_PRIVATE|MAP_ANONYMOUS */", "0x4 /* MADV_DONTNEED */"),  # -ttt -X verbose
+    ],
+)
+def test_however_strace_was_asked(
+    words: tuple[str, str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Two neighbours are one VMA, of which a call covers a slot: whatever stands before the calls, names or numbers."""
+    start, flags, advice = words
+    rights = "0x3" if flags == "0x22" else "PROT_READ|PROT_WRITE"
+    path = tmp_path / "calls.strace"
+    path.write_text(
+        "".join(
+            f"{start.format(7)}{call}\n"
+            for call in (
+                f"mmap(NULL, {SLOT // 2}, {rights}, {flags}, -1, 0) = {BASE:#x}",
+                f"mmap(NULL, {SLOT // 2}, {rights}, {flags}, -1, 0) = {BASE + SLOT // 2:#x}",
+                f"madvise({BASE:#x}, {SLOT}, {advice}) = 0 <0.000031>",
+            )
+        )
+    )
+    _, out, told = run(capsys, path, "--format", "csv", "--by", "size")
+    assert [(row["calls"], row["whole_slots"]) for row in table(out)] == [("1", "1")]
+    assert told == ""
+
+
 def test_a_file_between_is_another_vma(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A call over a slot that anonymous memory shares with a file mapping covers no whole slot of either."""
     path = tmp_path / "calls.strace"
