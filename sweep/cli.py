@@ -168,7 +168,7 @@ def _usage(error: TyperException) -> str:
     """`launch: no such option: --fres; did you mean '--fresh'? see sweep launch --help`, one line."""
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "sweep"
-    told = " ".join(error.format_message().split()).rstrip(".")
+    told = " ".join(error.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
     option, parameters = getattr(error, "option_name", None), getattr(getattr(context, "command", None), "params", ())
     hint = nearest(option, [name for p in parameters for name in p.opts]) if option else ""
     command = path.removeprefix("sweep").strip()

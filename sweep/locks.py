@@ -62,7 +62,12 @@ class Lock:
     def __init__(self, run: Path) -> None:
         self._path = path = run / LOCK
         with told(path):
-            run.mkdir(parents=True, exist_ok=True)
+            try:
+                run.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError:  # as in /proc, where nothing can be made
+                raise UserError(
+                    f"{run.parent}: no directory can be made there; choose another with --results"
+                ) from None
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + _PATIENCE_S  # a reader that asks who holds it, holds it for microseconds
         while not _flock(self._descriptor, fcntl.LOCK_EX):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TextIO
 
 Rows = Iterable[Sequence[Any]]
@@ -17,11 +17,21 @@ _ABSENT = "-"
 
 def write(names: Sequence[str], rows: Rows, form: str, out: TextIO, *, most: int = 0) -> int:
     """Write rows in one of FORMATS; a table of at most so many rows (0: all). Returns how many rows were left out."""
+    names = apart(names) if form == "json" else [shown(name) for name in names]
     if form == "table":
         return _table(names, rows, out, most)
     writers: dict[str, Callable[[Sequence[str], Rows, TextIO], None]] = {"csv": _csv, "json": _json, "md": _markdown}
     writers[form](names, rows, out)
     return 0
+
+
+def apart(names: Sequence[str]) -> list[str]:
+    """a, a, b -> a, a_1, b, as DuckDB does it: an object has a name once."""
+    taken: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in count(1))
+        taken.append(name if name not in taken else next(other for other in numbered if other not in (*taken, *names)))
+    return taken
 
 
 def plain(value: Any) -> Any:
@@ -79,9 +89,12 @@ def _table(names: Sequence[str], rows: Rows, out: TextIO, most: int) -> int:
 def _markdown(names: Sequence[str], rows: Rows, out: TextIO) -> None:
     rows = list(rows)
     right = [_numeric(row[i] for row in rows) for i in range(len(names))]
-    out.write(f"| {' | '.join(names)} |\n| {' | '.join('---:' if r else '---' for r in right)} |\n")
-    for row in rows:
-        out.write("| " + " | ".join(shown(value).replace("|", "\\|") for value in row) + " |\n")
+
+    def line(texts: Iterable[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |\n"
+
+    out.write(line(names) + line("---:" if r else "---" for r in right))
+    out.writelines(line(map(shown, row)) for row in rows)
 
 
 def _csv(names: Sequence[str], rows: Rows, out: TextIO) -> None:

@@ -162,8 +162,9 @@ def _print(names: Sequence[str], rows: Any, form: str, out: TextIO | Path | None
 
 
 def _parquet(table: "Table", output: Path | None) -> None:
-    from sweep import tables
+    from sweep import render, tables
 
+    table = table.rename_columns(render.apart(table.column_names))
     if output is not None:
         try:
             tables.write_parquet(table, output)

@@ -84,6 +84,7 @@ def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
         (["launch"], "sweep: launch: missing argument 'GRID' (or --like RUN); see sweep launch --help"),
         (["launch", "-j", "two", "g.yaml"], "sweep: launch: invalid value for '-j' / '--jobs': "),
         (["launch", "no.yaml"], "no.yaml"),
+        (["query", "savings", "--format", "xml"], "invalid value for '--format': 'xml' is not one of 'table', 'csv'"),
         (["launch", "small.yaml", "-j", "0"], "sweep: -j 0: must be above 0"),
         (["launch", "small.yaml", "--timeout", "-1"], "sweep: --timeout -1.0: must be above 0"),
         (["launch", "small.yaml", "--rerun", "all"], "sweep: --rerun: unknown choice 'all'; known: failed"),
@@ -112,6 +113,16 @@ def test_bad_usage_is_one_line(grid: Path, capsys: pytest.CaptureFixture[str], w
         assert told in err
         assert len(err.splitlines()) == 1
         assert not list(grid.parent.glob("results/*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nothing can be made")
+def test_a_place_where_nothing_can_be_made(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither root nor anybody else can write there: exit code 2 and a line."""
+    assert main(["launch", "small.yaml", "--executor", "inline", "--results", "/proc/none"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "sweep: /proc/none: no directory can be made there; choose another with --results\n",
+    )
 
 
 def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -301,7 +301,12 @@ def test_values_as_people_read_them() -> None:
     assert shown == ["102,640", "0.25", "1,234,568", "-", "yes", "a [31m b", "-"]
     out = io.StringIO()
     assert render.write(["a|b", "n"], [["x|y", 1], [None, None]], "md", out) == 0
-    assert out.getvalue() == "| a|b | n |\n| --- | ---: |\n| x\\|y | 1 |\n| - | - |\n"
+    assert out.getvalue() == "| a\\|b | n |\n| --- | ---: |\n| x\\|y | 1 |\n| - | - |\n"
+    twice, lines = io.StringIO(), io.StringIO()
+    render.write(["a", "a", "a_1"], [[1, 2, 3]], "json", twice)
+    assert json.loads(twice.getvalue()) == [{"a": 1, "a_2": 2, "a_1": 3}]
+    render.write(["x\ny"], [[1]], "table", lines)
+    assert lines.getvalue() == "x y\n---\n  1\n"
     empty = io.StringIO()
     render.write(["a"], [], "json", empty)
     assert json.loads(empty.getvalue()) == []
