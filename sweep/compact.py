@@ -11,8 +11,9 @@ from sweep import parts, tables
 from sweep.parts import Part
 from sweep.places import Place
 
-MOST_POINTS = 131_072
-MOST_BYTES = 64 << 20
+MOST_POINTS, MOST_BYTES = 131_072, 64 << 20
+"""Of a part that is made. A quarter of one is not small: a fast sweep commits such parts, and they stay."""
+SMALL = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,12 @@ def compact(run: Place, sizes: Mapping[Part, Size], check: Callable[[], None]) -
 
 
 def groups(sizes: Mapping[Part, Size]) -> Iterator[list[Part]]:
-    """Neighbours that are less than half full and make no more than a full part together."""
+    """Neighbours that are small and make no more than a full part together."""
     group: list[Part] = []
     total = Size(0, 0)
     for part in sorted(sizes, key=lambda part: part.first):
         size = sizes[part]
-        big = size.share >= 0.5
+        big = size.share >= SMALL
         if group and (big or (total + size).share > 1):
             if len(group) > 1:
                 yield group

@@ -10,7 +10,6 @@ Of a trace it is {"model_version":1,"touch":"recorded","trace":"16 bytes of blak
 
 import json
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,40 +47,43 @@ def point_id(text: str) -> str:
 def point_ids(columns: Columns) -> list[str]:
     """The id of every row.
 
-    A value's piece of JSON is spelled once for each distinct value of a column; columns of one value join the text
-    around them. Left for a row: one join of the columns that vary, and the hash.
+    A value's piece of JSON is spelled once for each distinct value of a column, together with what stands before it in
+    all rows. Left for a row: to join as many pieces as columns vary, and the hash.
     """
     if is_trace(columns):
         return [point_id(canonical_json(columns, i)) for i in range(len(columns["trace_hash"]))]
     rows = len(columns["virt"])
-    texts: NDArray[Any] | None = None
-    constant = "{"
+    varying: list[list[bytes]] = []
+    constant = b"{"
     for key in _KEYS:
-        end = "}" if key == _KEYS[-1] else ","
-        pieces = _pieces(key, columns, end)
-        if isinstance(pieces, str):
-            constant += pieces
-            continue
-        before = constant if texts is None else texts + constant if constant else texts
-        texts, constant = before + pieces, ""
-    if texts is None:
-        return [point_id(constant)] * rows
-    return [blake2b(text.encode("ascii"), digest_size=ID_BYTES).hexdigest() for text in (texts + constant).tolist()]
+        pieces, place = _pieces(key, columns, "}" if key == _KEYS[-1] else ",")
+        if place is None:
+            constant += pieces[0]
+        else:
+            varying.append(np.array([constant + piece for piece in pieces], object)[place].tolist())
+            constant = b""
+    if not varying:
+        return [point_id(constant.decode())] * rows
+    varying.append([constant] * rows)
+    return [blake2b(b"".join(texts), digest_size=ID_BYTES).hexdigest() for texts in zip(*varying, strict=True)]
 
 
-def _pieces(key: str, columns: Columns, end: str) -> str | NDArray[Any]:
-    """`"zap":65536,` for all rows, or an array of such."""
+def _pieces(key: str, columns: Columns, end: str) -> tuple[list[bytes], NDArray[np.intp] | None]:
+    """`"zap":65536,` for each distinct value, and which one a row has; None if all rows have the first."""
     if key == _VERSION_KEY:
-        return f'"{key}":{MODEL_VERSION}{end}'
+        return [f'"{key}":{MODEL_VERSION}{end}'.encode()], None
     field, values = FIELD[key], columns[key]
     if not len(values) or (values == values[0]).all() or np.isnan(values).all():
-        return _piece(field, values[0].item(), end) if len(values) else end
+        return [_piece(field, values[0].item(), end) if len(values) else b""], None
     distinct, place = np.unique(values, return_inverse=True)
-    return np.array([_piece(field, value, end) for value in distinct.tolist()], object)[place]
+    if field.kind == "choice" or key in ("res", "sparsity"):
+        return [_piece(field, value, end) for value in distinct.tolist()], place
+    # JSON writes whole numbers and finite doubles as Python does.
+    return [f'"{key}":{value!r}{end}'.encode() for value in distinct.tolist()], place
 
 
-def _piece(field: Field, value: int | float, end: str) -> str:
-    return "" if absent(field.name, value) else f'"{field.name}":{json.dumps(show(field, value))}{end}'
+def _piece(field: Field, value: int | float, end: str) -> bytes:
+    return b"" if absent(field.name, value) else f'"{field.name}":{json.dumps(show(field, value))}{end}'.encode()
 
 
 def run_name(grid: Grid) -> str:

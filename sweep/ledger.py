@@ -11,15 +11,15 @@ import numpy as np
 from engine.outcome import Results
 from sweep import tables
 from sweep.batches import Task, joined, picked
-from sweep.executors.base import Done, Failure, join
+from sweep.executors.base import Done, Failure
 from sweep.plan import PointBlock
 from sweep.store import RunWriter
 
 COMMIT_S = 2.0
 PARTS_A_FOLD = 50
 """A commit waits for a fiftieth of the time that has gone, so a week is some 500 parts: every query opens them all."""
-MOST_POINTS, MOST_ROUNDS = 50_000, 500_000
-"""What may wait in memory: some 75 MB and 110 MB."""
+MOST_POINTS, MOST_ROUNDS = 32_768, 262_144
+"""What may wait in memory: some 55 MB and 60 MB, and as much again while it becomes tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,9 @@ class Entry:
     @property
     def remarks(self) -> list[str | None]:
         """A point's own, or None."""
-        given = iter(self.results.remarks if self.results else ())
+        if self.results is None or not self.results.remarks:
+            return [None] * len(self.status)
+        given = iter(self.results.remarks)
         return [next(given, None) if status == "ok" else None for status in self.status]
 
 
@@ -59,14 +61,16 @@ class Ledger:
 
     def ran(self, task: Task, done: Done) -> Iterator[str]:
         """The engine answered for the task; failures are rows too. What is to be said of its points."""
-        failures = dict(done.failures)
-        status = ["failed" if i in failures else "ok" for i in range(len(task))]
-        places = np.array([i for i in range(len(task)) if i not in failures], np.intp)
-        good = task.block if not failures else picked(task.block, places) if len(places) else None
-        why = [failures.get(i) for i in range(len(task))]
+        status, why = ["ok"] * len(task), list[Failure | None]([None] * len(task))
+        for place, failure in done.failures:
+            status[place], why[place] = "failed", failure
+        places = np.array([i for i, how in enumerate(status) if how == "ok"], np.intp) if done.failures else None
+        good = task.block if places is None else picked(task.block, places) if len(places) else None
         each_ns = done.cpu_ns // len(task)
         entry = Entry(task.block, good, done.results, status, why, task.attempt, done.node, each_ns)
         self._add(entry)
+        if done.results is None or not done.results.remarks:
+            return iter(())
         names = task.block.columns.get("trace", task.block.ids)
         return (f"{name}: {remark}" for name, remark in zip(names, entry.remarks, strict=True) if remark)
 
@@ -92,7 +96,7 @@ class Ledger:
         outcomes = rounds = None
         if good:
             block = joined([e.good for e in good if e.good is not None])
-            results = join([e.results for e in good if e.results is not None])
+            results = [e.results for e in good if e.results is not None]
             outcomes = tables.outcome_table(run, block.ids, block.repeat, block.columns, results, self._policies)
             rounds = tables.round_table(run, block.ids, results, self._policies)
         self._writer.commit(outcomes, rounds, self._points_table(entries))

@@ -2,7 +2,7 @@
 
 Two passes over the grid's chunks. The first judges every raw point: exclude rules in their order, `where`, points no
 address space can have (an error), duplicates, points already done; and keeps one bit a point. The second makes the
-points that are left, with their derived columns. Memory: a chunk, a bit a raw point, and 10 bytes an id in the first.
+points that are left, with their derived columns. Memory: a chunk, a bit a raw point, 10 bytes an id, and 10 more if kept.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +25,8 @@ from sweep.space import CHUNK
 Mask = NDArray[np.bool_]
 Done = Callable[[list[str]], Mask]
 
+MOST_IDS = 4_000_000
+"""Ids that are kept from the first pass to the second: 10 bytes each."""
 WORKER_BYTES = 170 << 20
 """A worker's memory before its first point: interpreter, NumPy, Numba and the compiled kernels; measured."""
 TASK_POINTS, TASK_ROUNDS = 8_192, 131_072
@@ -66,6 +68,7 @@ class Plan:
     grid: Grid
     account: PlanAccount
     kept: tuple[NDArray[np.uint8], ...]  #: a bit a raw point, chunk by chunk
+    ids: tuple[bytes, ...]  #: of the points to run, chunk by chunk; empty where there are too many to keep
 
     def points(self) -> Iterator[PointBlock]:
         """The points to run, in the grid's order, in blocks of at most a chunk; no block is empty."""
@@ -75,7 +78,8 @@ class Plan:
                 continue
             columns, repeat = self.grid.columns_at(index)
             derived = sql.point_conditions(columns, self.grid.derive, [])[0] if self.grid.derive else {}
-            yield PointBlock(point_ids(columns), columns, repeat, derived)
+            ids = _spelled(self.ids[number]) if self.ids else point_ids(columns)
+            yield PointBlock(ids, columns, repeat, derived)
 
     def payload(self, block: PointBlock) -> Columns:
         """What a worker needs to run these points. Raises UserError where a trace is gone."""
@@ -89,8 +93,18 @@ def make_plan(grid: Grid, where: str | None = None, done: Done | None = None) ->
     """
     check_sql(grid, where)
     tally = _Tally(grid, where, done)
-    kept = tuple(np.packbits(tally.judge(chunk.columns, chunk.start)) for chunk in grid.chunks(CHUNK, checked=False))
-    return Plan(grid, tally.account(), kept)
+    kept, ids = [], []
+    for chunk in grid.chunks(CHUNK, checked=False):
+        alive, names = tally.judge(chunk.columns, chunk.start)
+        kept.append(np.packbits(alive))
+        if grid.raw_points <= MOST_IDS:
+            ids.append(bytes.fromhex("".join(names)))
+    return Plan(grid, tally.account(), tuple(kept), tuple(ids))
+
+
+def _spelled(ids: bytes) -> list[str]:
+    digits = ids.hex()
+    return [digits[i : i + 2 * ID_BYTES] for i in range(0, len(digits), 2 * ID_BYTES)]
 
 
 class _Tally:
@@ -108,8 +122,8 @@ class _Tally:
         self._ns = 0.0
         self._rounds = self._most_rounds = 0
 
-    def judge(self, columns: Columns, start: int) -> Mask:
-        """bool[n], true for the points to run."""
+    def judge(self, columns: Columns, start: int) -> tuple[Mask, list[str]]:
+        """bool[n], true for the points to run, and their ids."""
         alive = self._selected(columns)
         index = np.flatnonzero(alive)
         kept = {name: values[index] for name, values in columns.items()}
@@ -123,7 +137,7 @@ class _Tally:
             fresh &= ~finished
         self._cost({name: values[fresh] for name, values in kept.items()})
         alive[index] = fresh
-        return alive
+        return alive, ids if fresh.all() else [ids[i] for i in np.flatnonzero(fresh)]
 
     def _selected(self, columns: Columns) -> Mask:
         """What the exclude rules and `where` leave."""
@@ -145,13 +159,12 @@ class _Tally:
 
     def _fresh(self, ids: Sequence[str]) -> Mask:
         """True for the first of equal ids."""
-        fresh = np.zeros(len(ids), bool)
-        if not len(ids):
-            return fresh
         characters = np.frombuffer("".join(ids).encode("ascii"), np.uint8).reshape(-1, 2 * ID_BYTES)
-        _, first = np.unique(np.array(ids, "S20"), return_index=True)
-        fresh[first] = True
-        fresh &= ~self._seen.has(characters)
+        fresh = ~self._seen.has(characters)
+        if len(set(ids)) < len(ids):
+            first = np.zeros(len(ids), bool)
+            first[np.unique(np.array(ids), return_index=True)[1]] = True
+            fresh &= first
         self._seen.add(characters[fresh])
         return fresh
 

@@ -32,7 +32,8 @@ _TYPES = {
 Table: TypeAlias = pa.Table
 _CODED = pa.dictionary(pa.int32(), pa.string())
 _UNREADABLE = (pa.ArrowException, OSError)
-_PARQUET = {"compression": "zstd"}
+_PARQUET = {"compression": "zstd", "write_statistics": ["run_id", "policy", "status", "attempt"]}
+"""zstd, because the counters are mostly small and repeat. Their extremes help no query, and cost a third of the time."""
 ROW_GROUP = 122_880
 """Rows that DuckDB's threads take at once."""
 
@@ -63,18 +64,16 @@ def outcome_table(
     ids: Sequence[str],
     repeat: NDArray[np.int64],
     columns: Columns,
-    results: Results,
+    results: Results | Sequence[Results],
     policies: Sequence[str] = POLICIES,
     *,
     engine: str = "model",
     kernel: KernelFacts | None = None,
 ) -> Table:
-    """A row a point and policy, policy fastest; only the rows of `policies` (values: int64[n, 7, c])."""
-    points, kept = len(ids), [POLICIES.index(p) for p in policies]
-    if results.values.shape != (points, len(POLICIES), len(outcome.COLUMNS)):
-        raise SweepFault(f"results of shape {results.values.shape} for {points} points")
-    rows, each = points * len(kept), len(kept)
-    values = np.ascontiguousarray(results.values[:, kept, :].transpose(2, 0, 1)).reshape(len(outcome.COLUMNS), rows)
+    """A row a point and policy, policy fastest; only the rows of `policies`. Results may come in several pieces."""
+    points, each, several = len(ids), len(policies), [results] if isinstance(results, Results) else results
+    values = _by_column([some.values for some in several], points, outcome.COLUMNS, policies)
+    known, rows = set(several[0].known).intersection(*(some.known for some in several)), points * each
     arrays: dict[str, pa.Array] = {
         "run_id": _constant(run_id, rows),
         "point_id": _spread(ids, np.repeat(np.arange(points), each)),
@@ -84,7 +83,7 @@ def outcome_table(
         **scenario_arrays({name: np.repeat(values, each) for name, values in columns.items()}),
     }
     for name, row in zip(outcome.COLUMNS, values, strict=True):
-        arrays[name] = pa.array(row) if name in results.known else pa.nulls(rows, pa.int64())
+        arrays[name] = pa.array(row) if name in known else pa.nulls(rows, pa.int64())
     if kernel is not None:
         arrays["install_ns"] = pa.array(kernel.install_ns.reshape(rows))
         arrays["zap_ns"] = pa.array(kernel.zap_ns.reshape(rows))
@@ -94,18 +93,22 @@ def outcome_table(
 
 
 def round_table(
-    run_id: str, ids: Sequence[str], results: Results, policies: Sequence[str] = POLICIES, *, engine: str = "model"
+    run_id: str,
+    ids: Sequence[str],
+    results: Results | Sequence[Results],
+    policies: Sequence[str] = POLICIES,
+    *,
+    engine: str = "model",
 ) -> Table:
-    """A row a point, policy and round, round fastest but one: point, round, policy (rounds: int64[sum, 7, 4])."""
-    kept = [POLICIES.index(p) for p in policies]
-    counts, each = np.asarray(results.round_counts, np.int64), len(kept)
-    if len(counts) != len(ids) or len(results.rounds) != counts.sum():
-        raise SweepFault(f"{len(results.rounds)} rounds for {len(ids)} points")
-    rows = len(results.rounds) * each
+    """A row a point, policy and round, round fastest but one: point, round, policy."""
+    several, each = [results] if isinstance(results, Results) else results, len(policies)
+    counts = np.concatenate([np.asarray(some.round_counts, np.int64) for some in several])
+    values = _by_column([some.rounds for some in several], int(counts.sum()), outcome.ROUND_COLUMNS, policies)
+    if len(counts) != len(ids):
+        raise SweepFault(f"rounds of {len(counts)} points for {len(ids)}")
+    rows = values.shape[1]
     place = np.repeat(np.arange(len(ids)), counts)
     number = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
-    values = np.ascontiguousarray(results.rounds[:, kept, :].transpose(2, 0, 1))
-    values = values.reshape(len(outcome.ROUND_COLUMNS), rows)
     arrays: dict[str, pa.Array] = {
         "run_id": _constant(run_id, rows),
         "point_id": _spread(ids, np.repeat(place, each)),
@@ -213,7 +216,7 @@ def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
 
 
 def write_parquet(table: Table, sink: Path | BinaryIO) -> None:
-    """zstd, because the counters are mostly small and repeat."""
+    """A table as a Parquet file."""
     pq.write_table(table, sink, **_PARQUET)
 
 
@@ -351,6 +354,20 @@ def _declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array]
         raise SweepFault(f"undeclared columns: {', '.join(sorted(extra))}")
     ordered = [arrays[f.name].cast(f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in declared]
     return pa.Table.from_arrays(ordered, schema=declared)
+
+
+def _by_column(
+    pieces: Sequence[NDArray[np.int64]], rows: int, columns: Sequence[str], policies: Sequence[str]
+) -> NDArray[np.int64]:
+    """int64[columns, rows x policies] from pieces of int64[n, 7, columns]: each is copied once."""
+    if {piece.shape[1:] for piece in pieces} != {(len(POLICIES), len(columns))} or sum(map(len, pieces)) != rows:
+        raise SweepFault(f"results of shapes {[piece.shape for piece in pieces][:3]} for {rows} rows")
+    kept, values, at = [POLICIES.index(p) for p in policies], np.empty((len(columns), rows, len(policies)), np.int64), 0
+    for piece in pieces:
+        for i, policy in enumerate(kept):
+            values[:, at : at + len(piece), i] = piece[:, policy, :].T
+        at += len(piece)
+    return values.reshape(len(columns), -1)
 
 
 def _spread(ids: Sequence[str], place: NDArray[np.int64]) -> pa.Array:
