@@ -39,8 +39,10 @@ _KEPT_ROUNDS = (
 _MARKED = f"(CASE WHEN {_FREES} THEN ptes_installed * {_COVERED} ELSE 0 END)"
 _FLUSHES = (
     "(CASE WHEN ipis > 0 THEN ipis / (threads - 1) ELSE"
-    f" least(zap_calls + force_breaks, ptes_zapped + {_MARKED}, table_visits + force_breaks) END)"
+    f" least(zap_calls + force_breaks, (ptes_zapped + {_MARKED}) / (least(cluster, zap, virt) / {_PAGE}),"
+    " table_visits + force_breaks) END)"
 )
+"""With one thread: calls that clear an entry, of which there are no more than extents, or parts of extents."""
 
 DERIVED = {
     "ptes_looked_at": f"least(table_visits * least({_CALL_PAGES}, {_ENTRIES}), zap_calls * {_CALL_PAGES})",

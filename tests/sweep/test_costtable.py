@@ -78,6 +78,9 @@ MIB, KIB = 1 << 20, 1 << 10
 COUNTED = [
     (Scenario(virt=4 * MIB, sparsity=0, zap=64 * KIB), "none", {"ptes_looked_at": 1024, "tables_absent": 0}),
     (Scenario(virt=4 * MIB, sparsity=0, zap=2 * MIB, zap_shift=MIB), "none", {"ptes_looked_at": 1024, "flushes": 2}),
+    (Scenario(virt=2 * MIB, sparsity=0, zap=64 * KIB, cluster=MIB), "none", {"flushes": 32}),
+    (Scenario(virt=2 * MIB, sparsity=0, zap=MIB, cluster=64 * KIB), "none", {"flushes": 2}),
+    (Scenario(virt=2 * MIB, res=64 * KIB, zap=64 * KIB, cluster=64 * KIB), "none", {"flushes": 1}),
     (Scenario(virt=64 * KIB, sparsity=0), "none", {"ptes_looked_at": 16, "tables_absent": 0, "flushes": 1}),
     (Scenario(virt=64 * MIB, sparsity=1, zap=32 * MIB), "merged", {"ptes_looked_at": 0, "tables_absent": 32}),
     (Scenario(virt=64 * MIB, sparsity=0, zap=32 * MIB), "merged", {"calls_freeing": 2, "interrupts": 0}),
