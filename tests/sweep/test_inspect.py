@@ -95,6 +95,27 @@ def test_a_sparse_mapper_is_counted_exactly() -> None:
         assert found.sizes.vm_pte_kib - fell_to == 300 * found.table_kib
 
 
+def test_as_many_mappings_as_a_process_may_have() -> None:
+    """Slots that many small VMAs share are counted once; none of them can be freed by a purge within one VMA."""
+    body = """
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+for page in range(0, 40 * 512, 2):
+    assert libc.mprotect(BASE + page * 4096, 4096, 1) == 0
+for slot in range(0, 40, 2):
+    write(slot * SLOT + 4096)
+EMPTIED = []
+"""
+    with mapper(body, size=40 * SLOT) as process:
+        found = census.take(process.pid)
+    small = [vma for vma in found.vmas if BASE <= vma.mapping.start < BASE + 40 * SLOT]
+    assert len(small) == 40 * 512
+    assert sum(vma.present for vma in small) == 20
+    assert found.needed + found.upper_least <= found.tables
+    slots = found.slot_numbers[(found.slot_numbers >= BASE // SLOT) & (found.slot_numbers < BASE // SLOT + 40)]
+    assert len(slots) == 20
+    assert sum(vma.whole_without_entry for vma in small) == 0
+
+
 def test_what_an_entry_can_hold() -> None:
     """Pages, zero pages and guard markers are told apart; all of them pin a table."""
     body = """
