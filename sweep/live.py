@@ -18,7 +18,7 @@ from engine.kernel.runner import LIMIT_S, LostError, RefusedError, Runner, Seen,
 from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
 from engine.policy import POLICIES
 from engine.scenario import Scenario, row
-from sweep import provenance, tables
+from sweep import liveplay, provenance, tables
 from sweep.batches import cut, joined
 from sweep.errors import UserError
 from sweep.grid import Grid
@@ -27,6 +27,7 @@ from sweep.interrupts import Interrupts
 from sweep.launch import LaunchOptions, Progress, State, Summary, all_points, asked
 from sweep.plan import Plan, PointBlock, check_sql, make_plan
 from sweep.store import RunWriter, Store
+from sweep.workload import RECORDED, is_trace
 
 ENGINE = "kernel"
 COMMIT_S = 2.0
@@ -56,16 +57,15 @@ def opened(limit_s: float | None = None) -> Iterator[Runner]:
 
 
 def scenarios_only(grid: Grid) -> None:
-    """Raises UserError for a grid of traces, whose recorded addresses may be where the child itself lives."""
+    """Raises UserError for a grid of traces."""
     if grid.traces:
-        told = "traces are played on the live kernel by `sweep replay --engine kernel TRACE...`"
+        told = "`sweep replay --engine kernel TRACE...` holds the model to the live kernel, step by step"
         raise UserError(f"{grid.place('workload')}: {told}")
 
 
 def shown(kernel: Kernel, grid: Grid) -> tuple[str, ...]:
-    """The grid's policies that this kernel can show: its own design, and munmap."""
-    scenarios_only(grid)
-    can = (kernel.policy, MUNMAP)
+    """The grid's policies that this kernel can show: its own design, and munmap, which needs a scenario's calls."""
+    can = (kernel.policy,) if grid.traces else (kernel.policy, MUNMAP)
     policies = tuple(policy for policy in grid.policies if policy in can)
     if not policies:
         asked = ", ".join(grid.policies)
@@ -97,6 +97,21 @@ def look_at(kernel: Kernel, block: PointBlock, policies: Sequence[str]) -> Point
         return Point(block, (), "failed", str(error))
     spent = sum(s.install_ns + s.zap_ns for s in seen) + time.process_time_ns() - cpu_ns
     return Point(block, seen, cpu_ns=spent)
+
+
+def play(plan: Plan, block: PointBlock, policy: str) -> Point:
+    """Play the one trace of a block in a child."""
+    columns, cpu_ns = plan.payload(block), time.process_time_ns()
+    name = columns["trace"][0]
+    if columns["touch"][0] != RECORDED:
+        return Point(block, (), "refused", "the live kernel plays what is recorded: no `touch: all`")
+    try:
+        values = liveplay.outcome(liveplay.steps_of(name, columns["content"][0]), name, policy)
+    except UserError as error:
+        return Point(block, (), "refused", str(error))
+    nothing = np.zeros((0, len(ROUND_COLUMNS)), np.int64)
+    seen = Seen(values, nothing, nothing[:, :2], drift_pages=0)
+    return Point(block, (seen,), cpu_ns=time.process_time_ns() - cpu_ns)
 
 
 def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
@@ -143,7 +158,6 @@ def check(runner: Runner, grid: Grid, options: LaunchOptions) -> tuple[str, ...]
     A grid that names no policies asks for the kernel's own: munmap needs a mapping a hole, and is refused sooner.
     """
     check_sql(grid, options.where)
-    scenarios_only(grid)
     return (runner.policy,) if grid.policies == POLICIES else shown(runner, grid)
 
 
@@ -168,7 +182,8 @@ def run(
         for place in range(len(block.ids)):
             if interrupts.asked or (most is not None and log.bad >= most):
                 return
-            log.add(look_at(kernel, cut(block, place, place + 1), log.policies))
+            one = cut(block, place, place + 1)
+            log.add(play(plan, one, kernel.policy) if plan.grid.traces else look_at(kernel, one, log.policies))
             done = log.counts.total()
             progress.show(State(todo, done, log.bad, todo, done))
 
@@ -211,11 +226,14 @@ class Log:
 
     def _results(self, points: list[Point]) -> tuple[tables.Table, tables.Table]:
         block, run_id = joined([point.block for point in points]), self._writer.run_id
-        results = replace(spread([point.seen for point in points], self.policies), known=self._runner.columns)
-        times = [[[s.install_ns, s.zap_ns] for s in point.seen] for point in points]
-        install_ns, zap_ns = np.moveaxis(np.array(times, np.int64), 2, 0)
-        release = self._runner.machine.release
-        facts = tables.KernelFacts(install_ns, zap_ns, release, self._runner.pt_reclaim)
+        traces, release, reclaims = is_trace(block.columns), self._runner.machine.release, self._runner.pt_reclaim
+        known = liveplay.SHOWN if traces else self._runner.columns
+        results = replace(spread([point.seen for point in points], self.policies), known=known)
+        facts = tables.KernelFacts(None, None, release, reclaims)
+        if not traces:
+            times = [[[s.install_ns, s.zap_ns] for s in point.seen] for point in points]
+            install_ns, zap_ns = np.moveaxis(np.array(times, np.int64), 2, 0)
+            facts = replace(facts, install_ns=install_ns, zap_ns=zap_ns)
         outcomes = tables.outcome_table(
             run_id, block.ids, block.repeat, block.columns, results, self.policies, engine=ENGINE, kernel=facts
         )

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from engine.replay import Replay
-from engine.trace import Operation
+from engine.trace import PURGES, Operation
 from engine.tree import PAGE, SLOT, TraceError
 from sweep import traced
 from sweep.errors import SweepFault, UserError
@@ -24,6 +24,8 @@ from sweep.rows import Rows
 from sweep.traces import Step, kind_of, steps
 
 MOST_STEPS = 1 << 20
+SHOWN = ("res_bytes_peak", "res_bytes_end", "vm_pte_kib_peak", "vm_pte_kib_end", "vm_pte_kib_max", "zap_calls")
+"""What of an outcome shows from outside; `peak` is the highest."""
 _REFUSED = {"mmap", "guard_install", "guard_remove", "dontneed_locked"}
 """Operations that the kernel must know or allow; the others may fail where a range has a hole."""
 
@@ -68,9 +70,17 @@ def play(trace: list[Step], path: str, policy: str) -> Iterator[Shown]:
             yield Shown(step.number, vm_pte_kib - base[0], res_kib - base[1], *model)
 
 
-def steps_of(path: str) -> list[Step]:
-    """All of a kernel trace. Raises UserError, also for a trace of another form: its touches are not recorded."""
-    with Rows(path) as rows:
+def outcome(trace: list[Step], path: str, policy: str) -> dict[str, int]:
+    """The columns of SHOWN, as differences to after step 0. Raises UserError."""
+    seen = list(play(trace, path, policy))
+    res, vm_pte = [step.res_kib << 10 for step in seen] or [0], [step.vm_pte_kib for step in seen] or [0]
+    purges = sum(step.operation.op in PURGES for step in trace)
+    return dict(zip(SHOWN, (max(res), res[-1], max(vm_pte), vm_pte[-1], max(vm_pte), purges), strict=True))
+
+
+def steps_of(path: str, data: bytes | None = None) -> list[Step]:
+    """All of a kernel trace, of `data` or the file. Raises UserError, also for a trace of another form."""
+    with Rows(path, data) as rows:
         first = next(iter(rows), None)
         if first is None or kind_of(rows, first[1]) != "kernel":
             raise UserError(f"{rows.path}: on the live kernel only kernel traces can be played")

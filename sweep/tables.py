@@ -40,10 +40,10 @@ ROW_GROUP = 122_880
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """What only the live kernel tells. install_ns, zap_ns: int64[n, policies]."""
+    """What only the live kernel tells. install_ns, zap_ns: int64[n, policies]; None of traces, which are not timed."""
 
-    install_ns: NDArray[np.int64]
-    zap_ns: NDArray[np.int64]
+    install_ns: NDArray[np.int64] | None
+    zap_ns: NDArray[np.int64] | None
     release: str
     pt_reclaim: bool
 
@@ -85,8 +85,9 @@ def outcome_table(
     for name, row in zip(outcome.COLUMNS, values, strict=True):
         arrays[name] = pa.array(row) if name in known else pa.nulls(rows, pa.int64())
     if kernel is not None:
-        arrays["install_ns"] = pa.array(kernel.install_ns.reshape(rows))
-        arrays["zap_ns"] = pa.array(kernel.zap_ns.reshape(rows))
+        if kernel.install_ns is not None and kernel.zap_ns is not None:
+            arrays["install_ns"] = pa.array(kernel.install_ns.reshape(rows))
+            arrays["zap_ns"] = pa.array(kernel.zap_ns.reshape(rows))
         arrays["kernel_release"] = _constant(kernel.release, rows)
         arrays["pt_reclaim"] = pa.array(np.full(rows, kernel.pt_reclaim))
     return _declared(schema.OUTCOMES, arrays, rows)

@@ -75,10 +75,11 @@ def of_grid(
     from sweep.agree import AGREES, compare_all
     from sweep.grid import load
     from sweep.launch import State
-    from sweep.live import shown
+    from sweep.live import scenarios_only, shown
     from sweep.plan import make_plan
 
     grid = load(path, overrides)
+    scenarios_only(grid)
     policies = shown(runner, grid)
     plan = make_plan(grid, where)
     for warning in plan.account.warnings:

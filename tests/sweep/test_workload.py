@@ -18,8 +18,10 @@ from sweep.errors import UserError
 from sweep.executors.base import TRACES
 from sweep.grid import Grid, load, parse
 from sweep.identity import point_ids, run_name
+from sweep.liveplay import SHOWN
 from sweep.rows import Rows
 from sweep.traces import steps
+from tests.live import why_not
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 HEAD = "schema: sweep/1\nname: t\n"
@@ -198,9 +200,29 @@ def test_what_does_not_go_with_a_trace(folder: Path, text: str, told: str) -> No
     assert told in str(error.value)
 
 
-def test_the_live_kernel_takes_them_one_by_one(folder: Path) -> None:
-    """Not as a grid: the message names the command that does."""
-    grid = load(written(folder, "{trace: basic-0000.csv}"))
+@pytest.mark.skipif(bool(why_not()), reason=f"no live kernel: {why_not()}")
+def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--engine kernel: the columns that show from outside equal the model's, the others are NULL; same ids."""
+    path, store = (
+        str(written(folder, "{trace: [basic-0000.csv, rich-1000.csv]}")),
+        ("--results", str(folder / "results")),
+    )
+    said(capsys, "launch", path, "-q", "--executor", "inline", *store)
+    said(capsys, "launch", path, "-q", "--engine", "kernel", *store)
+    unseen = [name for name in (*STATE, *WORK, "install_ns", "zap_ns") if name not in SHOWN]
+    sql = (
+        "SELECT count(*) AS rows FROM outcomes AS live JOIN outcomes AS model USING (point_id, policy) "
+        "WHERE live.engine = 'kernel' AND model.engine = 'model' AND "
+        + " AND ".join([f"live.{c} = model.{c}" for c in SHOWN] + [f"live.{c} IS NULL" for c in unseen])
+    )
+    assert json.loads(said(capsys, "query", sql, "--json", *store)) == [{"rows": 2}]
+    assert main(["launch", path, "-q", "--engine", "kernel", "-S", "workload.touch=all", *store]) == 1
+    failures = said(capsys, "query", "SELECT DISTINCT status, error FROM failures", "--format", "csv", *store)
+    assert "refused,the live kernel plays what is recorded" in failures
+
+
+def test_validate_is_for_scenarios(folder: Path) -> None:
+    """The message names the command that holds the model to the kernel step by step."""
     with pytest.raises(UserError, match="sweep replay --engine kernel"):
-        live.scenarios_only(grid)
+        live.scenarios_only(load(written(folder, "{trace: basic-0000.csv}")))
     live.scenarios_only(parse(f"{HEAD}fixed: {{virt: 2MiB, sparsity: 0.5}}\n", "g"))
