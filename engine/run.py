@@ -16,7 +16,7 @@ from engine.counts import room, walk_counts
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
 from engine.outcome import Results
-from engine.parts import walk_parts
+from engine.parts import desk, walk_parts
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, Columns, check
 from engine.slots import walk_slots
@@ -114,9 +114,10 @@ def each_by_parts(
     rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
     per: Any, work: Any, sums: Any, account: Any,
 ) -> None:  # fmt: skip
+    desks = desk(par, rows)
     for i in rows:
         mine = per[offsets[i] : offsets[i + 1]]
-        walk_parts(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
+        walk_parts(par[i], lim[i], cdfs, guides, desks, mine, work[i], sums[i], account[i])
 
 
 @njit(cache=True, nogil=True)
