@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["sweep", "test", "check", "lock"]
+SCRIPTS = ["sweep", "test", "check", "lock", "bench"]
 
 SAYS_SO = '#!/bin/sh\necho ran: "$@"\n'
 TOO_OLD = "#!/bin/sh\nexit 1\n"

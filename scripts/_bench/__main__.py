@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from _bench import machine, show
-from _bench.bench import Bench
+from _bench.bench import ROOT, Bench
 from _bench.figure import number
 
+PAGE = ROOT / "docs" / "speed.md"
 SECTIONS = {
     "engine": "engine55",
     "small": "small",
@@ -33,28 +34,40 @@ SECTIONS = {
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"default: all of {', '.join(SECTIONS)}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures; written anew after each section")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="keep the figures; other sections in it stay as they are"
+    )
     parser.add_argument("--quick", action="store_true", help="small points, one repetition: tries the script, no more")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help=f"measure nothing: put a --json FILE into {PAGE.name}"
+    )
     options = parser.parse_args(words)
+    if options.page:
+        PAGE.write_text(show.page(PAGE.read_text(), json.loads(options.page.read_text())))
+        return 0
     for name in options.sections:
         if name not in SECTIONS:
             parser.error(f"unknown section {name!r}; known: {', '.join(SECTIONS)}")
-    bench, rows = Bench(options.quick), list[dict[str, Any]]()
-    report = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "command": " ".join(["scripts/bench", *words]),
-        "quick": options.quick,
-        "machine": machine.facts(),
-        "figures": rows,
-    }
+    bench, facts = Bench(options.quick), machine.facts()
+    report: dict[str, Any] = {"machine": facts, "figures": []}
+    if options.json and options.json.exists():
+        report["figures"] = json.loads(options.json.read_text())["figures"]
     for name in options.sections or SECTIONS:
-        load = os.getloadavg()[0]
-        taken = [row | {"load": load} for row in figures(name, bench)]
-        rows += taken
-        show.plain(taken, f"{name} (load {load:.2f} at its start)")
+        when = {
+            "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            "commit": facts["commit"],
+            "load": os.getloadavg()[0],
+        }
+        taken = [row | when for row in figures(name, bench)]
+        show.plain(taken, f"{name} (load {when['load']:.2f} at its start)")
         if options.json:
+            report["figures"] = sorted([row for row in report["figures"] if row["section"] != name] + taken, key=place)
             options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
+
+
+def place(row: dict[str, Any]) -> int:
+    return list(SECTIONS).index(row["section"])
 
 
 def figures(name: str, bench: Bench) -> Iterator[dict[str, Any]]:

@@ -13,12 +13,13 @@ class Kind:
     """Small points: what they are called, and their fields beside virt."""
 
     told: str
+    points: int
     fields: str
 
 
 KINDS = {
-    "whole": Kind("1 GiB, 2 MiB calls", ""),
-    "partial": Kind("1 GiB, 64 KiB calls in random order, 4 rounds", ", zap: 64KiB, order: random, rounds: 4"),
+    "whole": Kind("1 GiB, 2 MiB calls", 100_000, ""),
+    "partial": Kind("1 GiB, 64 KiB calls in random order, 4 rounds", 20_000, ", zap: 64KiB, order: random, rounds: 4"),
 }
 
 

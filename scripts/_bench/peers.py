@@ -16,14 +16,13 @@ from statistics import median
 
 from _bench.bench import ROOT, Bench, child
 from _bench.figure import Figure
-from _bench.grids import CORES, small_grid
-from _bench.sweeping import POINTS
+from _bench.grids import CORES, KINDS, small_grid
 
 SECTION = "peers"
 VENV, LOCK = ROOT / ".venv-bench", ROOT / "requirements-bench.lock"
 PEERS = {
     "tasks": ("one Ray task a point", 2_000),
-    "tune": ("Ray Tune, grid_search", 25),
+    "tune": ("Ray Tune, grid_search", 8),
     "joblib": ("joblib, Parallel", 5_000),
     "hydra": ("Hydra, basic multirun", 50),
 }
@@ -34,7 +33,7 @@ def section(bench: Bench) -> Iterator[Figure]:
     python = str(ready_python(bench))
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        points = 400 if bench.quick else POINTS
+        points = 400 if bench.quick else KINDS["whole"].points
         grid = small_grid(folder, "whole", points)
         places = (folder / str(number) for number in range(10_000)).__next__
 
@@ -42,7 +41,7 @@ def section(bench: Bench) -> Iterator[Figure]:
             ours = child("launched", grid, places(), "ray", CORES)
             row = {"sweep": points / ours["work_s"], "cpu_s": ours["cpu_s"], "wall_s": ours["wall_s"]}
             for peer, (_, count) in PEERS.items():
-                n = 4 if bench.quick else count
+                n = 2 if bench.quick else count
                 few, many = (seconds(python, peer, m, places()) for m in (n, 4 * n))
                 row[peer] = 3 * n / (many - few)
                 row[f"{peer} start"] = few - n / row[peer]

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from _bench.figure import number
 
+BEGIN, END = "<!-- figures: scripts/bench --page -->", "<!-- end of figures -->"
 COLUMNS = ("figure", "median", "spread", "CPU s", "wall s", "yardstick", "ratio", "reach", "met", "others")
 
 
@@ -42,7 +43,35 @@ def plain(rows: list[dict[str, Any]], title: str) -> None:
             console.print(f"{row['figure']}: {row['note']}", highlight=False)
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
-    lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+def told(row: dict[str, Any]) -> str:
+    return (
+        f"{row['date']}, commit {row['commit']}, load {row['load']:.2f} at its start: `scripts/bench {row['section']}`."
+    )
+
+
+def page(text: str, report: dict[str, Any]) -> str:
+    """The page with its figures, from BEGIN to END, made anew from a report."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"no place for the figures: {BEGIN} and {END}")
+    return f"{before}{begin}\n{markdown(report)}{end}{after}"
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Where and when, then a table a section."""
+    machine = report["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores, last cache {machine['last_cache_mib']} MiB, "
+        f"{machine['memory_gib']:g} GiB; Linux {machine['kernel']}, Python {machine['python']}, {packages}.",
+    ]
+    sections = dict.fromkeys(row["section"] for row in report["figures"])
+    for section in sections:
+        rows = [row for row in report["figures"] if row["section"] == section]
+        lines += ["", f"### {section}", "", told(rows[0]), ""]
+        lines += [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
+        lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+        notes = [f"{row['figure']}: {row['note']}." for row in rows if row["note"]]
+        lines += ["", *(f"- {note}" for note in notes)] if notes else []
     return "\n".join(lines) + "\n"

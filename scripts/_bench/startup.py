@@ -12,12 +12,16 @@ from _bench.figure import Figure, Reach, figure
 
 SECTION = "start"
 FIRST_POINTS = """
+import sys
 from engine.run import run_batch
 from engine.scenario import Scenario, columns_of
 GIB, KIB = 1 << 30, 1 << 10
 kinds = [{}, {"zap": 4 << 20}, {"zap": 64 * KIB, "order": "random", "rounds": 2}, {"refault": 0.1}, {"threads": 8}]
-run_batch(columns_of([Scenario(virt=GIB, sparsity=0.99, coverage=0.9, **kind) for kind in kinds]))
-run_batch(columns_of([Scenario(virt=256 * GIB, sparsity=0.99, coverage=0.9)]))
+quick = sys.argv[1] == "True"
+chosen = kinds[1:2] if quick else kinds
+run_batch(columns_of([Scenario(virt=GIB, sparsity=0.99, coverage=0.9, **kind) for kind in chosen]))
+if not quick:
+    run_batch(columns_of([Scenario(virt=256 * GIB, sparsity=0.99, coverage=0.9)]))
 """
 
 
@@ -26,8 +30,8 @@ def section(bench: Bench) -> Iterator[Figure]:
         caches = iter(range(1000))
 
         def start(cache: Path) -> None:
-            environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
-            subprocess.run([sys.executable, "-c", FIRST_POINTS], env=environment, check=True)
+            environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)} | ({"NUMBA_OPT": "0"} if bench.quick else {})
+            subprocess.run([sys.executable, "-c", FIRST_POINTS, str(bench.quick)], env=environment, check=True)
 
         def bare() -> None:
             subprocess.run([sys.executable, "-c", "import numba"], check=True)

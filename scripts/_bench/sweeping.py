@@ -1,4 +1,4 @@
-"""`sweep launch` of 100,000 small points: from the first ready worker to the last row on disk, beside the bare engine.
+"""`sweep launch` of many small points: from the first ready worker to the last row on disk, beside the bare engine.
 
 T(N) and T(4N) of the whole command tell start-up and slope apart.
 """
@@ -13,7 +13,6 @@ from _bench.figure import Figure, Reach
 from _bench.grids import CORES, KINDS, small_grid
 
 SECTION = "sweep"
-POINTS = 100_000
 
 
 def section(bench: Bench) -> Iterator[Figure]:
@@ -24,7 +23,7 @@ def section(bench: Bench) -> Iterator[Figure]:
 
 
 def launches(bench: Bench, kind: str, executor: str, folder: Path) -> Iterator[Figure]:
-    points = 400 if bench.quick else POINTS
+    points = 400 if bench.quick else KINDS[kind].points
     few, many = (small_grid(folder, kind, count) for count in (points // 4, points))
     stores = (folder / f"{kind}-{executor}-{number}" for number in range(1_000)).__next__
 
