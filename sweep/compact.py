@@ -11,7 +11,7 @@ from sweep import parts, tables
 from sweep.parts import Part
 from sweep.places import Place
 
-MOST_POINTS, MOST_BYTES = 131_072, 64 << 20
+MOST_POINTS, MOST_BYTES = 65_536, 32 << 20
 """Of a part that is made. A quarter of one is not small: a fast sweep commits such parts, and they stay."""
 SMALL = 0.25
 

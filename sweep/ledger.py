@@ -18,8 +18,8 @@ from sweep.store import RunWriter
 COMMIT_S = 2.0
 PARTS_A_FOLD = 50
 """A commit waits for a fiftieth of the time that has gone, so a week is some 500 parts: every query opens them all."""
-MOST_POINTS, MOST_ROUNDS = 32_768, 262_144
-"""What may wait in memory: some 55 MB and 60 MB, and as much again while it becomes tables."""
+MOST_POINTS, MOST_ROUNDS = 16_384, 131_072
+"""What may wait in memory: some 30 MB each, and twice as much again while it becomes files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,10 +68,12 @@ class RunWriter:
 
     def compact(self) -> None:
         """Merge small parts, so that a run is a few files however often it was committed."""
+        tables.let_go()
         try:
             self._parts = compact.compact(self._run, self._parts, self._lock.check)
         except UserError as error:  # a full disk, say: all rows are there, in more files
             self.problems.append(f"{error}; the run keeps its small files")
+        tables.let_go()
 
     def finish(self, status: str, counts: Mapping[str, int]) -> None:
         """Say how it ended: ok, failed, interrupted or fault. ok and failed are counted here, for all launches.
