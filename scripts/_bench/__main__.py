@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
     )
     options = parser.parse_args(words)
     if options.page:
-        PAGE.write_text(show.page(PAGE.read_text(), json.loads(options.page.read_text())))
+        PAGE.write_text(show.page(PAGE.read_text(), kept(options.page, parser)))
         return 0
     for name in options.sections:
         if name not in SECTIONS:
@@ -51,7 +51,7 @@ def main(words: list[str]) -> int:
     bench, facts = Bench(options.quick), machine.facts()
     report: dict[str, Any] = {"machine": facts, "figures": []}
     if options.json and options.json.exists():
-        report["figures"] = json.loads(options.json.read_text())["figures"]
+        report["figures"] = kept(options.json, parser)["figures"]
     for name in options.sections or SECTIONS:
         when = {
             "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -62,8 +62,17 @@ def main(words: list[str]) -> int:
         show.plain(taken, f"{name} (load {when['load']:.2f} at its start)")
         if options.json:
             report["figures"] = sorted([row for row in report["figures"] if row["section"] != name] + taken, key=place)
-            options.json.write_text(json.dumps(report, indent=1) + "\n")
+            options.json.write_text(show.lines(report))
     return 0
+
+
+def kept(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """What --json kept."""
+    try:
+        report: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        parser.error(f"{file}: {error}")
+    return report
 
 
 def place(row: dict[str, Any]) -> int:

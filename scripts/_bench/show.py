@@ -1,5 +1,6 @@
 """Figures as a table: on the terminal as they come, in Markdown for the page."""
 
+import json
 from typing import Any
 
 from rich.console import Console
@@ -43,6 +44,12 @@ def plain(rows: list[dict[str, Any]], title: str) -> None:
             console.print(f"{row['figure']}: {row['note']}", highlight=False)
 
 
+def lines(report: dict[str, Any]) -> str:
+    """JSON, a figure a line."""
+    rows = ",\n".join(json.dumps(row) for row in report["figures"])
+    return f'{{"machine": {json.dumps(report["machine"])},\n"figures": [\n{rows}\n]}}\n'
+
+
 def told(row: dict[str, Any]) -> str:
     return (
         f"{row['date']}, commit {row['commit']}, load {row['load']:.2f} at its start: `scripts/bench {row['section']}`."
@@ -62,16 +69,16 @@ def markdown(report: dict[str, Any]) -> str:
     """Where and when, then a table a section."""
     machine = report["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    lines = [
+    text = [
         f"{machine['cpu']}, {machine['cores']} cores, last cache {machine['last_cache_mib']} MiB, "
         f"{machine['memory_gib']:g} GiB; Linux {machine['kernel']}, Python {machine['python']}, {packages}.",
     ]
     sections = dict.fromkeys(row["section"] for row in report["figures"])
     for section in sections:
         rows = [row for row in report["figures"] if row["section"] == section]
-        lines += ["", f"### {section}", "", told(rows[0]), ""]
-        lines += [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
-        lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+        text += ["", f"### {section}", "", told(rows[0]), ""]
+        text += [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
+        text += [f"| {' | '.join(cells(row))} |" for row in rows]
         notes = [f"{row['figure']}: {row['note']}." for row in rows if row["note"]]
-        lines += ["", *(f"- {note}" for note in notes)] if notes else []
-    return "\n".join(lines) + "\n"
+        text += ["", *(f"- {note}" for note in notes)] if notes else []
+    return "\n".join(text) + "\n"
