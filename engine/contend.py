@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from engine.keyed import TRYLOCK, draw, key
+from engine.keyed import TRYLOCK, call_key, draw, key, scale
 from engine.layout import FAILED, FAST, MERGED, PMD_LOCKS, PTE_LOCKS, RESCANNED, SEED_INLINE, SLOW
 
 BY_MERGED, BY_SEED, AFTER_BREAK = 1, 2, 4
@@ -14,20 +14,30 @@ STEP_SHIFT = 3
 
 @njit(cache=True)
 def failed_trylocks(
-    attempts: Any, first_table: Any, policy: Any, seed: Any, round_: Any, limits: Any, steps: Any, counts: Any
+    attempts: Any,
+    first_table: Any,
+    policy: Any,
+    seed: Any,
+    round_: Any,
+    limits: Any,
+    steps: Any,
+    counts: Any,
+    lowest: Any,
+    highest: Any,
 ) -> tuple[Any, Any]:
     """(all, those after a mid break) of one policy's failed trylocks in one PMD table and round.
 
-    attempts: int64[tables], step << 3 | flags, or -1; limits: uint64[701] by the number of trylocks at a step;
-    steps, counts: int64 scratch, a power of two of at least twice the tables.
+    attempts: int64[tables], step << 3 | flags, or -1, all steps in lowest..highest; limits: uint64[701] by the number
+    of trylocks at a step; steps, counts: int64 scratch, a power of two of at least twice the tables.
     """
     mask = steps.size - 1
+    spread = 1 if highest - lowest <= mask else 0x9E3779B1
     steps[:] = -1
     crowd = 0
     for j in range(attempts.size):
         if attempts[j] >= 0 and attempts[j] & policy:
             step = attempts[j] >> STEP_SHIFT
-            at = (step * 0x9E3779B1) & mask
+            at = ((step - lowest) * spread) & mask
             while steps[at] >= 0 and steps[at] != step:
                 at = (at + 1) & mask
             if steps[at] < 0:
@@ -42,7 +52,7 @@ def failed_trylocks(
     for j in range(attempts.size):
         if attempts[j] >= 0 and attempts[j] & policy:
             step = attempts[j] >> STEP_SHIFT
-            at = (step * 0x9E3779B1) & mask
+            at = ((step - lowest) * spread) & mask
             while steps[at] != step:
                 at = (at + 1) & mask
             if counts[at] > 1 and draw(np.uint64(stream), first_table + j) < limits[min(counts[at], 700)]:
@@ -73,8 +83,22 @@ def settle_trylocks(
 
     work: int64[7, *], columns as in engine/layout.py
     """
+    uniform, increasing, lowest, highest, previous = True, True, np.int64(1) << 60, -1, -1
+    for j in range(attempts.size):
+        if attempts[j] >= 0:
+            step = attempts[j] >> STEP_SHIFT
+            uniform = uniform and attempts[j] & 7 == BY_MERGED | BY_SEED
+            increasing = increasing and step > previous
+            lowest, highest, previous = min(lowest, step), max(highest, step), step
+    if increasing:  # as one thread's always are: no two visits at one step
+        attempts[:] = -1
+        return
+    failed, broken = 0, 0
     for policy, p in ((BY_MERGED, MERGED), (BY_SEED, SEED_INLINE)):
-        failed, broken = failed_trylocks(attempts, first_table, policy, seed, round_, limits, steps, counts)
+        if policy == BY_MERGED or not uniform:
+            failed, broken = failed_trylocks(
+                attempts, first_table, policy, seed, round_, limits, steps, counts, lowest, highest
+            )
         work[p, FAILED] += failed
         work[p, FAST] -= failed - broken
         work[p, SLOW] += failed - broken
@@ -82,3 +106,31 @@ def settle_trylocks(
         work[p, PTE_LOCKS] += failed
         work[p, RESCANNED] += failed * entries
     attempts[:] = -1
+
+
+@njit(cache=True)
+def attempt(
+    first_call: Any, visited: Any, threads: Any, n_calls: Any, interleaved: Any, pace: Any, attempts: Any
+) -> None:
+    """Note the steps of visits by calls of one table each, in order; visited: uint16[n], attempts: int64[n]."""
+    t, t_end = 0, first_call
+    for i in range(attempts.size):
+        if visited[i] == 0:
+            continue
+        call = first_call + i
+        if interleaved:
+            t = call % threads
+        elif call >= t_end:
+            t = call * threads // n_calls
+            t_end = -((-(t + 1) * n_calls) // threads)
+        attempts[i] = (pace[t] << STEP_SHIFT) | BY_MERGED | BY_SEED
+        pace[t] += 1
+
+
+@njit(cache=True)
+def attempt_by_key(first_call: Any, visited: Any, hand: Any, stream: Any, low: Any, attempts: Any) -> None:
+    """The same in random order, where a call's key says its step (docs/method.md, section 6)."""
+    for i in range(attempts.size):
+        if visited[i] != 0:
+            step = scale(call_key(stream, low, first_call + i), hand) * 2
+            attempts[i] = (step << STEP_SHIFT) | BY_MERGED | BY_SEED

@@ -1,6 +1,6 @@
-"""The shortest way: calls of a slot each, by one thread, on tables that are empty when a round begins.
+"""The shortest way: calls of a slot each, on tables that are empty when a round begins.
 
-Taken by the points of engine/slots.py that have one slot a call, one thread and extents that divide a table (`fits`).
+Taken by the points of engine/slots.py that have one slot a call and extents that divide a table (`fits`).
 A block of tables is done together, step by step over uint16 arrays, so that the compiler can use vector instructions:
 how many extents each holds, whether its call is made, and whether three places show that its flush is a full one. What
 that leaves open goes into a list, is looked at with more places, and at last one by one. Same results as
@@ -17,6 +17,7 @@ from engine import layout as lay
 from engine import slots
 from engine.bits import ONE, ZERO, first_set, popcount, survey
 from engine.chance import ALWAYS, MAYBE
+from engine.contend import attempt, attempt_by_key, settle_trylocks
 from engine.flush import FULL, RANGED, SENT, flush
 from engine.install import place_extents, resident_extents
 from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, GOLDEN, LOW_48, PLACE, S16, S48, draw, key, mix
@@ -37,7 +38,7 @@ K, MADE, ZAPPED, TOUCHED, OPEN, LISTED, SOME, CALLED, LO, HI, EXACT, SPANS, REAC
 
 def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which points (rows of int64[n, PARAMETERS]) may go this way: bool[n]."""
-    one = (par[:, lay.ZAP] == par[:, lay.ENTRIES]) & (par[:, lay.THREADS] == 1)
+    one = par[:, lay.ZAP] == par[:, lay.ENTRIES]
     counted = (par[:, lay.PLACES] > 0) & (par[:, lay.INSTALL] == MAYBE)
     fresh = (par[:, lay.COVER] == ALWAYS) | (par[:, lay.ROUNDS] == 1)
     return np.asarray(slots.fits(par) & one & counted & fresh)
@@ -347,7 +348,16 @@ def flush_freed(region: Any, zapped: Any, zaps: Any, batch: Any, entries: Any, c
 
 @njit(cache=True)
 def walk_counts(
-    par: Any, lim: Any, cdfs: Any, guides: Any, rooms: Any, per: Any, work: Any, sums: Any, account: Any
+    par: Any,
+    lim: Any,
+    cdfs: Any,
+    guides: Any,
+    contention: Any,
+    rooms: Any,
+    per: Any,
+    work: Any,
+    sums: Any,
+    account: Any,
 ) -> None:
     """As engine.walk.walk, for points that fit; rooms: of room()."""
     entries, places, cluster, rounds = par[lay.ENTRIES], par[lay.PLACES], par[lay.CLUSTER], par[lay.ROUNDS]
@@ -375,6 +385,11 @@ def walk_counts(
         np.empty(regions, np.int64),
     )
     pud_needed, pud_first = False, rounds
+    threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
+    hand = (n_calls + threads - 1) // threads
+    pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
+    attempts = np.full(pmd_span if threads > 1 else 0, -1, np.int64)
+    at_steps = np.zeros((2, 2 * pmd_span if threads > 1 else 0), np.int64)
     pages, zapped_pages, freed, occupied, uncalled, met_by_none, reads = 0, 0, 0, 0, 0, 0, 0
 
     for block in range(first_table, end_table, block_span):
@@ -435,6 +450,16 @@ def walk_counts(
                     pmd_first[region], pud_first = min(pmd_first[region], r), min(pud_first, r)
                     pmd_touched[region, r] = True
                     pud_touched[r] = True
+                if threads > 1 and zaps > 0:
+                    if by_key:
+                        attempt_by_key(block + a, zapped[a:b], hand, streams[r, 3], streams[r, 4], attempts[: b - a])
+                    else:
+                        attempt(
+                            block + a, zapped[a:b], threads, n_calls, par[lay.INTERLEAVED], pace[r], attempts[: b - a]
+                        )
+                    settle_trylocks(
+                        attempts[: b - a], block + a, seed, r, contention, at_steps[0], at_steps[1], entries, work
+                    )
                 flush_freed(block + a, zapped[a:end], zaps, table_batch, entries, ceiling, account[lay.ASYNC])
             if in_block == 0:
                 continue

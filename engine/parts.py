@@ -289,6 +289,41 @@ def last_by_full_key(
 
 
 @njit(cache=True)
+def add_up(n: Any, parts: Any, n_made: Any, touched: Any, exists_m: Any, held: Any, left: Any) -> Any:
+    """Sums over n tables, in the order of its return statement.
+
+    They are tables: touched ever, kept, there under munmap; pages left and zapped; tables whose calls were all made;
+    calls made; visits under none, of tables with a page, under munmap.
+    """
+    zero: Any = 0
+    n_touched, n_kept, n_mapped, end_pages, zapped, full_calls = zero, zero, zero, zero, zero, zero
+    all_made, visits, visits_held, visits_m = zero, zero, zero, zero
+    for i in range(n):
+        some = np.int64(n_made[i])
+        all_made += some
+        n_touched += touched[i]
+        n_mapped += exists_m[i]
+        visits += some if touched[i] != 0 else 0
+        visits_held += some if held[i] > 0 else 0
+        visits_m += some if exists_m[i] != 0 else 0
+        full_calls += some == parts
+        n_kept += left[i] > 0
+        end_pages += left[i]
+        zapped += held[i] - left[i]
+    return n_touched, n_kept, n_mapped, end_pages, zapped, full_calls, all_made, visits, visits_held, visits_m
+
+
+@njit(cache=True)
+def list_freed(n: Any, held: Any, left: Any, listed: Any) -> Any:
+    """The tables that lost their last page, in order; how many. No branch: they follow no pattern."""
+    m = np.int64(0)
+    for i in range(n):
+        listed[m] = i
+        m += np.int64((held[i] > 0) & (left[i] == 0))
+    return m
+
+
+@njit(cache=True)
 def walk_parts(
     par: Any, lim: Any, cdfs: Any, guides: Any, desks: Any, per: Any, work: Any, sums: Any, account: Any
 ) -> None:
@@ -424,37 +459,24 @@ def walk_parts(
 
             else:
                 left[:] = 0
-            n_touched, n_kept, n_mapped, end_pages, zapped, full_calls = 0, 0, 0, 0, 0, 0
-            all_made, visits, visits_held, visits_m, reads, frees = 0, 0, 0, 0, 0, 0
-            for i in range(n):
-                some = np.int64(n_made[i])
-                all_made += some
-                n_touched += touched[i]
-                n_mapped += exists_m[i]
-                visits += some if touched[i] != 0 else 0
-                visits_held += some if held[i] > 0 else 0
-                visits_m += some if exists_m[i] != 0 else 0
-                full_calls += some == parts
-                n_kept += left[i] > 0
-                end_pages += left[i]
-                zapped += held[i] - left[i]
+            n_touched, n_kept, n_mapped, end_pages, zapped, full_calls, all_made, visits, visits_held, visits_m = (
+                add_up(n, parts, n_made, touched, exists_m, held, left)
+            )
             if full_calls < n:
                 pmd_mapped[r] = True
                 pud_mapped[r] = True
 
             # refcount: the last call in order that cleared something freed the table; later ones do not meet it.
-            for i in range(n):
-                listed[frees] = i
-                frees += np.int64((held[i] > 0) & (left[i] == 0))
+            frees = list_freed(n, held, left, listed)
             if by_key and frees * FEW < n:
                 equal[:] = 2
             elif frees > 0:
                 last_calls(cleared, zap, by_key, keys, has, best, last)
                 count_late(keys, made, by_key, best, last, late, equal)
             missed = 0
-            for at in range(frees):
-                i = np.int64(listed[at])
-                part, after = np.int64(last[i]), np.int64(late[i])
+            for i in listed[:frees]:
+                part: Any = np.int64(last[i])
+                after: Any = np.int64(late[i])
                 if equal[i] > 1:
                     first = first_call + i * parts
                     part, after = last_by_full_key(cleared, i, zap, made, calls, calls_low, first, False)
@@ -479,15 +501,15 @@ def walk_parts(
                 for i in range(n):
                     if n_made[i] < parts or not exists_m[i]:
                         continue
-                    part = parts - 1
+                    end_part: Any = parts - 1
                     if by_key:
-                        part = np.int64(last[i])
+                        end_part = np.int64(last[i])
                         if equal[i] > 1:
                             first = first_call + i * parts
-                            part, _ = last_by_full_key(cleared, i, zap, made, calls, calls_low, first, True)
+                            end_part, _ = last_by_full_key(cleared, i, zap, made, calls, calls_low, first, True)
                     lo, hi = 0, -1
                     if held[i] > 0:
-                        lo, hi = span_of_part(cleared, i, part, zap)
+                        lo, hi = span_of_part(cleared, i, end_part, zap)
                     if hi >= 0:
                         unflush(account[lay.MUNMAP], lo, hi, ceiling)
                     flush_with_table(account[lay.MUNMAP], 0, lo, hi + 1, entries, ceiling)
@@ -495,6 +517,7 @@ def walk_parts(
                     unmappings += 1
 
             # The async scan, and the end.
+            reads = 0
             if n_kept > 0:
                 lowest[:] = -1
                 first_entries(present, lowest)

@@ -128,7 +128,7 @@ def each_by_counts(
     rooms = room(max([par[i, lay.PMD_SPAN] for i in rows]))
     for i in rows:
         mine = per[offsets[i] : offsets[i + 1]]
-        walk_counts(par[i], lim[i], cdfs, guides, rooms, mine, work[i], sums[i], account[i])
+        walk_counts(par[i], lim[i], cdfs, guides, contention, rooms, mine, work[i], sums[i], account[i])
 
 
 @njit(cache=True, nogil=True)

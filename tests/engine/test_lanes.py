@@ -40,7 +40,7 @@ def way(scenario: Scenario) -> int:
         (Scenario(virt=GIB, sparsity=0.9, zap=4 * MIB, folio=64 * KIB), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, zap=2 * MIB, folio=64 * KIB), BY_COUNTS),
         (Scenario(virt=GIB + 4 * KIB, sparsity=0.9), BY_WALK),
-        (Scenario(virt=GIB, sparsity=0.9, threads=2), BY_SLOTS),
+        (Scenario(virt=GIB, sparsity=0.9, threads=2), BY_COUNTS),
         (Scenario(virt=GIB, sparsity=0.9, pinned=0.1), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, refault=0.1), BY_WALK),
         (Scenario(virt=GIB, sparsity=0.9, advice="free"), BY_WALK),
@@ -108,8 +108,8 @@ def test_whole_slots_equal_walk(scenario: Scenario) -> None:
 @settings(max_examples=200, deadline=None)
 @given(slot_scenarios())
 def test_calls_of_one_slot_equal_walk(scenario: Scenario) -> None:
-    """The same with calls of one slot by one thread, most of which go by counts."""
-    assert_short_equals_walk(replace(scenario, zap=None, threads=1))
+    """The same with calls of one slot, most of which go by counts."""
+    assert_short_equals_walk(replace(scenario, zap=None))
 
 
 @pytest.mark.parametrize("coverage", [1.0, 0.9, 0.5, 0.0])
