@@ -35,7 +35,7 @@ FEW = 16
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Points that run together, or a shard of one. `attempt` counts from 1 for each point, `tries` for them together."""
+    """Points that run together, or a shard of one. `attempt` counts from 1 for a point, `tries` for them together."""
 
     block: PointBlock
     estimate_ns: float

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from sweep.errors import UserError, nearest, one_line, unknown
+from sweep.errors import UserError, nearest, one_line, printable, unknown
 from sweep.version import VERSION
 
 COMMANDS = {
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, said = USAGE, f"stdout: {gone}"
     if said:
         with suppress(OSError):
-            print(f"sweep: {said}", file=sys.stderr)
+            print(f"sweep: {printable(said)}", file=sys.stderr)
     _flush(sys.stderr)
     return code
 

@@ -30,7 +30,12 @@ def unknown(what: str, word: str, known: Iterable[str]) -> str:
     return f"unknown {what} {one_line(word)!r}{hint} known: {', '.join(names)}"
 
 
+def printable(text: str) -> str:
+    """Text as a terminal may have it: what it would obey, or not show, is spelled out (`\\x1b`)."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
 def one_line(text: str, longest: int = 60) -> str:
     """Text of the user's fit for a message: one line, not too long."""
-    flat = " ".join(text.split())
+    flat = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     return flat if len(flat) <= longest else flat[: longest - 3] + "..."

@@ -37,6 +37,117 @@ _REFUSED = {
     "PARAMETER": "a parameter",
     "LAMBDA": "a lambda",
 }
+MAX_CHARACTERS, MAX_TEXT = 2_000, 200
+"""Of an expression, and of a derived text: with the functions below no value grows beyond some hundred kB."""
+_FUNCTIONS = frozenset(
+    (
+        *(
+            "+",
+            "-",
+            "*",
+            "/",
+            "//",
+            "%",
+            "**",
+            "^",
+            "@",
+            "&",
+            "|",
+            "<<",
+            ">>",
+            "~",
+            "xor",
+            "add",
+            "subtract",
+            "multiply",
+        ),
+        *(
+            "divide",
+            "mod",
+            "pow",
+            "power",
+            "abs",
+            "sign",
+            "ceil",
+            "ceiling",
+            "floor",
+            "round",
+            "round_even",
+            "trunc",
+            "even",
+        ),
+        *(
+            "sqrt",
+            "cbrt",
+            "exp",
+            "ln",
+            "log",
+            "log2",
+            "log10",
+            "sin",
+            "cos",
+            "tan",
+            "asin",
+            "acos",
+            "atan",
+            "atan2",
+            "pi",
+        ),
+        *("gcd", "lcm", "greatest_common_divisor", "least_common_multiple", "bit_count", "isnan", "isinf", "isfinite"),
+        *(
+            "greatest",
+            "least",
+            "nullif",
+            "||",
+            "concat",
+            "concat_ws",
+            "lower",
+            "upper",
+            "lcase",
+            "ucase",
+            "trim",
+            "ltrim",
+        ),
+        *(
+            "rtrim",
+            "left",
+            "right",
+            "substr",
+            "substring",
+            "length",
+            "len",
+            "strlen",
+            "char_length",
+            "reverse",
+            "ascii",
+            "chr",
+        ),
+        *(
+            "contains",
+            "starts_with",
+            "ends_with",
+            "prefix",
+            "suffix",
+            "^@",
+            "instr",
+            "strpos",
+            "position",
+            "split_part",
+        ),
+        *("~~", "!~~", "~~*", "!~~*", "~~~", "like_escape", "ilike_escape", "not_like_escape", "not_ilike_escape"),
+        *(
+            "regexp_matches",
+            "regexp_full_match",
+            "regexp_extract",
+            "list_value",
+            "list_contains",
+            "list_has",
+            "format_bytes",
+        ),
+        *("is distinct from", "is not distinct from", "md5", "sha256", "hash", "typeof"),
+    )
+)
+"""Each of one row's values alone, and none makes long texts or lists of short ones, as repeat and range do."""
 _NAME = re.compile("[a-z_][a-z0-9_]*")
 _TYPES = (
     {"VARCHAR": "VARCHAR", "BOOLEAN": "BOOLEAN", "FLOAT": "DOUBLE", "DOUBLE": "DOUBLE"}
@@ -50,6 +161,8 @@ def wrapped(expression: str) -> str:
 
     Outside of quotes sizes become bytes (`zap >= 2MiB`), and the field `order` needs no quotes of its own.
     """
+    if len(expression) > MAX_CHARACTERS:
+        raise UserError(f"longer than {MAX_CHARACTERS:,} characters")
     return f"(\n{_WORD.sub(_spelled, expression)}\n)"
 
 
@@ -99,6 +212,10 @@ def check_functions(functions: Collection[str], known: Mapping[str, bool], where
             raise UserError(f"{where}: no function {name!r}{nearest(name, known)}")
         if not known[name]:
             raise UserError(f"{where}: {name}() is not allowed: it depends on more than one point's columns")
+        if name not in _FUNCTIONS:
+            raise UserError(
+                f"{where}: {name}() is not allowed{nearest(name, _FUNCTIONS) or ': arithmetic and simple text are'}"
+            )
 
 
 def stored_type(sql_type: str, where: str) -> str:

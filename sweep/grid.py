@@ -36,6 +36,7 @@ from sweep.yamltree import Scalar, Spot, at
 __all__ = ["Chunk", "Exclude", "Grid", "load", "parse"]
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+MAX_RULES, MAX_DERIVED = 1_000, 100
 DERIVED = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -99,7 +100,7 @@ class _Builder:
             repeats=repeats,
             seed=seed,
             derive=self._derive(),
-            excludes=tuple(self._exclude(i, rule) for i, rule in enumerate(file.exclude)),
+            excludes=self._excludes(),
             fixed=fixed,
             axes=dimensions,
             include=_include(rows, fixed, seed),
@@ -239,6 +240,11 @@ class _Builder:
             raise at(row["res"].spot, ("include", i, "res"), "sparsity is given too; give one of the two")
         return {name: axes.one(name, scalar, ("include", i, name)) for name, scalar in row.items()}
 
+    def _excludes(self) -> tuple[Exclude, ...]:
+        if len(self.file.exclude) > MAX_RULES:
+            raise at(self._spot("exclude"), ("exclude",), f"{len(self.file.exclude):,} rules; at most {MAX_RULES:,}")
+        return tuple(self._exclude(i, rule) for i, rule in enumerate(self.file.exclude))
+
     def _exclude(self, i: int, rule: dict[str, Scalar | list[Scalar]]) -> Exclude:
         path: tuple[str | int, ...] = ("exclude", i)
         words = {}
@@ -266,6 +272,8 @@ class _Builder:
         return tuple(axes.many(name, given, path).tolist())
 
     def _derive(self) -> dict[str, str]:
+        if len(self.file.derive) > MAX_DERIVED:
+            raise at(self._spot("derive"), ("derive",), f"{len(self.file.derive):,} columns; at most {MAX_DERIVED}")
         for name, scalar in self.file.derive.items():
             if not DERIVED.fullmatch(name):
                 rule = "a letter a-z, then up to 62 of a-z, 0-9 and _"

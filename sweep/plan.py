@@ -77,7 +77,7 @@ class Plan:
             if not len(index):
                 continue
             columns, repeat = self.grid.columns_at(index)
-            derived = sql.point_conditions(columns, self.grid.derive, [])[0] if self.grid.derive else {}
+            derived = _evaluated(self.grid, columns, [])[0] if self.grid.derive else {}
             ids = _spelled(self.ids[number]) if self.ids else point_ids(columns)
             yield PointBlock(ids, columns, repeat, derived)
 
@@ -135,14 +135,16 @@ class _Tally:
             finished = self._done_of(ids) & fresh
             self._done += int(finished.sum())
             fresh &= ~finished
-        self._cost({name: values[fresh] for name, values in kept.items()})
+        chosen = {name: values[fresh] for name, values in kept.items()}
+        if self._grid.derive:
+            _evaluated(self._grid, chosen, [])  # a value that cannot be had is told here, not when the run has begun
+        self._cost(chosen)
         alive[index] = fresh
         return alive, ids if fresh.all() else [ids[i] for i in np.flatnonzero(fresh)]
 
     def _selected(self, columns: Columns) -> Mask:
         """What the exclude rules and `where` leave."""
-        with _placed(self._grid.source, ""):
-            masks = iter(sql.point_conditions(columns, self._derive, self._wheres)[1])
+        masks = iter(_evaluated(self._grid, columns, self._wheres, self._derive)[1])
         alive = np.ones(len(columns["virt"]), bool)
         for i, rule in enumerate(self._grid.excludes):
             hit = matches(rule, columns)
@@ -215,8 +217,41 @@ def matches(rule: Exclude, columns: Columns) -> Mask:
     return hit
 
 
+def _evaluated(
+    grid: Grid, columns: Columns, wheres: Sequence[str], derive: dict[str, str] | None = None
+) -> tuple[dict[str, list[Any]], list[Mask]]:
+    """Derived columns and conditions of points; the error names the expression that some point makes fail.
+
+    DuckDB does not say which, so after an error they are tried one after another.
+    """
+    derive = grid.derive if derive is None else derive
+    try:
+        return sql.point_conditions(columns, derive, wheres)
+    except UserError as error:
+        names = list(derive)
+        for i, name in enumerate(names):
+            with _placed(grid.place("derive", name), "derive or where: "):
+                sql.point_conditions(columns, {known: derive[known] for known in names[: i + 1]}, [])
+        for where in wheres:
+            rule = next((i for i, rule in enumerate(grid.excludes) if rule.where == where), None)
+            place = "--where" if rule is None else grid.place("exclude", rule, "where")
+            with _placed(place, "derive or where: "):
+                sql.point_conditions(columns, derive, [where])
+        raise error
+
+
 def check_sql(grid: Grid, where: str | None) -> None:
     """Try all SQL of the grid on no points; the error names the expression at fault."""
+    wheres = [rule.where for rule in grid.excludes if rule.where] + ([where] if where is not None else [])
+    try:
+        sql.check_expressions(grid.derive, wheres)
+    except UserError:
+        _check_each(grid, where)
+        raise
+
+
+def _check_each(grid: Grid, where: str | None) -> None:
+    """One after another, to say which."""
     names = list(grid.derive)
     for i, name in enumerate(names):
         before = {known: grid.derive[known] for known in names[: i + 1]}

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from sweep.errors import printable
 from sweep.launch import Progress, State
 from sweep.units import human_ns
 
@@ -90,7 +91,7 @@ class Lines:
         self._next = FIRST_LINE_S
 
     def say(self, text: str) -> None:
-        print(f"sweep: {text}", file=self._out, flush=True)
+        print(f"sweep: {printable(text)}", file=self._out, flush=True)
 
     def show(self, state: State) -> None:
         waiting, seconds = self._clock.waiting(state), self._clock.seconds
@@ -116,7 +117,7 @@ class Bar:
         self._clock = Clock()
 
     def say(self, text: str) -> None:
-        self._console.print(f"sweep: {text}", markup=False, soft_wrap=True)
+        self._console.print(f"sweep: {printable(text)}", markup=False, soft_wrap=True)
 
     def show(self, state: State) -> None:
         text = self._clock.waiting(state) or told(state) + self._clock.left(state)

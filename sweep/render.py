@@ -73,6 +73,7 @@ def _table(names: Sequence[str], rows: Rows, out: TextIO, most: int) -> int:
     rows = iter(rows)
     head = list(islice(rows, most)) if most else list(rows)
     left_out = sum(1 for _ in rows)
+    names = [shown(name) for name in names]
     cells = [[shown(value) for value in row] for row in head]
     widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(names)]
     right = [_numeric(row[i] for row in head) for i in range(len(names))]

@@ -4,14 +4,16 @@ Sealed: no file but the committed parts can be opened, nothing of the network, n
 settings are locked; one SELECT at a time is let through, so nothing is written anywhere.
 """
 
+import atexit
 import os
 import re
+import resource
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import duckdb
 import numpy as np
@@ -24,9 +26,13 @@ from sweep.named import NamedQuery, named_queries, named_query
 from sweep.places import Bucket, Directory
 from sweep.store import RunInfo, Store
 
+T = TypeVar("T")
+
 __all__ = ["Database", "NamedQuery", "check_expressions", "named_queries", "named_query", "point_conditions"]
 
-DEFAULT_SECONDS = 60.0
+DEFAULT_SECONDS, GRACE_S = 60.0, 3.0
+THREAD_BYTES = 64 << 20
+"""What a thread of DuckDB may map before it has done anything."""
 _CARET = re.compile(r"\n\nLINE (\d+): (.*)\n( *)\^", re.DOTALL)
 _NO_TABLE = re.compile(r"Table with name (\S+) does not exist")
 _ORDER = re.compile(r"(?<![\w\"])order\b(?!\s+by\b)", re.IGNORECASE)
@@ -40,6 +46,10 @@ _OF_FILES = (
 """What DuckDB and Arrow raise where a file is gone or damaged; other things too."""
 _LOOKS = 5
 _KIND = re.compile(r"^(?:[A-Z][A-Za-z]* )+Error: ")
+
+
+class _StuckError(UserError):
+    """It took too long, and goes on: the connection is of no use any more."""
 
 
 class Database:
@@ -70,17 +80,19 @@ class Database:
         with _told():
             for _ in range(_LOOKS):
                 try:
-                    with _limited(self._connection, seconds):
-                        return self._ask(sql)
+                    return _limited(self._connection, seconds, lambda: self._ask(sql))
+                except _StuckError:
+                    self._connection = self._open()
+                    raise
                 except _OF_FILES:
                     if not self._is_behind():
                         raise
-                    self._connection.close()
+                    _close(self._connection)
                     self._connection = self._open()
             raise UserError("SQL: the runs change faster than they can be read; ask again")
 
     def close(self) -> None:
-        self._connection.close()
+        _close(self._connection)
 
     def __enter__(self) -> Self:
         return self
@@ -176,23 +188,28 @@ def point_conditions(
         return {}, []
     connection = _sealed()
     try:
-        with _limited(connection, DEFAULT_SECONDS):
-            with _told():
-                connection.register("points", tables.scenario_table(columns))
-            known, source = [column.name for column in schema.POINT], "points"
-            for name, expression in derive.items():
-                expressions.check_name(name)
-                source = _with_column(connection, source, name, expression, known)
-                known.append(name)
-            selected = [f'"{name}"' for name in derive]
-            selected.extend(_condition(connection, source, where, known) for where in wheres)
-            with _told("derive or where"):
-                table = connection.sql(f"SELECT {', '.join(selected)} FROM {source}").to_arrow_table()
+        table = _limited(connection, DEFAULT_SECONDS, lambda: _evaluated(connection, columns, derive, wheres))
     finally:
-        connection.close()
+        _close(connection)
     values = {name: table.column(i).to_pylist() for i, name in enumerate(derive)}
-    masks = [table.column(i).fill_null(False).to_numpy() for i in range(len(derive), len(selected))]
+    masks = [table.column(i).fill_null(False).to_numpy() for i in range(len(derive), table.num_columns)]
     return values, masks
+
+
+def _evaluated(
+    connection: duckdb.DuckDBPyConnection, columns: Columns, derive: dict[str, str], wheres: Sequence[str]
+) -> tables.Table:
+    with _told():
+        connection.register("points", tables.scenario_table(columns))
+    known, source = [column.name for column in schema.POINT], "points"
+    for name, expression in derive.items():
+        expressions.check_name(name)
+        source = _with_column(connection, source, name, expression, known)
+        known.append(name)
+    selected = [f'"{name}"' for name in derive]
+    selected.extend(_condition(connection, source, where, known) for where in wheres)
+    with _told("derive or where"):
+        return connection.sql(f"SELECT {', '.join(selected)} FROM {source}").to_arrow_table()
 
 
 def check_expressions(derive: dict[str, str], wheres: Sequence[str]) -> None:
@@ -207,7 +224,11 @@ def _with_column(
     where = f"derive.{name}"
     sql_type = _type_of(connection, source, expression, known, where)
     stored = expressions.stored_type(sql_type, where)
-    return f'(SELECT *, CAST({expressions.wrapped(expression)} AS {stored}) AS "{name}" FROM {source})'
+    value = f"CAST({expressions.wrapped(expression)} AS {stored})"
+    if stored == "VARCHAR":
+        long = f"error('longer than {expressions.MAX_TEXT} characters')"
+        value = f"CASE WHEN length({value}) > {expressions.MAX_TEXT} THEN {long} ELSE {value} END"
+    return f'(SELECT *, {value} AS "{name}" FROM {source})'
 
 
 def _condition(connection: duckdb.DuckDBPyConnection, source: str, expression: str, known: list[str]) -> str:
@@ -286,25 +307,74 @@ def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise UserError(f"SQL: {kind.name} is not allowed; the store is read only: one SELECT")
 
 
+def _limited(connection: duckdb.DuckDBPyConnection, seconds: float | None, ask: Callable[[], T]) -> T:
+    """What `ask` gives. After so long the connection is interrupted; and what does not listen is left behind.
+
+    DuckDB hears an interrupt between blocks of rows only, and levenshtein() of two long texts takes an hour a block. So
+    the question runs in a thread, which may go on; the process then ends without waiting for it.
+    """
+    answers: list[T] = []
+    errors: list[BaseException] = []
+    done = threading.Event()  # Thread.join, when a Ctrl-C cuts it short, takes the thread for ended
+
+    def run() -> None:
+        try:
+            answers.append(ask())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    with _room():
+        thread.start()
+        try:
+            done.wait(seconds)
+        finally:  # a Ctrl-C, too
+            if not done.is_set():
+                connection.interrupt()
+                if not done.wait(GRACE_S):
+                    _stuck.append(connection)
+                    atexit.register(_leave, done)
+    if answers:
+        return answers[0]
+    if errors and not isinstance(errors[0], duckdb.InterruptException):
+        raise errors[0]
+    late = f"SQL: took longer than {seconds or 0:g} s; raise --timeout, or ask for less"
+    raise UserError(late) if errors else _StuckError(late)
+
+
+_stuck: list[duckdb.DuckDBPyConnection] = []
+
+
+def _close(connection: duckdb.DuckDBPyConnection) -> None:
+    """Unless it still works: closing would wait."""
+    if not any(connection is one for one in _stuck):
+        connection.close()
+
+
+def _leave(done: threading.Event) -> None:
+    """The end of a process with a question that nobody waits for: now, and as bad usage, which it was."""
+    if not done.is_set():
+        os._exit(2)
+
+
 @contextmanager
-def _limited(connection: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
-    """Interrupts what runs on the connection after this time."""
-    timer = threading.Timer(seconds, connection.interrupt) if seconds else None
-    if timer:
-        timer.daemon = True
-        timer.start()
+def _room() -> Iterator[None]:
+    """Keeps this process from taking the machine's memory: DuckDB's own limit does not count long texts and lists."""
+    try:
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        used_bytes = int(status["VmData"].split()[0]) << 10
+    except (OSError, KeyError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = used_bytes + (_memory_mib() << 20) + THREAD_BYTES * (os.cpu_count() or 1)
+    resource.setrlimit(resource.RLIMIT_DATA, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
     try:
         yield
-    except duckdb.InterruptException as error:
-        raise UserError(f"SQL: took longer than {seconds:g} s; raise --timeout, or ask for less") from error
-    except RuntimeError as error:
-        if "Query interrupted" in str(error):  # DuckDB's word for a Ctrl-C
-            raise KeyboardInterrupt from error
-        raise
     finally:
-        if timer:
-            timer.cancel()
-            timer.join()  # it holds the connection, which must be gone before Python ends
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 @contextmanager

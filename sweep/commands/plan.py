@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweep.commands.options import STORE, AsJson, Format, GridFile, HowToPrint, Override, Results, Where
+from sweep.errors import printable
 
 if TYPE_CHECKING:
     from sweep.grid import Grid
@@ -59,7 +60,7 @@ def planned(
 def show(made: "Plan", goes_on_with: str | None, chosen: Format, *, points: bool = False) -> None:
     """The account or the points to stdout, warnings to stderr."""
     for warning in made.account.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     if points:
         list_points(made, chosen)
     else:

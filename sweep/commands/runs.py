@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweep.commands.options import STORE, AsJson, Facts, HowToPrint, Results, elsewhere
-from sweep.errors import UserError
+from sweep.errors import UserError, printable
 
 if TYPE_CHECKING:
     from sweep.store import RunInfo
@@ -32,7 +32,7 @@ def ls(
     names = LISTED if form in ("table", "md") else tuple(column.name for column in schema.RUNS)
     render.write(names, ([run.row[name] for name in names] for run in survey.runs), form, sys.stdout)
     for problem in survey.problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        print(f"warning: {printable(problem)}", file=sys.stderr)
     if not survey.runs:
         print(f"no run in {store.root}; the next command: sweep launch GRID{elsewhere(results)}", file=sys.stderr)
     return 0

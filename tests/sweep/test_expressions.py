@@ -40,7 +40,10 @@ REFUSED = [
     ("COLUMNS(*) > 1", "a star is not allowed"),
     ("$1", "a parameter is not allowed"),
     ("len(list_filter([zap], lambda x: x > 1)) > 0", "a lambda is not allowed"),
-    ("'' = repeat('x', 20000000000)", "Out of Range"),
+    ("'' = repeat('x', 20000000000)", r"repeat\(\) is not allowed: arithmetic"),
+    ("len(hex(hex('x'))) > 1", r"hex\(\) is not allowed"),
+    ("virt * 9000000000000000000 > 1", "Out of Range"),
+    ("zap > " + "+".join(["1"] * 1001), "longer than 2,000 characters"),
 ]
 
 
@@ -122,6 +125,13 @@ def test_derived_columns_that_are_refused(name: str, expression: str, told: str)
     """A derived column has a name of its own and one plain value a point."""
     with pytest.raises(UserError, match=told):
         sql.check_expressions({name: expression}, [])
+
+
+def test_texts_stay_short() -> None:
+    """So that columns made of columns made of columns cannot grow without end."""
+    assert sql.point_conditions(scenarios(1), {"a": f"'{'x' * 200}'"}, [])[0] == {"a": ["x" * 200]}
+    with pytest.raises(UserError, match="longer than 200 characters"):
+        sql.point_conditions(scenarios(1), {"a": f"'{'x' * 150}'", "b": "a || a"}, [])
 
 
 def test_checking_needs_no_points() -> None:

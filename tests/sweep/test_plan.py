@@ -179,3 +179,19 @@ def test_chunks_of_any_size_make_one_plan(monkeypatch: pytest.MonkeyPatch) -> No
     assert planned(again) == points
     assert again.account.estimate_ns == pytest.approx(made.account.estimate_ns)
     assert replace(again.account, estimate_ns=0) == replace(made.account, estimate_ns=0)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("derive: {fine: zap, bad: seed * zap}", "g.yaml:5:26: derive.bad: Out of Range"),
+        ("exclude: [{where: seed * zap < 3}]", "g.yaml:5:19: exclude[0].where: Out of Range"),
+        ('exclude: [{where: "bad < 3"}]\nderive: {bad: seed * zap}', "g.yaml:6:15: derive.bad: Out of Range"),
+    ],
+)
+def test_a_value_that_cannot_be_had_is_told_by_plan(more: str, told: str) -> None:
+    """SQL that is right and fails for some point: file, line and name, before anything is launched."""
+    text = "schema: sweep/1\nname: over\nfixed: {virt: 64GiB, sparsity: 0.9}\naxes: {seed: [1, 9000000000000000000]}\n"
+    with pytest.raises(UserError) as caught:
+        make_plan(parse(text + more, "g.yaml"))
+    assert str(caught.value).startswith(told)
