@@ -13,11 +13,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from _bench import peers, show  # noqa: E402
+from _bench import show  # noqa: E402
 from _bench.__main__ import SECTIONS  # noqa: E402
 from _bench.bench import child  # noqa: E402
 from _bench.figure import Figure, Reach, in_turn, number  # noqa: E402
 from _bench.growth import exponent  # noqa: E402
+from _bench.peers import VENV, is_ready  # noqa: E402
 
 TEXT = {"section", "figure", "unit", "date"}
 MAYBE_TEXT = {"yardstick", "reach", "note", "commit"}
@@ -55,11 +56,11 @@ def test_a_section_says_what_it_found(report: dict[str, Any], section: str) -> N
         check(row)
 
 
-@pytest.mark.skipif(not peers.is_ready(), reason="needs the peers, which `scripts/bench peers` installs")
+@pytest.mark.skipif(not is_ready(), reason="needs the peers, which `scripts/bench peers` installs")
 @pytest.mark.parametrize("peer", ["joblib", "hydra"])  # those that start no Ray: a minute each on a slow machine
 def test_a_peer_does_every_point(tmp_path: Path, peer: str) -> None:
     """And leaves a row of each."""
-    child("peer", peer, 3, 1, tmp_path, python=str(peers.VENV / "bin" / "python"))
+    child("peer", peer, 3, 1, tmp_path, python=str(VENV / "bin" / "python"))
     if peer == "joblib":
         seeds = duckdb.execute("SELECT seed FROM read_parquet($1)", [str(tmp_path / "*.parquet")]).fetchall()
     else:
