@@ -43,7 +43,6 @@ _REMEDY = {
     errno.ENOSPC: "free some space and launch again: what was committed is kept",
     errno.EDQUOT: "free some space and launch again: what was committed is kept",
     errno.EROFS: _ELSEWHERE,
-    errno.ENOENT: _ELSEWHERE,
     errno.EACCES: f"change its permissions, or {_ELSEWHERE}",
     errno.EPERM: f"change its permissions, or {_ELSEWHERE}",
     errno.EIO: "the disk fails; look at the kernel's log",
@@ -266,16 +265,16 @@ class Bucket(Place):
 
 
 class told:  # noqa: N801 - reads as a word of the `with` line
-    """Turns an OSError into a UserError; a file that is not there is the caller's to judge, unless it is `needed`."""
+    """Turns an OSError into a UserError; a file that is not there is the caller's to judge."""
 
-    def __init__(self, path: Path, needed: bool = False) -> None:
-        self._path, self._needed = path, needed
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and (self._needed or not isinstance(error, FileNotFoundError)):
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             what = error.strerror or str(error)
             remedy = _REMEDY.get(error.errno or 0)
             raise UserError(f"{self._path}: {what}{'; ' if remedy else ''}{remedy or ''}") from error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sweep import locks, parts, rundir, schema, tables
 from sweep.errors import UserError, nearest, one_line
-from sweep.places import Directory, Place, place_at
+from sweep.places import Directory, Place, place_at, told
 from sweep.rundir import RunInfo
 from sweep.writer import RunWriter
 
@@ -65,8 +65,10 @@ class Store:
 
     def __init__(self, root: Place | Path) -> None:
         self.root: Place = root if isinstance(root, Place) else Directory(root)
-        if isinstance(self.root, Directory) and self.root.path.exists() and not self.root.path.is_dir():
-            raise UserError(f"{root}: not a directory; give the directory of the runs")
+        if isinstance(self.root, Directory):
+            with told(self.root.path):
+                if self.root.path.exists() and not self.root.path.is_dir():
+                    raise UserError(f"{root}: not a directory; give the directory of the runs")
 
     @property
     def exists(self) -> bool:

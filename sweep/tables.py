@@ -1,6 +1,7 @@
 """The only room with pyarrow: results become typed tables, tables become Parquet files, and back."""
 
 import ctypes
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -232,7 +233,7 @@ def read_part(source: Any, name: str, columns: Sequence[str] | None = None) -> T
         raise DamagedError(f"{name}: is gone") from error
     except _UNREADABLE as error:
         if isinstance(error, OSError) and error.errno:  # the disk's or the permissions' fault, not the file's
-            raise UserError(f"{name}: {error.strerror or error}; the run needs this file: make it readable") from error
+            raise UserError(f"{name}: {os.strerror(error.errno)}; change its permissions: the run needs it") from error
         raise DamagedError(f"{name}: not a whole Parquet file ({_first_line(error)})") from error
 
 

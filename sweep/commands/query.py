@@ -82,14 +82,19 @@ def query(
 def _ask(question: "NamedQuery", results: str, cost: str, run: str | None, seconds: float | None) -> "Table":
     from sweep.sql import Database
     from sweep.store import open_store
+    from sweep.views import mentioned
 
     if run is not None and not run.strip():
         raise UserError("--run: is empty; give an id, the start of one, or last, or leave it out for all runs")
-    with Database(open_store(results), cost, run=run) as database:
+    store = open_store(results)
+    if not store.exists and set(mentioned(question.sql)) - {"costs"}:
+        raise UserError(f"{store.root}: no store there; look at --results, or launch a grid: sweep launch GRID")
+    with Database(store, cost, run=run) as database:
+        say_what_is_missing(database, question)
+        table = database.query(question.sql, seconds)
         for problem in database.problems:
             print(f"warning: left out: {problem}", file=sys.stderr)
-        say_what_is_missing(database, question)
-        return database.query(question.sql, seconds)
+        return table
 
 
 def say_what_is_missing(database: "Database", question: "NamedQuery") -> None:
