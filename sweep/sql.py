@@ -38,6 +38,7 @@ _NO_TABLE = re.compile(r"Table with name (\S+) does not exist")
 _ORDER = re.compile(r"(?<![\w\"])order\b(?!\s+by\b)", re.IGNORECASE)
 _OF_FILES = (
     duckdb.IOException,
+    duckdb.PermissionException,  # a file that is gone is looked for as a folder, which is not allowed
     duckdb.InvalidInputException,
     duckdb.SerializationException,
     FileNotFoundError,

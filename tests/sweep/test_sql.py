@@ -13,6 +13,7 @@ from engine.outcome import COLUMNS
 from engine.policy import POLICIES
 from sweep import schema, sql
 from sweep.errors import UserError
+from sweep.places import Directory
 from sweep.sql import Database
 from sweep.store import Store
 from tests.sweep.stores import commit, filled, opened, part_paths, point_id, results
@@ -277,3 +278,36 @@ def test_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with Database(Store(tmp_path)) as database, pytest.raises(UserError, match="more memory"):
         database.query("SELECT a FROM range(30000000) x(a) ORDER BY hash(a)")
     assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+def test_readers_see_each_row_once_while_parts_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two steps of a merge, for who looks then and for who looked before it began."""
+    counted = "SELECT count(*) AS n, count(DISTINCT (point_id, policy)) AS distinct_n FROM outcomes"
+    with opened(tmp_path) as writer, Database(Store(tmp_path)) as empty:
+        assert empty.query(counted).to_pylist() == [{"n": 0, "distinct_n": 0}]
+        for first in range(3):
+            commit(writer, first, 1)
+        early = [Database(Store(tmp_path)) for _ in range(14)]
+        seen: list[dict[str, int]] = []
+        real_put, real_delete = Directory.put, Directory.delete
+
+        def look() -> None:
+            with early.pop() as before, Database(Store(tmp_path)) as now:
+                seen.extend(row for database in (before, now) for row in database.query(counted).to_pylist())
+
+        def put(place: Directory, name: str, data: bytes) -> None:
+            real_put(place, name, data)
+            look()
+
+        def delete(place: Directory, *names: str) -> None:
+            for name in names:
+                real_delete(place, name)
+                look()
+
+        monkeypatch.setattr(Directory, "put", put)
+        monkeypatch.setattr(Directory, "delete", delete)
+        writer.finish("ok", {})
+    assert len(seen) == 2 * 13
+    assert all(row == {"n": 21, "distinct_n": 21} for row in seen)
+    for database in early:
+        database.close()
