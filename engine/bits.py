@@ -3,8 +3,10 @@
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from engine.jit import inner
 
 ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 ZERO = np.uint64(0)
@@ -37,13 +39,13 @@ def leading(_: Any, x: Any) -> Any:
     return types.int64(types.uint64), code
 
 
-@njit(cache=True)
+@inner
 def last_set(x: Any) -> Any:
     """Place of the highest set bit of a uint64 (-1 if none)."""
     return 63 - leading(x)
 
 
-@njit(cache=True)
+@inner
 def window(word: Any, first: Any, end: Any) -> Any:
     """Bits of word number `word` that lie in entries [first, end), which must meet it."""
     lo = max(first - word * 64, 0)
@@ -54,7 +56,7 @@ def window(word: Any, first: Any, end: Any) -> Any:
     return mask
 
 
-@njit(cache=True)
+@inner
 def survey(words: Any, first: Any, end: Any) -> tuple[Any, Any, Any]:
     """(how many, first, last) entries set in [first, end); (0, -1, -1) if none."""
     count, lo, hi = 0, -1, -1
@@ -70,7 +72,7 @@ def survey(words: Any, first: Any, end: Any) -> tuple[Any, Any, Any]:
     return count, lo, hi
 
 
-@njit(cache=True)
+@inner
 def nth(words: Any, first: Any, end: Any, n: Any) -> Any:
     """The n-th (from 1) entry set in [first, end), which must have that many."""
     for w in range(first >> 6, ((end - 1) >> 6) + 1):
@@ -85,7 +87,7 @@ def nth(words: Any, first: Any, end: Any, n: Any) -> Any:
     return -1
 
 
-@njit(cache=True)
+@inner
 def fill(words: Any, first: Any, end: Any) -> None:
     """Set the entries [first, end)."""
     if end > first:
@@ -93,7 +95,7 @@ def fill(words: Any, first: Any, end: Any) -> None:
             words[w] |= window(w, first, end)
 
 
-@njit(cache=True)
+@inner
 def clear(words: Any, first: Any, end: Any) -> None:
     """Clear the entries [first, end)."""
     if end > first:

@@ -34,4 +34,4 @@ def choose_cache() -> None:
 def is_cold() -> bool:
     """Nothing compiled yet: the first batch will compile, once, for some seconds."""
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
-    return not any(folder.rglob("run.each_by_*.nbc"))
+    return not any(folder.rglob("*.walk*.nbc"))

@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from engine.jit import inner
 from engine.keyed import TRYLOCK, call_key, draw, key, scale
 from engine.layout import FAILED, FAST, MERGED, PMD_LOCKS, PTE_LOCKS, RESCANNED, SEED_INLINE, SLOW
 
@@ -12,7 +12,7 @@ BY_MERGED, BY_SEED, AFTER_BREAK = 1, 2, 4
 STEP_SHIFT = 3
 
 
-@njit(cache=True)
+@inner
 def failed_trylocks(
     attempts: Any,
     first_table: Any,
@@ -61,13 +61,13 @@ def failed_trylocks(
     return failed, broken
 
 
-@njit(cache=True)
+@inner
 def thread_of(call: Any, threads: Any, n_calls: Any, interleaved: Any) -> Any:
     """The thread that a call belongs to."""
     return call % threads if interleaved else call * threads // n_calls
 
 
-@njit(cache=True)
+@inner
 def settle_trylocks(
     attempts: Any,
     first_table: Any,
@@ -108,7 +108,7 @@ def settle_trylocks(
     attempts[:] = -1
 
 
-@njit(cache=True)
+@inner
 def attempt(
     first_call: Any, visited: Any, threads: Any, n_calls: Any, interleaved: Any, pace: Any, attempts: Any
 ) -> None:
@@ -127,7 +127,7 @@ def attempt(
         pace[t] += 1
 
 
-@njit(cache=True)
+@inner
 def attempt_by_key(first_call: Any, visited: Any, hand: Any, stream: Any, low: Any, attempts: Any) -> None:
     """The same in random order, where a call's key says its step (docs/method.md, section 6)."""
     for i in range(attempts.size):

@@ -10,7 +10,6 @@ engine/walk.py, bit for bit.
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from engine import layout as lay
@@ -20,6 +19,7 @@ from engine.chance import ALWAYS, MAYBE
 from engine.contend import attempt, attempt_by_key, settle_trylocks
 from engine.flush import FULL, RANGED, SENT, flush
 from engine.install import place_extents, resident_extents
+from engine.jit import inner, kernel
 from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, GOLDEN, LOW_48, PLACE, S16, S48, draw, key, mix
 from engine.upper import upper_of_munmap
 
@@ -44,21 +44,34 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(slots.fits(par) & one & counted & fresh)
 
 
-@njit(cache=True)
-def room(pmd_span: Any) -> Any:
-    """Scratch for blocks: (hashes: uint64[4, tables], numbers: uint16[17, tables], places: uint16[14, tables])."""
-    tables = max(pmd_span, BLOCK_TABLES) + 64
-    return np.zeros((4, tables), np.uint64), np.zeros((17, tables), np.uint16), np.zeros((14, tables), np.uint16)
+@inner
+def room(pars: Any, rows: Any) -> Any:
+    """Scratch for blocks: hashes, numbers of tables, their places, and steps of threads.
+
+    uint64[4, tables], uint16[17, tables], uint16[14, tables], int64[3, 2 x tables] (-1 throughout)
+    """
+    tables = BLOCK_TABLES
+    for point in rows:
+        tables = max(tables, pars[point, lay.PMD_SPAN])
+    tables += 64
+    steps = np.zeros((3, 2 * tables), np.int64)
+    steps[:] = -1
+    return (
+        np.zeros((4, tables), np.uint64),
+        np.zeros((17, tables), np.uint16),
+        np.zeros((14, tables), np.uint16),
+        steps,
+    )
 
 
-@njit(cache=True)
+@inner
 def draws(stream: Any, first: Any, stride: Any, out: Any) -> None:
     """draw(stream, first + i x stride) for every i of uint64[*]."""
     for i in range(out.size):
         out[i] = mix(stream + np.uint64(first + i * stride + 1) * GOLDEN)
 
 
-@njit(cache=True)
+@inner
 def steps_of(cdf: Any, steps: Any, weights: Any) -> Any:
     """The upper 16 bits of a CDF's limits, each once, and how many have them (steps, weights: uint16[*]); how many."""
     n = 0
@@ -77,7 +90,7 @@ def steps_of(cdf: Any, steps: Any, weights: Any) -> Any:
     return n
 
 
-@njit(cache=True)
+@inner
 def count_extents(upper: Any, steps: Any, weights: Any, n_steps: Any, k: Any, unsure: Any) -> None:
     """Extents of each table, k: uint16[n], by the upper 16 bits of u; unsure: where the lower 48 decide."""
     k[:] = 0
@@ -92,7 +105,7 @@ def count_extents(upper: Any, steps: Any, weights: Any, n_steps: Any, k: Any, un
             unsure[i] |= (u == s0) | (u == s1) | (u == s2) | (u == s3)
 
 
-@njit(cache=True)
+@inner
 def calls_made(upper: Any, limit: Any, made: Any, unsure: Any) -> None:
     """made: uint16[n], 1 where the upper 16 bits of a call's key say so; unsure: where the lower 48 decide."""
     step = np.uint16(limit >> S48)
@@ -101,7 +114,7 @@ def calls_made(upper: Any, limit: Any, made: Any, unsure: Any) -> None:
         unsure[i] = upper[i] == step
 
 
-@njit(cache=True)
+@inner
 def next_flag(flags: Any, i: Any) -> Any:
     """The first i or above with flags[i] != 0, or flags.size; uint16[n], n a multiple of 4."""
     words = flags.view(np.uint64)
@@ -114,7 +127,7 @@ def next_flag(flags: Any, i: Any) -> Any:
     return flags.size
 
 
-@njit(cache=True)
+@inner
 def nth_flag(flags: Any, n: Any) -> Any:
     """The place of the n-th (from 1) flag set; there must be that many."""
     words = flags.view(np.uint64)
@@ -129,7 +142,7 @@ def nth_flag(flags: Any, n: Any) -> Any:
     return -1
 
 
-@njit(cache=True)
+@inner
 def places_of(hashes: Any, bits: Any, wanted: Any, places: Any) -> None:
     """places: uint16[wanted, n], the first places of each table's hash, `bits` wide."""
     low = (ONE << np.uint64(bits)) - ONE
@@ -140,7 +153,7 @@ def places_of(hashes: Any, bits: Any, wanted: Any, places: Any) -> None:
             row[i] = np.uint16((hashes[i] >> shift) & low)
 
 
-@njit(cache=True)
+@inner
 def leave_open(places: Any, k: Any, made: Any, half: Any, cluster: Any, ceiling: Any, is_open: Any) -> None:
     """is_open: uint16[n], 0 for tables without a page and for those called whose flush is full by three places."""
     a, b, c = places[0], places[1], places[2]
@@ -155,7 +168,7 @@ def leave_open(places: Any, k: Any, made: Any, half: Any, cluster: Any, ceiling:
         is_open[i] = (have > 0) & ((made[i] == 0) | (not wide))
 
 
-@njit(cache=True)
+@inner
 def list_flagged(flags: Any, listed: Any) -> Any:
     """The places of flags (uint16[n], 0 or 1), in order; how many. No branch: they follow no pattern."""
     m: Any = 0
@@ -165,7 +178,7 @@ def list_flagged(flags: Any, listed: Any) -> Any:
     return m
 
 
-@njit(cache=True)
+@inner
 def span_of(places: Any, looked: Any, n: Any, k: Any, lo: Any, hi: Any, exact: Any) -> None:
     """The lowest and highest of each table's first min(k, looked) places; exact: 1 if that is all there is to it."""
     half, top = n // 2, np.uint16(n - 1)
@@ -190,7 +203,7 @@ def span_of(places: Any, looked: Any, n: Any, k: Any, lo: Any, hi: Any, exact: A
         hi[i] = top if have == n else high
 
 
-@njit(cache=True)
+@inner
 def judge(numbers: Any, m: Any, half: Any, cluster: Any, ceiling: Any) -> tuple[Any, Any, Any]:
     """Of a list: (full flushes, ranged ones, those of them that are full with the table freed).
 
@@ -220,7 +233,7 @@ def judge(numbers: Any, m: Any, half: Any, cluster: Any, ceiling: Any) -> tuple[
     return np.int64(full), np.int64(ranged), np.int64(far)
 
 
-@njit(cache=True)
+@inner
 def total_of(values: Any) -> Any:
     """The sum of uint16[n], n up to 8,192."""
     out = np.uint32(0)
@@ -229,7 +242,7 @@ def total_of(values: Any) -> Any:
     return np.int64(out)
 
 
-@njit(cache=True)
+@inner
 def most_of(values: Any) -> Any:
     """The largest of uint16[n]."""
     out = np.uint16(0)
@@ -238,7 +251,7 @@ def most_of(values: Any) -> Any:
     return np.int64(out)
 
 
-@njit(cache=True)
+@inner
 def sums_called(k: Any, made: Any, is_open: Any) -> tuple[Any, Any]:
     """(extents in tables called, tables called that are open), of uint16[n], n up to 8,192."""
     extents, calls = np.uint32(0), np.uint16(0)
@@ -249,7 +262,7 @@ def sums_called(k: Any, made: Any, is_open: Any) -> tuple[Any, Any]:
     return np.int64(extents), np.int64(calls)
 
 
-@njit(cache=True)
+@inner
 def settle_list(
     first: Any, m: Any, stream: Any, bits: Any, n: Any, cluster: Any, ceiling: Any, rooms: Any, words: Any,
     scratch: Any, account: Any,
@@ -293,7 +306,8 @@ def settle_list(
         for i in range(m):
             spare[kept] = listed[i]
             kept += np.int64(exact[i] == 0)
-        listed[:kept] = spare[:kept]
+        for i in range(kept):
+            listed[i] = spare[i]
         m = kept
         if m < FEW:
             break
@@ -310,7 +324,7 @@ def settle_list(
     return reads
 
 
-@njit(cache=True)
+@inner
 def held_and_zapped(k: Any, made: Any, zapped: Any) -> tuple[Any, Any, Any]:
     """(tables with a page, calls made, tables zapped), the latter flagged in zapped: uint16[n]."""
     held, calls, zaps = np.uint16(0), np.uint16(0), np.uint16(0)
@@ -323,7 +337,7 @@ def held_and_zapped(k: Any, made: Any, zapped: Any) -> tuple[Any, Any, Any]:
     return np.int64(held), np.int64(calls), np.int64(zaps)
 
 
-@njit(cache=True)
+@inner
 def first_touched(k: Any, touched: Any) -> Any:
     """How many tables hold a page that never did before; touched: uint16[n] is brought up to date."""
     fresh = np.uint16(0)
@@ -334,7 +348,7 @@ def first_touched(k: Any, touched: Any) -> Any:
     return np.int64(fresh)
 
 
-@njit(cache=True)
+@inner
 def flush_freed(region: Any, zapped: Any, zaps: Any, batch: Any, entries: Any, ceiling: Any, account: Any) -> None:
     """The flushes of async for the tables that it frees in one PMD table."""
     first, rest = 0, zaps
@@ -346,198 +360,199 @@ def flush_freed(region: Any, zapped: Any, zaps: Any, batch: Any, entries: Any, c
         first, rest = last + 1, rest - some
 
 
-@njit(cache=True)
+@kernel
 def walk_counts(
-    par: Any,
-    lim: Any,
-    cdfs: Any,
-    guides: Any,
-    contention: Any,
-    rooms: Any,
-    per: Any,
-    work: Any,
-    sums: Any,
-    account: Any,
-) -> None:
+    rows: Any, pars: Any, lims: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, pers: Any, works: Any,
+    all_sums: Any, accounts: Any,
+) -> None:  # fmt: skip
     """As engine.walk.walk, for points that fit; rooms: of room()."""
-    entries, places, cluster, rounds = par[lay.ENTRIES], par[lay.PLACES], par[lay.CLUSTER], par[lay.ROUNDS]
-    pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
-    table_batch, cover, limit = par[lay.TABLE_BATCH], par[lay.COVER], lim[lay.LIMIT_COVER]
-    cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + places], guides[par[lay.GUIDE]]
-    first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
-    bits = 0
-    while (1 << bits) < places:
-        bits += 1
-    steps, weights = rooms[1][STEPS], rooms[1][WEIGHTS]
-    n_steps = steps_of(cdf, steps, weights)
-    words, scratch = rooms[0][2][: (places + 63) >> 6], rooms[0][3]
-    streams = np.empty((rounds, 5), np.uint64)
-    for r in range(rounds):
-        for i, what in enumerate((COUNT, COUNT_LOW, PLACE, CALL, CALL_LOW)):
-            streams[r, i] = key(seed, r, what)
-    block_span = max(pmd_span, BLOCK_TABLES // pmd_span * pmd_span)
-    regions = block_span // pmd_span
-    pmd_touched, pmd_mapped = np.zeros((regions, rounds), np.bool_), np.zeros((regions, rounds), np.bool_)
-    pud_touched, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
-    pmd_first, kept_in, touched_in = (
-        np.empty(regions, np.int64),
-        np.empty(regions, np.int64),
-        np.empty(regions, np.int64),
-    )
-    pud_needed, pud_first = False, rounds
-    threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
-    hand = (n_calls + threads - 1) // threads
-    pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
-    attempts = np.full(pmd_span if threads > 1 else 0, -1, np.int64)
-    at_steps = np.zeros((2, 2 * pmd_span if threads > 1 else 0), np.int64)
-    pages, zapped_pages, freed, occupied, uncalled, met_by_none, reads = 0, 0, 0, 0, 0, 0, 0
-
-    for block in range(first_table, end_table, block_span):
-        n = min(block_span, end_table - block)
-        padded = (n + 7) & ~7
-        by_four, by_one = rooms[0][0][: padded // 4], rooms[0][1][:padded]
-        k, made, zapped, touched, is_open = (
-            rooms[1][K][:padded], rooms[1][MADE][:padded], rooms[1][ZAPPED][:padded], rooms[1][TOUCHED][:padded],
-            rooms[1][OPEN][:padded],
-        )  # fmt: skip
-        touched[:] = 0
-        pmd_first[:], kept_in[:], touched_in[:] = rounds, 0, 0
+    rooms = room(pars, rows)
+    for point in rows:
+        par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
+        per = pers[offsets[point] : offsets[point + 1]]
+        entries, places, cluster, rounds = par[lay.ENTRIES], par[lay.PLACES], par[lay.CLUSTER], par[lay.ROUNDS]
+        pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
+        table_batch, cover, limit = par[lay.TABLE_BATCH], par[lay.COVER], lim[lay.LIMIT_COVER]
+        cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + places], guides[par[lay.GUIDE]]
+        first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
+        bits = 0
+        while (1 << bits) < places:
+            bits += 1
+        steps, weights = rooms[1][STEPS], rooms[1][WEIGHTS]
+        n_steps = steps_of(cdf, steps, weights)
+        words, scratch = rooms[0][2][: (places + 63) >> 6], rooms[0][3]
+        streams = np.empty((rounds, 5), np.uint64)
         for r in range(rounds):
-            draws(streams[r, 0], block >> 2, 1, by_four)
-            count_extents(by_four.view(np.uint16), steps, weights, n_steps, k, is_open)
-            i = next_flag(is_open, 0)
-            while i < padded:
-                k[i] = resident_extents(block + i, places, cdf, guide, streams[r, 0], streams[r, 1])
-                i = next_flag(is_open, i + 1)
-            if cover == MAYBE:
-                draws(streams[r, 3], block >> 2, 1, by_four)
-                calls_made(by_four.view(np.uint16), limit, made, is_open)
+            for i, what in enumerate((COUNT, COUNT_LOW, PLACE, CALL, CALL_LOW)):
+                streams[r, i] = key(seed, r, what)
+        block_span = max(pmd_span, BLOCK_TABLES // pmd_span * pmd_span)
+        regions = block_span // pmd_span
+        flags = np.zeros((2 * regions + 2, rounds), np.bool_)
+        pmd_touched, pmd_mapped = flags[:regions], flags[regions : 2 * regions]
+        pud_touched, pud_mapped = flags[2 * regions], flags[2 * regions + 1]
+        of_region = np.empty((3, regions), np.int64)
+        pmd_first, kept_in, touched_in = of_region[0], of_region[1], of_region[2]
+        pud_needed, pud_first = False, rounds
+        threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
+        hand = (n_calls + threads - 1) // threads
+        pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
+        attempts, steps_seen, steps_met = rooms[3][0], rooms[3][1][: 2 * pmd_span], rooms[3][2][: 2 * pmd_span]
+        pages, zapped_pages, freed, occupied, uncalled, met_by_none, reads = 0, 0, 0, 0, 0, 0, 0
+
+        for block in range(first_table, end_table, block_span):
+            n = min(block_span, end_table - block)
+            padded = (n + 7) & ~7
+            by_four, by_one = rooms[0][0][: padded // 4], rooms[0][1][:padded]
+            k, made, zapped, touched, is_open = (
+                rooms[1][K][:padded], rooms[1][MADE][:padded], rooms[1][ZAPPED][:padded], rooms[1][TOUCHED][:padded],
+                rooms[1][OPEN][:padded],
+            )  # fmt: skip
+            touched[:] = 0
+            pmd_first[:], kept_in[:], touched_in[:] = rounds, 0, 0
+            for r in range(rounds):
+                draws(streams[r, 0], block >> 2, 1, by_four)
+                count_extents(by_four.view(np.uint16), steps, weights, n_steps, k, is_open)
                 i = next_flag(is_open, 0)
                 while i < padded:
-                    made[i] = draw(streams[r, 4], block + i) >> S16 < limit & LOW_48
+                    k[i] = resident_extents(block + i, places, cdf, guide, streams[r, 0], streams[r, 1])
                     i = next_flag(is_open, i + 1)
-            else:
-                made[:] = cover == ALWAYS
-            for i in range(n, padded):
-                k[i], made[i] = 0, 0
+                if cover == MAYBE:
+                    draws(streams[r, 3], block >> 2, 1, by_four)
+                    calls_made(by_four.view(np.uint16), limit, made, is_open)
+                    i = next_flag(is_open, 0)
+                    while i < padded:
+                        made[i] = draw(streams[r, 4], block + i) >> S16 < limit & LOW_48
+                        i = next_flag(is_open, i + 1)
+                else:
+                    made[:] = cover == ALWAYS
+                for i in range(n, padded):
+                    k[i], made[i] = 0, 0
 
-            in_block, called_in_block = 0, 0
-            for region in range(regions):
-                a, b = region * pmd_span, min((region + 1) * pmd_span, n)
-                if a >= b:
-                    break
-                end = (b + 3) & ~3
-                held, calls, zaps = held_and_zapped(k[a:end], made[a:end], zapped[a:end])
-                fresh, seen = held, zaps
-                if rounds > 1:
-                    fresh = first_touched(k[a:end], touched[a:end])
-                    touched_in[region] += fresh
-                    seen = touched_in[region]
-                in_block += held
-                called_in_block += zaps
-                occupied += held
-                freed += zaps
-                uncalled += b - a - calls
-                met_by_none += seen
-                per[r, lay.PTE_PEAK] += fresh
-                per[r, lay.PTE_PEAK + 1] += held
-                per[r, lay.PTE_END + 1] += held - zaps
-                if calls < b - a:
-                    pmd_mapped[region, r] = True
-                    pud_mapped[r] = True
-                if held > 0:
-                    kept_in[region] = held - zaps
-                    pmd_first[region], pud_first = min(pmd_first[region], r), min(pud_first, r)
-                    pmd_touched[region, r] = True
-                    pud_touched[r] = True
-                if threads > 1 and zaps > 0:
-                    if by_key:
-                        attempt_by_key(block + a, zapped[a:b], hand, streams[r, 3], streams[r, 4], attempts[: b - a])
-                    else:
-                        attempt(
-                            block + a, zapped[a:b], threads, n_calls, par[lay.INTERLEAVED], pace[r], attempts[: b - a]
+                in_block, called_in_block = 0, 0
+                for region in range(regions):
+                    a, b = region * pmd_span, min((region + 1) * pmd_span, n)
+                    if a >= b:
+                        break
+                    end = (b + 3) & ~3
+                    held, calls, zaps = held_and_zapped(k[a:end], made[a:end], zapped[a:end])
+                    fresh, seen = held, zaps
+                    if rounds > 1:
+                        fresh = first_touched(k[a:end], touched[a:end])
+                        touched_in[region] += fresh
+                        seen = touched_in[region]
+                    in_block += held
+                    called_in_block += zaps
+                    occupied += held
+                    freed += zaps
+                    uncalled += b - a - calls
+                    met_by_none += seen
+                    per[r, lay.PTE_PEAK] += fresh
+                    per[r, lay.PTE_PEAK + 1] += held
+                    per[r, lay.PTE_END + 1] += held - zaps
+                    if calls < b - a:
+                        pmd_mapped[region, r] = True
+                        pud_mapped[r] = True
+                    if held > 0:
+                        kept_in[region] = held - zaps
+                        pmd_first[region], pud_first = min(pmd_first[region], r), min(pud_first, r)
+                        pmd_touched[region, r] = True
+                        pud_touched[r] = True
+                    if threads > 1 and zaps > 0:
+                        if by_key:
+                            attempt_by_key(
+                                block + a, zapped[a:b], hand, streams[r, 3], streams[r, 4], attempts[: b - a]
+                            )
+                        else:
+                            attempt(
+                                block + a,
+                                zapped[a:b],
+                                threads,
+                                n_calls,
+                                par[lay.INTERLEAVED],
+                                pace[r],
+                                attempts[: b - a],
+                            )
+                        settle_trylocks(
+                            attempts[: b - a], block + a, seed, r, contention, steps_seen, steps_met, entries, work
                         )
-                    settle_trylocks(
-                        attempts[: b - a], block + a, seed, r, contention, at_steps[0], at_steps[1], entries, work
+                    flush_freed(block + a, zapped[a:end], zaps, table_batch, entries, ceiling, account[lay.ASYNC])
+                if in_block == 0:
+                    continue
+
+                if bits > 0 and in_block * FEW > n:
+                    draws(streams[r, 2], block * 4096, 4096, by_one)
+                    places_of(by_one, bits, min(3, 64 // bits), rooms[2])
+                    leave_open(rooms[2], k, made, places // 2, cluster, ceiling, is_open)
+                else:
+                    for i in range(padded):
+                        is_open[i] = k[i] > 0
+                there = total_of(k)
+                pages += there
+                per[r, lay.PAGES_PEAK] += there * cluster
+                m = list_flagged(is_open, rooms[1][LISTED])
+                gone, listed_calls = sums_called(k, made, is_open)
+                zapped_pages += gone
+                per[r, lay.PAGES_END] += (there - gone) * cluster
+                for p in (lay.NONE, lay.MERGED):
+                    account[p, FULL] += called_in_block - listed_calls
+                    account[p, SENT] += called_in_block - listed_calls
+                if m > 0:
+                    reads += settle_list(
+                        block, m, streams[r, 2], bits, places, cluster, ceiling, rooms, words, scratch, account
                     )
-                flush_freed(block + a, zapped[a:end], zaps, table_batch, entries, ceiling, account[lay.ASYNC])
-            if in_block == 0:
-                continue
 
-            if bits > 0 and in_block * FEW > n:
-                draws(streams[r, 2], block * 4096, 4096, by_one)
-                places_of(by_one, bits, min(3, 64 // bits), rooms[2])
-                leave_open(rooms[2], k, made, places // 2, cluster, ceiling, is_open)
-            else:
-                for i in range(padded):
-                    is_open[i] = k[i] > 0
-            there = total_of(k)
-            pages += there
-            per[r, lay.PAGES_PEAK] += there * cluster
-            m = list_flagged(is_open, rooms[1][LISTED])
-            gone, listed_calls = sums_called(k, made, is_open)
-            zapped_pages += gone
-            per[r, lay.PAGES_END] += (there - gone) * cluster
-            for p in (lay.NONE, lay.MERGED):
-                account[p, FULL] += called_in_block - listed_calls
-                account[p, SENT] += called_in_block - listed_calls
-            if m > 0:
-                reads += settle_list(
-                    block, m, streams[r, 2], bits, places, cluster, ceiling, rooms, words, scratch, account
-                )
+            for region in range(regions):
+                end = block + min((region + 1) * pmd_span, n)
+                if region * pmd_span >= n:
+                    break
+                if pmd_first[region] < rounds:
+                    per[pmd_first[region], lay.PMD_NEW] += 1
+                if kept_in[region] > 0:
+                    sums[lay.NEED_PMD] += 1
+                    sums[lay.NEED_PMD_M] += 1
+                    pud_needed = True
+                upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched[region], pmd_mapped[region])
+                if pud_span > 0 and (end % pud_span == 0 or end == end_table):
+                    if pud_first < rounds:
+                        per[pud_first, lay.PUD_NEW] += 1
+                    upper_of_munmap(per, lay.PUD_PEAK_M, lay.PUD_END_M, pud_touched, pud_mapped)
+                    sums[lay.NEED_PUD] += pud_needed
+                    sums[lay.NEED_PUD_M] += pud_needed
+                    pud_first, pud_needed = rounds, False
 
-        for region in range(regions):
-            end = block + min((region + 1) * pmd_span, n)
-            if region * pmd_span >= n:
-                break
-            if pmd_first[region] < rounds:
-                per[pmd_first[region], lay.PMD_NEW] += 1
-            if kept_in[region] > 0:
-                sums[lay.NEED_PMD] += 1
-                sums[lay.NEED_PMD_M] += 1
-                pud_needed = True
-            upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched[region], pmd_mapped[region])
-            if pud_span > 0 and (end % pud_span == 0 or end == end_table):
-                if pud_first < rounds:
-                    per[pud_first, lay.PUD_NEW] += 1
-                upper_of_munmap(per, lay.PUD_PEAK_M, lay.PUD_END_M, pud_touched, pud_mapped)
-                sums[lay.NEED_PUD] += pud_needed
-                sums[lay.NEED_PUD_M] += pud_needed
-                pud_first, pud_needed = rounds, False
-
-    # One sum stood for many: hand it on. A table once touched stays under none.
-    of_none, kept = 0, occupied - freed
-    touched_ever = 0
-    for r in range(rounds):
-        touched_ever += per[r, lay.PTE_PEAK]
-        of_none += per[r, lay.PTE_PEAK]
-        per[r, lay.PTE_PEAK], per[r, lay.PTE_END] = touched_ever, touched_ever
-        for c in range(2, 5):
-            per[r, lay.PTE_PEAK + c] += per[r, lay.PTE_PEAK + 1]
-            per[r, lay.PTE_END + c] += per[r, lay.PTE_END + 1]
-        per[r, lay.PAGES_PEAK + 1] += per[r, lay.PAGES_PEAK]
-        per[r, lay.PAGES_END + 1] += per[r, lay.PAGES_END]
-    sums[lay.CALLS] += (end_table - first_table) * rounds - uncalled
-    sums[lay.NEED_PTE] += kept
-    sums[lay.NEED_PTE_M] += kept
-    for lane in (lay.INSTALLED, lay.INSTALLED_M):
-        sums[lane] += pages * cluster
-        sums[lane + 1] += zapped_pages * cluster
-    for p in range(7):
-        work[p, lay.VISITS] += freed if p != lay.NONE else met_by_none
-        work[p, lay.ALLOCATED] += occupied if p != lay.NONE else of_none
-        work[p, lay.FREED] += freed if p != lay.NONE else 0
-    work[lay.ASYNC, lay.PMD_LOCKS] += occupied
-    work[lay.ASYNC, lay.PTE_LOCKS] += occupied
-    work[lay.ASYNC, lay.RESCANNED] += freed * entries + reads
-    work[lay.REFCOUNT, lay.PMD_LOCKS] += freed
-    work[lay.SECOND, lay.PMD_LOCKS] += freed
-    work[lay.SECOND, lay.PTE_LOCKS] += freed
-    work[lay.SECOND, lay.RESCANNED] += freed * entries
-    for p in (lay.SEED_INLINE, lay.MERGED):
-        work[p, lay.TRYLOCKS] += freed
-        work[p, lay.FAST] += freed
-    for i in range(3):
-        account[lay.ASYNC, i] += account[lay.NONE, i]
-        for p in BY_POLICY_THAT_FREES:
-            account[p, i] += account[lay.MERGED, i]
+        # One sum stood for many: hand it on. A table once touched stays under none.
+        of_none, kept = 0, occupied - freed
+        touched_ever = 0
+        for r in range(rounds):
+            touched_ever += per[r, lay.PTE_PEAK]
+            of_none += per[r, lay.PTE_PEAK]
+            per[r, lay.PTE_PEAK], per[r, lay.PTE_END] = touched_ever, touched_ever
+            for c in range(2, 5):
+                per[r, lay.PTE_PEAK + c] += per[r, lay.PTE_PEAK + 1]
+                per[r, lay.PTE_END + c] += per[r, lay.PTE_END + 1]
+            per[r, lay.PAGES_PEAK + 1] += per[r, lay.PAGES_PEAK]
+            per[r, lay.PAGES_END + 1] += per[r, lay.PAGES_END]
+        sums[lay.CALLS] += (end_table - first_table) * rounds - uncalled
+        sums[lay.NEED_PTE] += kept
+        sums[lay.NEED_PTE_M] += kept
+        for lane in (lay.INSTALLED, lay.INSTALLED_M):
+            sums[lane] += pages * cluster
+            sums[lane + 1] += zapped_pages * cluster
+        for p in range(7):
+            work[p, lay.VISITS] += freed if p != lay.NONE else met_by_none
+            work[p, lay.ALLOCATED] += occupied if p != lay.NONE else of_none
+            work[p, lay.FREED] += freed if p != lay.NONE else 0
+        work[lay.ASYNC, lay.PMD_LOCKS] += occupied
+        work[lay.ASYNC, lay.PTE_LOCKS] += occupied
+        work[lay.ASYNC, lay.RESCANNED] += freed * entries + reads
+        work[lay.REFCOUNT, lay.PMD_LOCKS] += freed
+        work[lay.SECOND, lay.PMD_LOCKS] += freed
+        work[lay.SECOND, lay.PTE_LOCKS] += freed
+        work[lay.SECOND, lay.RESCANNED] += freed * entries
+        for p in (lay.SEED_INLINE, lay.MERGED):
+            work[p, lay.TRYLOCKS] += freed
+            work[p, lay.FAST] += freed
+        for i in range(3):
+            account[lay.ASYNC, i] += account[lay.NONE, i]
+            for p in BY_POLICY_THAT_FREES:
+                account[p, i] += account[lay.MERGED, i]

@@ -29,6 +29,11 @@ class Tally:
         return Tally(self.per + other.per, self.work + other.work, self.sums + other.sums, self.account + other.account)
 
 
+def columns_apart(rows: int, columns: int) -> NDArray[np.int64]:
+    """int64[rows, 7, columns] whose columns lie one after the other, as they are written and read."""
+    return np.moveaxis(np.zeros((columns, rows, len(POLICIES)), np.int64), 0, 2)
+
+
 def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     """Named columns from tallies."""
     n = len(points.par)
@@ -53,7 +58,7 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
         pud = np.where(zap_lane, seen.per[:, [pud_m]], pud_z[:, None])
         return pte, pmd, pud
 
-    rounds = np.zeros((int(points.offsets[-1]), len(POLICIES), len(ROUND_COLUMNS)), np.int64)
+    rounds = columns_apart(int(points.offsets[-1]), len(ROUND_COLUMNS))
     rounds[:, :, 0] = seen.per[:, lay.PAGES_PEAK + zap_lane] * per_page[:, None]
     rounds[:, :, 1] = seen.per[:, lay.PAGES_END + zap_lane] * per_page[:, None]
     peak = tables(lay.PTE_PEAK, lay.PMD_PEAK_M, lay.PUD_PEAK_M)
@@ -62,7 +67,7 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     rounds[:, :, 3] = sum(end) * (per_page // 1024)[:, None]
 
     last = points.offsets[1:] - 1
-    out = np.zeros((n, len(POLICIES), len(COLUMNS)), np.int64)
+    out = columns_apart(n, len(COLUMNS))
     at = {name: i for i, name in enumerate(COLUMNS)}
     for i, name in enumerate(ROUND_COLUMNS):
         out[:, :, at[name]] = rounds[last, :, i]

@@ -3,15 +3,15 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from engine.bits import ONE, ZERO
+from engine.jit import inner
 
 FULL, RANGED, SENT = 0, 1, 2
 """Columns of a flush account: full flushes, INVLPGs of ranged ones, flushes of both kinds."""
 
 
-@njit(cache=True)
+@inner
 def flush(account: Any, lo: Any, hi: Any, stride: Any, ceiling: Any) -> None:
     """Add one flush of pages [lo, hi) to account int64[3]; nothing if the range is empty (flush_tlb_mm_range)."""
     if hi <= lo:
@@ -23,7 +23,7 @@ def flush(account: Any, lo: Any, hi: Any, stride: Any, ceiling: Any) -> None:
         account[RANGED] += (hi - lo + stride - 1) // stride
 
 
-@njit(cache=True)
+@inner
 def flush_with_table(account: Any, slot: Any, lo: Any, hi: Any, entries: Any, ceiling: Any) -> None:
     """The flush of a call that cleared [lo, hi) (empty if hi <= lo) and freed the one table at `slot`."""
     if hi <= lo:
@@ -32,7 +32,7 @@ def flush_with_table(account: Any, slot: Any, lo: Any, hi: Any, entries: Any, ce
         flush(account, min(lo, slot), max(hi, slot + 1), 1, ceiling)
 
 
-@njit(cache=True)
+@inner
 def fill_gather(
     words: Any, first: Any, end: Any, folio: Any, slots: Any, batch: Any, batch_slots: Any, batches: Any
 ) -> tuple[Any, Any, Any]:

@@ -3,16 +3,16 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from engine.bits import ONE, ONES, ZERO, fill, window
 from engine.chance import ALWAYS, NEVER
+from engine.jit import inner
 from engine.keyed import LOW_48, S16, S48, draw, field
 
 S56 = np.uint64(56)
 
 
-@njit(cache=True)
+@inner
 def resident_extents(table: Any, n: Any, cdf: Any, guide: Any, count: Any, count_low: Any) -> Any:
     """How many of a table's n extents are resident: inverse binomial CDF, exact to 64 bits.
 
@@ -29,7 +29,7 @@ def resident_extents(table: Any, n: Any, cdf: Any, guide: Any, count: Any, count
     return k
 
 
-@njit(cache=True)
+@inner
 def place_extents(words: Any, seen: Any, table: Any, n: Any, k: Any, extent: Any, stream: Any) -> None:
     """Set the entries of k of n extents, each `extent` entries long, in cleared words; `seen` is scratch."""
     if k == 0:
@@ -69,7 +69,7 @@ def place_extents(words: Any, seen: Any, table: Any, n: Any, k: Any, extent: Any
                 fill(words, place * extent, (place + 1) * extent)
 
 
-@njit(cache=True)
+@inner
 def drawn_extents(words: Any, base: Any, valid: Any, cluster: Any, mode: Any, limit: Any, stream: Any) -> Any:
     """Extents that are no whole fraction of a table, one draw each, into cleared words. Returns 1 if any."""
     if mode == NEVER:
@@ -82,7 +82,7 @@ def drawn_extents(words: Any, base: Any, valid: Any, cluster: Any, mode: Any, li
     return found
 
 
-@njit(cache=True)
+@inner
 def cut(words: Any, valid: Any) -> None:
     """Clear the entries beyond the VMA's end."""
     for w in range(valid >> 6, words.size):

@@ -6,9 +6,9 @@ State is a row of OPEN int64: ranges in pages (lo > hi is empty), slots filled, 
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from engine.flush import flush
+from engine.jit import inner
 
 (LO, HI, SLOTS, BATCH, LO_M, HI_M, SLOTS_M, BATCH_M) = range(8)
 LANE_REFCOUNT, LANE_SEED, LANE_MERGED, LATE_SECOND, LATE_MUNMAP, OPEN = 8, 12, 16, 20, 26, 32
@@ -18,7 +18,7 @@ EMPTY_LO = np.int64(1) << np.int64(62)
 EMPTY_HI = np.int64(-1)
 
 
-@njit(cache=True)
+@inner
 def open_call(g: Any) -> None:
     """Start a gather for each policy that keeps its own range."""
     for i in range(OPEN):
@@ -29,26 +29,26 @@ def open_call(g: Any) -> None:
         g[i] = EMPTY_HI
 
 
-@njit(cache=True)
+@inner
 def widen(g: Any, at: Any, lo: Any, hi: Any) -> None:
     """Let the range at g[at], g[at + 1] cover pages [lo, hi)."""
     g[at] = min(g[at], lo)
     g[at + 1] = max(g[at + 1], hi)
 
 
-@njit(cache=True)
+@inner
 def empty(g: Any, at: Any) -> None:
     g[at] = EMPTY_LO
     g[at + 1] = EMPTY_HI
 
 
-@njit(cache=True)
+@inner
 def clear_in_lane(g: Any, lane: Any, lo: Any, hi: Any) -> None:
     widen(g, lane, lo, hi)
     g[lane + L_PTES] = 1
 
 
-@njit(cache=True)
+@inner
 def flush_lane(g: Any, lane: Any, account: Any, entries: Any, ceiling: Any) -> None:
     flush(account, g[lane], g[lane + 1], 1 if g[lane + L_PTES] else entries, ceiling)
     empty(g, lane)
@@ -56,7 +56,7 @@ def flush_lane(g: Any, lane: Any, account: Any, entries: Any, ceiling: Any) -> N
     g[lane + L_TABLES] = 0
 
 
-@njit(cache=True)
+@inner
 def free_in_lane(g: Any, lane: Any, slot: Any, account: Any, entries: Any, ceiling: Any, table_batch: Any) -> None:
     """tlb_remove_table: the table's first page joins the range; a full batch is flushed."""
     widen(g, lane, slot, slot + 1)
@@ -65,7 +65,7 @@ def free_in_lane(g: Any, lane: Any, slot: Any, account: Any, entries: Any, ceili
         flush_lane(g, lane, account, entries, ceiling)
 
 
-@njit(cache=True)
+@inner
 def free_late(g: Any, late: Any, slot: Any, account: Any, entries: Any, ceiling: Any, table_batch: Any) -> None:
     """A table freed after the whole call is zapped: only the first batch shares its flush with the cleared entries."""
     widen(g, late, slot, slot + 1)
@@ -80,7 +80,7 @@ def free_late(g: Any, late: Any, slot: Any, account: Any, entries: Any, ceiling:
         g[late + T_TABLES] = 0
 
 
-@njit(cache=True)
+@inner
 def close_late(g: Any, late: Any, lo: Any, hi: Any, account: Any, entries: Any, ceiling: Any) -> None:
     """End of a call that frees late; [lo, hi) is what its entries left to flush."""
     stride = 1 if hi > lo else entries

@@ -9,7 +9,6 @@ of every table at a time, so that the compiler can use vector instructions. Same
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from engine import layout as lay
@@ -18,6 +17,7 @@ from engine.chance import ALWAYS, MAYBE, NEVER
 from engine.counts import draws
 from engine.flush import FULL, RANGED, SENT, flush, flush_with_table
 from engine.install import drawn_extents, place_extents, resident_extents
+from engine.jit import inner, kernel
 from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, EXTENT, FIELD, LOW_48, PLACE, S16, S48, call_key, draw, key
 from engine.upper import upper_of_munmap
 
@@ -36,13 +36,13 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(aligned & plain)
 
 
-@njit(cache=True)
+@inner
 def block_tables(entries: Any) -> Any:
     """Tables in a block: its rows stay in the second cache."""
     return 256 if entries <= 512 else 64
 
 
-@njit(cache=True)
+@inner
 def desk(pars: Any, rows: Any) -> Any:
     """Scratch for all these points: (words: uint64[*], numbers: uint16[*])."""
     words, numbers = 0, 0
@@ -54,7 +54,7 @@ def desk(pars: Any, rows: Any) -> Any:
     return np.zeros(words, np.uint64), np.zeros(numbers, np.uint16)
 
 
-@njit(cache=True)
+@inner
 def merge(present: Any, i: Any, drawn: Any) -> Any:
     """Add what was drawn to table i; how many pages are new."""
     fresh: Any = 0
@@ -64,7 +64,7 @@ def merge(present: Any, i: Any, drawn: Any) -> Any:
     return fresh
 
 
-@njit(cache=True)
+@inner
 def place_pages(present: Any, i: Any, table: Any, bits: Any, k: Any, stream: Any) -> None:
     """Place k pages, at most half of all, in table i that is empty: as place_extents, without a copy."""
     low, shift, fields = (ONE << np.uint64(bits)) - ONE, np.uint64(bits), 64 // bits
@@ -84,7 +84,7 @@ def place_pages(present: Any, i: Any, table: Any, bits: Any, k: Any, stream: Any
                 break
 
 
-@njit(cache=True)
+@inner
 def key_rows(stream: Any, low: Any, first: Any, parts: Any, hashes: Any, keys: Any) -> None:
     """keys: uint16[parts, tables], the upper 16 bits of each call's key; first: the first table's first call."""
     if parts < 4:
@@ -103,7 +103,7 @@ def key_rows(stream: Any, low: Any, first: Any, parts: Any, hashes: Any, keys: A
                     row[i] = np.uint16((hashes[i] >> shift) & FIELD)
 
 
-@njit(cache=True)
+@inner
 def made_rows(keys: Any, limit: Any, stream_low: Any, first: Any, made: Any) -> None:
     """made: uint16[parts, tables], 1 for the calls whose key is below the limit."""
     parts, tables = keys.shape
@@ -120,7 +120,7 @@ def made_rows(keys: Any, limit: Any, stream_low: Any, first: Any, made: Any) -> 
                     row[i] = draw(stream_low, first + i * parts + p) >> S16 < limit & LOW_48
 
 
-@njit(cache=True)
+@inner
 def clear_rows(present: Any, made: Any, zap: Any, mask: Any, cleared: Any) -> None:
     """Move what the calls clear from present to cleared: uint64[words, tables] both."""
     n_words, tables = present.shape
@@ -143,7 +143,7 @@ def clear_rows(present: Any, made: Any, zap: Any, mask: Any, cleared: Any) -> No
             row[i] ^= out[i]
 
 
-@njit(cache=True)
+@inner
 def spans_within_words(cleared: Any, zap: Any) -> tuple[Any, Any]:
     """(calls that cleared something, pages from their first to their last) for calls below 64 pages, all of a block.
 
@@ -164,9 +164,11 @@ def spans_within_words(cleared: Any, zap: Any) -> tuple[Any, Any]:
     for bit in range(0, 64, zap):
         lowest |= ONE << np.uint64(bit)
     some, pages = 0, 0
+    up_row, down_row = np.zeros(cleared.shape[1], np.uint64), np.zeros(cleared.shape[1], np.uint64)
     for v in range(cleared.shape[0]):
         row = cleared[v]
-        up_row, down_row = row.copy(), row.copy()
+        for i in range(row.size):
+            up_row[i], down_row[i] = row[i], row[i]
         for s in range(steps):
             by, up_mask, down_mask = np.uint64(1 << s), ups[s], downs[s]
             for i in range(row.size):
@@ -178,7 +180,7 @@ def spans_within_words(cleared: Any, zap: Any) -> tuple[Any, Any]:
     return some, pages
 
 
-@njit(cache=True)
+@inner
 def span_of_part(cleared: Any, i: Any, part: Any, zap: Any) -> tuple[Any, Any]:
     """(first, last) page that a call cleared in table i, or (0, -1)."""
     if zap < 64:
@@ -197,7 +199,7 @@ def span_of_part(cleared: Any, i: Any, part: Any, zap: Any) -> tuple[Any, Any]:
     return lo, hi
 
 
-@njit(cache=True)
+@inner
 def unflush(account: Any, lo: Any, hi: Any, ceiling: Any) -> None:
     """Take back the flush of pages [lo, hi]: it is counted anew with a table freed in the same call."""
     account[SENT] -= 1
@@ -207,7 +209,7 @@ def unflush(account: Any, lo: Any, hi: Any, ceiling: Any) -> None:
         account[RANGED] -= hi + 1 - lo
 
 
-@njit(cache=True)
+@inner
 def last_calls(cleared: Any, zap: Any, by_key: Any, keys: Any, has: Any, best: Any, last: Any) -> None:
     """Of each table the last call in order that cleared something (last: uint16[n], 0 if none), best: its key."""
     lane = (ONE << np.uint64(zap & 63)) - ONE if zap < 64 else ~ZERO
@@ -231,7 +233,7 @@ def last_calls(cleared: Any, zap: Any, by_key: Any, keys: Any, has: Any, best: A
                 last[i] = number if has[i] != 0 else last[i]
 
 
-@njit(cache=True)
+@inner
 def count_late(keys: Any, made: Any, by_key: Any, best: Any, last: Any, late: Any, equal: Any) -> None:
     """Of each table the calls made after the last that cleared something; equal: those with its upper 16 bits."""
     late[:], equal[:] = 0, 0
@@ -246,7 +248,7 @@ def count_late(keys: Any, made: Any, by_key: Any, best: Any, last: Any, late: An
                 late[i] += row[i] if last[i] < p else np.uint16(0)
 
 
-@njit(cache=True)
+@inner
 def last_made(keys: Any, best: Any, last: Any, equal: Any) -> None:
     """Of each table the call with the highest key, and how many share its upper 16 bits."""
     best[:], last[:], equal[:] = 0, 0, 0
@@ -259,7 +261,7 @@ def last_made(keys: Any, best: Any, last: Any, equal: Any) -> None:
             equal[i] = np.uint16(1) if x > high else np.uint16(same + (x == high))
 
 
-@njit(cache=True)
+@inner
 def first_entries(present: Any, lowest: Any) -> None:
     """lowest: int64[n], the entry at which a look for one that is not none ends."""
     for v in range(present.shape[0] - 1, -1, -1):
@@ -269,7 +271,7 @@ def first_entries(present: Any, lowest: Any) -> None:
             lowest[i] = v * 64 + first_set(x) if x != ZERO else lowest[i]
 
 
-@njit(cache=True)
+@inner
 def last_by_full_key(
     cleared: Any, i: Any, zap: Any, made: Any, stream: Any, low: Any, first: Any, any_call: Any
 ) -> tuple[Any, Any]:
@@ -288,7 +290,7 @@ def last_by_full_key(
     return best, late
 
 
-@njit(cache=True)
+@inner
 def add_up(n: Any, parts: Any, n_made: Any, touched: Any, exists_m: Any, held: Any, left: Any) -> Any:
     """Sums over n tables, in the order of its return statement.
 
@@ -313,7 +315,7 @@ def add_up(n: Any, parts: Any, n_made: Any, touched: Any, exists_m: Any, held: A
     return n_touched, n_kept, n_mapped, end_pages, zapped, full_calls, all_made, visits, visits_held, visits_m
 
 
-@njit(cache=True)
+@inner
 def list_freed(n: Any, held: Any, left: Any, listed: Any) -> Any:
     """The tables that lost their last page, in order; how many. No branch: they follow no pattern."""
     m = np.int64(0)
@@ -323,259 +325,270 @@ def list_freed(n: Any, held: Any, left: Any, listed: Any) -> Any:
     return m
 
 
-@njit(cache=True)
+@kernel
 def walk_parts(
-    par: Any, lim: Any, cdfs: Any, guides: Any, desks: Any, per: Any, work: Any, sums: Any, account: Any
-) -> None:
+    rows: Any, pars: Any, lims: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, pers: Any, works: Any,
+    all_sums: Any, accounts: Any,
+) -> None:  # fmt: skip
     """As engine.walk.walk, for points that fit; desks: of desk()."""
-    entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
-    pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
-    table_batch, install, cover, by_key = par[lay.TABLE_BATCH], par[lay.INSTALL], par[lay.COVER], par[lay.RANDOM] != 0
-    zap, shift, limit = par[lay.ZAP], par[lay.SHIFT], lim[lay.LIMIT_COVER]
-    parts, n_words, tables = entries // zap, entries >> 6, block_tables(entries)
-    zap_bits, part_bits = 0, 0
-    while (1 << zap_bits) < zap:
-        zap_bits += 1
-    while (1 << part_bits) < parts:
-        part_bits += 1
-    cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + max(places, 0)], guides[par[lay.GUIDE]]
-    size = n_words * tables
-    present, cleared = desks[0][:size].reshape(n_words, tables), desks[0][size : 2 * size].reshape(n_words, tables)
-    drawn, scratch = desks[0][2 * size : 2 * size + n_words], desks[0][2 * size + n_words : 2 * size + 2 * n_words]
-    hashes = desks[0][3 * size : 3 * size + tables]
-    mask = desks[0][3 * size + tables : 3 * size + 2 * tables]
-    keys = desks[1][: parts * tables].reshape(parts, tables)
-    made = desks[1][parts * tables : 2 * parts * tables].reshape(parts, tables)
-    spare = desks[1][2 * parts * tables : (2 * parts + 10) * tables].reshape(10, tables)
-    n_made, best, last, late, equal, has, touched, exists_m, listed = (
-        spare[0], spare[1], spare[2], spare[3], spare[4], spare[5], spare[6], spare[7], spare[8]
-    )  # fmt: skip
-    held, left, lowest = np.zeros(tables, np.int64), np.zeros(tables, np.int64), np.zeros(tables, np.int64)
-    streams = np.empty((rounds, 6), np.uint64)
-    for r in range(rounds):
-        for i, what in enumerate((COUNT, COUNT_LOW, PLACE, EXTENT, CALL, CALL_LOW)):
-            streams[r, i] = key(seed, r, what)
-    scan = np.zeros((rounds, 3), np.int64)
-    pmd_touched, pud_touched = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
-    pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
-    pmd_first, pud_first = rounds, rounds
-    pmd_needed, pud_needed = False, False
-    first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
-
-    for block in range(first_table, end_table, tables):
-        n = min(tables, end_table - block)
-        first_call = (block * entries - shift) // zap
-        present[:] = ZERO
-        held[:], touched[:], exists_m[:] = 0, 0, 0
+    desks = desk(pars, rows)
+    for point in rows:
+        par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
+        per = pers[offsets[point] : offsets[point + 1]]
+        entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
+        pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
+        table_batch, install, cover, by_key = (
+            par[lay.TABLE_BATCH],
+            par[lay.INSTALL],
+            par[lay.COVER],
+            par[lay.RANDOM] != 0,
+        )
+        zap, shift, limit = par[lay.ZAP], par[lay.SHIFT], lim[lay.LIMIT_COVER]
+        parts, n_words, tables = entries // zap, entries >> 6, block_tables(entries)
+        zap_bits, part_bits = 0, 0
+        while (1 << zap_bits) < zap:
+            zap_bits += 1
+        while (1 << part_bits) < parts:
+            part_bits += 1
+        cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + max(places, 0)], guides[par[lay.GUIDE]]
+        size = n_words * tables
+        present, cleared = desks[0][:size].reshape(n_words, tables), desks[0][size : 2 * size].reshape(n_words, tables)
+        drawn, scratch = desks[0][2 * size : 2 * size + n_words], desks[0][2 * size + n_words : 2 * size + 2 * n_words]
+        hashes = desks[0][3 * size : 3 * size + tables]
+        mask = desks[0][3 * size + tables : 3 * size + 2 * tables]
+        keys = desks[1][: parts * tables].reshape(parts, tables)
+        made = desks[1][parts * tables : 2 * parts * tables].reshape(parts, tables)
+        spare = desks[1][2 * parts * tables : (2 * parts + 10) * tables].reshape(10, tables)
+        n_made, best, last, late, equal, has, touched, exists_m, listed = (
+            spare[0], spare[1], spare[2], spare[3], spare[4], spare[5], spare[6], spare[7], spare[8]
+        )  # fmt: skip
+        held, left, lowest = np.zeros(tables, np.int64), np.zeros(tables, np.int64), np.zeros(tables, np.int64)
+        streams = np.empty((rounds, 6), np.uint64)
         for r in range(rounds):
-            # Install, peak.
-            occupied, occupied_m, touched_now, peak, installed, fresh_tables = 0, 0, 0, 0, 0, 0
-            for i in range(n):
-                table, fresh = block + i, 0
-                if places > 0:
-                    k = places if install == ALWAYS else 0
-                    if install == MAYBE:
-                        k = resident_extents(table, places, cdf, guide, streams[r, 0], streams[r, 1])
-                    if cluster == 1 and k <= places // 2 and held[i] == 0:
-                        fresh = k
-                        place_pages(present, i, table, zap_bits + part_bits, k, streams[r, 2])
-                    elif k > 0:
-                        drawn[:] = ZERO
-                        place_extents(drawn, scratch, table, places, k, cluster, streams[r, 2])
-                        fresh = merge(present, i, drawn)
-                elif install != NEVER:
-                    drawn[:] = ZERO
-                    drawn_extents(
-                        drawn, table * entries, entries, cluster, install, lim[lay.LIMIT_INSTALL], streams[r, 3]
-                    )
-                    fresh = merge(present, i, drawn)
-                if fresh > 0:
-                    fresh_tables += held[i] == 0
-                    if not touched[i]:
-                        touched[i] = 1
-                        pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
-                        work[lay.NONE, lay.ALLOCATED] += 1
-                    if not exists_m[i]:
-                        exists_m[i] = 1
-                        work[lay.MUNMAP, lay.ALLOCATED] += 1
-                    held[i] += fresh
-                    installed += fresh
-                touched_now += touched[i]
-                occupied += held[i] > 0
-                occupied_m += exists_m[i]
-                peak += held[i]
-            sums[lay.INSTALLED] += installed
-            for p in (lay.REFCOUNT, lay.ASYNC):
-                work[p, lay.ALLOCATED] += fresh_tables
-            if occupied > 0:
-                pmd_touched[r] = True
-                pud_touched[r] = True
-            per[r, lay.PTE_PEAK] += touched_now
-            per[r, lay.PTE_PEAK + 1] += occupied
-            per[r, lay.PTE_PEAK + lay.UNMAPPED] += occupied_m
-            per[r, lay.PAGES_PEAK] += peak
+            for i, what in enumerate((COUNT, COUNT_LOW, PLACE, EXTENT, CALL, CALL_LOW)):
+                streams[r, i] = key(seed, r, what)
+        scan = np.zeros((rounds, 3), np.int64)
+        pmd_touched, pud_touched = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
+        pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
+        pmd_first, pud_first = rounds, rounds
+        pmd_needed, pud_needed = False, False
+        first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
 
-            # Which calls are made, what they clear.
-            calls, calls_low = streams[r, 4], streams[r, 5]
-            if cover == MAYBE or (by_key and cover == ALWAYS and (occupied > 0 or occupied_m > 0)):
-                key_rows(calls, calls_low, first_call, parts, hashes, keys)
-            if cover == MAYBE:
-                made_rows(keys, limit, calls_low, first_call, made)
-            else:
-                made[:] = cover == ALWAYS
-            if block * entries < shift:
-                for i in range(n):
-                    for p in range(min(max(shift - (block + i) * entries, 0) // zap, parts)):
-                        made[p, i] = 0
-            for i in range(n, tables):
-                made[:, i] = 0
-            n_made[:] = 0
-            for p in range(parts):
-                row = made[p]
-                for i in range(tables):
-                    n_made[i] += row[i]
-            if occupied > 0:
-                clear_rows(present, made, zap, mask, cleared)
-                left[:] = 0
-                for v in range(n_words):
-                    row_left = present[v]
-                    for i in range(tables):
-                        left[i] += popcount(row_left[i])
-                sent, ranged, full = 0, 0, 0
-                if zap < 64:
-                    sent, ranged = spans_within_words(cleared, zap)
-                else:
-                    for i in range(n):
-                        for p in range(parts):
-                            lo, hi = span_of_part(cleared, i, p, zap)
-                            if hi >= 0:
-                                sent += 1
-                                full += hi - lo + 1 > ceiling
-                                ranged += hi - lo + 1 if hi - lo + 1 <= ceiling else 0
-                for p in (lay.ZAPPING, lay.MUNMAP):
-                    account[p, FULL] += full
-                    account[p, RANGED] += ranged
-                    account[p, SENT] += sent
-
-            else:
-                left[:] = 0
-            n_touched, n_kept, n_mapped, end_pages, zapped, full_calls, all_made, visits, visits_held, visits_m = (
-                add_up(n, parts, n_made, touched, exists_m, held, left)
-            )
-            if full_calls < n:
-                pmd_mapped[r] = True
-                pud_mapped[r] = True
-
-            # refcount: the last call in order that cleared something freed the table; later ones do not meet it.
-            frees = list_freed(n, held, left, listed)
-            if by_key and frees * FEW < n:
-                equal[:] = 2
-            elif frees > 0:
-                last_calls(cleared, zap, by_key, keys, has, best, last)
-                count_late(keys, made, by_key, best, last, late, equal)
-            missed = 0
-            for i in listed[:frees]:
-                part: Any = np.int64(last[i])
-                after: Any = np.int64(late[i])
-                if equal[i] > 1:
-                    first = first_call + i * parts
-                    part, after = last_by_full_key(cleared, i, zap, made, calls, calls_low, first, False)
-                lo, hi = span_of_part(cleared, i, part, zap)
-                unflush(account[lay.REFCOUNT], lo, hi, ceiling)
-                flush_with_table(account[lay.REFCOUNT], 0, lo, hi + 1, entries, ceiling)
-                missed += after
-                base = (block + i) * entries
-                if scan[r, 0] == 0:
-                    scan[r, 1] = base
-                scan[r, 0] += 1
-                scan[r, 2] = base + 1
-                if scan[r, 0] == table_batch:
-                    flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
-                    scan[r, 0] = 0
-
-            # munmap: a table goes with the last of its calls.
-            unmappings = 0
-            if full_calls > 0 and occupied_m > 0:
-                if by_key:
-                    last_made(keys, best, last, equal)
-                for i in range(n):
-                    if n_made[i] < parts or not exists_m[i]:
-                        continue
-                    end_part: Any = parts - 1
-                    if by_key:
-                        end_part = np.int64(last[i])
-                        if equal[i] > 1:
-                            first = first_call + i * parts
-                            end_part, _ = last_by_full_key(cleared, i, zap, made, calls, calls_low, first, True)
-                    lo, hi = 0, -1
-                    if held[i] > 0:
-                        lo, hi = span_of_part(cleared, i, end_part, zap)
-                    if hi >= 0:
-                        unflush(account[lay.MUNMAP], lo, hi, ceiling)
-                    flush_with_table(account[lay.MUNMAP], 0, lo, hi + 1, entries, ceiling)
-                    exists_m[i] = 0
-                    unmappings += 1
-
-            # The async scan, and the end.
-            reads = 0
-            if n_kept > 0:
-                lowest[:] = -1
-                first_entries(present, lowest)
-                for i in range(n):
-                    reads += lowest[i] + 1
-            held[:] = left
-            sums[lay.CALLS] += all_made
-            sums[lay.ZAPPED] += zapped
-            work[lay.NONE, lay.VISITS] += visits
-            work[lay.ASYNC, lay.VISITS] += visits_held
-            work[lay.REFCOUNT, lay.VISITS] += visits_held - missed
-            work[lay.REFCOUNT, lay.FREED] += frees
-            work[lay.REFCOUNT, lay.PMD_LOCKS] += frees
-            work[lay.MUNMAP, lay.VISITS] += visits_m
-            work[lay.MUNMAP, lay.FREED] += unmappings
-            work[lay.ASYNC, lay.PMD_LOCKS] += occupied
-            work[lay.ASYNC, lay.PTE_LOCKS] += occupied
-            work[lay.ASYNC, lay.RESCANNED] += reads + frees * entries
-            work[lay.ASYNC, lay.FREED] += frees
-            n_mapped -= unmappings
-            per[r, lay.PTE_END] += n_touched
-            per[r, lay.PTE_END + 1] += n_kept
-            per[r, lay.PTE_END + lay.UNMAPPED] += n_mapped
-            per[r, lay.PAGES_END] += end_pages
-        for i in range(n):
-            if held[i] > 0:
-                sums[lay.NEED_PTE] += 1
-                pmd_needed, pud_needed = True, True
-
-        end = block + n
-        if end % pmd_span == 0 or end == end_table:
-            if pmd_first < rounds:
-                per[pmd_first, lay.PMD_NEW] += 1
-            upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched, pmd_mapped)
-            sums[lay.NEED_PMD] += pmd_needed
-            pmd_first, pmd_needed = rounds, False
+        for block in range(first_table, end_table, tables):
+            n = min(tables, end_table - block)
+            first_call = (block * entries - shift) // zap
+            present[:] = ZERO
+            held[:], touched[:], exists_m[:] = 0, 0, 0
             for r in range(rounds):
-                if scan[r, 0] > 0:
-                    flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
-                    scan[r, 0] = 0
-        if pud_span > 0 and (end % pud_span == 0 or end == end_table):
-            if pud_first < rounds:
-                per[pud_first, lay.PUD_NEW] += 1
-            upper_of_munmap(per, lay.PUD_PEAK_M, lay.PUD_END_M, pud_touched, pud_mapped)
-            sums[lay.NEED_PUD] += pud_needed
-            pud_first, pud_needed = rounds, False
+                # Install, peak.
+                occupied, occupied_m, touched_now, peak, installed, fresh_tables = 0, 0, 0, 0, 0, 0
+                for i in range(n):
+                    table, fresh = block + i, 0
+                    if places > 0:
+                        k = places if install == ALWAYS else 0
+                        if install == MAYBE:
+                            k = resident_extents(table, places, cdf, guide, streams[r, 0], streams[r, 1])
+                        if cluster == 1 and k <= places // 2 and held[i] == 0:
+                            fresh = k
+                            place_pages(present, i, table, zap_bits + part_bits, k, streams[r, 2])
+                        elif k > 0:
+                            drawn[:] = ZERO
+                            place_extents(drawn, scratch, table, places, k, cluster, streams[r, 2])
+                            fresh = merge(present, i, drawn)
+                    elif install != NEVER:
+                        drawn[:] = ZERO
+                        drawn_extents(
+                            drawn, table * entries, entries, cluster, install, lim[lay.LIMIT_INSTALL], streams[r, 3]
+                        )
+                        fresh = merge(present, i, drawn)
+                    if fresh > 0:
+                        fresh_tables += held[i] == 0
+                        if not touched[i]:
+                            touched[i] = 1
+                            pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
+                            work[lay.NONE, lay.ALLOCATED] += 1
+                        if not exists_m[i]:
+                            exists_m[i] = 1
+                            work[lay.MUNMAP, lay.ALLOCATED] += 1
+                        held[i] += fresh
+                        installed += fresh
+                    touched_now += touched[i]
+                    occupied += held[i] > 0
+                    occupied_m += exists_m[i]
+                    peak += held[i]
+                sums[lay.INSTALLED] += installed
+                for p in (lay.REFCOUNT, lay.ASYNC):
+                    work[p, lay.ALLOCATED] += fresh_tables
+                if occupied > 0:
+                    pmd_touched[r] = True
+                    pud_touched[r] = True
+                per[r, lay.PTE_PEAK] += touched_now
+                per[r, lay.PTE_PEAK + 1] += occupied
+                per[r, lay.PTE_PEAK + lay.UNMAPPED] += occupied_m
+                per[r, lay.PAGES_PEAK] += peak
 
-    # What one class kept count of for another.
-    for r in range(rounds):
-        for at in (lay.PTE_PEAK, lay.PTE_END):
-            per[r, at + lay.ASYNC] += per[r, at + lay.REFCOUNT]
-            per[r, at + lay.BY_SLOT] += per[r, at + lay.NONE]
-        per[r, lay.PAGES_PEAK + 1] += per[r, lay.PAGES_PEAK]
-        per[r, lay.PAGES_END + 1] += per[r, lay.PAGES_END]
-    for i in range(3):
-        sums[lay.NEED_PTE_M + i] += sums[lay.NEED_PTE + i]
-    sums[lay.INSTALLED_M] += sums[lay.INSTALLED]
-    sums[lay.ZAPPED_M] += sums[lay.ZAPPED]
-    for p in (lay.SECOND, lay.SEED_INLINE, lay.MERGED):
-        work[p, lay.VISITS] += work[lay.NONE, lay.VISITS]
-        work[p, lay.ALLOCATED] += work[lay.NONE, lay.ALLOCATED]
+                # Which calls are made, what they clear.
+                calls, calls_low = streams[r, 4], streams[r, 5]
+                if cover == MAYBE or (by_key and cover == ALWAYS and (occupied > 0 or occupied_m > 0)):
+                    key_rows(calls, calls_low, first_call, parts, hashes, keys)
+                if cover == MAYBE:
+                    made_rows(keys, limit, calls_low, first_call, made)
+                else:
+                    made[:] = cover == ALWAYS
+                if block * entries < shift:
+                    for i in range(n):
+                        for p in range(min(max(shift - (block + i) * entries, 0) // zap, parts)):
+                            made[p, i] = 0
+                for i in range(n, tables):
+                    made[:, i] = 0
+                n_made[:] = 0
+                for p in range(parts):
+                    row = made[p]
+                    for i in range(tables):
+                        n_made[i] += row[i]
+                if occupied > 0:
+                    clear_rows(present, made, zap, mask, cleared)
+                    left[:] = 0
+                    for v in range(n_words):
+                        row_left = present[v]
+                        for i in range(tables):
+                            left[i] += popcount(row_left[i])
+                    sent, ranged, full = 0, 0, 0
+                    if zap < 64:
+                        sent, ranged = spans_within_words(cleared, zap)
+                    else:
+                        for i in range(n):
+                            for p in range(parts):
+                                lo, hi = span_of_part(cleared, i, p, zap)
+                                if hi >= 0:
+                                    sent += 1
+                                    full += hi - lo + 1 > ceiling
+                                    ranged += hi - lo + 1 if hi - lo + 1 <= ceiling else 0
+                    for p in (lay.ZAPPING, lay.MUNMAP):
+                        account[p, FULL] += full
+                        account[p, RANGED] += ranged
+                        account[p, SENT] += sent
+
+                else:
+                    left[:] = 0
+                n_touched, n_kept, n_mapped, end_pages, zapped, full_calls, all_made, visits, visits_held, visits_m = (
+                    add_up(n, parts, n_made, touched, exists_m, held, left)
+                )
+                if full_calls < n:
+                    pmd_mapped[r] = True
+                    pud_mapped[r] = True
+
+                # refcount: the last call in order that cleared something freed the table; later ones do not meet it.
+                frees = list_freed(n, held, left, listed)
+                if by_key and frees * FEW < n:
+                    equal[:] = 2
+                elif frees > 0:
+                    last_calls(cleared, zap, by_key, keys, has, best, last)
+                    count_late(keys, made, by_key, best, last, late, equal)
+                missed = 0
+                for i in listed[:frees]:
+                    part: Any = np.int64(last[i])
+                    after: Any = np.int64(late[i])
+                    if equal[i] > 1:
+                        first = first_call + i * parts
+                        part, after = last_by_full_key(cleared, i, zap, made, calls, calls_low, first, False)
+                    lo, hi = span_of_part(cleared, i, part, zap)
+                    unflush(account[lay.REFCOUNT], lo, hi, ceiling)
+                    flush_with_table(account[lay.REFCOUNT], 0, lo, hi + 1, entries, ceiling)
+                    missed += after
+                    base = (block + i) * entries
+                    if scan[r, 0] == 0:
+                        scan[r, 1] = base
+                    scan[r, 0] += 1
+                    scan[r, 2] = base + 1
+                    if scan[r, 0] == table_batch:
+                        flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
+                        scan[r, 0] = 0
+
+                # munmap: a table goes with the last of its calls.
+                unmappings = 0
+                if full_calls > 0 and occupied_m > 0:
+                    if by_key:
+                        last_made(keys, best, last, equal)
+                    for i in range(n):
+                        if n_made[i] < parts or not exists_m[i]:
+                            continue
+                        end_part: Any = parts - 1
+                        if by_key:
+                            end_part = np.int64(last[i])
+                            if equal[i] > 1:
+                                first = first_call + i * parts
+                                end_part, _ = last_by_full_key(cleared, i, zap, made, calls, calls_low, first, True)
+                        lo, hi = 0, -1
+                        if held[i] > 0:
+                            lo, hi = span_of_part(cleared, i, end_part, zap)
+                        if hi >= 0:
+                            unflush(account[lay.MUNMAP], lo, hi, ceiling)
+                        flush_with_table(account[lay.MUNMAP], 0, lo, hi + 1, entries, ceiling)
+                        exists_m[i] = 0
+                        unmappings += 1
+
+                # The async scan, and the end.
+                reads = 0
+                if n_kept > 0:
+                    lowest[:] = -1
+                    first_entries(present, lowest)
+                    for i in range(n):
+                        reads += lowest[i] + 1
+                for i in range(n):
+                    held[i] = left[i]
+                sums[lay.CALLS] += all_made
+                sums[lay.ZAPPED] += zapped
+                work[lay.NONE, lay.VISITS] += visits
+                work[lay.ASYNC, lay.VISITS] += visits_held
+                work[lay.REFCOUNT, lay.VISITS] += visits_held - missed
+                work[lay.REFCOUNT, lay.FREED] += frees
+                work[lay.REFCOUNT, lay.PMD_LOCKS] += frees
+                work[lay.MUNMAP, lay.VISITS] += visits_m
+                work[lay.MUNMAP, lay.FREED] += unmappings
+                work[lay.ASYNC, lay.PMD_LOCKS] += occupied
+                work[lay.ASYNC, lay.PTE_LOCKS] += occupied
+                work[lay.ASYNC, lay.RESCANNED] += reads + frees * entries
+                work[lay.ASYNC, lay.FREED] += frees
+                n_mapped -= unmappings
+                per[r, lay.PTE_END] += n_touched
+                per[r, lay.PTE_END + 1] += n_kept
+                per[r, lay.PTE_END + lay.UNMAPPED] += n_mapped
+                per[r, lay.PAGES_END] += end_pages
+            for i in range(n):
+                if held[i] > 0:
+                    sums[lay.NEED_PTE] += 1
+                    pmd_needed, pud_needed = True, True
+
+            end = block + n
+            if end % pmd_span == 0 or end == end_table:
+                if pmd_first < rounds:
+                    per[pmd_first, lay.PMD_NEW] += 1
+                upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched, pmd_mapped)
+                sums[lay.NEED_PMD] += pmd_needed
+                pmd_first, pmd_needed = rounds, False
+                for r in range(rounds):
+                    if scan[r, 0] > 0:
+                        flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
+                        scan[r, 0] = 0
+            if pud_span > 0 and (end % pud_span == 0 or end == end_table):
+                if pud_first < rounds:
+                    per[pud_first, lay.PUD_NEW] += 1
+                upper_of_munmap(per, lay.PUD_PEAK_M, lay.PUD_END_M, pud_touched, pud_mapped)
+                sums[lay.NEED_PUD] += pud_needed
+                pud_first, pud_needed = rounds, False
+
+        # What one class kept count of for another.
+        for r in range(rounds):
+            for at in (lay.PTE_PEAK, lay.PTE_END):
+                per[r, at + lay.ASYNC] += per[r, at + lay.REFCOUNT]
+                per[r, at + lay.BY_SLOT] += per[r, at + lay.NONE]
+            per[r, lay.PAGES_PEAK + 1] += per[r, lay.PAGES_PEAK]
+            per[r, lay.PAGES_END + 1] += per[r, lay.PAGES_END]
+        for i in range(3):
+            sums[lay.NEED_PTE_M + i] += sums[lay.NEED_PTE + i]
+        sums[lay.INSTALLED_M] += sums[lay.INSTALLED]
+        sums[lay.ZAPPED_M] += sums[lay.ZAPPED]
+        for p in (lay.SECOND, lay.SEED_INLINE, lay.MERGED):
+            work[p, lay.VISITS] += work[lay.NONE, lay.VISITS]
+            work[p, lay.ALLOCATED] += work[lay.NONE, lay.ALLOCATED]

@@ -3,20 +3,18 @@
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from engine import counts, parts, slots
 from engine import layout as lay
 from engine.chance import trylock_limits
-from engine.counts import room, walk_counts
+from engine.counts import walk_counts
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
 from engine.outcome import Results
-from engine.parts import desk, walk_parts
+from engine.parts import walk_parts
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, Columns, check
 from engine.slots import walk_slots
@@ -92,53 +90,11 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool =
     )
     way = ways(par) if short else np.full(n, BY_WALK)
     shared = (par, points.lim, points.cdfs, points.guides, trylock_limits(), points.offsets)
-    for kind, kernel in enumerate((each_by_walk, each_by_slots, each_by_parts, each_by_counts)):
+    for kind, kernel in enumerate((walk, walk_slots, walk_parts, walk_counts)):
         rows = np.flatnonzero(way == kind)
         if len(rows):  # what no point needs is not compiled
             kernel(rows, *shared, out.per, out.work, out.sums, out.account)
     return out
-
-
-@njit(cache=True, nogil=True)
-def each_by_slots(
-    rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
-    per: Any, work: Any, sums: Any, account: Any,
-) -> None:  # fmt: skip
-    for i in rows:
-        mine = per[offsets[i] : offsets[i + 1]]
-        walk_slots(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
-
-
-@njit(cache=True, nogil=True)
-def each_by_parts(
-    rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
-    per: Any, work: Any, sums: Any, account: Any,
-) -> None:  # fmt: skip
-    desks = desk(par, rows)
-    for i in rows:
-        mine = per[offsets[i] : offsets[i + 1]]
-        walk_parts(par[i], lim[i], cdfs, guides, desks, mine, work[i], sums[i], account[i])
-
-
-@njit(cache=True, nogil=True)
-def each_by_counts(
-    rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
-    per: Any, work: Any, sums: Any, account: Any,
-) -> None:  # fmt: skip
-    rooms = room(max([par[i, lay.PMD_SPAN] for i in rows]))
-    for i in rows:
-        mine = per[offsets[i] : offsets[i + 1]]
-        walk_counts(par[i], lim[i], cdfs, guides, contention, rooms, mine, work[i], sums[i], account[i])
-
-
-@njit(cache=True, nogil=True)
-def each_by_walk(
-    rows: Any, par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any,
-    per: Any, work: Any, sums: Any, account: Any,
-) -> None:  # fmt: skip
-    for i in rows:
-        mine = per[offsets[i] : offsets[i + 1]]
-        walk(par[i], lim[i], cdfs, guides, contention, mine, work[i], sums[i], account[i])
 
 
 def estimate_ns(columns: Columns) -> NDArray[np.float64]:

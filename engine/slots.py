@@ -9,7 +9,6 @@ places are drawn only for the few flushes that may be short. Same results as eng
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from engine import layout as lay
@@ -18,6 +17,7 @@ from engine.chance import ALWAYS, MAYBE, NEVER
 from engine.contend import AFTER_BREAK, BY_MERGED, BY_SEED, STEP_SHIFT, settle_trylocks, thread_of
 from engine.flush import flush
 from engine.install import S56, place_extents
+from engine.jit import inner, kernel
 from engine.keyed import (
     CALL,
     CALL_LOW,
@@ -66,7 +66,7 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(whole & plain & singles & (all_or_nothing | (fresh & (par[:, lay.PLACES] > 0))))
 
 
-@njit(cache=True)
+@inner
 def ends(table: Any, n: Any, k: Any, cluster: Any, stream: Any, ceiling: Any, words: Any, scratch: Any) -> Any:
     """(first, last) resident entry of a table with k of n extents, or any two that also mean a full flush."""
     if k == n or k * cluster > ceiling:
@@ -102,7 +102,7 @@ def ends(table: Any, n: Any, k: Any, cluster: Any, stream: Any, ceiling: Any, wo
                 return first * cluster, (last + 1) * cluster - 1
 
 
-@njit(cache=True)
+@inner
 def zap_in_call(
     g: Any, account: Any, base: Any, lo: Any, hi: Any, broke: Any, words: Any, entries: Any, ceiling: Any, batch: Any
 ) -> None:
@@ -126,7 +126,7 @@ def zap_in_call(
     free_late(g, LATE_MUNMAP, base, account[lay.MUNMAP], entries, ceiling, batch)
 
 
-@njit(cache=True)
+@inner
 def close(g: Any, account: Any, entries: Any, ceiling: Any) -> None:
     """The end of such a call."""
     flush(account[lay.NONE], g[LO], g[HI], 1, ceiling)
@@ -134,259 +134,267 @@ def close(g: Any, account: Any, entries: Any, ceiling: Any) -> None:
     close_late(g, LATE_MUNMAP, g[LO], g[HI], account[lay.MUNMAP], entries, ceiling)
 
 
-@njit(cache=True)
+@kernel
 def walk_slots(
-    par: Any, lim: Any, cdfs: Any, guides: Any, contention: Any, per: Any, work: Any, sums: Any, account: Any
-) -> None:
+    rows: Any, pars: Any, lims: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, pers: Any, works: Any,
+    all_sums: Any, accounts: Any,
+) -> None:  # fmt: skip
     """As engine.walk.walk, with the same arguments, for points that fit."""
-    entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
-    pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
-    table_batch, install, cover = par[lay.TABLE_BATCH], par[lay.INSTALL], par[lay.COVER]
-    cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + max(places, 0)], guides[par[lay.GUIDE]]
-    wide = cluster // entries if cluster >= entries else 1  # tables an extent covers
-    counted = places > 0 and install == MAYBE
-    shared = install == MAYBE and not counted and wide % 4 == 0  # four tables, one extent
-    words, scratch = np.zeros(max(entries >> 6, 1), np.uint64), np.zeros(max(entries >> 6, 64), np.uint64)
-    count_keys, low_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
-    place_keys, extent_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
-    call_keys, call_low_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
-    for r in range(rounds):
-        count_keys[r], low_keys[r] = key(seed, r, COUNT), key(seed, r, COUNT_LOW)
-        place_keys[r], extent_keys[r] = key(seed, r, PLACE), key(seed, r, EXTENT)
-        call_keys[r], call_low_keys[r] = key(seed, r, CALL), key(seed, r, CALL_LOW)
-    scan = np.zeros((rounds, 3), np.int64)
-    per_call = par[lay.ZAP] // entries
-    capacity = 7 + par[lay.BATCHES] * (par[lay.BATCH_SLOTS] - 1)
-    open_calls = np.zeros((rounds if per_call > 1 else 0, OPEN), np.int64)
-    open_number = np.full(rounds if per_call > 1 else 0, -1, np.int64)
-    threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
-    pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
-    attempts = np.full((rounds if threads > 1 else 0, pmd_span), -1, np.int64)
-    step_scratch = np.zeros(2 * pmd_span if threads > 1 else 0, np.int64)
-    count_scratch = np.zeros(2 * pmd_span if threads > 1 else 0, np.int64)
-    hand = (n_calls + threads - 1) // threads
-    pmd_touched, pud_touched = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
-    pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
-    pmd_first, pud_first, pmd_needed, pud_needed = rounds, rounds, False, False
-    touched, held = np.zeros(4, np.bool_), np.zeros(4, np.int64)
-    first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
-    freed_by = np.array([lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MERGED, lay.MUNMAP])
-    breaks, mid_breaks, mid_reads = 0, 0, 0
-    uncalled, missed, met, allocated, freed = 0, 0, 0, 0, 0
-    installed, zapped, scanned, scan_reads = 0, 0, 0, 0
-    skips = counted and cover == ALWAYS
-    none_below = cdf[0] >> S48 if counted else ZERO  # upper 16 bits below this are k = 0 without a doubt
-
-    for group in range(first_table >> 2, (end_table + 3) >> 2):
-        touched[:] = False
-        held[:] = 0
-        begin, end = max(group * 4, first_table), min(group * 4 + 4, end_table)
+    for point in rows:
+        par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
+        per = pers[offsets[point] : offsets[point + 1]]
+        entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
+        pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
+        table_batch, install, cover = par[lay.TABLE_BATCH], par[lay.INSTALL], par[lay.COVER]
+        cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + max(places, 0)], guides[par[lay.GUIDE]]
+        wide = cluster // entries if cluster >= entries else 1  # tables an extent covers
+        counted = places > 0 and install == MAYBE
+        shared = install == MAYBE and not counted and wide % 4 == 0  # four tables, one extent
+        words, scratch = np.zeros(max(entries >> 6, 1), np.uint64), np.zeros(max(entries >> 6, 64), np.uint64)
+        count_keys, low_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
+        place_keys, extent_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
+        call_keys, call_low_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
         for r in range(rounds):
-            h = draw(count_keys[r], group) if counted else ZERO
-            hit = shared and draw(extent_keys[r], group * 4 // wide) < lim[lay.LIMIT_INSTALL]
-            if shared and not hit and cover == ALWAYS:
-                continue
-            if (
-                skips
-                and h & FIELD < none_below
-                and (h >> S16) & FIELD < none_below
-                and (h >> S32) & FIELD < none_below
-                and h >> S48 < none_below
-            ):
-                continue  # nothing installed, and every earlier page was zapped
-            for table in range(begin, end):
-                j = table & 3
-                k = 0
-                if counted:
-                    upper = ((h >> np.uint64(16 * j)) & FIELD) << S48
-                    k = guide[np.int64(upper >> S56)]
-                    while k < places and cdf[k] <= upper:
-                        k += 1
-                    if k < places and cdf[k] <= (upper | LOW_48):
-                        u = upper | (draw(low_keys[r], table) >> S16)
-                        while k < places and cdf[k] <= u:
-                            k += 1
-                    k *= cluster
-                elif (
-                    install == ALWAYS
-                    or hit
-                    or (
-                        install == MAYBE and not shared and draw(extent_keys[r], table // wide) < lim[lay.LIMIT_INSTALL]
-                    )
-                ):
-                    k = entries
-                if k > 0 and held[j] == 0:
-                    held[j] = k
-                    installed += k
-                    allocated += 1
-                    if not touched[j]:
-                        touched[j] = True
-                        per[r, lay.PTE_PEAK] += 1
-                        pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
-                present = held[j]
-                call = table // per_call
-                made = cover == ALWAYS or (
-                    cover == MAYBE and is_made(call_keys[r], call_low_keys[r], call, lim[lay.LIMIT_COVER])
-                )
-                missed += touched[j] and not made
-                if not made:
-                    uncalled += table % per_call == 0
-                    pmd_mapped[r] = True
-                    pud_mapped[r] = True
-                if present == 0:
+            count_keys[r], low_keys[r] = key(seed, r, COUNT), key(seed, r, COUNT_LOW)
+            place_keys[r], extent_keys[r] = key(seed, r, PLACE), key(seed, r, EXTENT)
+            call_keys[r], call_low_keys[r] = key(seed, r, CALL), key(seed, r, CALL_LOW)
+        scan = np.zeros((rounds, 3), np.int64)
+        per_call = par[lay.ZAP] // entries
+        capacity = 7 + par[lay.BATCHES] * (par[lay.BATCH_SLOTS] - 1)
+        open_calls = np.zeros((rounds if per_call > 1 else 0, OPEN), np.int64)
+        open_number = np.zeros(rounds if per_call > 1 else 0, np.int64)
+        open_number[:] = -1
+        threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
+        pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
+        attempts = np.zeros((rounds if threads > 1 else 0, pmd_span), np.int64)
+        attempts[:] = -1
+        step_scratch = np.zeros(2 * pmd_span if threads > 1 else 0, np.int64)
+        count_scratch = np.zeros(2 * pmd_span if threads > 1 else 0, np.int64)
+        hand = (n_calls + threads - 1) // threads
+        pmd_touched, pud_touched = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
+        pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
+        pmd_first, pud_first, pmd_needed, pud_needed = rounds, rounds, False, False
+        touched, held = np.zeros(4, np.bool_), np.zeros(4, np.int64)
+        first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
+        freed_by = np.array([lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MERGED, lay.MUNMAP])
+        breaks, mid_breaks, mid_reads = 0, 0, 0
+        uncalled, missed, met, allocated, freed = 0, 0, 0, 0, 0
+        installed, zapped, scanned, scan_reads = 0, 0, 0, 0
+        skips = counted and cover == ALWAYS
+        none_below = cdf[0] >> S48 if counted else ZERO  # upper 16 bits below this are k = 0 without a doubt
+
+        for group in range(first_table >> 2, (end_table + 3) >> 2):
+            touched[:] = False
+            held[:] = 0
+            begin, end = max(group * 4, first_table), min(group * 4 + 4, end_table)
+            for r in range(rounds):
+                h = draw(count_keys[r], group) if counted else ZERO
+                hit = shared and draw(extent_keys[r], group * 4 // wide) < lim[lay.LIMIT_INSTALL]
+                if shared and not hit and cover == ALWAYS:
                     continue
-                pmd_touched[r] = True
-                pud_touched[r] = True
-                per[r, lay.PTE_PEAK + 1] += 1
-                per[r, lay.PAGES_PEAK] += present
-                scanned += 1
-                if made:
-                    base = table * entries
-                    if present == entries:
-                        lo, hi = 0, entries - 1
-                    else:
-                        lo, hi = ends(
-                            table, places, present // cluster, cluster, place_keys[r], ceiling, words, scratch
+                if (
+                    skips
+                    and h & FIELD < none_below
+                    and (h >> S16) & FIELD < none_below
+                    and (h >> S32) & FIELD < none_below
+                    and h >> S48 < none_below
+                ):
+                    continue  # nothing installed, and every earlier page was zapped
+                for table in range(begin, end):
+                    j = table & 3
+                    k = 0
+                    if counted:
+                        upper = ((h >> np.uint64(16 * j)) & FIELD) << S48
+                        k = guide[np.int64(upper >> S56)]
+                        while k < places and cdf[k] <= upper:
+                            k += 1
+                        if k < places and cdf[k] <= (upper | LOW_48):
+                            u = upper | (draw(low_keys[r], table) >> S16)
+                            while k < places and cdf[k] <= u:
+                                k += 1
+                        k *= cluster
+                    elif (
+                        install == ALWAYS
+                        or hit
+                        or (
+                            install == MAYBE
+                            and not shared
+                            and draw(extent_keys[r], table // wide) < lim[lay.LIMIT_INSTALL]
                         )
-                    broke = np.int64(-1)
-                    if per_call == 1:
-                        flush(account[lay.NONE], lo, hi + 1, 1, ceiling)
-                        flush(account[lay.MERGED], 0, hi + 1, 1, ceiling)
-                        flush(account[lay.MUNMAP], 0, hi + 1, 1, ceiling)
-                    else:
-                        g = open_calls[r]
-                        if open_number[r] != call:
-                            if open_number[r] >= 0:
-                                close(g, account, entries, ceiling)
-                            open_call(g)
-                            open_number[r] = call
-                        g[SLOTS] += present
-                        if g[SLOTS] >= capacity:
-                            words[:] = ZERO
-                            k = present // cluster
-                            if present == entries:
-                                fill(words, 0, entries)
-                            else:
-                                place_extents(words, scratch, table, places, k, cluster, place_keys[r])
-                            broke = nth(words, 0, entries, present - (g[SLOTS] - capacity))
-                            g[SLOTS] -= capacity
-                            breaks += 1
-                            if broke + 1 < entries:
-                                mid_breaks += 1
-                                mid_reads += broke + 1
-                        zap_in_call(g, account, base, lo, hi, broke, words, entries, ceiling, table_batch)
-                    if threads > 1:
-                        if by_key:
-                            place = call_key(call_keys[r], call_low_keys[r], call)
-                            step = scale(place, hand) * (per_call + 1) + table - call * per_call
+                    ):
+                        k = entries
+                    if k > 0 and held[j] == 0:
+                        held[j] = k
+                        installed += k
+                        allocated += 1
+                        if not touched[j]:
+                            touched[j] = True
+                            per[r, lay.PTE_PEAK] += 1
+                            pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
+                    present = held[j]
+                    call = table // per_call
+                    made = cover == ALWAYS or (
+                        cover == MAYBE and is_made(call_keys[r], call_low_keys[r], call, lim[lay.LIMIT_COVER])
+                    )
+                    missed += touched[j] and not made
+                    if not made:
+                        uncalled += table % per_call == 0
+                        pmd_mapped[r] = True
+                        pud_mapped[r] = True
+                    if present == 0:
+                        continue
+                    pmd_touched[r] = True
+                    pud_touched[r] = True
+                    per[r, lay.PTE_PEAK + 1] += 1
+                    per[r, lay.PAGES_PEAK] += present
+                    scanned += 1
+                    if made:
+                        base = table * entries
+                        if present == entries:
+                            lo, hi = 0, entries - 1
                         else:
-                            t = thread_of(call, threads, n_calls, par[lay.INTERLEAVED])
-                            step = pace[r, t]
-                            pace[r, t] += 1
-                        flags = BY_MERGED | BY_SEED
-                        if broke >= 0:
-                            flags = BY_SEED if broke + 1 == entries else BY_SEED | AFTER_BREAK
-                        attempts[r, table % pmd_span] = (step << STEP_SHIFT) | flags
-                    met += 1
-                    freed += 1
-                    zapped += present
-                    held[j] = 0
-                    scan_reads += entries
-                    if scan[r, 0] == 0:
-                        scan[r, 1] = base
-                    scan[r, 0] += 1
-                    scan[r, 2] = base + 1
-                    if scan[r, 0] == table_batch:
+                            lo, hi = ends(
+                                table, places, present // cluster, cluster, place_keys[r], ceiling, words, scratch
+                            )
+                        broke = np.int64(-1)
+                        if per_call == 1:
+                            flush(account[lay.NONE], lo, hi + 1, 1, ceiling)
+                            flush(account[lay.MERGED], 0, hi + 1, 1, ceiling)
+                            flush(account[lay.MUNMAP], 0, hi + 1, 1, ceiling)
+                        else:
+                            g = open_calls[r]
+                            if open_number[r] != call:
+                                if open_number[r] >= 0:
+                                    close(g, account, entries, ceiling)
+                                open_call(g)
+                                open_number[r] = call
+                            g[SLOTS] += present
+                            if g[SLOTS] >= capacity:
+                                words[:] = ZERO
+                                k = present // cluster
+                                if present == entries:
+                                    fill(words, 0, entries)
+                                else:
+                                    place_extents(words, scratch, table, places, k, cluster, place_keys[r])
+                                broke = nth(words, 0, entries, present - (g[SLOTS] - capacity))
+                                g[SLOTS] -= capacity
+                                breaks += 1
+                                if broke + 1 < entries:
+                                    mid_breaks += 1
+                                    mid_reads += broke + 1
+                            zap_in_call(g, account, base, lo, hi, broke, words, entries, ceiling, table_batch)
+                        if threads > 1:
+                            if by_key:
+                                place = call_key(call_keys[r], call_low_keys[r], call)
+                                step = scale(place, hand) * (per_call + 1) + table - call * per_call
+                            else:
+                                t = thread_of(call, threads, n_calls, par[lay.INTERLEAVED])
+                                step = pace[r, t]
+                                pace[r, t] += 1
+                            flags = BY_MERGED | BY_SEED
+                            if broke >= 0:
+                                flags = BY_SEED if broke + 1 == entries else BY_SEED | AFTER_BREAK
+                            attempts[r, table % pmd_span] = (step << STEP_SHIFT) | flags
+                        met += 1
+                        freed += 1
+                        zapped += present
+                        held[j] = 0
+                        scan_reads += entries
+                        if scan[r, 0] == 0:
+                            scan[r, 1] = base
+                        scan[r, 0] += 1
+                        scan[r, 2] = base + 1
+                        if scan[r, 0] == table_batch:
+                            flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
+                            scan[r, 0] = 0
+                    else:
+                        per[r, lay.PTE_END + 1] += 1
+                        per[r, lay.PAGES_END] += present
+                        if present == entries:
+                            scan_reads += 1
+                        else:
+                            words[:] = ZERO
+                            place_extents(words, scratch, table, places, present // cluster, cluster, place_keys[r])
+                            _, lo, _ = survey(words, 0, entries)
+                            scan_reads += lo + 1
+            for j in range(4):
+                if held[j] > 0:
+                    sums[lay.NEED_PTE] += 1
+                    pmd_needed, pud_needed = True, True
+
+            if end % pmd_span == 0 or end == end_table:
+                if pmd_first < rounds:
+                    per[pmd_first, lay.PMD_NEW] += 1
+                upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched, pmd_mapped)
+                sums[lay.NEED_PMD] += pmd_needed
+                pmd_first, pmd_needed = rounds, False
+                for r in range(rounds):
+                    if scan[r, 0] > 0:
                         flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
                         scan[r, 0] = 0
-                else:
-                    per[r, lay.PTE_END + 1] += 1
-                    per[r, lay.PAGES_END] += present
-                    if present == entries:
-                        scan_reads += 1
-                    else:
-                        words[:] = ZERO
-                        place_extents(words, scratch, table, places, present // cluster, cluster, place_keys[r])
-                        _, lo, _ = survey(words, 0, entries)
-                        scan_reads += lo + 1
-        for j in range(4):
-            if held[j] > 0:
-                sums[lay.NEED_PTE] += 1
-                pmd_needed, pud_needed = True, True
+                    if threads > 1:
+                        settle_trylocks(
+                            attempts[r], (end - 1) // pmd_span * pmd_span, seed, r, contention, step_scratch,
+                            count_scratch, entries, work,
+                        )  # fmt: skip
+            if pud_span > 0 and (end % pud_span == 0 or end == end_table):
+                if pud_first < rounds:
+                    per[pud_first, lay.PUD_NEW] += 1
+                upper_of_munmap(per, lay.PUD_PEAK_M, lay.PUD_END_M, pud_touched, pud_mapped)
+                sums[lay.NEED_PUD] += pud_needed
+                pud_first, pud_needed = rounds, False
 
-        if end % pmd_span == 0 or end == end_table:
-            if pmd_first < rounds:
-                per[pmd_first, lay.PMD_NEW] += 1
-            upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched, pmd_mapped)
-            sums[lay.NEED_PMD] += pmd_needed
-            pmd_first, pmd_needed = rounds, False
-            for r in range(rounds):
-                if scan[r, 0] > 0:
-                    flush(account[lay.ASYNC], scan[r, 1], scan[r, 2], entries, ceiling)
-                    scan[r, 0] = 0
-                if threads > 1:
-                    settle_trylocks(
-                        attempts[r], (end - 1) // pmd_span * pmd_span, seed, r, contention, step_scratch,
-                        count_scratch, entries, work,
-                    )  # fmt: skip
-        if pud_span > 0 and (end % pud_span == 0 or end == end_table):
-            if pud_first < rounds:
-                per[pud_first, lay.PUD_NEW] += 1
-            upper_of_munmap(per, lay.PUD_PEAK_M, lay.PUD_END_M, pud_touched, pud_mapped)
-            sums[lay.NEED_PUD] += pud_needed
-            pud_first, pud_needed = rounds, False
+        for r in range(len(open_number)):
+            if open_number[r] >= 0:
+                close(open_calls[r], account, entries, ceiling)
 
-    for r in range(len(open_number)):
-        if open_number[r] >= 0:
-            close(open_calls[r], account, entries, ceiling)
-
-    # One flag stood for many: hand the sums on. A table once touched stays under none.
-    tables_of_none, met_by_none = 0, -missed
-    for r in range(rounds):
-        tables_of_none += per[r, lay.PTE_PEAK]
-        met_by_none += tables_of_none
-        per[r, lay.PTE_PEAK] = tables_of_none
-        per[r, lay.PTE_END] = tables_of_none
-        for c in range(2, 5):
-            per[r, lay.PTE_PEAK + c] += per[r, lay.PTE_PEAK + 1]
-            per[r, lay.PTE_END + c] += per[r, lay.PTE_END + 1]
-        per[r, lay.PAGES_PEAK + 1] += per[r, lay.PAGES_PEAK]
-        per[r, lay.PAGES_END + 1] += per[r, lay.PAGES_END]
-    for i in range(3):
-        sums[lay.NEED_PTE_M + i] += sums[lay.NEED_PTE + i]
-    sums[lay.CALLS] += (-(-end_table // per_call) + (-first_table // per_call)) * rounds - uncalled
-    for lane in (lay.INSTALLED, lay.INSTALLED_M):
-        sums[lane] += installed
-        sums[lane + 1] += zapped
-        sums[lane + 2] += breaks
-    work[lay.NONE, lay.VISITS] += met_by_none
-    work[lay.NONE, lay.ALLOCATED] += tables_of_none
-    work[lay.ASYNC, lay.VISITS] += met
-    work[lay.ASYNC, lay.ALLOCATED] += allocated
-    work[lay.ASYNC, lay.FREED] += freed
-    work[lay.ASYNC, lay.PMD_LOCKS] += scanned
-    work[lay.ASYNC, lay.PTE_LOCKS] += scanned
-    work[lay.ASYNC, lay.RESCANNED] += scan_reads
-    for p in freed_by:
-        work[p, lay.VISITS] += met
-        work[p, lay.ALLOCATED] += allocated
-        work[p, lay.FREED] += freed
-    work[lay.REFCOUNT, lay.PMD_LOCKS] += freed
-    work[lay.SECOND, lay.PMD_LOCKS] += freed
-    work[lay.SECOND, lay.PTE_LOCKS] += freed
-    work[lay.SECOND, lay.RESCANNED] += freed * entries
-    work[lay.SEED_INLINE, lay.TRYLOCKS] += freed
-    work[lay.SEED_INLINE, lay.FAST] += freed - mid_breaks
-    work[lay.SEED_INLINE, lay.SLOW] += mid_breaks
-    work[lay.SEED_INLINE, lay.RESCANNED] += mid_reads
-    work[lay.MERGED, lay.TRYLOCKS] += freed - breaks
-    work[lay.MERGED, lay.FAST] += freed - breaks
-    work[lay.MERGED, lay.SLOW] += breaks
-    work[lay.MERGED, lay.PMD_LOCKS] += breaks
-    work[lay.MERGED, lay.PTE_LOCKS] += breaks
-    work[lay.MERGED, lay.RESCANNED] += breaks * entries
-    for i in range(3):
-        account[lay.ASYNC, i] += account[lay.NONE, i]
-        account[lay.REFCOUNT, i] += account[lay.MERGED, i]
-        account[lay.SEED_INLINE, i] += account[lay.MERGED, i]
-        account[lay.SECOND, i] += account[lay.MUNMAP, i]
+        # One flag stood for many: hand the sums on. A table once touched stays under none.
+        tables_of_none, met_by_none = 0, -missed
+        for r in range(rounds):
+            tables_of_none += per[r, lay.PTE_PEAK]
+            met_by_none += tables_of_none
+            per[r, lay.PTE_PEAK] = tables_of_none
+            per[r, lay.PTE_END] = tables_of_none
+            for c in range(2, 5):
+                per[r, lay.PTE_PEAK + c] += per[r, lay.PTE_PEAK + 1]
+                per[r, lay.PTE_END + c] += per[r, lay.PTE_END + 1]
+            per[r, lay.PAGES_PEAK + 1] += per[r, lay.PAGES_PEAK]
+            per[r, lay.PAGES_END + 1] += per[r, lay.PAGES_END]
+        for i in range(3):
+            sums[lay.NEED_PTE_M + i] += sums[lay.NEED_PTE + i]
+        sums[lay.CALLS] += (-(-end_table // per_call) + (-first_table // per_call)) * rounds - uncalled
+        for lane in (lay.INSTALLED, lay.INSTALLED_M):
+            sums[lane] += installed
+            sums[lane + 1] += zapped
+            sums[lane + 2] += breaks
+        work[lay.NONE, lay.VISITS] += met_by_none
+        work[lay.NONE, lay.ALLOCATED] += tables_of_none
+        work[lay.ASYNC, lay.VISITS] += met
+        work[lay.ASYNC, lay.ALLOCATED] += allocated
+        work[lay.ASYNC, lay.FREED] += freed
+        work[lay.ASYNC, lay.PMD_LOCKS] += scanned
+        work[lay.ASYNC, lay.PTE_LOCKS] += scanned
+        work[lay.ASYNC, lay.RESCANNED] += scan_reads
+        for p in freed_by:
+            work[p, lay.VISITS] += met
+            work[p, lay.ALLOCATED] += allocated
+            work[p, lay.FREED] += freed
+        work[lay.REFCOUNT, lay.PMD_LOCKS] += freed
+        work[lay.SECOND, lay.PMD_LOCKS] += freed
+        work[lay.SECOND, lay.PTE_LOCKS] += freed
+        work[lay.SECOND, lay.RESCANNED] += freed * entries
+        work[lay.SEED_INLINE, lay.TRYLOCKS] += freed
+        work[lay.SEED_INLINE, lay.FAST] += freed - mid_breaks
+        work[lay.SEED_INLINE, lay.SLOW] += mid_breaks
+        work[lay.SEED_INLINE, lay.RESCANNED] += mid_reads
+        work[lay.MERGED, lay.TRYLOCKS] += freed - breaks
+        work[lay.MERGED, lay.FAST] += freed - breaks
+        work[lay.MERGED, lay.SLOW] += breaks
+        work[lay.MERGED, lay.PMD_LOCKS] += breaks
+        work[lay.MERGED, lay.PTE_LOCKS] += breaks
+        work[lay.MERGED, lay.RESCANNED] += breaks * entries
+        for i in range(3):
+            account[lay.ASYNC, i] += account[lay.NONE, i]
+            account[lay.REFCOUNT, i] += account[lay.MERGED, i]
+            account[lay.SEED_INLINE, i] += account[lay.MERGED, i]
+            account[lay.SECOND, i] += account[lay.MUNMAP, i]

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from numba import njit
+from engine.jit import inner
 
 
-@njit(cache=True)
+@inner
 def upper_of_munmap(per: Any, peak: Any, end: Any, touched: Any, mapped: Any) -> None:
     """One PMD or PUD table under munmap: there once touched, gone when nothing under it is mapped. Resets the flags."""
     there = False
