@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None
     attempts = [
         row
         for path in part_paths(tmp_path / writer.run_id, "points")
-        for row in tables.read_part(path, ["point_id", "attempt"]).to_pylist()
+        for row in tables.read_part(path, "", ["point_id", "attempt"]).to_pylist()
     ]
     assert [row["attempt"] for row in attempts if row["point_id"] == point_id(1)] == [1, 2, 3]
     assert Store(tmp_path).find("last").ok == 3
@@ -281,7 +282,8 @@ def test_a_kill_within_a_merge_loses_and_doubles_nothing(
     writer = opened(tmp_path)
     for first in range(3):
         commit(writer, first, 1)
-    left, steps = [done], {"put": Directory.put, "delete": Directory.delete}
+    left = [done]
+    steps: dict[str, Callable[..., None]] = {"put": Directory.put, "delete": Directory.delete}
 
     def dying(name: str) -> Any:
         def step(place: Directory, *given: Any) -> None:
