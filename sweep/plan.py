@@ -2,7 +2,7 @@
 
 Two passes over the grid's chunks. The first judges every raw point: exclude rules in their order, `where`, points no
 address space can have (an error), duplicates, points already done; and keeps one bit a point. The second makes the
-points that are left, with their derived columns. Memory: a chunk, a bit a raw point, 10 bytes an id, and 10 more if kept.
+points that are left, with their derived columns. Memory: a chunk, a bit a raw point, 10 to 20 bytes an id.
 """
 
 from collections.abc import Callable, Iterator, Sequence
