@@ -366,3 +366,8 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"{where}: cannot reach the cluster: {describe(error)}") from error
+    if not address.startswith("ray://") and not any(
+        one.info["name"] == "raylet" for one in psutil.process_iter(["name"])
+    ):
+        told = "no Ray node runs on this machine; launch on one of the cluster's, or hand the launch in: ray job submit"
+        raise UserError(f"{where}: {told}")

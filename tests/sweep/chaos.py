@@ -340,7 +340,7 @@ def _on_ray(made: Trial, victim: str) -> "subprocess.Popen[str]":
     made.moment(process)
     with contextlib.suppress(psutil.Error, IndexError):
         family = psutil.Process(process.pid).children(recursive=True)
-        made.chance.choice([one for one in family if one.name().startswith(victim)]).kill()
+        made.chance.choice([one for one in family if one.name() == victim]).kill()
     return process
 
 
@@ -354,7 +354,7 @@ def _ray_driver(made: Trial) -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def _ray_worker(made: Trial) -> Iterator[dict[str, str]]:
-    made.ends(_on_ray(made, "ray::"), 0)
+    made.ends(_on_ray(made, "ray::run"), 0)
     yield {}
 
 

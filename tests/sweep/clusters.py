@@ -120,3 +120,98 @@ def _free_port() -> int:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
         return port
+
+
+HOST = """hostname "$0"
+mkdir -p "$1/$0" "$1/r"
+mount --bind "$1/$0" "$1/r"
+echo up
+exec sleep infinity
+"""
+
+
+class Hosts(Cluster):
+    """Nodes on hosts of their own: addresses on a bridge, names, process tables, and a folder for Ray's sockets."""
+
+    def __init__(self, nodes: int = 3, **environment: str) -> None:
+        self._mark = f"pt{os.getpid()}"
+        self._hosts = [f"{self._mark}h{number}" for number in range(nodes + 1)]
+        self._holders: list[subprocess.Popen[str]] = []
+        try:
+            _ip("netns", "add", self._mark)
+            _ip("-n", self._mark, "link", "add", "bridge", "type", "bridge")
+            _ip("-n", self._mark, "link", "set", "bridge", "up")
+            for number, host in enumerate(self._hosts):
+                port = f"port{number}"
+                _ip("netns", "add", host)
+                _ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self._mark)
+                _ip("-n", self._mark, "link", "set", port, "master", "bridge", "up")
+                _ip("-n", host, "addr", "add", f"{self._address(number)}/24", "dev", "eth0")
+                _ip("-n", host, "link", "set", "eth0", "up")
+                _ip("-n", host, "link", "set", "lo", "up")
+                _ip("-n", host, "route", "add", "default", "via", self._address(0 if number else 1))  # Ray asks for one
+            super().__init__(nodes, 1, sys.executable, **environment)
+        except BaseException:
+            self._remove()
+            raise
+
+    def head_host(self) -> str:
+        return self._address(0)
+
+    def prefix(self, number: int) -> list[str]:
+        """The last host is no node."""
+        while len(self._holders) <= number:
+            self._hold(len(self._holders))
+        (inside,) = psutil.Process(self._holders[number].pid).children()
+        return ["nsenter", "--target", str(inside.pid), "--net", "--uts", "--mount", "--pid"]
+
+    def options(self, number: int) -> list[str]:
+        return [f"--node-ip-address={self._address(number)}"]
+
+    def stop(self) -> None:
+        super().stop()
+        self._remove()
+
+    def _hold(self, number: int) -> None:
+        """Something that keeps a host's namespaces: its first process."""
+        apart = ["unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        enter, name = ["ip", "netns", "exec", self._hosts[number]], f"host{number}"
+        words = [*enter, *apart, "sh", "-c", HOST, name, str(self.folder)]
+        self._holders.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
+        said = self._holders[-1].stdout
+        assert said is not None
+        assert said.readline() == "up\n"
+
+    def _address(self, number: int) -> str:
+        return f"10.77.0.{number + 1}"
+
+    def _remove(self) -> None:
+        for holder in self._holders:
+            holder.kill()
+            holder.communicate()
+        for name in (*self._hosts, self._mark):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _ip("netns", "delete", name)
+
+
+def why_no_hosts() -> str:
+    """What keeps `Hosts` from being made here; empty if nothing does."""
+    name = f"pt{os.getpid()}try"
+    try:
+        _ip("netns", "add", name)
+        try:
+            _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+            _ip("-n", name, "link", "add", "bridge", "type", "bridge")
+            apart = ["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "hostname", "x"]
+            subprocess.run(["ip", "netns", "exec", name, *apart], check=True, capture_output=True)
+        finally:
+            _ip("netns", "delete", name)
+    except FileNotFoundError:
+        return "ip or unshare is not there"
+    except subprocess.CalledProcessError as error:
+        return f"no network namespaces: {error.stderr.decode().strip()}"
+    return ""
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)

@@ -18,10 +18,10 @@ import pytest
 from sweep.sql import Database
 from sweep.store import Store
 from tests.sweep import fakes
-from tests.sweep.clusters import Cluster
+from tests.sweep.clusters import Cluster, Hosts, why_no_hosts
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 GRID = """schema: sweep/1
 name: spread
 fixed: {virt: 16GiB, sparsity: 0.99, zap: 64KiB}
@@ -66,7 +66,13 @@ def sweep(cluster: Cluster, *words: str, prefix: tuple[str, ...] = ()) -> subpro
 
 
 def drive(
-    cluster: Cluster | None, results: Path, seeds: list[int], task_points: int = 8192, rounds: int = 1, **options: Any
+    cluster: Cluster | None,
+    results: Path,
+    seeds: list[int],
+    task_points: int = 8192,
+    rounds: int = 1,
+    prefix: tuple[str, ...] = (),
+    **options: Any,
 ) -> dict[str, Any]:
     """A launch of fake points in a process of its own: Ray keeps one token a process."""
     given = {"address": cluster.address} if cluster else {"jobs": 1}
@@ -79,7 +85,7 @@ def drive(
     environment = cluster.environment if cluster else dict(os.environ)
     environment |= {name: value for name, value in os.environ.items() if name.startswith("RAY_memory")}
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, json.dumps(asked)],
+        [*prefix, sys.executable, "-c", DRIVER, json.dumps(asked)],
         cwd=ROOT,
         env=environment | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -220,3 +226,23 @@ def test_another_version_on_a_node_is_refused(strangers: Cluster, bare: Path, tm
     assert "another ptsweep on Ray's workers" in told
     assert f"loads {stale / 'engine'}, which is not this version's" in told
     assert Store(tmp_path / "r").runs() == []
+
+
+def test_three_hosts_each_with_its_own_address(tmp_path: Path) -> None:
+    """The driver on one, points on all; from a machine beside them that is no node a launch is refused in a line."""
+    if reason := why_no_hosts():
+        pytest.skip(reason)
+    made = Hosts(3, PYTHONPATH=str(ROOT))
+    try:
+        seeds = [*range(100, 160), *range(fakes.SLEEPS, fakes.SLEEPS + 1)]
+        summary = drive(made, tmp_path / "r", seeds, task_points=1, prefix=tuple(made.prefix(1)))
+        words = ["launch", written(tmp_path), "--address", made.address, "--results", str(tmp_path / "none")]
+        refused = sweep(made, *words, prefix=tuple(made.prefix(3)))
+    finally:
+        made.stop()
+    assert summary["points"] == {"ok": len(seeds)}
+    nodes = {row["node"].partition("/")[0] for row in rows(tmp_path / "r", "SELECT DISTINCT node FROM points")}
+    assert len(nodes) >= 2
+    assert nodes <= {"host0", "host1", "host2"}
+    assert refused.returncode == 2
+    assert "no Ray node runs on this machine" in refused.stderr
