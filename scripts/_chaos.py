@@ -7,7 +7,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from tests.sweep.chaos import KINDS, MOUNTS, Bench, Verdict, can_mount, order, trial
+from tests.sweep.chaos import Bench, Verdict, trial
+from tests.sweep.chaos_kinds import KINDS, MOUNTS, can_mount, order
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
         print(f"scripts/chaos: an undisturbed launch takes {bench.seconds:.1f} s", file=sys.stderr)
         try:
             for number, kind in enumerate(kinds, 1):
-                verdict = trial(bench, kind, number, options.seed)
+                verdict = trial(bench, kind, KINDS[kind], number, options.seed)
                 found[kind].append(verdict)
                 told = f"NOT KEPT: {verdict.broken}" if verdict.broken else f"{verdict.seconds:.1f} s to resume"
                 print(f"scripts/chaos: {number}/{len(kinds)} {kind}: {told}", file=sys.stderr)

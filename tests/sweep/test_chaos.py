@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from tests.sweep import chaos
-from tests.sweep.chaos import KINDS, LIGHT, MOUNTS, Bench, Verdict, can_mount, judged, order, rows, trial
+from tests.sweep.chaos import Bench, Verdict, judged, rows, trial
+from tests.sweep.chaos_kinds import KINDS, LIGHT, MOUNTS, can_mount, order
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = ("kill -9 the driver", "launched twice at once", "the disk is full", "noise in a part")
@@ -28,7 +29,7 @@ def test_nothing_is_lost(bench: Bench, kind: str) -> None:
     """Disturbed, launched again: every point has its rows, once, and nothing is left lying about."""
     if kind in MOUNTS and not can_mount():
         pytest.skip("no tmpfs can be mounted in a namespace here")
-    verdict = trial(bench, kind, 0, seed=random.SystemRandom().randrange(1 << 32))
+    verdict = trial(bench, kind, KINDS[kind], 0, seed=random.SystemRandom().randrange(1 << 32))
     assert (verdict.lost, verdict.doubled, verdict.broken) == (0, 0, "")
 
 
