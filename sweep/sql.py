@@ -4,11 +4,8 @@ Sealed: no file but the committed parts can be opened, nothing of the network, n
 settings are locked; one SELECT at a time is let through, so nothing is written anywhere.
 """
 
-import atexit
 import os
 import re
-import resource
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -20,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.scenario import Columns, complete
-from sweep import costtable, expressions, parts, schema, tables, views
+from sweep import costtable, expressions, limits, parts, schema, tables, views
 from sweep.errors import DamagedError, UserError, one_line, unknown
 from sweep.named import NamedQuery, named_queries, named_query
 from sweep.places import Bucket, Directory
@@ -30,9 +27,7 @@ T = TypeVar("T")
 
 __all__ = ["Database", "NamedQuery", "check_expressions", "named_queries", "named_query", "point_conditions"]
 
-DEFAULT_SECONDS, GRACE_S = 60.0, 3.0
-THREAD_BYTES = 64 << 20
-"""What a thread of DuckDB may map before it has done anything."""
+DEFAULT_SECONDS = 60.0
 _CARET = re.compile(r"\n\nLINE (\d+): (.*)\n( *)\^", re.DOTALL)
 _NO_TABLE = re.compile(r"Table with name (\S+) does not exist")
 _ORDER = re.compile(r"(?<![\w\"])order\b(?!\s+by\b)", re.IGNORECASE)
@@ -47,10 +42,6 @@ _OF_FILES = (
 """What DuckDB and Arrow raise where a file is gone or damaged; other things too."""
 _LOOKS = 5
 _KIND = re.compile(r"^(?:[A-Z][A-Za-z]* )+Error: ")
-
-
-class _StuckError(UserError):
-    """It took too long, and goes on: the connection is of no use any more."""
 
 
 class Database:
@@ -82,8 +73,9 @@ class Database:
             for _ in range(_LOOKS):
                 try:
                     return _limited(self._connection, seconds, lambda: self._ask(sql))
-                except _StuckError:
-                    self._connection = self._open()
+                except UserError:
+                    if _is_stuck(self._connection):
+                        self._connection = self._open()
                     raise
                 except _OF_FILES:
                     if not self._is_behind():
@@ -309,73 +301,26 @@ def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 
 def _limited(connection: duckdb.DuckDBPyConnection, seconds: float | None, ask: Callable[[], T]) -> T:
-    """What `ask` gives. After so long the connection is interrupted; and what does not listen is left behind.
-
-    DuckDB hears an interrupt between blocks of rows only, and levenshtein() of two long texts takes an hour a block. So
-    the question runs in a thread, which may go on; the process then ends without waiting for it.
-    """
-    answers: list[T] = []
-    errors: list[BaseException] = []
-    done = threading.Event()  # Thread.join, when a Ctrl-C cuts it short, takes the thread for ended
-
-    def run() -> None:
-        try:
-            answers.append(ask())
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            done.set()
-
-    thread = threading.Thread(target=run, daemon=True)
-    with _room():
-        thread.start()
-        try:
-            done.wait(seconds)
-        finally:  # a Ctrl-C, too
-            if not done.is_set():
-                connection.interrupt()
-                if not done.wait(GRACE_S):
-                    _stuck.append(connection)
-                    atexit.register(_leave, done)
-    if answers:
-        return answers[0]
-    if errors and not isinstance(errors[0], duckdb.InterruptException):
-        raise errors[0]
-    late = f"SQL: took longer than {seconds or 0:g} s; raise --timeout, or ask for less"
-    raise UserError(late) if errors else _StuckError(late)
+    """What `ask` gives, in bounded time and memory. UserError where it takes longer."""
+    try:
+        return limits.within(seconds, _memory_mib() << 20, ask, connection.interrupt)
+    except (limits.LateError, duckdb.InterruptException) as error:
+        if isinstance(error, limits.LateError) and error.goes_on:
+            _stuck.append(connection)
+        raise UserError(f"SQL: took longer than {seconds or 0:g} s; raise --timeout, or ask for less") from error
 
 
 _stuck: list[duckdb.DuckDBPyConnection] = []
+"""They still work on what nobody waits for: closing them would wait."""
+
+
+def _is_stuck(connection: duckdb.DuckDBPyConnection) -> bool:
+    return any(connection is one for one in _stuck)
 
 
 def _close(connection: duckdb.DuckDBPyConnection) -> None:
-    """Unless it still works: closing would wait."""
-    if not any(connection is one for one in _stuck):
+    if not _is_stuck(connection):
         connection.close()
-
-
-def _leave(done: threading.Event) -> None:
-    """The end of a process with a question that nobody waits for: now, and as bad usage, which it was."""
-    if not done.is_set():
-        os._exit(2)
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    """Keeps this process from taking the machine's memory: DuckDB's own limit does not count long texts and lists."""
-    try:
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        used_bytes = int(status["VmData"].split()[0]) << 10
-    except (OSError, KeyError):
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = used_bytes + (_memory_mib() << 20) + THREAD_BYTES * (os.cpu_count() or 1)
-    resource.setrlimit(resource.RLIMIT_DATA, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 @contextmanager

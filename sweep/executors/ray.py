@@ -4,7 +4,6 @@ Ray's own retries are off: the driver counts attempts, so that a task lost with 
 """
 
 import contextlib
-import fcntl
 import importlib.util
 import logging
 import os
@@ -14,7 +13,6 @@ import secrets
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,16 +23,13 @@ import psutil
 
 from engine.compiled import is_cold
 from sweep.errors import SweepFault, UserError
-from sweep.executors import raycode
+from sweep.executors import raycode, rayhome
 from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, owned
 from sweep.executors.raywatch import GONE_S, Watch
 
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_S = 5.0
 PATIENCE_S = 5.0
-PREFIX = "sweep-ray-"
-LONGEST_BASE = 40
-"""Ray's sockets lie some 60 characters below its directory, and a socket's path has at most 107 (unix(7))."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -139,8 +134,8 @@ class RayTasks:
 
     def _start_local(self) -> None:
         before = psutil.Process().children()
-        _remove_strays()
-        self.home, self._held_home = _private_directory()
+        rayhome.remove_strays()
+        self.home, self._held_home = rayhome.make()
         os.environ.pop("RAY_AUTH_MODE", None)  # a Ray that starts here asks for a token, unless told otherwise
         os.environ["RAY_AUTH_TOKEN"] = _one_token()
         ray = _ray()
@@ -280,45 +275,6 @@ def _one_token() -> str:
     global _token
     _token = _token or secrets.token_hex(32)
     return _token
-
-
-def _base() -> str:
-    base = tempfile.gettempdir()
-    return base if len(base) <= LONGEST_BASE else "/tmp"
-
-
-def _private_directory() -> tuple[Path, int]:
-    """And what holds it until this process ends, however it does."""
-    home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_base()))
-    held = os.open(home / "held", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    return home, held
-
-
-def _is_stray(home: Path) -> bool:
-    try:
-        held = os.open(home / "held", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False  # another user's, or just being made
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(held)
-    return True
-
-
-def _remove_strays() -> None:
-    """What launches left that were killed: their Ray's directories, and processes, which would live another minute."""
-    strays = [str(home) for home in Path(_base()).glob(f"{PREFIX}*") if _is_stray(home)]
-    for process in psutil.process_iter(["cmdline"]) if strays else ():
-        words = " ".join(process.info["cmdline"] or ())
-        if any(f"{stray}/" in words for stray in strays):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-    for stray in strays:
-        shutil.rmtree(stray, ignore_errors=True)
 
 
 @contextlib.contextmanager
