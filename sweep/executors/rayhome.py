@@ -1,4 +1,4 @@
-"""A private Ray's directory: held by a lock while its launch lives, and cleared away by the next one if it was killed."""
+"""A private Ray's directory: held by a lock while its launch lives, cleared away by the next one if that was killed."""
 
 import contextlib
 import fcntl
