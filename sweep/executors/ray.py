@@ -212,8 +212,8 @@ class RayTasks:
     def _where(self, batch: Batch, error: Exception) -> tuple[str, float]:
         """The node that a lost batch ran on and when it began, as Ray tells or as it noted; "" and 0 if neither says.
 
-        Only the worker knows when it began, by its own clock; Ray does not tell which signal a worker died of, and tells
-        a second or two late, so that a death so shortly before its limit counts as a timeout.
+        Only the worker knows when it began, by its own clock. Ray does not tell which signal a worker died of, and says
+        that it did a second late: a death so shortly before the limit counts as a timeout.
         """
         assert self._watch is not None
         told = _NODE.search(str(error))
