@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
-from sweep.errors import UserError
+from sweep.errors import UserError, printable
 
 LONGEST_LINE = 1 << 16
 STDIN = "-"
@@ -27,7 +27,7 @@ class Rows:
 
     def __init__(self, path: str, data: bytes | None = None) -> None:
         """`data`: what is read instead of the file, which then only gives its name."""
-        self.path = "stdin" if path == STDIN else path
+        self.path = "stdin" if path == STDIN else printable(path)
         self.row, self.cut = 0, False
         self._file = _open(path) if data is None else _unpacked(io.BufferedReader(io.BytesIO(data)))
         self._lines = self._read()
@@ -83,7 +83,7 @@ def _open(path: str) -> Source:
         # Rows closes it. Both are buffered readers, which can look ahead without reading.
         return _unpacked(cast(io.BufferedReader, sys.stdin.buffer if path == STDIN else Path(path).open("rb")))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise UserError(f"{printable(path)}: {error.strerror}") from error
 
 
 def _unpacked(raw: io.BufferedReader) -> Source:

@@ -124,7 +124,9 @@ class _Reader:
                 if self.root is not None:
                     raise self._error(event.start_mark, "a second document; a file holds one")
             case yaml.AliasEvent():
-                raise self._error(event.start_mark, f"alias *{event.anchor} is not allowed; write the value out")
+                raise self._error(
+                    event.start_mark, f"alias *{one_line(event.anchor)} is not allowed; write the value out"
+                )
             case yaml.ScalarEvent():
                 self._node(event)
                 self._scalar(event)
@@ -142,9 +144,11 @@ class _Reader:
         if self.nodes > MAX_NODES:
             raise self._error(event.start_mark, f"more than {MAX_NODES} values")
         if event.anchor is not None:
-            raise self._error(event.start_mark, f"anchor &{event.anchor} is not allowed; write the value out")
+            raise self._error(event.start_mark, f"anchor &{one_line(event.anchor)} is not allowed; write the value out")
         if event.tag is not None:
-            raise self._error(event.start_mark, f"tag {event.tag} is not allowed; the field says what a value is")
+            raise self._error(
+                event.start_mark, f"tag {one_line(event.tag)} is not allowed; the field says what a value is"
+            )
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         quoted = event.style is not None

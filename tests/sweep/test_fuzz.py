@@ -69,6 +69,21 @@ def test_a_thousand_grids_guided_by_coverage() -> None:
     assert tally.kept > 20
 
 
+FOUND = {
+    "a tag without end": f"schema: !!python/object/apply:{'os.' * 1000} [id]\n",
+    "an anchor without end": f"schema: &{'a' * 5000} x\n",
+    "a trace's name": "schema: sweep/1\nname: a\nworkload: {trace: [\U00036401.csv]}\n",
+    "a rare letter in a key": "schema: sweep/1\nname: a\nfixed: {vir\U000750e8, GiB}\n",
+}
+"""What scripts/fuzz has found: messages that were not one clean line."""
+
+
+@pytest.mark.parametrize("name", sorted(FOUND))
+def test_what_was_found_stays_mended(name: str) -> None:
+    """Each is refused in one clean line."""
+    assert not judge_grid(FOUND[name])
+
+
 @pytest.mark.parametrize("name", sorted(bombs()))
 def test_bombs(name: str) -> None:
     """What is made to cost is refused or planned within seconds, and in little memory."""
