@@ -125,7 +125,7 @@ class _Reader:
                     raise self._error(event.start_mark, "a second document; a file holds one")
             case yaml.AliasEvent():
                 raise self._error(
-                    event.start_mark, f"alias *{one_line(event.anchor)} is not allowed; write the value out"
+                    event.start_mark, f"alias *{one_line(str(event.anchor))} is not allowed; write the value out"
                 )
             case yaml.ScalarEvent():
                 self._node(event)
