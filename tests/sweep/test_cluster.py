@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0
 GRID = """schema: sweep/1
 name: spread
-fixed: {virt: 16GiB, sparsity: 0.99, zap: 64KiB}
+fixed: {virt: 256GiB, sparsity: 0.99, zap: 64KiB}
 axes: {threads: [1, 8]}
 repeats: 150
 """

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0  # the first launch may have to compile the engine
 GRID = """schema: sweep/1
 name: slow
-fixed: {virt: 256GiB, sparsity: 0.99, zap: 64KiB}
+fixed: {virt: 512GiB, sparsity: 0.99, zap: 64KiB}
 repeats: 3000
 """
 
