@@ -365,7 +365,7 @@ def walk_counts(
     rows: Any, pars: Any, lims: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, pers: Any, works: Any,
     all_sums: Any, accounts: Any,
 ) -> None:  # fmt: skip
-    """As engine.walk.walk, for points that fit; rooms: of room()."""
+    """As engine.walk.walk, with the same arguments, for points that fit."""
     rooms = room(pars, rows)
     for point in rows:
         par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
@@ -522,11 +522,9 @@ def walk_counts(
 
         # One sum stood for many: hand it on. A table once touched stays under none.
         of_none, kept = 0, occupied - freed
-        touched_ever = 0
         for r in range(rounds):
-            touched_ever += per[r, lay.PTE_PEAK]
             of_none += per[r, lay.PTE_PEAK]
-            per[r, lay.PTE_PEAK], per[r, lay.PTE_END] = touched_ever, touched_ever
+            per[r, lay.PTE_PEAK], per[r, lay.PTE_END] = of_none, of_none
             for c in range(2, 5):
                 per[r, lay.PTE_PEAK + c] += per[r, lay.PTE_PEAK + 1]
                 per[r, lay.PTE_END + c] += per[r, lay.PTE_END + 1]

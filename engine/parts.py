@@ -330,7 +330,7 @@ def walk_parts(
     rows: Any, pars: Any, lims: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, pers: Any, works: Any,
     all_sums: Any, accounts: Any,
 ) -> None:  # fmt: skip
-    """As engine.walk.walk, for points that fit; desks: of desk()."""
+    """As engine.walk.walk, with the same arguments, for points that fit."""
     desks = desk(pars, rows)
     for point in rows:
         par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]

@@ -157,11 +157,12 @@ def walk(
     rows: Any, pars: Any, lims: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, pers: Any, works: Any,
     all_sums: Any, accounts: Any,
 ) -> None:  # fmt: skip
-    """Walk tables [FIRST_TABLE, END_TABLE) of one point and add what was seen.
+    """Walk tables [FIRST_TABLE, END_TABLE) of the points in `rows` and add what was seen to their tallies.
 
-    par: int64[PARAMETERS]; lim: uint64[LIMITS]; cdfs: uint64[*] and guides: int64[*, 256], par says where;
-    contention: uint64[701]; per: int64[rounds, PER]; work: int64[7, WORK_COLUMNS]; sums: int64[SUMS];
-    account: int64[8, 3], a row a policy and one for all zapping ones.
+    rows: int64[*]; of all n points pars: int64[n, PARAMETERS], lims: uint64[n, LIMITS], offsets: int64[n + 1], where a
+    point's rounds begin in pers: int64[all rounds, PER]; works: int64[n, 7, WORK_COLUMNS]; all_sums: int64[n, SUMS];
+    accounts: int64[n, 8, 3], a row a policy and one for all zapping ones. cdfs: uint64[*] and guides: int64[*, 256],
+    pars says where; contention: uint64[701].
     """
     for point in rows:
         par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
