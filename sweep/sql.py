@@ -73,15 +73,15 @@ class Database:
             for _ in range(_LOOKS):
                 try:
                     return _limited(self._connection, seconds, lambda: self._ask(sql))
-                except UserError:
-                    if _is_stuck(self._connection):
-                        self._connection = self._open()
-                    raise
                 except _OF_FILES:
                     if not self._is_behind():
                         raise
                     _close(self._connection)
                     self._connection = self._open()
+                except UserError:
+                    if _is_stuck(self._connection):
+                        self._connection = self._open()
+                    raise
             raise UserError("SQL: the runs change faster than they can be read; ask again")
 
     def close(self) -> None:
