@@ -67,9 +67,8 @@ def launch(
     """
     from sweep.launch import LaunchOptions
     from sweep.progress import progress
-    from sweep.store import open_store
 
-    store, show = open_store(results), progress(quiet)
+    store, show = _opened(results), progress(quiet)
     live = _is_kernel(engine, executor, jobs, address)
     options = LaunchOptions(
         store.root,
@@ -98,6 +97,19 @@ def launch(
         if summary.status == "interrupted" and not quiet:
             print("sweep: interrupted; the same command goes on from here", file=sys.stderr)
     return ENDED[summary.status]
+
+
+def _opened(results: str) -> "Store":
+    """The store, where rows would stay."""
+    from sweep.executors.rayhome import is_of_a_job
+    from sweep.places import Directory
+    from sweep.store import open_store
+
+    store = open_store(results)
+    if isinstance(store.root, Directory) and is_of_a_job(store.root.path):
+        place = f"--results {one_line(results)}: lies in the Ray job's own folder, which Ray removes"
+        raise UserError(f"{place}; give a URI such as s3://bucket/prefix, or an absolute path")
+    return store
 
 
 def _loaded(grid: Path | None, override: Sequence[str] | None) -> "Grid":

@@ -77,6 +77,7 @@ class RayTasks:
     def start(self) -> None:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
+        self._code = raycode.fingerprint()  # first: a second Ray node of a host unpacks a job's folder again, under us
         if self.address is None:
             self._start_local()
         else:
@@ -86,7 +87,7 @@ class RayTasks:
         self._watch = Watch(self._notes)
         if self.address is not None:
             self._count_workers()
-        self._task, self._code = raycode.pack(ray), raycode.fingerprint()
+        self._task = raycode.pack(ray)
         self._probe = self._send(None)
         self._cold = self.address is None and is_cold()
 

@@ -1,4 +1,4 @@
-"""A private Ray's directory: held by a lock while its launch lives, cleared away by the next one if that was killed."""
+"""Ray's directories. A private one is locked while its launch lives; the next launch clears away a killed one's."""
 
 import contextlib
 import fcntl
@@ -33,6 +33,11 @@ def remove_strays() -> None:
                 process.kill()
     for stray in strays:
         shutil.rmtree(stray, ignore_errors=True)
+
+
+def is_of_a_job(path: Path) -> bool:
+    """Whether it lies where Ray unpacks a job's working directory (ray._private.runtime_env.working_dir)."""
+    return "/runtime_resources/working_dir_files/" in str(path.absolute())
 
 
 def _base() -> str:

@@ -61,6 +61,20 @@ def test_a_commands_help_is_light(command: str) -> None:
     assert f"Usage: sweep {command} " in done.stdout
 
 
+def test_results_do_not_go_with_a_rays_job(
+    grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the folder of a Ray's job the usual place is refused, with the places that stay; another one is taken."""
+    job = grid.parent / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_0"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    launch = ["launch", str(grid), "--executor", "inline", "-q"]
+    assert main(launch) == 2
+    assert "--results results: lies in the Ray job's own folder, which Ray removes; give" in capsys.readouterr().err
+    assert not list(job.iterdir())
+    assert main([*launch, "--results", str(grid.parent / "kept")]) == 0
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     """The version, and no more."""
     assert main(["--version"]) == 0
