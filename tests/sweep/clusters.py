@@ -64,7 +64,7 @@ class Cluster:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment = clean | self.token | {"RAY_USAGE_STATS_ENABLED": "0", "HOME": str(self.folder)} | environment
-        self.address = f"{self.head_host()}:{_free_port()}"
+        self.address = f"{self.head_host()}:{free_port()}"
         self.nodes: list[Node] = []
         try:
             for number in range(nodes):  # one after another: at once, some do not find themselves in the head's list
@@ -115,7 +115,7 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
