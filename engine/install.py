@@ -9,7 +9,7 @@ from engine.chance import ALWAYS, NEVER
 from engine.jit import inner
 from engine.keyed import LOW_48, S16, S48, draw, field
 
-S56 = np.uint64(56)
+S6, S56, LOW_6 = np.uint64(6), np.uint64(56), np.uint64(63)
 
 
 @inner
@@ -38,6 +38,7 @@ def place_extents(words: Any, seen: Any, table: Any, n: Any, k: Any, extent: Any
         fill(words, 0, n * extent)
         return
     wanted = min(k, n - k)
+    absent = wanted < k
     bits = 0
     while (1 << bits) < n:
         bits += 1
@@ -47,20 +48,21 @@ def place_extents(words: Any, seen: Any, table: Any, n: Any, k: Any, extent: Any
     places = seen if extent > 1 else words
     for w in range((n + 63) >> 6):
         places[w] = ZERO
-    have, i = 0, 0
-    while have < wanted:
-        h = draw(stream, table * 4096 + i)
-        i += 1
+    number = 0
+    while wanted > 0:
+        h = draw(stream, table * 4096 + number)
+        number += 1
         for _ in range(fields):
-            q = np.int64(h & low)
+            q = h & low
             h >>= shift
-            bit = ONE << np.uint64(q & 63)
-            if places[q >> 6] & bit == ZERO:
-                places[q >> 6] |= bit
-                have += 1
-                if have == wanted:
-                    break
-    if wanted < k:
+            word = np.int64(q >> S6)
+            old = places[word]
+            new = old | (ONE << (q & LOW_6))
+            places[word] = new
+            wanted -= old != new  # no branch: nobody foresees which places were seen
+            if wanted == 0:
+                break
+    if absent:
         for w in range((n + 63) >> 6):
             places[w] ^= window(w, 0, n)
     if extent > 1:
