@@ -28,6 +28,7 @@ COMMANDS = {
     "why": ("why", "One point's identity: which values make its id."),
     "rm": ("runs", "Delete a run."),
     "query": ("query", "SQL over the results: text, file or named query."),
+    "compare": ("compare", "Two runs: what differs in the second, and whether it is worse."),
     "calibrate": ("calibrate", "Measure this machine's costs, and write a cost table."),
     "validate": ("validate", "The same points on the model and on the live kernel, side by side."),
     "replay": ("replay", "Traces under every policy: VmPTE step by step, and what the calls cover."),

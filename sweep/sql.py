@@ -50,14 +50,16 @@ class Database:
     `problems` names runs that cannot be read and so are not in the views.
     """
 
-    def __init__(self, store: Store, cost: str = costtable.DEFAULT, *, run: str | None = None) -> None:
+    def __init__(
+        self, store: Store, cost: str = costtable.DEFAULT, *, run: str | None = None, runs: Sequence[RunInfo] = ()
+    ) -> None:
         prices = costtable.load_all(store.cost_files())
         chosen = costtable.choose(prices, cost)
         self._price = chosen.sql
         self._costs = [row for table in {**prices, chosen.name: chosen}.values() for row in table.rows]
         survey = store.survey()
-        self.problems = [] if run else survey.problems
-        self._runs = [store.find(run)] if run else survey.runs
+        self.problems = [] if run or runs else survey.problems
+        self._runs = [store.find(run)] if run else list(runs) or survey.runs
         self._latest = list({r.grid: r for r in self._runs}.values())
         self._damaged: set[parts.Part] = set()
         self._connection = self._open()

@@ -39,12 +39,12 @@ def with_table(text: str, heading: str, rows: str) -> str:
 
 
 def run(command: str, folder: Path) -> str:
-    """What a `sweep` command prints to stdout, in a folder with the grids."""
-    words = shlex.split(command)
-    assert words[0] == "sweep", command
+    """What a line of `sweep` commands prints to stdout, in a folder with the grids."""
+    assert command.startswith("sweep "), command
+    sweep = f'sweep() {{ {shlex.quote(sys.executable)} -m sweep.cli "$@"; }}'
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run(
-        [sys.executable, "-m", "sweep.cli", *words[1:]],
+        ["sh", "-c", f"{sweep}\n{command}"],
         cwd=folder,
         env=env,
         capture_output=True,

@@ -136,6 +136,16 @@ def test_the_commands(bucket: str, server: Proxy, tmp_path: Path, capsys: pytest
             assert "somebody" not in run_json
 
 
+def test_runs_of_a_bucket_are_compared(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As those of a directory are: a run again is equal; of another engine, not."""
+    root = place_at(bucket)
+    first, again = run(root).run_id, run(root, fresh=True).run_id
+    assert main(["compare", first, again, "--results", bucket]) == 0
+    assert "rows       56 matched; 0 only in A, 0 only in B" in capsys.readouterr().out
+    launch(grid(SEEDS), LaunchOptions(root, executor="inline", fresh=True), Told())
+    assert main(["compare", first, "last", "--results", bucket]) == 5
+
+
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
