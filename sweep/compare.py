@@ -78,7 +78,8 @@ def compare(store: Store, a: str, b: str, most: int) -> Comparison:
         (account,) = ask(matching.account(*ids))
         timings = _timings(ask(matching.times(*ids))) if KERNEL == one.engine == other.engine else []
         if not account["matched"] and not timings:
-            raise UserError(_nothing_in_common(one, other, ask(matching.values(*ids))[0]))
+            why = _nothing_in_common(one, other, ask(matching.values(*ids))[0])
+            raise UserError("; left out: ".join([why, *database.problems]))
         names, columns, differences = account["differ"], [], []
         if names:
             columns, (varying,) = ask(matching.columns(*ids, names)), ask(matching.varying(*ids))
@@ -133,7 +134,8 @@ def _nothing_in_common(a: RunInfo, b: RunInfo, values: Row) -> str:
     """`first-1 and first-2 have no row in common: policy is none in A, merged in B`."""
     for run, side in ((a, "a"), (b, "b")):
         if not values[f"{side}_engine"]:
-            return f"compare: {run.run_id} has no rows; the next command: sweep show {run.run_id}"
+            had = f"{counted(run.ok, 'point')} ok, {run.failed:,} failed"
+            return f"compare: {run.run_id} has no rows: it is {run.status}, {had}"
     apart = [
         f"{name} is {_some(name, values[f'a_{name}'])} in A, {_some(name, values[f'b_{name}'])} in B"
         for name in matching.ROW

@@ -44,7 +44,8 @@ def compare(
     Measured times (install_ns, zap_ns of --engine kernel) are tested in groups, a scenario's seeds together: the
     ratio of the medians, B over A, with a bootstrap interval of 95 %, Cliff's delta, Mann-Whitney's p, and q, which
     is p after Benjamini-Hochberg over all groups. Slower is q < 0.05 and an interval above 1. A group needs 4 times in
-    either run (a grid's `repeats`), better 10.
+    either run (a grid's `repeats`), better 10. What else the machine did between two runs is not known: launch A twice
+    and compare those first.
 
     A point that failed in B and not in A is worse too.
     """

@@ -281,7 +281,7 @@ def test_repeats_for_many_groups(tmp_path: Path, compare: Compare) -> None:
         ("other", B, "virt is 2MiB in A, 64MiB in B; seed is 5, 6, 7, ... in A, 1, 2 in B"),
         ("thin", B, "policy is none in A, "),
         ("live", B, "engine is kernel in A, model in B"),
-        ("empty", B, "empty-00000000 has no rows; the next command: sweep show empty-00000000"),
+        ("empty", B, "compare: empty-00000000 has no rows: it is interrupted, 0 points ok, 0 failed"),
         ("crossed", B, "have no row in common: each value is in both, but no scenario and policy is"),
     ],
 )
@@ -323,7 +323,7 @@ def test_traces_match_by_what_they_hold(tmp_path: Path, compare: Compare) -> Non
 
 
 def test_a_damaged_part_is_named_and_left_out(tmp_path: Path, compare: Compare) -> None:
-    """As in a query: what can be read is compared."""
+    """As in a query: what can be read is compared; where nothing can, the line that says so names the part."""
     points = scenarios([1, 2])
     write(tmp_path, A, points)
     write(tmp_path, B, points)
@@ -335,3 +335,9 @@ def test_a_damaged_part_is_named_and_left_out(tmp_path: Path, compare: Compare) 
     assert code == 0
     assert "14 matched" in out
     assert f"warning: left out: {tmp_path / B}/outcomes/{part.name}" in err
+    (only,) = part_paths(tmp_path / A, "outcomes")
+    only.write_bytes(only.read_bytes()[:200])
+    code, out, err = compare()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{A} has no rows" in err
+    assert f"; left out: {tmp_path / A}/outcomes/{only.name}" in err
