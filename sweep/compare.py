@@ -75,15 +75,18 @@ def compare(store: Store, a: str, b: str, most: int) -> Comparison:
     one, other = _runs(store, a, b)
     with Database(store, runs=(one, other)) as database:
         ask, ids = _asking(database), (one.run_id, other.run_id)
-        (account,) = ask(matching.account(*ids))
+        vary = ask(matching.varying(*ids))[0]["names"]
+        keys = [name for name in matching.ROW if name in vary or name == "policy"]
+        (account,) = ask(matching.account(*ids, keys))
         timings = _timings(ask(matching.times(*ids))) if KERNEL == one.engine == other.engine else []
         if not account["matched"] and not timings:
             why = _nothing_in_common(one, other, ask(matching.values(*ids))[0])
             raise UserError("; left out: ".join([why, *database.problems]))
         names, columns, differences = account["differ"], [], []
         if names:
-            columns, (varying,) = ask(matching.columns(*ids, names)), ask(matching.varying(*ids))
-            differences = ask(matching.differences(*ids, names, varying["vary"], most))
+            columns = ask(matching.columns(*ids, keys, names))
+            shown = [name for name in matching.SHOWN if name in vary]
+            differences = ask(matching.differences(*ids, keys, names, shown, most))
         failures = ask(matching.failures(*ids, most)) if other.failed else []
         return Comparison(
             a=one,

@@ -39,31 +39,38 @@ ONLY_CHANGED = frozenset(
 TIMES = ("install_ns", "zap_ns")
 
 
-def account(a: str, b: str) -> str:
-    """One row: how many rows match, and are in one run only; of COMPARED, which differ in some row, as a list."""
+def varying(a: str, b: str) -> str:
+    """One row: of what makes a row, and of SHOWN, what has more than one value in the two runs, as a list.
+
+    The others need not be looked at to match rows, which takes half the memory.
+    """
+    names = dict.fromkeys((*ROW, *SHOWN))
+    vary = _those((n, f'min("{n}") < max("{n}") OR count("{n}") BETWEEN 1 AND count(*) - 1') for n in names)
+    return f"SELECT {vary} AS names FROM outcomes WHERE run_id IN ({quoted(a)}, {quoted(b)})"
+
+
+def account(a: str, b: str, keys: Iterable[str]) -> str:
+    """One row: how many rows match, and are in one run only; of COMPARED, which differ in some row, as a list.
+
+    `keys`, here and below: the names of ROW that vary, and policy.
+    """
     both = "FILTER (a.run_id IS NOT NULL AND b.run_id IS NOT NULL)"
     differ = _those((name, f'bool_or(a."{name}" IS DISTINCT FROM b."{name}") {both}') for name in COMPARED)
     return f"""
         {_sides("outcomes", a, b)}
         SELECT count(*) {both} AS matched, count(*) FILTER (b.run_id IS NULL) AS only_a,
             count(*) FILTER (a.run_id IS NULL) AS only_b, {differ} AS differ
-        FROM a FULL JOIN b ON {_same(ROW)}"""
+        FROM a FULL JOIN b ON {_same(keys)}"""
 
 
-def varying(a: str, b: str) -> str:
-    """One row: of SHOWN, which vary among the rows that match, as a list."""
-    vary = _those((name, f'min(a."{name}") < max(a."{name}")') for name in SHOWN)
-    return f"{_sides('outcomes', a, b)} SELECT {vary} AS vary FROM a JOIN b ON {_same(ROW)}"
-
-
-def columns(a: str, b: str, names: Sequence[str]) -> str:
+def columns(a: str, b: str, keys: Iterable[str], names: Sequence[str]) -> str:
     """A row a column: rows that differ, sums over all matched rows, the largest relative difference."""
     return f"""
         {_sides("outcomes", a, b)}
-        SELECT c.* FROM (SELECT unnest([{", ".join(map(_column, names))}]) AS c FROM a JOIN b ON {_same(ROW)})"""
+        SELECT c.* FROM (SELECT unnest([{", ".join(map(_column, names))}]) AS c FROM a JOIN b ON {_same(keys)})"""
 
 
-def differences(a: str, b: str, names: Sequence[str], shown: Iterable[str], most: int) -> str:
+def differences(a: str, b: str, keys: Iterable[str], names: Sequence[str], shown: Iterable[str], most: int) -> str:
     """A row a difference in these columns: the worse first, then the largest. At most so many; 0: all."""
     fields = "".join(f', a."{name}"' for name in shown)
     each = ", ".join(f"""{{'column': '{c}', 'a': a."{c}", 'b': b."{c}", 'verdict': {_verdict(c)}}}""" for c in names)
@@ -72,7 +79,7 @@ def differences(a: str, b: str, names: Sequence[str], shown: Iterable[str], most
         {_sides("outcomes", a, b)}
         SELECT * EXCLUDE (verdict), 100 * (b - a) / nullif(a, 0)::DOUBLE AS percent, verdict FROM (
             SELECT b.point_id AS point, a.policy{fields}, unnest([{each}], recursive := true)
-            FROM a JOIN b ON {_same(ROW)} WHERE {where}
+            FROM a JOIN b ON {_same(keys)} WHERE {where}
         ) WHERE a IS DISTINCT FROM b
         ORDER BY verdict = 'worse' DESC, {_size("a", "b")} DESC, point, policy, "column"
         {f"LIMIT {most}" if most else ""}"""

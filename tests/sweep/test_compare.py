@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from engine.scenario import Scenario, columns_of
 from sweep import matching, schema, tables
 from sweep.cli import main
 from sweep.places import Place
+from sweep.sql import Database
+from sweep.store import Store
 from sweep.tables import KernelFacts
 from tests.sweep import stores
 from tests.sweep.stores import MIB, opened, part_paths, point_id
@@ -212,6 +215,41 @@ def test_the_list_is_bounded_and_the_worst_is_first(tmp_path: Path, compare: Com
     everything = json.loads(compare("--json", "--rows", "0")[1])["differences"]
     assert everything[:3] == facts["differences"]
     assert len(everything) == sum(row["rows"] for row in facts["columns"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_match_as_a_slow_twin_says(tmp_path: Path, compare: Compare, seed: int) -> None:
+    """Runs of overlapping points, some given by res, some by the sparsity that this comes to: every count is right."""
+    dice = random.Random(seed)
+    shapes: list[dict[str, Any]] = [
+        {"sparsity": 0.5},
+        {"sparsity": None, "res": MIB},
+        {"sparsity": 0.9, "threads": 2},
+        {"sparsity": 0.9, "order": "random"},
+    ]
+    points = [point for shape in shapes for point in scenarios(range(dice.choice([1, 3])), virt=2 * MIB, **shape)]
+    numbers = np.random.default_rng(seed)
+
+    def change(made: Results) -> None:
+        made.values[:] = numbers.integers(0, 2, made.values.shape)
+
+    common = points[0]
+    for name in (A, B):
+        write(tmp_path, name, [common, *dice.sample(points[1:], dice.randint(1, len(points) - 1))], change)
+    rows: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {A: {}, B: {}}
+    with Database(Store(tmp_path)) as database:
+        for row in database.query("SELECT * FROM outcomes").to_pylist():
+            rows[row["run_id"]][tuple(row[name] for name in matching.ROW)] = row
+    both = rows[A].keys() & rows[B].keys()
+    facts = json.loads(compare("--json")[1])
+    wanted = {"matched": len(both), "only_a": len(rows[A].keys() - both), "only_b": len(rows[B].keys() - both)}
+    assert facts["rows"] == wanted
+    found = {row["column"]: (row["rows"], row["a_total"], row["b_total"]) for row in facts["columns"]}
+    for column in matching.COMPARED:
+        pairs = [(rows[A][key][column], rows[B][key][column]) for key in both]
+        differ = sum(one != other for one, other in pairs)
+        assert found.get(column, (0,))[0] == differ
+        assert not differ or found[column][1:] == (sum(a for a, _ in pairs), sum(b for _, b in pairs))
 
 
 def test_points_that_fail_only_in_b(tmp_path: Path, compare: Compare) -> None:
