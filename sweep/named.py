@@ -1,11 +1,13 @@
 """The questions that ship: one .sql file each in sweep/queries; its first line, a comment, is its help."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.errors import UserError, unknown
 
 FOLDER = Path(__file__).parent / "queries"
+_AGAINST = re.compile(r"(?:WHERE policy = 'none'|\(policy = 'none'\) OVER)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class NamedQuery:
     @property
     def against_none(self) -> bool:
         """Whether it compares with the policy `none`, so that runs without it have no part in the answer."""
-        return bool(self.name) and "WHERE policy = 'none'" in self.sql
+        return bool(self.name) and bool(_AGAINST.search(self.sql))
 
 
 def named_queries() -> list[NamedQuery]:

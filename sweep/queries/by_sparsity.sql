@@ -1,22 +1,30 @@
 -- How much of VmPTE each policy saves against none, in percent, by sparsity and by how the resident pages lie.
 -- moment: `end` is after the last zaps; `peak`, where there are rounds before, is after the last install, when the process
 -- has its memory. possible: all that is not needed at the end.
-WITH moments AS (
-    SELECT run_id, point_id, sparsity, "cluster", policy, 'end' AS moment, vm_pte_kib_end AS kib, vm_pte_kib_needed_end AS needed
+WITH sums AS (
+    SELECT
+        run_id,
+        sparsity,
+        "cluster",
+        policy,
+        sum(vm_pte_kib_end) AS end_kib,
+        sum(vm_pte_kib_needed_end) AS needed_kib,
+        sum(vm_pte_kib_peak) FILTER (rounds > 1) AS peak_kib
     FROM latest
-    UNION ALL
-    SELECT run_id, point_id, sparsity, "cluster", policy, 'peak', vm_pte_kib_peak, NULL
-    FROM latest
-    WHERE rounds > 1
+    GROUP BY run_id, sparsity, "cluster", policy
 ),
-against AS (SELECT run_id, point_id, moment, kib AS none_kib FROM moments WHERE policy = 'none'),
+moments AS (
+    SELECT run_id, sparsity, "cluster", policy, 'end' AS moment, end_kib AS kib, needed_kib FROM sums
+    UNION ALL
+    SELECT run_id, sparsity, "cluster", policy, 'peak', peak_kib, NULL FROM sums WHERE peak_kib IS NOT NULL
+),
 shares AS (
     SELECT
-        run_id, sparsity, "cluster", moment, policy,
-        100 * (1 - sum(kib) / sum(none_kib)) AS saved,
-        100 * (1 - sum(needed) / sum(none_kib)) AS possible
-    FROM moments JOIN against USING (run_id, point_id, moment)
-    GROUP BY run_id, sparsity, "cluster", moment, policy
+        *,
+        100 * (1 - kib / max(kib) FILTER (policy = 'none') OVER one) AS saved,
+        100 * (1 - needed_kib / max(kib) FILTER (policy = 'none') OVER one) AS possible
+    FROM moments
+    WINDOW one AS (PARTITION BY run_id, sparsity, "cluster", moment)
 )
 SELECT
     run_id,
@@ -32,4 +40,5 @@ SELECT
     round(max(possible) FILTER (policy = 'none'), 2) AS possible
 FROM shares
 GROUP BY run_id, sparsity, "cluster", moment
+HAVING count(*) FILTER (policy = 'none') > 0
 ORDER BY run_id, sparsity, "cluster", moment;

@@ -1,5 +1,5 @@
 -- How much of VmPTE each policy saves against none at the end of a trace, in percent; `possible` is all that is not needed.
-WITH against AS (SELECT run_id, point_id, vm_pte_kib_end AS none_kib FROM latest WHERE policy = 'none'),
+WITH against AS (SELECT run_id, point_id, vm_pte_kib_end AS none_kib FROM latest WHERE policy = 'none' AND trace IS NOT NULL),
 shares AS (
     SELECT
         run_id, trace, policy, none_kib,

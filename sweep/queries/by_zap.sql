@@ -1,13 +1,13 @@
 -- How much of VmPTE each policy saves against none after the last zaps, in percent, by the size of a zap.
 -- `possible`: all that is not needed then.
-WITH against AS (SELECT run_id, point_id, vm_pte_kib_end AS none_kib FROM latest WHERE policy = 'none'),
-shares AS (
+WITH shares AS (
     SELECT
         run_id, zap, policy,
-        100 * (1 - sum(vm_pte_kib_end) / sum(none_kib)) AS saved,
-        100 * (1 - sum(vm_pte_kib_needed_end) / sum(none_kib)) AS possible
-    FROM latest JOIN against USING (run_id, point_id)
+        100 * (1 - sum(vm_pte_kib_end) / max(sum(vm_pte_kib_end)) FILTER (policy = 'none') OVER one) AS saved,
+        100 * (1 - sum(vm_pte_kib_needed_end) / max(sum(vm_pte_kib_end)) FILTER (policy = 'none') OVER one) AS possible
+    FROM latest
     GROUP BY run_id, zap, policy
+    WINDOW one AS (PARTITION BY run_id, zap)
 )
 SELECT
     run_id,
@@ -21,4 +21,5 @@ SELECT
     round(max(possible) FILTER (policy = 'none'), 2) AS possible
 FROM shares
 GROUP BY run_id, zap
+HAVING count(*) FILTER (policy = 'none') > 0
 ORDER BY run_id, zap;

@@ -1,9 +1,18 @@
 -- How VmPTE grows: MiB after the install of a round, when the process has its memory, in rounds 1, 2, 4, 8, ... and the last.
-WITH peaks AS (
-    SELECT run_id, l.rounds, r.round, policy, avg(r.vm_pte_kib_peak) / 1024 AS mib, count(*) AS points
-    FROM latest AS l JOIN rounds AS r USING (run_id, point_id, policy)
-    WHERE r.round & (r.round - 1) = 0 OR r.round = l.rounds
-    GROUP BY run_id, l.rounds, r.round, policy
+-- Where all points of a run have as many rounds, rows need not be joined one by one to learn how many.
+WITH runs AS (SELECT run_id, min(rounds) AS fewest, max(rounds) AS most FROM latest GROUP BY run_id),
+alike AS (SELECT run_id, most AS rounds FROM runs WHERE fewest = most),
+others AS (SELECT run_id, point_id, policy, rounds FROM latest SEMI JOIN (FROM runs WHERE fewest < most) USING (run_id)),
+rows AS (
+    SELECT run_id, a.rounds, r.round, r.policy, r.vm_pte_kib_peak FROM rounds AS r JOIN alike AS a USING (run_id)
+    UNION ALL
+    SELECT run_id, o.rounds, r.round, policy, r.vm_pte_kib_peak FROM rounds AS r JOIN others AS o USING (run_id, point_id, policy)
+),
+peaks AS (
+    SELECT run_id, rounds, round, policy, avg(vm_pte_kib_peak) / 1024 AS mib, count(*) AS points
+    FROM rows
+    WHERE round & (round - 1) = 0 OR round = rounds
+    GROUP BY run_id, rounds, round, policy
 )
 SELECT
     run_id,
