@@ -15,6 +15,8 @@ from sweep.units import parse_size
 
 _WORD = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\b[0-9]+(?:\.[0-9]+)?[KMGTPkmgtp]?(?:iB|[Bb])?\b|\border\b""")
 _SIZE = re.compile("[0-9.]+[A-Za-z]+")
+_NEAR = re.compile(r'at or near "(.*)"', re.DOTALL)
+BARE, WHOLE = "SELECT\n", "SELECT (\n"
 _CLASSES = frozenset(
     (
         "BETWEEN",
@@ -156,14 +158,56 @@ _TYPES = (
 )
 
 
-def wrapped(expression: str) -> str:
-    """As it stands in a query: on lines of its own, so that a comment in it ends with it.
-
-    Outside of quotes sizes become bytes (`zap >= 2MiB`), and the field `order` needs no quotes of its own.
-    """
+def spelled(expression: str) -> str:
+    """As DuckDB reads it. Outside of quotes sizes become bytes (`zap >= 2MiB`), and the field `order` is quoted."""
     if len(expression) > MAX_CHARACTERS:
         raise UserError(f"longer than {MAX_CHARACTERS:,} characters")
-    return f"(\n{_WORD.sub(_spelled, expression)}\n)"
+    return _WORD.sub(_spelled, expression)
+
+
+def wrapped(expression: str) -> str:
+    """As it stands in a query: on lines of its own, so that a comment in it ends with it."""
+    return f"(\n{spelled(expression)}\n)"
+
+
+def check_syntax(bare: str, whole: str, expression: str, where: str) -> None:
+    """Judge json_serialize_sql of the spelled expression after BARE and of the wrapped one after WHOLE.
+
+    Told is the user's text and the place in it. In parentheses of ours an unfinished one fails only where those end.
+    """
+    alone, within = json.loads(bare), json.loads(whole)
+    error, before = (alone, BARE) if "position" in alone else (within, WHOLE)
+    if not error.get("error"):
+        if alone.get("error"):  # a comment: within parentheses that is an empty row
+            raise UserError(f"{where}: no expression; write one over the point's columns")
+        return
+    ends = len(f"{WHOLE}{spelled(expression)}".encode()) <= int(within.get("position", 0))
+    start = _origin(expression, int(error["position"]) - len(before))
+    line, column = expression.count("\n", 0, start) + 1, start - expression.rfind("\n", 0, start)
+    message = _NEAR.sub(lambda near: f"at {_token(expression, start) or one_line(near[1])!r}", error["error_message"])
+    if ends and expression[start : start + 1] != ")":
+        message = message.replace("syntax error at", "unfinished at", 1)
+    raise UserError(f"{where}: {one_line(message, 120)} (line {line}, column {column})")
+
+
+def _origin(expression: str, at: int) -> int:
+    """Where in the user's text the spelled one's byte `at` comes from."""
+    last = 0
+    for match in _WORD.finditer(expression):
+        before = len(expression[last : match.start()].encode())
+        size = len(_spelled(match).encode())
+        if before > at:
+            break
+        if before + size > at:
+            return match.start()
+        last, at = match.end(), at - before - size
+    return last + len(expression[last:].encode()[:at].decode(errors="ignore"))
+
+
+def _token(expression: str, start: int) -> str:
+    """The word that is spelled otherwise, as the user wrote it; empty if there is none."""
+    match = _WORD.match(expression, start)
+    return match[0] if match else ""
 
 
 def _spelled(match: re.Match[str]) -> str:
@@ -184,8 +228,6 @@ def check_name(name: str) -> None:
 def check_tree(serialized: str, bare: str, columns: Collection[str], where: str) -> set[str]:
     """Judge json_serialize_sql of `SELECT (expression)` against that of `SELECT (1)`; gives the functions it calls."""
     tree = json.loads(serialized)
-    if tree.get("error"):
-        raise UserError(f"{where}: {one_line(str(tree.get('error_message')), 120)}")
     if len(tree["statements"]) != 1 or _frame(tree) != _frame(json.loads(bare)):
         raise UserError(f"{where}: not one expression")
     selected = tree["statements"][0]["node"]["select_list"]

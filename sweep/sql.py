@@ -239,14 +239,15 @@ def _type_of(connection: duckdb.DuckDBPyConnection, source: str, expression: str
     if not expression.strip():
         raise UserError(f"{where}: is empty; write a SQL expression over the point's columns")
     try:
-        wrapped = expressions.wrapped(expression)
+        alone, wrapped = f"{expressions.BARE}{expressions.spelled(expression)}\n", expressions.wrapped(expression)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     with _told(where):
-        tree, bare = connection.execute(
-            "SELECT json_serialize_sql($1::VARCHAR), json_serialize_sql($2::VARCHAR)",
-            [f"SELECT {wrapped}", "SELECT (1)"],
+        parsed, tree, bare = connection.execute(
+            "SELECT json_serialize_sql($1::VARCHAR), json_serialize_sql($2::VARCHAR), json_serialize_sql($3::VARCHAR)",
+            [alone, f"SELECT {wrapped}", "SELECT (1)"],
         ).fetchall()[0]
+    expressions.check_syntax(parsed, tree, expression, where)
     functions = expressions.check_tree(tree, bare, known, where)
     expressions.check_functions(functions, _functions(), where)
     with _told(where):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 
 from sweep.commands.options import STORE, AsJson, Results
-from sweep.errors import UserError
+from sweep.errors import UserError, printable
 
 if TYPE_CHECKING:
     from sweep.named import NamedQuery
@@ -93,7 +93,7 @@ def _ask(question: "NamedQuery", results: str, cost: str, run: str | None, secon
         say_what_is_missing(database, question)
         table = database.query(question.sql, seconds)
         for problem in database.problems:
-            print(f"warning: left out: {problem}", file=sys.stderr)
+            print(f"warning: left out: {printable(problem)}", file=sys.stderr)
         return table
 
 

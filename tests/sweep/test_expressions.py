@@ -2,10 +2,11 @@
 
 import json
 
+import duckdb
 import pytest
 
 from engine.scenario import Scenario, columns_of
-from sweep import sql
+from sweep import expressions, sql
 from sweep.errors import UserError
 from tests.sweep.stores import MIB, scenarios
 
@@ -14,17 +15,16 @@ REFUSED = [
     ("zap", "gives BIGINT"),
     ("zapp > 1", "did you mean 'zap'"),
     ("points.zap > 1", "unknown column 'points.zap'"),
-    ("zap <", "syntax error"),
     ("zap < 2MB", "write 2MiB"),
     ("zap > 'abc'", "Could not convert"),
     ("zap * 9000000000000000000 > 1", "Overflow"),
     ("nosuch(zap) > 1", "no function 'nosuch'"),
     ("true; DROP TABLE points", "syntax error"),
-    ("true) FROM points WHERE (true", "not one expression"),
-    ("true), (true", "not one expression"),
-    ("true) AS x LIMIT (1", "not one expression"),
-    ("true) UNION ALL SELECT (true", "not one expression"),
-    ("true) ORDER BY (1", "not one expression"),
+    ("true) FROM points WHERE (true", r"syntax error at '\)' \(line 1, column 5\)"),
+    ("true), (true", r"syntax error at '\)' \(line 1, column 5\)"),
+    ("true) AS x LIMIT (1", r"syntax error at '\)' \(line 1, column 5\)"),
+    ("true) UNION ALL SELECT (true", r"syntax error at '\)' \(line 1, column 5\)"),
+    ("true) ORDER BY (1", r"syntax error at '\)' \(line 1, column 5\)"),
     ("true /*", "unterminated"),
     ("zap > (SELECT max(virt) FROM points)", "a subquery is not allowed"),
     ("EXISTS (FROM read_text('/etc/passwd'))", "a subquery is not allowed"),
@@ -54,6 +54,39 @@ def test_what_is_refused(where: str, told: str) -> None:
         sql.point_conditions(scenarios(3), {}, [where])
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(("where", "derive or where"))
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("zap <", "unfinished at '<' (line 1, column 5)"),
+        ("(zap < 2MiB", "unfinished at '2MiB' (line 1, column 8)"),
+        ("CASE WHEN zap", "unfinished at 'zap' (line 1, column 11)"),
+        ("zap < 2MiB)", "syntax error at ')' (line 1, column 11)"),
+        ("zap = 2MiB AND\n  4KiB 64KiB", "syntax error at '64KiB' (line 2, column 8)"),
+        ("arch = 'é' AND", "unfinished at 'AND' (line 1, column 12)"),
+        ("zap < 'x", "unterminated string literal (line 1, column 7)"),
+        ("zap > 0 LIMIT 1", "syntax error at 'LIMIT' (line 1, column 9)"),
+        ("-- zap", "no expression; write one over the point's columns"),
+    ],
+)
+def test_what_is_no_sql_is_told_where_it_stands(where: str, told: str) -> None:
+    """The user's own word, and its place in what they wrote: never what stands around it."""
+    with pytest.raises(UserError) as error:
+        sql.point_conditions(scenarios(3), {}, [where])
+    assert str(error.value) == f"where {' '.join(where.split())!r}: {told}"
+
+
+@pytest.mark.parametrize(
+    "text", ["true) FROM points WHERE (true", "true), (true", "true) AS x LIMIT (1", "true) ORDER BY (1"]
+)
+def test_the_syntax_tree_shows_what_ends_the_expression(text: str) -> None:
+    """Even one that is let in as SQL is judged by its tree."""
+    tree, bare = (
+        str(duckdb.execute("SELECT json_serialize_sql(?)", [f"SELECT ({one})"]).fetchall()[0][0]) for one in (text, "1")
+    )
+    with pytest.raises(UserError, match="not one expression"):
+        expressions.check_tree(tree, bare, ["zap"], "where")
 
 
 def test_values_and_conditions() -> None:

@@ -237,6 +237,19 @@ def test_a_broken_run_is_said_and_left_out(sweep: Sweep, tmp_path: Path) -> None
         assert "broken" not in out
 
 
+def test_a_path_is_told_as_a_terminal_can_show_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Letters that would act on the terminal are spelled out, in warnings as in errors."""
+    odd = tmp_path / "a\x1b[31mb"
+    filled(odd)
+    (odd / "broken").mkdir()
+    (odd / "broken" / "run.json").write_text("{")
+    for words in (("query", "SELECT count(*) FROM runs"), ("ls",)):
+        assert main([*words, "--results", str(odd)]) == 0
+        told = capsys.readouterr().err
+        assert f"{tmp_path}/a\\x1b[31mb/broken/run.json: not JSON" in told
+        assert "\x1b" not in told
+
+
 def test_ls_and_show(sweep: Sweep, tmp_path: Path) -> None:
     """Runs with their counts; one run with its provenance, its failures and its grid's text."""
     assert sweep("ls")[2].startswith("no run in")
