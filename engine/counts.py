@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from engine import layout as lay
 from engine import slots
-from engine.bits import ONE, ZERO, first_set, popcount, survey
+from engine.bits import ONE, ZERO, survey
+from engine.blocks import drawn_counts, draws, list_flagged, most_of, next_flag, nth_flag, steps_of, total_of
 from engine.chance import ALWAYS, MAYBE
 from engine.contend import attempt, attempt_by_key, settle_trylocks
 from engine.flush import FULL, RANGED, SENT, flush
-from engine.install import place_extents, resident_extents
+from engine.install import place_extents
 from engine.jit import inner, kernel
 from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, GOLDEN, LOW_48, PLACE, S16, S48, draw, key, mix
 from engine.upper import upper_of_munmap
@@ -65,81 +66,12 @@ def room(pars: Any, rows: Any) -> Any:
 
 
 @inner
-def draws(stream: Any, first: Any, stride: Any, out: Any) -> None:
-    """draw(stream, first + i x stride) for every i of uint64[*]."""
-    for i in range(out.size):
-        out[i] = mix(stream + np.uint64(first + i * stride + 1) * GOLDEN)
-
-
-@inner
-def steps_of(cdf: Any, steps: Any, weights: Any) -> Any:
-    """The upper 16 bits of a CDF's limits, each once, and how many have them (steps, weights: uint16[*]); how many."""
-    n = 0
-    for j in range(cdf.size):
-        upper = np.uint16(cdf[j] >> S48)
-        if n == 0 or steps[n - 1] != upper:
-            steps[n], weights[n] = upper, 0
-            n += 1
-        weights[n - 1] += 1
-        if upper == 0xFFFF:
-            weights[n - 1] += cdf.size - j - 1
-            break
-    while n % 4 != 0:  # they are looked at by fours
-        steps[n], weights[n] = steps[n - 1], 0
-        n += 1
-    return n
-
-
-@inner
-def count_extents(upper: Any, steps: Any, weights: Any, n_steps: Any, k: Any, unsure: Any) -> None:
-    """Extents of each table, k: uint16[n], by the upper 16 bits of u; unsure: where the lower 48 decide."""
-    k[:] = 0
-    unsure[:] = 0
-    for s in range(0, n_steps, 4):
-        s0, s1, s2, s3 = steps[s], steps[s + 1], steps[s + 2], steps[s + 3]
-        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
-        for i in range(k.size):
-            u = upper[i]
-            more = (w0 if u > s0 else 0) + (w1 if u > s1 else 0) + (w2 if u > s2 else 0) + (w3 if u > s3 else 0)
-            k[i] += np.uint16(more)
-            unsure[i] |= (u == s0) | (u == s1) | (u == s2) | (u == s3)
-
-
-@inner
 def calls_made(upper: Any, limit: Any, made: Any, unsure: Any) -> None:
     """made: uint16[n], 1 where the upper 16 bits of a call's key say so; unsure: where the lower 48 decide."""
     step = np.uint16(limit >> S48)
     for i in range(made.size):
         made[i] = upper[i] < step
         unsure[i] = upper[i] == step
-
-
-@inner
-def next_flag(flags: Any, i: Any) -> Any:
-    """The first i or above with flags[i] != 0, or flags.size; uint16[n], n a multiple of 4."""
-    words = flags.view(np.uint64)
-    for w in range(i >> 2, words.size):
-        x = words[w]
-        if w == i >> 2:
-            x &= ~((ONE << np.uint64(16 * (i & 3))) - ONE)
-        if x != ZERO:
-            return w * 4 + (first_set(x) >> 4)
-    return flags.size
-
-
-@inner
-def nth_flag(flags: Any, n: Any) -> Any:
-    """The place of the n-th (from 1) flag set; there must be that many."""
-    words = flags.view(np.uint64)
-    for w in range(words.size):
-        x = words[w]
-        have = popcount(x)
-        if have >= n:
-            for _ in range(n - 1):
-                x &= x - ONE
-            return w * 4 + (first_set(x) >> 4)
-        n -= have
-    return -1
 
 
 @inner
@@ -166,16 +98,6 @@ def leave_open(places: Any, k: Any, made: Any, half: Any, cluster: Any, ceiling:
         span = np.uint16(np.uint16(max(max(x, y), z) - min(min(x, y), z) + 1) * width)
         wide = (np.uint16(have * width) > most) | ((have <= middle) & (span > most))
         is_open[i] = (have > 0) & ((made[i] == 0) | (not wide))
-
-
-@inner
-def list_flagged(flags: Any, listed: Any) -> Any:
-    """The places of flags (uint16[n], 0 or 1), in order; how many. No branch: they follow no pattern."""
-    m: Any = 0
-    for i in range(flags.size):
-        listed[m] = i
-        m += np.int64(flags[i])
-    return m
 
 
 @inner
@@ -231,24 +153,6 @@ def judge(numbers: Any, m: Any, half: Any, cluster: Any, ceiling: Any) -> tuple[
         reads[i] = read if known & (not zapped) else 0
         exact[i] = known | wide
     return np.int64(full), np.int64(ranged), np.int64(far)
-
-
-@inner
-def total_of(values: Any) -> Any:
-    """The sum of uint16[n], n up to 8,192."""
-    out = np.uint32(0)
-    for i in range(values.size):
-        out = np.uint32(out + values[i])
-    return np.int64(out)
-
-
-@inner
-def most_of(values: Any) -> Any:
-    """The largest of uint16[n]."""
-    out = np.uint16(0)
-    for i in range(values.size):
-        out = max(out, values[i])
-    return np.int64(out)
 
 
 @inner
@@ -410,12 +314,20 @@ def walk_counts(
             touched[:] = 0
             pmd_first[:], kept_in[:], touched_in[:] = rounds, 0, 0
             for r in range(rounds):
-                draws(streams[r, 0], block >> 2, 1, by_four)
-                count_extents(by_four.view(np.uint16), steps, weights, n_steps, k, is_open)
-                i = next_flag(is_open, 0)
-                while i < padded:
-                    k[i] = resident_extents(block + i, places, cdf, guide, streams[r, 0], streams[r, 1])
-                    i = next_flag(is_open, i + 1)
+                drawn_counts(
+                    block,
+                    places,
+                    cdf,
+                    guide,
+                    steps,
+                    weights,
+                    n_steps,
+                    streams[r, 0],
+                    streams[r, 1],
+                    by_four,
+                    k,
+                    is_open,
+                )
                 if cover == MAYBE:
                     draws(streams[r, 3], block >> 2, 1, by_four)
                     calls_made(by_four.view(np.uint16), limit, made, is_open)

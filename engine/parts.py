@@ -12,17 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import layout as lay
-from engine.bits import ONE, ZERO, first_set, last_set, popcount
+from engine.bits import ONE, ZERO, first_set, popcount
+from engine.blocks import drawn_counts, draws, most_of, steps_of, total_of
 from engine.chance import ALWAYS, MAYBE, NEVER
-from engine.counts import draws
 from engine.flush import FULL, RANGED, SENT, flush, flush_with_table
-from engine.install import drawn_extents, place_extents, resident_extents
+from engine.install import drawn_extents, place_extents
 from engine.jit import inner, kernel
 from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, EXTENT, FIELD, LOW_48, PLACE, S16, S48, call_key, draw, key
+from engine.lastcalls import count_late, last_by_full_key, last_calls, last_made, last_of
+from engine.spans import span_of_part, spans_within_words, unflush
 from engine.upper import upper_of_munmap
 
 FEW = 16
 """One table in so many freed: each by itself is cheaper."""
+MIDDLE = np.uint64(1 << 63)
 S6, LOW_6 = np.uint64(6), np.uint64(63)
 
 
@@ -50,7 +53,7 @@ def desk(pars: Any, rows: Any) -> Any:
         entries = pars[i, lay.ENTRIES]
         tables = block_tables(entries)
         words = max(words, (3 * (entries >> 6) + 4) * tables)
-        numbers = max(numbers, (2 * (entries // pars[i, lay.ZAP]) + 10) * tables)
+        numbers = max(numbers, (2 * (entries // pars[i, lay.ZAP]) + 14) * tables)
     return np.zeros(words, np.uint64), np.zeros(numbers, np.uint16)
 
 
@@ -65,23 +68,81 @@ def merge(present: Any, i: Any, drawn: Any) -> Any:
 
 
 @inner
-def place_pages(present: Any, i: Any, table: Any, bits: Any, k: Any, stream: Any) -> None:
-    """Place k pages, at most half of all, in table i that is empty: as place_extents, without a copy."""
+def merge_rows(present: Any, drawn: Any, pages: Any, fresh: Any) -> None:
+    """The same of a block; fresh: uint16[n], pages: int64[n] is scratch."""
+    pages[:] = 0
+    for v in range(present.shape[0]):
+        row, new = present[v], drawn[v]
+        for i in range(pages.size):
+            pages[i] += popcount(new[i] & ~row[i])
+            row[i] |= new[i]
+    for i in range(pages.size):
+        fresh[i] = pages[i]
+
+
+@inner
+def place_block(present: Any, first: Any, bits: Any, ks: Any, at_once: Any, stream: Any) -> None:
+    """Place ks[i] pages, at most half of all, in each table, all empty: as place_extents, without a copy.
+
+    `at_once`: all places of the first hash are looked at, wanted or not, as nobody foresees how many are; if one of
+    those wanted was there twice, all begins anew.
+    """
     low, shift, fields = (ONE << np.uint64(bits)) - ONE, np.uint64(bits), 64 // bits
-    number = 0
-    while k > 0:
-        h = draw(stream, table * 4096 + number)
-        number += 1
-        for _ in range(fields):
-            q = h & low
-            h >>= shift
-            word = np.int64(q >> S6)
-            old = present[word, i]
-            new = old | (ONE << (q & LOW_6))
-            present[word, i] = new
-            k -= old != new
-            if k == 0:
-                break
+    for i in range(ks.size):
+        k = np.int64(ks[i])
+        number, left = 0, k
+        if at_once:
+            h = draw(stream, (first + i) * 4096)
+            for j in range(fields):
+                q = h & low
+                h >>= shift
+                word = q >> S6
+                old = present[word, i]
+                new = old | (np.uint64(j < k) << (q & LOW_6))
+                present[word, i] = new
+                left -= old != new
+            number = 1
+            if left > 0 and k < fields:
+                present[:, i] = ZERO
+                number, left = 0, k
+        while left > 0:
+            h = draw(stream, (first + i) * 4096 + number)
+            number += 1
+            for _ in range(fields):
+                q = h & low
+                h >>= shift
+                word = q >> S6
+                old = present[word, i]
+                new = old | (ONE << (q & LOW_6))
+                present[word, i] = new
+                left -= old != new
+                if left == 0:
+                    break
+
+
+@inner
+def note_installed(fresh: Any, held: Any, touched: Any, exists_m: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """Tables that got their first page: of all, ever, under munmap; that hold one, ever did, are there under munmap.
+
+    held, touched and exists_m are brought up to date; all are uint16[n], n up to 8,192.
+    """
+    zero = np.uint16(0)
+    first, ever, mapped, occupied, touched_now, occupied_m = zero, zero, zero, zero, zero, zero
+    for i in range(fresh.size):
+        new, had, seen, there = fresh[i] > 0, held[i] > 0, touched[i] > 0, exists_m[i] > 0
+        first = np.uint16(first + (new & (not had)))
+        ever = np.uint16(ever + (new & (not seen)))
+        mapped = np.uint16(mapped + (new & (not there)))
+        occupied = np.uint16(occupied + (new | had))
+        touched_now = np.uint16(touched_now + (new | seen))
+        occupied_m = np.uint16(occupied_m + (new | there))
+        held[i] += fresh[i]
+        touched[i] = new | seen
+        exists_m[i] = new | there
+    return (
+        np.int64(first), np.int64(ever), np.int64(mapped), np.int64(occupied), np.int64(touched_now),
+        np.int64(occupied_m),
+    )  # fmt: skip
 
 
 @inner
@@ -144,175 +205,60 @@ def clear_rows(present: Any, made: Any, zap: Any, mask: Any, cleared: Any) -> No
 
 
 @inner
-def spans_within_words(cleared: Any, zap: Any) -> tuple[Any, Any]:
-    """(calls that cleared something, pages from their first to their last) for calls below 64 pages, all of a block.
+def count_left(present: Any, pages: Any, left: Any) -> None:
+    """Pages of each table as left: uint16[n]; pages: int64[n] is scratch, as loops that mix widths are slow."""
+    pages[:] = 0
+    for v in range(present.shape[0]):
+        row = present[v]
+        for i in range(pages.size):
+            pages[i] += popcount(row[i])
+    for i in range(pages.size):
+        left[i] = pages[i]
 
-    Bits are smeared up and down within each call's lane; what both reach is the span.
+
+@inner
+def reads_of_scan(present: Any, words: Any, lowest: Any) -> Any:
+    """Entries that a look for one that is not none reads, in all tables that hold one.
+
+    words: uint64[n] and lowest: int64[n] are scratch, for the first word with an entry and its place.
     """
-    ups, downs = np.zeros(6, np.uint64), np.zeros(6, np.uint64)
-    steps = 0
-    while (1 << steps) < zap:
-        keep_up, keep_down = ZERO, ZERO
-        for bit in range(64):
-            if bit % zap >= 1 << steps:
-                keep_up |= ONE << np.uint64(bit)
-            if bit % zap < zap - (1 << steps):
-                keep_down |= ONE << np.uint64(bit)
-        ups[steps], downs[steps] = keep_up, keep_down
-        steps += 1
-    lowest = ZERO
-    for bit in range(0, 64, zap):
-        lowest |= ONE << np.uint64(bit)
-    some, pages = 0, 0
-    up_row, down_row = np.zeros(cleared.shape[1], np.uint64), np.zeros(cleared.shape[1], np.uint64)
-    for v in range(cleared.shape[0]):
-        row = cleared[v]
-        for i in range(row.size):
-            up_row[i], down_row[i] = row[i], row[i]
-        for s in range(steps):
-            by, up_mask, down_mask = np.uint64(1 << s), ups[s], downs[s]
-            for i in range(row.size):
-                up_row[i] |= (up_row[i] << by) & up_mask
-                down_row[i] |= (down_row[i] >> by) & down_mask
-        for i in range(row.size):
-            some += popcount(down_row[i] & lowest)
-            pages += popcount(up_row[i] & down_row[i])
-    return some, pages
-
-
-@inner
-def span_of_part(cleared: Any, i: Any, part: Any, zap: Any) -> tuple[Any, Any]:
-    """(first, last) page that a call cleared in table i, or (0, -1)."""
-    if zap < 64:
-        at = part * zap
-        x = (cleared[at >> 6, i] >> np.uint64(at & 63)) & ((ONE << np.uint64(zap)) - ONE)
-        if x == ZERO:
-            return 0, -1
-        return at + first_set(x), at + last_set(x)
-    lo, hi = 0, -1
-    for v in range(part * zap >> 6, (part + 1) * zap >> 6):
-        x = cleared[v, i]
-        if x != ZERO:
-            if hi < 0:
-                lo = v * 64 + first_set(x)
-            hi = v * 64 + last_set(x)
-    return lo, hi
-
-
-@inner
-def unflush(account: Any, lo: Any, hi: Any, ceiling: Any) -> None:
-    """Take back the flush of pages [lo, hi]: it is counted anew with a table freed in the same call."""
-    account[SENT] -= 1
-    if hi + 1 - lo > ceiling:
-        account[FULL] -= 1
-    else:
-        account[RANGED] -= hi + 1 - lo
-
-
-@inner
-def last_calls(cleared: Any, zap: Any, by_key: Any, keys: Any, has: Any, best: Any, last: Any) -> None:
-    """Of each table the last call in order that cleared something (last: uint16[n], 0 if none), best: its key."""
-    lane = (ONE << np.uint64(zap & 63)) - ONE if zap < 64 else ~ZERO
-    best[:], last[:] = 0, 0
-    for p in range(keys.shape[0]):
-        has[:] = 0
-        for v in range(p * zap >> 6, ((p + 1) * zap + 63) >> 6):
-            row, bits = cleared[v], lane << np.uint64((p * zap) & 63)
-            for i in range(has.size):
-                has[i] |= np.uint16((row[i] & bits) != ZERO)
-        number = np.uint16(p)
-        if by_key:
-            key_row = keys[p]
-            for i in range(has.size):
-                x, high, at = key_row[i], best[i], last[i]
-                later = (has[i] != 0) & (x >= high)
-                best[i] = x if later else high
-                last[i] = number if later else at
-        else:
-            for i in range(has.size):
-                last[i] = number if has[i] != 0 else last[i]
-
-
-@inner
-def count_late(keys: Any, made: Any, by_key: Any, best: Any, last: Any, late: Any, equal: Any) -> None:
-    """Of each table the calls made after the last that cleared something; equal: those with its upper 16 bits."""
-    late[:], equal[:] = 0, 0
-    for p in range(made.shape[0]):
-        key_row, row = keys[p], made[p]
-        if by_key:
-            for i in range(late.size):
-                late[i] += row[i] if key_row[i] > best[i] else np.uint16(0)
-                equal[i] += row[i] if key_row[i] == best[i] else np.uint16(0)
-        else:
-            for i in range(late.size):
-                late[i] += row[i] if last[i] < p else np.uint16(0)
-
-
-@inner
-def last_made(keys: Any, best: Any, last: Any, equal: Any) -> None:
-    """Of each table the call with the highest key, and how many share its upper 16 bits."""
-    best[:], last[:], equal[:] = 0, 0, 0
-    for p in range(keys.shape[0]):
-        row, number = keys[p], np.uint16(p)
-        for i in range(best.size):
-            x, high, at, same = row[i], best[i], last[i], equal[i]
-            best[i] = max(x, high)
-            last[i] = number if x >= high else at
-            equal[i] = np.uint16(1) if x > high else np.uint16(same + (x == high))
-
-
-@inner
-def first_entries(present: Any, lowest: Any) -> None:
-    """lowest: int64[n], the entry at which a look for one that is not none ends."""
-    for v in range(present.shape[0] - 1, -1, -1):
+    lowest[:], words[:] = 0, ZERO
+    for v in range(present.shape[0]):  # upwards: downwards the compiler finds no vectors
         row = present[v]
         for i in range(lowest.size):
-            x = row[i]
-            lowest[i] = v * 64 + first_set(x) if x != ZERO else lowest[i]
+            before = words[i]
+            lowest[i] = v * 64 if before == ZERO else lowest[i]
+            words[i] = row[i] if before == ZERO else before
+    reads = 0
+    for i in range(lowest.size):
+        reads += lowest[i] + first_set(words[i]) + 1 if words[i] != ZERO else 0
+    return reads
 
 
 @inner
-def last_by_full_key(
-    cleared: Any, i: Any, zap: Any, made: Any, stream: Any, low: Any, first: Any, any_call: Any
-) -> tuple[Any, Any]:
-    """(the last made call in order that cleared something, or of any_call the last made; made calls after it)."""
-    parts = made.shape[0]
-    best, best_key = -1, ZERO
-    for p in range(parts):
-        if made[p, i] and (any_call or span_of_part(cleared, i, p, zap)[1] >= 0):
-            full = call_key(stream, low, first + p)
-            if best < 0 or full >= best_key:
-                best, best_key = p, full
-    late = 0
-    for p in range(parts):
-        full = call_key(stream, low, first + p)
-        late += made[p, i] != 0 and (full > best_key or (full == best_key and p > best))
-    return best, late
+def add_up(
+    parts: Any, n_made: Any, touched: Any, exists_m: Any, held: Any, left: Any
+) -> tuple[Any, Any, Any, Any, Any, Any, Any]:
+    """Sums over tables, of uint16[n].
 
-
-@inner
-def add_up(n: Any, parts: Any, n_made: Any, touched: Any, exists_m: Any, held: Any, left: Any) -> Any:
-    """Sums over n tables, in the order of its return statement.
-
-    They are tables: touched ever, kept, there under munmap; pages left and zapped; tables whose calls were all made;
-    calls made; visits under none, of tables with a page, under munmap.
+    They are tables: kept, there under munmap, whose calls were all made; calls made; visits under none, of tables
+    with a page, under munmap.
     """
-    zero: Any = 0
-    n_touched, n_kept, n_mapped, end_pages, zapped, full_calls = zero, zero, zero, zero, zero, zero
-    all_made, visits, visits_held, visits_m = zero, zero, zero, zero
-    for i in range(n):
-        some = np.int64(n_made[i])
-        all_made += some
-        n_touched += touched[i]
-        n_mapped += exists_m[i]
-        visits += some if touched[i] != 0 else 0
-        visits_held += some if held[i] > 0 else 0
-        visits_m += some if exists_m[i] != 0 else 0
-        full_calls += some == parts
-        n_kept += left[i] > 0
-        end_pages += left[i]
-        zapped += held[i] - left[i]
-    return n_touched, n_kept, n_mapped, end_pages, zapped, full_calls, all_made, visits, visits_held, visits_m
+    zero = np.uint32(0)
+    n_kept, n_mapped, full_calls, all_made, visits, visits_held, visits_m = zero, zero, zero, zero, zero, zero, zero
+    for i in range(held.size):
+        some = n_made[i]
+        all_made = np.uint32(all_made + some)
+        n_mapped = np.uint32(n_mapped + exists_m[i])
+        visits = np.uint32(visits + (np.uint32(some) if touched[i] > 0 else zero))
+        visits_held = np.uint32(visits_held + (np.uint32(some) if held[i] > 0 else zero))
+        visits_m = np.uint32(visits_m + (np.uint32(some) if exists_m[i] > 0 else zero))
+        full_calls = np.uint32(full_calls + (some == parts))
+        n_kept = np.uint32(n_kept + (left[i] > 0))
+    return (
+        np.int64(n_kept), np.int64(n_mapped), np.int64(full_calls), np.int64(all_made), np.int64(visits),
+        np.int64(visits_held), np.int64(visits_m),
+    )  # fmt: skip
 
 
 @inner
@@ -351,6 +297,10 @@ def walk_parts(
         while (1 << part_bits) < parts:
             part_bits += 1
         cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + max(places, 0)], guides[par[lay.GUIDE]]
+        steps, weights, n_steps, few = np.empty(places + 4, np.uint16), np.empty(places + 4, np.uint16), 0, True
+        if places > 0 and install == MAYBE:
+            n_steps = steps_of(cdf, steps, weights)
+            few = cdf[min(2, places - 1)] > MIDDLE
         size = n_words * tables
         present, cleared = desks[0][:size].reshape(n_words, tables), desks[0][size : 2 * size].reshape(n_words, tables)
         drawn, scratch = desks[0][2 * size : 2 * size + n_words], desks[0][2 * size + n_words : 2 * size + 2 * n_words]
@@ -358,11 +308,12 @@ def walk_parts(
         mask = desks[0][3 * size + tables : 3 * size + 2 * tables]
         keys = desks[1][: parts * tables].reshape(parts, tables)
         made = desks[1][parts * tables : 2 * parts * tables].reshape(parts, tables)
-        spare = desks[1][2 * parts * tables : (2 * parts + 10) * tables].reshape(10, tables)
-        n_made, best, last, late, equal, has, touched, exists_m, listed = (
-            spare[0], spare[1], spare[2], spare[3], spare[4], spare[5], spare[6], spare[7], spare[8]
+        spare = desks[1][2 * parts * tables : (2 * parts + 14) * tables].reshape(14, tables)
+        n_made, best, last, late, equal, has, touched, exists_m, listed, ks, fresh, held, left, unsure = (
+            spare[0], spare[1], spare[2], spare[3], spare[4], spare[5], spare[6], spare[7], spare[8], spare[9],
+            spare[10], spare[11], spare[12], spare[13],
         )  # fmt: skip
-        held, left, lowest = np.zeros(tables, np.int64), np.zeros(tables, np.int64), np.zeros(tables, np.int64)
+        lowest = np.zeros(tables, np.int64)
         streams = np.empty((rounds, 6), np.uint64)
         for r in range(rounds):
             for i, what in enumerate((COUNT, COUNT_LOW, PLACE, EXTENT, CALL, CALL_LOW)):
@@ -381,51 +332,55 @@ def walk_parts(
             held[:], touched[:], exists_m[:] = 0, 0, 0
             for r in range(rounds):
                 # Install, peak.
-                occupied, occupied_m, touched_now, peak, installed, fresh_tables = 0, 0, 0, 0, 0, 0
-                for i in range(n):
-                    table, fresh = block + i, 0
-                    if places > 0:
-                        k = places if install == ALWAYS else 0
-                        if install == MAYBE:
-                            k = resident_extents(table, places, cdf, guide, streams[r, 0], streams[r, 1])
-                        if cluster == 1 and k <= places // 2 and held[i] == 0:
-                            fresh = k
-                            place_pages(present, i, table, zap_bits + part_bits, k, streams[r, 2])
-                        elif k > 0:
-                            drawn[:] = ZERO
-                            place_extents(drawn, scratch, table, places, k, cluster, streams[r, 2])
-                            fresh = merge(present, i, drawn)
-                    elif install != NEVER:
+                fresh[:] = 0
+                if places > 0:
+                    if install == MAYBE:
+                        drawn_counts(
+                            block, places, cdf, guide, steps, weights, n_steps, streams[r, 0], streams[r, 1],
+                            hashes[: tables // 4], ks, unsure,
+                        )  # fmt: skip
+                    else:
+                        ks[:] = places if install == ALWAYS else 0
+                    ks[n:] = 0
+                    if cluster == 1 and most_of(ks) <= places // 2:
+                        if most_of(held) == 0:
+                            place_block(present, block, zap_bits + part_bits, ks[:n], not few, streams[r, 2])
+                            fresh[:] = ks
+                        else:
+                            cleared[:] = ZERO
+                            place_block(cleared, block, zap_bits + part_bits, ks[:n], not few, streams[r, 2])
+                            merge_rows(present, cleared, lowest, fresh)
+                    else:
+                        for i in range(n):
+                            if ks[i] > 0:
+                                drawn[:] = ZERO
+                                place_extents(
+                                    drawn, scratch, block + i, places, np.int64(ks[i]), cluster, streams[r, 2]
+                                )
+                                fresh[i] = merge(present, i, drawn)
+                elif install != NEVER:
+                    for i in range(n):
                         drawn[:] = ZERO
-                        drawn_extents(
-                            drawn, table * entries, entries, cluster, install, lim[lay.LIMIT_INSTALL], streams[r, 3]
-                        )
-                        fresh = merge(present, i, drawn)
-                    if fresh > 0:
-                        fresh_tables += held[i] == 0
-                        if not touched[i]:
-                            touched[i] = 1
-                            pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
-                            work[lay.NONE, lay.ALLOCATED] += 1
-                        if not exists_m[i]:
-                            exists_m[i] = 1
-                            work[lay.MUNMAP, lay.ALLOCATED] += 1
-                        held[i] += fresh
-                        installed += fresh
-                    touched_now += touched[i]
-                    occupied += held[i] > 0
-                    occupied_m += exists_m[i]
-                    peak += held[i]
-                sums[lay.INSTALLED] += installed
+                        base = (block + i) * entries
+                        drawn_extents(drawn, base, entries, cluster, install, lim[lay.LIMIT_INSTALL], streams[r, 3])
+                        fresh[i] = merge(present, i, drawn)
+                fresh_tables, ever, mapped, occupied, touched_now, occupied_m = note_installed(
+                    fresh, held, touched, exists_m
+                )
+                sums[lay.INSTALLED] += total_of(fresh)
+                work[lay.NONE, lay.ALLOCATED] += ever
+                work[lay.MUNMAP, lay.ALLOCATED] += mapped
                 for p in (lay.REFCOUNT, lay.ASYNC):
                     work[p, lay.ALLOCATED] += fresh_tables
                 if occupied > 0:
                     pmd_touched[r] = True
                     pud_touched[r] = True
+                if ever > 0:
+                    pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
                 per[r, lay.PTE_PEAK] += touched_now
                 per[r, lay.PTE_PEAK + 1] += occupied
                 per[r, lay.PTE_PEAK + lay.UNMAPPED] += occupied_m
-                per[r, lay.PAGES_PEAK] += peak
+                per[r, lay.PAGES_PEAK] += total_of(held)
 
                 # Which calls are made, what they clear.
                 calls, calls_low = streams[r, 4], streams[r, 5]
@@ -448,11 +403,7 @@ def walk_parts(
                         n_made[i] += row[i]
                 if occupied > 0:
                     clear_rows(present, made, zap, mask, cleared)
-                    left[:] = 0
-                    for v in range(n_words):
-                        row_left = present[v]
-                        for i in range(tables):
-                            left[i] += popcount(row_left[i])
+                    count_left(present, lowest, left)
                     sent, ranged, full = 0, 0, 0
                     if zap < 64:
                         sent, ranged = spans_within_words(cleared, zap)
@@ -471,8 +422,8 @@ def walk_parts(
 
                 else:
                     left[:] = 0
-                n_touched, n_kept, n_mapped, end_pages, zapped, full_calls, all_made, visits, visits_held, visits_m = (
-                    add_up(n, parts, n_made, touched, exists_m, held, left)
+                n_kept, n_mapped, full_calls, all_made, visits, visits_held, visits_m = add_up(
+                    parts, n_made, touched, exists_m, held, left
                 )
                 if full_calls < n:
                     pmd_mapped[r] = True
@@ -480,16 +431,18 @@ def walk_parts(
 
                 # refcount: the last call in order that cleared something freed the table; later ones do not meet it.
                 frees = list_freed(n, held, left, listed)
-                if by_key and frees * FEW < n:
-                    equal[:] = 2
-                elif frees > 0:
+                alone = frees * FEW < n
+                if frees > 0 and not alone:
                     last_calls(cleared, zap, by_key, keys, has, best, last)
                     count_late(keys, made, by_key, best, last, late, equal)
                 missed = 0
                 for i in listed[:frees]:
                     part: Any = np.int64(last[i])
                     after: Any = np.int64(late[i])
-                    if equal[i] > 1:
+                    same: Any = np.int64(equal[i])
+                    if alone:
+                        part, after, same = last_of(cleared, i, zap, by_key, keys, made)
+                    if same > 1:
                         first = first_call + i * parts
                         part, after = last_by_full_key(cleared, i, zap, made, calls, calls_low, first, False)
                     lo, hi = span_of_part(cleared, i, part, zap)
@@ -531,14 +484,11 @@ def walk_parts(
                 # The async scan, and the end.
                 reads = 0
                 if n_kept > 0:
-                    lowest[:] = -1
-                    first_entries(present, lowest)
-                    for i in range(n):
-                        reads += lowest[i] + 1
-                for i in range(n):
-                    held[i] = left[i]
+                    reads = reads_of_scan(present, mask, lowest)
+                end_pages = total_of(left)
+                sums[lay.ZAPPED] += total_of(held) - end_pages
+                held[:] = left
                 sums[lay.CALLS] += all_made
-                sums[lay.ZAPPED] += zapped
                 work[lay.NONE, lay.VISITS] += visits
                 work[lay.ASYNC, lay.VISITS] += visits_held
                 work[lay.REFCOUNT, lay.VISITS] += visits_held - missed
@@ -551,7 +501,7 @@ def walk_parts(
                 work[lay.ASYNC, lay.RESCANNED] += reads + frees * entries
                 work[lay.ASYNC, lay.FREED] += frees
                 n_mapped -= unmappings
-                per[r, lay.PTE_END] += n_touched
+                per[r, lay.PTE_END] += touched_now
                 per[r, lay.PTE_END + 1] += n_kept
                 per[r, lay.PTE_END + lay.UNMAPPED] += n_mapped
                 per[r, lay.PAGES_END] += end_pages

@@ -110,7 +110,7 @@ def estimate_ns(columns: Columns) -> NDArray[np.float64]:
     kept = 5 + np.where(p * places > 12, placed / 2, 0)  # what is not called is looked at for its first entry
     in_counts = 3 + np.where(columns["coverage"] < 1, kept, 0) + np.where(columns["threads"] > 1, 10, 0)
     in_slots = 2 + touched * np.where(zap > entries, 60, 30) + np.where(columns["coverage"] < 1, 10 + placed, 0)
-    in_parts = 45 + touched * 1.2 * placed + np.where(drawn, 1.2, 0.4) * calls
+    in_parts = 25 + touched * 1.1 * placed + np.where(drawn, 0.8, 0.4) * calls
     in_walk = 90 + entries / 8 + placed + 20 * calls + 5.0 * p * entries * (columns["refault"] > 0)
     each = np.choose(ways(points), (in_walk, in_slots, in_parts, in_counts))
     return np.asarray(points[:, lay.END_TABLE] * rounds * each + 20_000, np.float64)
