@@ -181,6 +181,8 @@ def check_syntax(bare: str, whole: str, expression: str, where: str) -> None:
         if alone.get("error"):  # a comment: within parentheses that is an empty row
             raise UserError(f"{where}: no expression; write one over the point's columns")
         return
+    if "position" not in error:
+        raise UserError(f"{where}: {one_line(error['error_message'], 120)}")
     ends = len(f"{WHOLE}{spelled(expression)}".encode()) <= int(within.get("position", 0))
     start = _origin(expression, int(error["position"]) - len(before))
     line, column = expression.count("\n", 0, start) + 1, start - expression.rfind("\n", 0, start)

@@ -67,6 +67,7 @@ def test_what_is_refused(where: str, told: str) -> None:
         ("arch = 'é' AND", "unfinished at 'AND' (line 1, column 12)"),
         ("zap < 'x", "unterminated string literal (line 1, column 7)"),
         ("zap > 0 LIMIT 1", "syntax error at 'LIMIT' (line 1, column 9)"),
+        ("zap::hex(zap > 1) > 1", "Expected a constant as type modifier"),
         ("-- zap", "no expression; write one over the point's columns"),
     ],
 )
