@@ -103,26 +103,27 @@ def leave_open(places: Any, k: Any, made: Any, half: Any, cluster: Any, ceiling:
 @inner
 def span_of(places: Any, looked: Any, n: Any, k: Any, lo: Any, hi: Any, exact: Any) -> None:
     """The lowest and highest of each table's first min(k, looked) places; exact: 1 if that is all there is to it."""
-    half, top = n // 2, np.uint16(n - 1)
+    half, top, whole, seen = np.uint16(n // 2), np.uint16(n - 1), np.uint16(n), np.uint16(looked)
     for i in range(k.size):
         lo[i] = places[0][i]
         hi[i] = places[0][i]
-        exact[i] = (k[i] <= looked) & (k[i] <= half)  # above half, the places drawn are the absent ones
+        exact[i] = (k[i] <= seen) & (k[i] <= half)  # above half, the places drawn are the absent ones
     for j in range(1, looked):
-        row = places[j]
+        row, number = places[j], np.uint16(j)
         for i in range(k.size):
-            x, low, high, drawn = row[i], lo[i], hi[i], k[i] > j
+            x, low, high, drawn = row[i], lo[i], hi[i], k[i] > number
             lo[i] = x if drawn & (x < low) else low
             hi[i] = x if drawn & (x > high) else high
-        for before in range(j):
-            other = places[before]
+        for before in range(0, j, 3):
+            one, two, three = places[before], places[min(before + 1, j - 1)], places[min(before + 2, j - 1)]
             for i in range(k.size):
-                exact[i] &= (other[i] != row[i]) | (k[i] <= j)
+                x = row[i]
+                exact[i] &= ((one[i] != x) & (two[i] != x) & (three[i] != x)) | (k[i] <= number)
     for i in range(k.size):
         have, low, high = k[i], lo[i], hi[i]
-        exact[i] |= have == n
-        lo[i] = 0 if have == n else low
-        hi[i] = top if have == n else high
+        exact[i] |= have == whole
+        lo[i] = np.uint16(0) if have == whole else low
+        hi[i] = top if have == whole else high
 
 
 @inner
