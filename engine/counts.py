@@ -1,4 +1,4 @@
-"""The shortest way: calls of a slot each, on tables that are empty when a round begins.
+"""The shortest way: calls of a slot each, on tables that are empty when a round begins, or full.
 
 Taken by the points of engine/slots.py that have one slot a call and extents that divide a table (`fits`).
 A block of tables is done together, step by step over uint16 arrays, so that the compiler can use vector instructions:
@@ -31,9 +31,26 @@ FEW = 16
 LOOKS = (7, 14)
 """Places looked at for the tables of a list, and for what is then still open."""
 BY_POLICY_THAT_FREES = (lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MUNMAP)
-K, MADE, ZAPPED, TOUCHED, OPEN, LISTED, SOME, CALLED, LO, HI, EXACT, SPANS, REACHES, READS, SPARE, STEPS, WEIGHTS = (
-    range(17)
-)
+(
+    K,
+    MADE,
+    ZAPPED,
+    TOUCHED,
+    OPEN,
+    LISTED,
+    SOME,
+    CALLED,
+    LO,
+    HI,
+    EXACT,
+    SPANS,
+    REACHES,
+    READS,
+    SPARE,
+    STEPS,
+    WEIGHTS,
+    CARRIED,
+) = range(18)
 """Rows of a room's numbers: of each table of the block, and from LISTED on of each in the list."""
 
 
@@ -41,7 +58,7 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which points (rows of int64[n, PARAMETERS]) may go this way: bool[n]."""
     one = par[:, lay.ZAP] == par[:, lay.ENTRIES]
     counted = (par[:, lay.PLACES] > 0) & (par[:, lay.INSTALL] == MAYBE)
-    fresh = (par[:, lay.COVER] == ALWAYS) | (par[:, lay.ROUNDS] == 1)
+    fresh = (par[:, lay.COVER] == ALWAYS) | (par[:, lay.ROUNDS] == 1) | (par[:, lay.PLACES] == 1)
     return np.asarray(slots.fits(par) & one & counted & fresh)
 
 
@@ -49,7 +66,7 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
 def room(pars: Any, rows: Any) -> Any:
     """Scratch for blocks: hashes, numbers of tables, their places, and steps of threads.
 
-    uint64[4, tables], uint16[17, tables], uint16[14, tables], int64[3, 2 x tables] (-1 throughout)
+    uint64[4, tables], uint16[18, tables], uint16[14, tables], int64[3, 2 x tables] (-1 throughout)
     """
     tables = BLOCK_TABLES
     for point in rows:
@@ -59,7 +76,7 @@ def room(pars: Any, rows: Any) -> Any:
     steps[:] = -1
     return (
         np.zeros((4, tables), np.uint64),
-        np.zeros((17, tables), np.uint16),
+        np.zeros((18, tables), np.uint16),
         np.zeros((14, tables), np.uint16),
         steps,
     )
@@ -243,6 +260,32 @@ def held_and_zapped(k: Any, made: Any, zapped: Any) -> tuple[Any, Any, Any]:
 
 
 @inner
+def carry_over(k: Any, carried: Any) -> Any:
+    """Tables that are full from the round before: how many. k: uint16[n], 0 or 1, is brought up to date."""
+    full = np.uint16(0)
+    for i in range(k.size):
+        k[i] |= carried[i]
+        full = np.uint16(full + carried[i])
+    return np.int64(full)
+
+
+@inner
+def leave_over(k: Any, made: Any, carried: Any) -> None:
+    """carried: uint16[n], the tables that no call emptied."""
+    for i in range(k.size):
+        carried[i] = k[i] if made[i] == 0 else np.uint16(0)
+
+
+@inner
+def called_once_touched(touched: Any, made: Any) -> Any:
+    """Calls made over tables that ever held a page; uint16[n], 0 or 1."""
+    out = np.uint16(0)
+    for i in range(made.size):
+        out = np.uint16(out + (touched[i] & made[i]))
+    return np.int64(out)
+
+
+@inner
 def first_touched(k: Any, touched: Any) -> Any:
     """How many tables hold a page that never did before; touched: uint16[n] is brought up to date."""
     fresh = np.uint16(0)
@@ -302,7 +345,8 @@ def walk_counts(
         hand = (n_calls + threads - 1) // threads
         pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
         attempts, steps_seen, steps_met = rooms[3][0], rooms[3][1][: 2 * pmd_span], rooms[3][2][: 2 * pmd_span]
-        pages, zapped_pages, freed, occupied, uncalled, met_by_none, reads = 0, 0, 0, 0, 0, 0, 0
+        pages, zapped_pages, freed, occupied, uncalled, met_by_none, reads, kept_full = 0, 0, 0, 0, 0, 0, 0, 0
+        carries = rounds > 1 and cover != ALWAYS
 
         for block in range(first_table, end_table, block_span):
             n = min(block_span, end_table - block)
@@ -312,7 +356,8 @@ def walk_counts(
                 rooms[1][K][:padded], rooms[1][MADE][:padded], rooms[1][ZAPPED][:padded], rooms[1][TOUCHED][:padded],
                 rooms[1][OPEN][:padded],
             )  # fmt: skip
-            touched[:] = 0
+            carried = rooms[1][CARRIED][:padded]
+            touched[:], carried[:] = 0, 0
             pmd_first[:], kept_in[:], touched_in[:] = rounds, 0, 0
             for r in range(rounds):
                 drawn_counts(
@@ -340,6 +385,8 @@ def walk_counts(
                     made[:] = cover == ALWAYS
                 for i in range(n, padded):
                     k[i], made[i] = 0, 0
+                full = carry_over(k, carried) if carries else 0
+                kept_full += full
 
                 in_block, called_in_block = 0, 0
                 for region in range(regions):
@@ -353,6 +400,8 @@ def walk_counts(
                         fresh = first_touched(k[a:end], touched[a:end])
                         touched_in[region] += fresh
                         seen = touched_in[region]
+                    if carries:
+                        seen = called_once_touched(touched[a:end], made[a:end])
                     in_block += held
                     called_in_block += zaps
                     occupied += held
@@ -389,6 +438,8 @@ def walk_counts(
                             attempts[: b - a], block + a, seed, r, contention, steps_seen, steps_met, entries, work
                         )
                     flush_freed(block + a, zapped[a:end], zaps, table_batch, entries, ceiling, account[lay.ASYNC])
+                if carries:
+                    leave_over(k, made, carried)
                 if in_block == 0:
                     continue
 
@@ -400,7 +451,7 @@ def walk_counts(
                     for i in range(padded):
                         is_open[i] = k[i] > 0
                 there = total_of(k)
-                pages += there
+                pages += there - full
                 per[r, lay.PAGES_PEAK] += there * cluster
                 m = list_flagged(is_open, rooms[1][LISTED])
                 gone, listed_calls = sums_called(k, made, is_open)
@@ -434,7 +485,7 @@ def walk_counts(
                     pud_first, pud_needed = rounds, False
 
         # One sum stood for many: hand it on. A table once touched stays under none.
-        of_none, kept = 0, occupied - freed
+        of_none, kept = 0, occupied - kept_full - freed
         for r in range(rounds):
             of_none += per[r, lay.PTE_PEAK]
             per[r, lay.PTE_PEAK], per[r, lay.PTE_END] = of_none, of_none
@@ -451,7 +502,7 @@ def walk_counts(
             sums[lane + 1] += zapped_pages * cluster
         for p in range(7):
             work[p, lay.VISITS] += freed if p != lay.NONE else met_by_none
-            work[p, lay.ALLOCATED] += occupied if p != lay.NONE else of_none
+            work[p, lay.ALLOCATED] += occupied - kept_full if p != lay.NONE else of_none
             work[p, lay.FREED] += freed if p != lay.NONE else 0
         work[lay.ASYNC, lay.PMD_LOCKS] += occupied
         work[lay.ASYNC, lay.PTE_LOCKS] += occupied
