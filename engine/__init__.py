@@ -2,7 +2,7 @@
 
 from engine import compiled
 
-MODEL_VERSION = 2
+MODEL_VERSION = 3
 """Part of every point's identity: raised whenever the same scenario may give another outcome."""
 
 compiled.choose_cache()

@@ -4,10 +4,14 @@ from typing import Any
 
 import numpy as np
 
+from engine import layout as lay
 from engine.bits import ONE, ZERO, first_set, popcount
-from engine.install import resident_extents
+from engine.chance import CELL_BITS, INSIDE_BITS, SEVERAL_INSIDE
+from engine.install import outermost, resident_extents
 from engine.jit import inner
-from engine.keyed import GOLDEN, S48, mix
+from engine.keyed import GOLDEN, OF_COUNT, OF_FIRST, OF_SPAN, mix
+
+SEVERAL = np.uint16(SEVERAL_INSIDE)
 
 
 @inner
@@ -18,63 +22,123 @@ def draws(stream: Any, first: Any, stride: Any, out: Any) -> None:
 
 
 @inner
-def steps_of(cdf: Any, steps: Any, weights: Any) -> Any:
-    """The upper 16 bits of a CDF's limits, each once, and how many have them (steps, weights: uint16[*]); how many."""
-    n = 0
-    for j in range(cdf.size):
-        upper = np.uint16(cdf[j] >> S48)
-        if n == 0 or steps[n - 1] != upper:
-            steps[n], weights[n] = upper, 0
-            n += 1
-        weights[n - 1] += 1
-        if upper == 0xFFFF:
-            weights[n - 1] += cdf.size - j - 1
-            break
-    while n % 4 != 0:  # they are looked at by fours
-        steps[n], weights[n] = steps[n - 1], 0
-        n += 1
-    return n
+def look_up(cells: Any, cdfs: Any, value: Any, mark: Any) -> None:
+    """What the numbered cells say; cells: uint32[n], value and mark: uint16[n] (engine.chance.Cdf)."""
+    table = cdfs.cells
+    for i in range(cells.size):  # a loop of its own: it is all loads
+        cells[i] = table[np.uint64(cells[i])]
+    for i in range(cells.size):
+        value[i] = np.uint16(cells[i] >> np.uint32(8))
+        mark[i] = np.uint16(cells[i] & np.uint32(0xFF))
 
 
 @inner
-def count_extents(upper: Any, steps: Any, weights: Any, n_steps: Any, k: Any, unsure: Any) -> None:
-    """Extents of each table, k: uint16[n], by the upper 16 bits of u; unsure: where the lower 48 decide."""
-    k[:] = 0
-    unsure[:] = 0
-    for s in range(0, n_steps, 4):
-        s0, s1, s2, s3 = steps[s], steps[s + 1], steps[s + 2], steps[s + 3]
-        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
-        for i in range(k.size):
-            u = upper[i]
-            more = (w0 if u > s0 else 0) + (w1 if u > s1 else 0) + (w2 if u > s2 else 0) + (w3 if u > s3 else 0)
-            k[i] += np.uint16(more)
-            unsure[i] |= (u == s0) | (u == s1) | (u == s2) | (u == s3)
+def drawn_counts(first: Any, cdfs: Any, row: Any, keys: Any, hashes: Any, cells: Any, k: Any, unsure: Any) -> None:
+    """engine.install.resident_extents of the tables from `first` on, a multiple of 4: k: uint16[tables].
 
-
-@inner
-def drawn_counts(
-    first: Any, places: Any, cdf: Any, guide: Any, steps: Any, weights: Any, n_steps: Any, count: Any, count_low: Any,
-    hashes: Any, k: Any, unsure: Any,
-) -> None:  # fmt: skip
-    """resident_extents of the tables from `first` on, a multiple of 4, as k: uint16[n]; hashes: uint64[n / 4]."""
-    draws(count, first >> 2, 1, hashes)
-    count_extents(hashes.view(np.uint16), steps, weights, n_steps, k, unsure)
+    hashes: uint64[tables / 4], cells: uint32[tables] and unsure: uint16[tables] are scratch.
+    """
+    draws(keys[OF_COUNT], first >> 2, 1, hashes)
+    upper, base = hashes.view(np.uint16), np.uint32(row) << np.uint32(CELL_BITS)
+    for i in range(k.size):
+        cells[i] = base + (np.uint32(upper[i]) >> np.uint32(INSIDE_BITS))
+    look_up(cells, cdfs, k, unsure)
+    inside = np.uint16((1 << INSIDE_BITS) - 1)
+    for i in range(k.size):
+        u, limit = upper[i] & inside, unsure[i]
+        k[i] += np.uint16(u > limit)
+        unsure[i] = (u == limit) | (limit == SEVERAL)
     i = next_flag(unsure, 0)
     while i < k.size:
-        k[i] = resident_extents(first + i, places, cdf, guide, count, count_low)
+        k[i] = resident_extents(first + i, cdfs, row, keys)
         i = next_flag(unsure, i + 1)
+
+
+@inner
+def drawn_ends(
+    first: Any, n: Any, k: Any, easy: Any, enough: Any, par: Any, cdfs: Any, keys: Any, hashes: Any, others: Any,
+    cells: Any, lo: Any, hi: Any, unsure: Any,
+) -> None:  # fmt: skip
+    """engine.install.outermost of the tables from `first` on, a multiple of 4, that have k: uint16[tables].
+
+    lo, hi: uint16[tables], of any value where k is 0, and only roughly true where easy is not 0 and both the true span
+    and what they say are `enough`. hashes, others: uint64[tables / 4], cells: uint32[tables], unsure: scratch.
+    """
+    if n == 1:
+        lo[:], hi[:] = 0, 0
+        return
+    draws(keys[OF_SPAN], first >> 2, 1, hashes)
+    draws(keys[OF_FIRST], first >> 2, 1, others)
+    upper, place = hashes.view(np.uint16), others.view(np.uint16)
+    least, most, row = np.uint16(par[lay.LEAST]), np.uint16(par[lay.MOST]), par[lay.SPANS]
+    base = np.uint32(row) << np.uint32(CELL_BITS)
+    for i in range(k.size):
+        have = np.uint32(min(max(k[i], least), most))
+        cells[i] = base + (have << np.uint32(CELL_BITS)) + (np.uint32(upper[i]) >> np.uint32(INSIDE_BITS))
+    look_up(cells, cdfs, hi, unsure)
+    ends_of(n, k, upper, place, easy, enough, unsure, lo, hi)
+    settle_ends(first, n, k, cdfs, row, keys, unsure, cells.view(np.uint16), lo, hi)
+
+
+@inner
+def ends_of(n: Any, k: Any, upper: Any, place: Any, easy: Any, enough: Any, mark: Any, lo: Any, hi: Any) -> None:
+    """hi: spans as looked up; becomes the last extent, lo the first; mark: 1 where the lower 48 bits decide.
+
+    Where easy is not 0, and the span is enough either way, it does not matter.
+    """
+    inside, all_of, far = np.uint16((1 << INSIDE_BITS) - 1), np.uint16(n), np.uint16(enough)
+    for i in range(k.size):
+        v, limit, short = upper[i] & inside, mark[i], hi[i]
+        span = np.uint16(short + (v > limit))
+        starts = np.uint16(all_of - span)
+        first = np.uint16((np.uint32(place[i]) * np.uint32(starts)) >> np.uint32(16))
+        rest = np.uint16(place[i] * starts)
+        unsure = (v == limit) | (limit == SEVERAL) | (rest > np.uint16(np.uint16(0) - starts))
+        matters = (k[i] > 0) & ((easy[i] == 0) | (short < far))
+        lo[i] = first
+        hi[i] = np.uint16(first + span)
+        mark[i] = unsure & matters
+
+
+@inner
+def settle_ends(
+    first: Any, n: Any, k: Any, cdfs: Any, row: Any, keys: Any, flags: Any, listed: Any, lo: Any, hi: Any
+) -> None:
+    """The same, exactly, of the tables that are flagged; listed: uint16[n / 4], scratch."""
+    words = flags.view(np.uint64)
+    m = np.int64(0)
+    for w in range(words.size):  # no branch: they follow no pattern
+        listed[m] = w
+        m += np.int64(words[w] != ZERO)
+    for at in range(m):
+        word = np.int64(listed[at])
+        x = words[word]
+        while x != ZERO:
+            i = word * 4 + (first_set(x) >> 4)
+            x &= x - ONE
+            low, high = outermost(first + i, n, np.int64(k[i]), cdfs, row, keys)
+            lo[i], hi[i] = low, high
 
 
 @inner
 def next_flag(flags: Any, i: Any) -> Any:
     """The first i or above with flags[i] != 0, or flags.size; uint16[n], n a multiple of 4."""
     words = flags.view(np.uint64)
-    for w in range(i >> 2, words.size):
-        x = words[w]
-        if w == i >> 2:
-            x &= ~((ONE << np.uint64(16 * (i & 3))) - ONE)
+    w, n = i >> 2, words.size
+    if w < n:
+        x = words[w] & ~((ONE << np.uint64(16 * (i & 3))) - ONE)
         if x != ZERO:
             return w * 4 + (first_set(x) >> 4)
+        w += 1
+    while w + 8 <= n:  # mostly there is none: 32 at once
+        x = words[w] | words[w + 1] | words[w + 2] | words[w + 3]
+        if x | words[w + 4] | words[w + 5] | words[w + 6] | words[w + 7] != ZERO:
+            break
+        w += 8
+    while w < n:
+        if words[w] != ZERO:
+            return w * 4 + (first_set(words[w]) >> 4)
+        w += 1
     return flags.size
 
 
@@ -91,16 +155,6 @@ def nth_flag(flags: Any, n: Any) -> Any:
             return w * 4 + (first_set(x) >> 4)
         n -= have
     return -1
-
-
-@inner
-def list_flagged(flags: Any, listed: Any) -> Any:
-    """The places of flags (uint16[n], 0 or 1), in order; how many. No branch: they follow no pattern."""
-    m: Any = 0
-    for i in range(flags.size):
-        listed[m] = i
-        m += np.int64(flags[i])
-    return m
 
 
 @inner

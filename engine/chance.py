@@ -1,16 +1,18 @@
-"""Probabilities as integers: limits of single events, and binomial CDFs, the same bits on every platform."""
+"""Probabilities as integers: limits of single events, and CDFs, the same bits on every platform."""
 
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 NEVER, MAYBE, ALWAYS = 0, 1, 2
 FULL = 1 << 64
-GUIDE = 256
-"""A CDF's guide says for each leading byte of u where to begin the search."""
+CELL_BITS, INSIDE_BITS = 11, 5
+CELLS = 1 << CELL_BITS
+NONE_INSIDE, SEVERAL_INSIDE = 64, 128
 
 
 def limit(p: Fraction) -> tuple[int, int]:
@@ -23,15 +25,51 @@ def limit(p: Fraction) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Cdf:
-    """Of binomial(n, p). limits: uint64[n], floor(P(X <= j) x 2^64); guide: int64[256]."""
+    """A distribution of whole numbers: the value for 64 random bits u is low + how many limits are not above u.
 
+    limits: uint64[*], floor(P(X <= j) x 2^64) from j = low on, 0 for all below; cells: uint32[CELLS], for each leading
+    11 bits of u the value below (<< 8) and where in the next 5 bits the one limit lies that is inside (or NONE_INSIDE,
+    or SEVERAL_INSIDE), so that 16 bits of u mostly tell the value.
+    """
+
+    low: int
     limits: NDArray[np.uint64]
-    guide: NDArray[np.int64]
+    cells: NDArray[np.uint32]
+
+    @property
+    def most(self) -> int:
+        """No u gives more, but for the last of all 2^64, which may give all there is."""
+        return self.low + int(np.count_nonzero(self.limits < np.uint64(FULL - 1)))
+
+
+class Cdfs(NamedTuple):
+    """Many of them, a row each, as compiled code takes them.
+
+    cells: uint32[rows x CELLS]; limits: uint64[*], those of row i from begins[i] to begins[i + 1];
+    begins: int64[rows + 1], lows: int64[rows]
+    """
+
+    cells: NDArray[np.uint32]
+    limits: NDArray[np.uint64]
+    begins: NDArray[np.int64]
+    lows: NDArray[np.int64]
+
+
+def cdf_of(values: list[int]) -> Cdf:
+    """From all its limits, the lowest first."""
+    low = next((j for j, value in enumerate(values) if value), len(values))
+    limits = np.array(values[low:], np.uint64)
+    edges = np.arange(CELLS, dtype=np.uint64) << np.uint64(64 - CELL_BITS)
+    below = np.searchsorted(limits, edges, side="right")
+    above = np.append(np.searchsorted(limits, edges[1:], side="left"), len(limits))
+    inside = np.append(limits, np.uint64(0))[below] >> np.uint64(48) & np.uint64((1 << INSIDE_BITS) - 1)
+    marks = np.select([above <= below, above == below + 1], [NONE_INSIDE, inside.astype(np.int64)], SEVERAL_INSIDE)
+    return Cdf(low, limits, ((low + below) << 8 | marks).astype(np.uint32))
 
 
 @lru_cache(maxsize=4096)
 def binomial(n: int, p: Fraction) -> Cdf:
-    """The CDF in fixed point for 0 < p < 1: each limit is within 1 of the exact floor.
+    """How many of n extents are resident, for 0 < p < 1: each limit is within 1 of the exact floor.
 
     Weights are built outwards from the mode in 192-bit integers, so neither tail underflows to a wrong value
     that 64 bits could see; 21 ms of exact rationals become about 0.3 ms.
@@ -52,9 +90,58 @@ def binomial(n: int, p: Fraction) -> Cdf:
     for weight in weights[:n]:
         running += weight
         limits.append(min(running * FULL // total, FULL - 1))
-    array = np.array(limits, np.uint64)
-    starts = np.arange(GUIDE, dtype=np.uint64) << np.uint64(56)
-    return Cdf(array, np.searchsorted(array, starts, side="right").astype(np.int64))
+    return cdf_of(limits)
+
+
+@lru_cache(maxsize=16_384)
+def span(n: int, k: int) -> Cdf:
+    """How far apart the first and the last of k of n extents lie (0 if k is 0), each limit within 1 of the exact floor.
+
+    P(S <= s) = C(s, k - 1) x ((n - s) k + s - k + 1) / (k C(n, k)): k - 1 others within s places after the first, which
+    n - s places can be; or all within the last s.
+    """
+    if k < 2:
+        return cdf_of([])
+    share, limits = (1 << 128) // n, [0] * (n - 1)  # C(s, k - 1) / (k C(n, k)), in 2^-128
+    for s in range(n - 1, k - 2, -1):
+        value = share * ((n - s) * k + s - k + 1) >> 64
+        if value == 0:
+            break
+        if s < n - 1:
+            limits[s] = value
+        share = share * (s - k + 1) // s
+    return cdf_of(limits)
+
+
+@lru_cache(maxsize=64)
+def spans(n: int, least: int, most: int) -> Cdfs:
+    """span for n extents and k from least to most."""
+    return joined([span(n, k) for k in range(least, most + 1)])
+
+
+def joined(rows: list[Cdf]) -> Cdfs:
+    """Each a row."""
+    sizes = [len(row.limits) for row in rows]
+    return Cdfs(
+        np.concatenate([row.cells for row in rows]),
+        np.concatenate([row.limits for row in rows]),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        np.array([row.low for row in rows], np.int64),
+    )
+
+
+@lru_cache(maxsize=8)
+def table(counts: tuple[tuple[int, Fraction], ...], ranges: tuple[tuple[int, int, int], ...]) -> Cdfs:
+    """Rows of binomial(n, p), then spans(n, least, most), one after the other; at least one row."""
+    parts = [joined([binomial(n, p) for n, p in counts] or [cdf_of([])]), *(spans(*range_) for range_ in ranges)]
+    ends = np.cumsum([len(part.limits) for part in parts])
+    later = [part.begins[1:] + end for part, end in zip(parts[1:], ends, strict=False)]
+    return Cdfs(
+        np.concatenate([part.cells for part in parts]),
+        np.concatenate([part.limits for part in parts]),
+        np.concatenate([parts[0].begins, *later]),
+        np.concatenate([part.lows for part in parts]),
+    )
 
 
 PMD_HELD_SHARE = Fraction(1, 16)

@@ -1,10 +1,9 @@
-"""The shortest way: calls of a slot each, on tables that are empty when a round begins, or full.
+"""The shortest way: calls of a slot each, and extents that divide a table (`fits`).
 
-Taken by the points of engine/slots.py that have one slot a call and extents that divide a table (`fits`).
+A table is then there, under every policy but none, while it holds a page; a call leaves nothing of it.
 A block of tables is done together, step by step over uint16 arrays, so that the compiler can use vector instructions:
-how many extents each holds, whether its call is made, and whether three places show that its flush is a full one. What
-that leaves open goes into a list, is looked at with more places, and at last one by one. Same results as
-engine/walk.py, bit for bit.
+how many extents each holds, whether its call is made, where the first and the last lie. Only what an earlier round left
+behind needs places, a bit each (or a flag, where a table is one extent). Same results as engine/walk.py, bit for bit.
 """
 
 from typing import Any
@@ -14,71 +13,52 @@ from numpy.typing import NDArray
 
 from engine import layout as lay
 from engine import slots
-from engine.bits import ONE, ZERO, survey
-from engine.blocks import drawn_counts, draws, list_flagged, most_of, next_flag, nth_flag, steps_of, total_of
+from engine.bits import ZERO
+from engine.blocks import drawn_counts, drawn_ends, draws, next_flag, nth_flag, total_of
 from engine.chance import ALWAYS, MAYBE
 from engine.contend import attempt, attempt_by_key, settle_trylocks
 from engine.flush import FULL, RANGED, SENT, flush
-from engine.install import place_extents
 from engine.jit import inner, kernel
-from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, GOLDEN, LOW_48, PLACE, S16, S48, draw, key, mix
+from engine.keyed import LOW_48, OF_CALL, OF_CALL_LOW, OF_PLACE, S16, S48, STREAMS, draw, fill_streams
+from engine.placing import PLACE_ROWS, add_rows, clear_called, place_block, survey_rows
 from engine.upper import upper_of_munmap
 
-BLOCK_TABLES = 2_048
-"""Tables in a block, or a PMD table's if that has more: arrays of 4 KiB."""
-FEW = 16
-"""One table in so many occupied: three places of each are not worth their hash. So many left: each by itself."""
-LOOKS = (7, 14)
-"""Places looked at for the tables of a list, and for what is then still open."""
+BLOCK_TABLES = 4_096
+"""Tables in a block, or a PMD table's if that has more: arrays of 8 KiB."""
 BY_POLICY_THAT_FREES = (lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MUNMAP)
-(
-    K,
-    MADE,
-    ZAPPED,
-    TOUCHED,
-    OPEN,
-    LISTED,
-    SOME,
-    CALLED,
-    LO,
-    HI,
-    EXACT,
-    SPANS,
-    REACHES,
-    READS,
-    SPARE,
-    STEPS,
-    WEIGHTS,
-    CARRIED,
-) = range(18)
-"""Rows of a room's numbers: of each table of the block, and from LISTED on of each in the list."""
+K, MADE, ZAPPED, TOUCHED, UNSURE, LO, HI, CARRIED, PLACED, EASY, K_ALL, LO_ALL, HI_ALL, NUMBERS = range(14)
+"""Rows of a room's numbers, one of each table of the block."""
 
 
 def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which points (rows of int64[n, PARAMETERS]) may go this way: bool[n]."""
-    one = par[:, lay.ZAP] == par[:, lay.ENTRIES]
     counted = (par[:, lay.PLACES] > 0) & (par[:, lay.INSTALL] == MAYBE)
-    fresh = (par[:, lay.COVER] == ALWAYS) | (par[:, lay.ROUNDS] == 1) | (par[:, lay.PLACES] == 1)
-    return np.asarray(slots.fits(par) & one & counted & fresh)
+    return np.asarray(slots.plain(par) & (par[:, lay.ZAP] == par[:, lay.ENTRIES]) & counted)
 
 
 @inner
 def room(pars: Any, rows: Any) -> Any:
-    """Scratch for blocks: hashes, numbers of tables, their places, and steps of threads.
+    """Scratch for blocks: hashes, numbers of tables, cells, steps of threads; keys, flags and counts of regions.
 
-    uint64[4, tables], uint16[18, tables], uint16[14, tables], int64[3, 2 x tables] (-1 throughout)
+    uint64[2, tables / 4], uint16[NUMBERS, tables], uint32[tables], int64[3, 2 x tables] (-1 throughout);
+    uint64[rounds, STREAMS], bool[2 x regions + 2, rounds], int64[3, regions]
     """
-    tables = BLOCK_TABLES
+    tables, rounds, regions = BLOCK_TABLES, 1, 1
     for point in rows:
         tables = max(tables, pars[point, lay.PMD_SPAN])
+        rounds = max(rounds, pars[point, lay.ROUNDS])
+        regions = max(regions, BLOCK_TABLES // pars[point, lay.PMD_SPAN])
     tables += 64
     steps = np.zeros((3, 2 * tables), np.int64)
     steps[:] = -1
     return (
-        np.zeros((4, tables), np.uint64),
-        np.zeros((18, tables), np.uint16),
-        np.zeros((14, tables), np.uint16),
+        np.zeros((2, tables >> 2), np.uint64),
+        np.zeros((NUMBERS, tables), np.uint16),
+        np.zeros(tables, np.uint32),
         steps,
+        np.zeros((rounds, STREAMS), np.uint64),
+        np.zeros((2 * regions + 2, rounds), np.bool_),
+        np.zeros((3, regions), np.int64),
     )
 
 
@@ -92,165 +72,34 @@ def calls_made(upper: Any, limit: Any, made: Any, unsure: Any) -> None:
 
 
 @inner
-def places_of(hashes: Any, bits: Any, wanted: Any, places: Any) -> None:
-    """places: uint16[wanted, n], the first places of each table's hash, `bits` wide."""
-    low = (ONE << np.uint64(bits)) - ONE
-    for j in range(wanted):
-        shift = np.uint64(j * bits)
-        row = places[j]
-        for i in range(hashes.size):
-            row[i] = np.uint16((hashes[i] >> shift) & low)
+def judge(k: Any, made: Any, lo: Any, hi: Any, cluster: Any, ceiling: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """Of a block: extents zapped, full flushes, INVLPGs of the others, both with the tables freed, entries async reads.
 
-
-@inner
-def leave_open(places: Any, k: Any, made: Any, half: Any, cluster: Any, ceiling: Any, is_open: Any) -> None:
-    """is_open: uint16[n], 0 for tables without a page and for those called whose flush is full by three places."""
-    a, b, c = places[0], places[1], places[2]
-    width, most, middle = np.uint16(cluster), np.uint16(ceiling), np.uint16(half)
-    for i in range(k.size):
-        have = k[i]
-        x, y, z = a[i], b[i], c[i]
-        y = y if have > 1 else x
-        z = z if have > 2 else x
-        span = np.uint16(np.uint16(max(max(x, y), z) - min(min(x, y), z) + 1) * width)
-        wide = (np.uint16(have * width) > most) | ((have <= middle) & (span > most))
-        is_open[i] = (have > 0) & ((made[i] == 0) | (not wide))
-
-
-@inner
-def span_of(places: Any, looked: Any, n: Any, k: Any, lo: Any, hi: Any, exact: Any) -> None:
-    """The lowest and highest of each table's first min(k, looked) places; exact: 1 if that is all there is to it."""
-    half, top, whole, seen = np.uint16(n // 2), np.uint16(n - 1), np.uint16(n), np.uint16(looked)
-    for i in range(k.size):
-        lo[i] = places[0][i]
-        hi[i] = places[0][i]
-        exact[i] = (k[i] <= seen) & (k[i] <= half)  # above half, the places drawn are the absent ones
-    for j in range(1, looked):
-        row, number = places[j], np.uint16(j)
-        for i in range(k.size):
-            x, low, high, drawn = row[i], lo[i], hi[i], k[i] > number
-            lo[i] = x if drawn & (x < low) else low
-            hi[i] = x if drawn & (x > high) else high
-        for before in range(0, j, 3):
-            one, two, three = places[before], places[min(before + 1, j - 1)], places[min(before + 2, j - 1)]
-            for i in range(k.size):
-                x = row[i]
-                exact[i] &= ((one[i] != x) & (two[i] != x) & (three[i] != x)) | (k[i] <= number)
-    for i in range(k.size):
-        have, low, high = k[i], lo[i], hi[i]
-        exact[i] |= have == whole
-        lo[i] = np.uint16(0) if have == whole else low
-        hi[i] = top if have == whole else high
-
-
-@inner
-def judge(numbers: Any, m: Any, half: Any, cluster: Any, ceiling: Any) -> tuple[Any, Any, Any]:
-    """Of a list: (full flushes, ranged ones, those of them that are full with the table freed).
-
-    SPANS becomes the INVLPGs of ranged flushes, REACHES those with the table freed, READS the entries that async reads;
-    EXACT becomes 0 where nothing is settled. All in 16 bits, so that many tables fit in a vector.
+    It reads those of the tables that are not called. All arrays are uint16[n], n up to 8,192.
     """
-    k, called, lo, hi, exact = (
-        numbers[SOME][:m], numbers[CALLED][:m], numbers[LO][:m], numbers[HI][:m], numbers[EXACT][:m]
-    )  # fmt: skip
-    spans, reaches, reads = numbers[SPANS][:m], numbers[REACHES][:m], numbers[READS][:m]
-    full, ranged, far = np.uint16(0), np.uint16(0), np.uint16(0)
-    width, most, middle = np.uint16(cluster), np.uint16(ceiling), np.uint16(half)
-    for i in range(m):
-        have, first, end = k[i], lo[i], np.uint16(hi[i] + 1)
-        zapped, known = called[i] != 0, exact[i] != 0
-        span, reach, read = np.uint16((end - first) * width), np.uint16(end * width), np.uint16(first * width + 1)
-        wide = zapped & ((np.uint16(have * width) > most) | (((have <= middle) | known) & (span > most)))
-        small = zapped & known & (not wide)
-        over = small & (reach > most)
-        full = np.uint16(full + wide)
-        ranged = np.uint16(ranged + small)
-        far = np.uint16(far + over)
-        spans[i] = span if small else 0
-        reaches[i] = reach if small & (not over) else 0
-        reads[i] = read if known & (not zapped) else 0
-        exact[i] = known | wide
-    return np.int64(full), np.int64(ranged), np.int64(far)
-
-
-@inner
-def sums_called(k: Any, made: Any, is_open: Any) -> tuple[Any, Any]:
-    """(extents in tables called, tables called that are open), of uint16[n], n up to 8,192."""
-    extents, calls = np.uint32(0), np.uint16(0)
+    zero, none = np.uint32(0), np.uint16(0)
+    gone, ranged, ranged_freed, reads, full, full_freed = zero, zero, zero, zero, none, none
+    width, most = np.uint16(cluster), np.uint16(ceiling)
     for i in range(k.size):
-        have, called = k[i], made[i] != 0
-        extents = np.uint32(extents + (have if called else np.uint16(0)))
-        calls = np.uint16(calls + (called & (is_open[i] != 0)))
-    return np.int64(extents), np.int64(calls)
-
-
-@inner
-def settle_list(
-    first: Any, m: Any, stream: Any, bits: Any, n: Any, cluster: Any, ceiling: Any, rooms: Any, words: Any,
-    scratch: Any, account: Any,
-) -> Any:  # fmt: skip
-    """Account for the flushes of the m tables LISTED, counted from `first`; the entries that async reads of them."""
-    hashes, numbers, places = rooms[0][1], rooms[1], rooms[2]
-    listed, some, called, exact, spare = (
-        numbers[LISTED], numbers[SOME], numbers[CALLED], numbers[EXACT], numbers[SPARE]
+        have, called, first, end = k[i], made[i] != 0, lo[i], np.uint16(hi[i] + 1)
+        span, reach = np.uint16((end - first) * width), np.uint16(end * width)
+        zapped, kept = (have > 0) & called, (have > 0) & (not called)
+        full = np.uint16(full + (zapped & (span > most)))
+        full_freed = np.uint16(full_freed + (zapped & (reach > most)))
+        gone = np.uint32(gone + (have if called else none))
+        ranged = np.uint32(ranged + (span if zapped & (span <= most) else none))
+        ranged_freed = np.uint32(ranged_freed + (reach if zapped & (reach <= most) else none))
+        reads = np.uint32(reads + (np.uint16(first * width + 1) if kept else none))
+    return (
+        np.int64(gone), np.int64(full), np.int64(ranged), np.int64(full_freed), np.int64(ranged_freed), np.int64(reads)
     )  # fmt: skip
-    reads = 0
-    for look in range(2):
-        wanted = LOOKS[look]
-        for i in range(m):
-            some[i], called[i] = numbers[K][listed[i]], numbers[MADE][listed[i]]
-        padded = min((m + 63) & ~63, some.size)  # a vector loop does not end in single steps
-        some[m:padded] = 0
-        wanted = min(wanted, most_of(some[:padded]))
-        looked = 0
-        if bits > 0:
-            for number in range(look + 1):
-                for i in range(padded):
-                    hashes[i] = mix(stream + np.uint64((first + listed[i]) * 4096 + number + 1) * GOLDEN)
-                part = min(64 // bits, wanted - looked)
-                places_of(hashes[:padded], bits, part, places[looked:])
-                looked += part
-                if looked == wanted:
-                    break
-        else:
-            places[0][:padded] = 0
-            looked = 1
-        span_of(places, looked, n, some[:padded], numbers[LO], numbers[HI], exact)
-        full, ranged, far = judge(numbers, m, n // 2, cluster, ceiling)
-        account[lay.NONE, FULL] += full
-        account[lay.NONE, RANGED] += total_of(numbers[SPANS][:m])
-        account[lay.NONE, SENT] += full + ranged
-        account[lay.MERGED, FULL] += full + far
-        account[lay.MERGED, RANGED] += total_of(numbers[REACHES][:m])
-        account[lay.MERGED, SENT] += full + ranged
-        reads += total_of(numbers[READS][:m])
-        kept: Any = 0
-        for i in range(m):
-            spare[kept] = listed[i]
-            kept += np.int64(exact[i] == 0)
-        for i in range(kept):
-            listed[i] = spare[i]
-        m = kept
-        if m < FEW:
-            break
-    for i in range(m):
-        table = np.int64(listed[i])
-        words[:] = ZERO
-        place_extents(words, scratch, first + table, n, np.int64(numbers[K][table]), 1, stream)
-        _, low, high = survey(words, 0, n)
-        if numbers[MADE][table]:
-            flush(account[lay.NONE], low * cluster, (high + 1) * cluster, 1, ceiling)
-            flush(account[lay.MERGED], 0, (high + 1) * cluster, 1, ceiling)
-        else:
-            reads += low * cluster + 1
-    return reads
 
 
 @inner
-def held_and_zapped(k: Any, made: Any, zapped: Any) -> tuple[Any, Any, Any]:
-    """(tables with a page, calls made, tables zapped), the latter flagged in zapped: uint16[n]."""
+def held_and_zapped(a: Any, b: Any, k: Any, made: Any, zapped: Any) -> tuple[Any, Any, Any]:
+    """Of tables a to b (tables with a page, calls made, tables zapped), the latter flagged in zapped: uint16[n]."""
     held, calls, zaps = np.uint16(0), np.uint16(0), np.uint16(0)
-    for i in range(k.size):
+    for i in range(a, b):
         has, called = k[i] > 0, made[i] != 0
         zapped[i] = has & called
         held = np.uint16(held + has)
@@ -260,13 +109,29 @@ def held_and_zapped(k: Any, made: Any, zapped: Any) -> tuple[Any, Any, Any]:
 
 
 @inner
-def carry_over(k: Any, carried: Any) -> Any:
-    """Tables that are full from the round before: how many. k: uint16[n], 0 or 1, is brought up to date."""
-    full = np.uint16(0)
+def carry_over(k: Any, carried: Any) -> None:
+    """Tables that are full from the round before; k: uint16[n], 0 or 1, is brought up to date."""
     for i in range(k.size):
         k[i] |= carried[i]
-        full = np.uint16(full + carried[i])
-    return np.int64(full)
+
+
+@inner
+def who_needs_places(k: Any, made: Any, carried: Any, last: Any, placed: Any, easy: Any) -> None:
+    """placed: k of tables that join what an earlier round left, or leave something behind; easy: 1 for all others."""
+    for i in range(k.size):
+        joins, stays = carried[i] != 0, made[i] == 0
+        placed[i] = k[i] if joins | (stays & (not last)) else np.uint16(0)
+        easy[i] = (not joins) & (not stays)
+
+
+@inner
+def take_over(carried: Any, k_all: Any, lo_all: Any, hi_all: Any, k: Any, lo: Any, hi: Any) -> None:
+    """All pages of the tables that an earlier round left some in, in place of those drawn now; uint16[n] each."""
+    for i in range(k.size):
+        k[i] = k_all[i] if carried[i] != 0 else k[i]
+    for i in range(k.size):
+        lo[i] = lo_all[i] if carried[i] != 0 else lo[i]
+        hi[i] = hi_all[i] if carried[i] != 0 else hi[i]
 
 
 @inner
@@ -277,19 +142,19 @@ def leave_over(k: Any, made: Any, carried: Any) -> None:
 
 
 @inner
-def called_once_touched(touched: Any, made: Any) -> Any:
-    """Calls made over tables that ever held a page; uint16[n], 0 or 1."""
+def called_once_touched(a: Any, b: Any, touched: Any, made: Any) -> Any:
+    """Calls made over those of tables a to b that ever held a page; uint16[n], 0 or 1."""
     out = np.uint16(0)
-    for i in range(made.size):
+    for i in range(a, b):
         out = np.uint16(out + (touched[i] & made[i]))
     return np.int64(out)
 
 
 @inner
-def first_touched(k: Any, touched: Any) -> Any:
-    """How many tables hold a page that never did before; touched: uint16[n] is brought up to date."""
+def first_touched(a: Any, b: Any, k: Any, touched: Any) -> Any:
+    """How many of tables a to b hold a page and never did before; touched: uint16[n] is brought up to date."""
     fresh = np.uint16(0)
-    for i in range(k.size):
+    for i in range(a, b):
         new = (k[i] > 0) & (touched[i] == 0)
         touched[i] |= new
         fresh = np.uint16(fresh + new)
@@ -297,48 +162,66 @@ def first_touched(k: Any, touched: Any) -> Any:
 
 
 @inner
-def flush_freed(region: Any, zapped: Any, zaps: Any, batch: Any, entries: Any, ceiling: Any, account: Any) -> None:
-    """The flushes of async for the tables that it frees in one PMD table."""
-    first, rest = 0, zaps
-    while rest > 0:
-        some = min(rest, batch)
-        first = next_flag(zapped, first)
-        last = nth_flag(zapped, zaps - rest + some)
-        flush(account, (region + first) * entries, (region + last) * entries + 1, entries, ceiling)
-        first, rest = last + 1, rest - some
+def flush_freed(
+    block: Any, a: Any, b: Any, zapped: Any, zaps: Any, batch: Any, entries: Any, ceiling: Any, account: Any
+) -> None:
+    """The flushes of async for the tables that it frees in one PMD table, tables a to b of a block."""
+    done = 0
+    while done < zaps:
+        some = min(zaps - done, batch)
+        if some - 1 > ceiling:  # wherever they are
+            account[FULL] += 1
+            account[SENT] += 1
+        else:
+            flags = zapped[a:b]
+            first, last = nth_flag(flags, done + 1), nth_flag(flags, done + some)
+            base = (block + a) * entries
+            flush(account, base + first * entries, base + last * entries + 1, entries, ceiling)
+        done += some
 
 
 @kernel
 def walk_counts(
-    rows: Any, pars: Any, lims: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, pers: Any, works: Any,
-    all_sums: Any, accounts: Any,
+    rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any, all_sums: Any,
+    accounts: Any,
 ) -> None:  # fmt: skip
     """As engine.walk.walk, with the same arguments, for points that fit."""
     rooms = room(pars, rows)
+    numbers, cells, sliced = rooms[1], rooms[2], -1
+    by_four, other_four = rooms[0][0], rooms[0][1]
+    k, made, zapped, touched, unsure, lo, hi, carried = (
+        numbers[K], numbers[MADE], numbers[ZAPPED], numbers[TOUCHED], numbers[UNSURE], numbers[LO], numbers[HI],
+        numbers[CARRIED],
+    )  # fmt: skip
+    placed, easy, k_all, lo_all, hi_all = (
+        numbers[PLACED], numbers[EASY], numbers[K_ALL], numbers[LO_ALL], numbers[HI_ALL]
+    )  # fmt: skip
+    no_words, no_numbers, no_rows = np.zeros((0, 0), np.uint64), np.zeros((0, 0), np.int64), np.zeros((0, 0), np.uint16)
     for point in rows:
         par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
         per = pers[offsets[point] : offsets[point + 1]]
         entries, places, cluster, rounds = par[lay.ENTRIES], par[lay.PLACES], par[lay.CLUSTER], par[lay.ROUNDS]
         pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
+        full_span = ceiling // cluster  # extents this far apart mean a full flush
         table_batch, cover, limit = par[lay.TABLE_BATCH], par[lay.COVER], lim[lay.LIMIT_COVER]
-        cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + places], guides[par[lay.GUIDE]]
         first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
-        bits = 0
-        while (1 << bits) < places:
-            bits += 1
-        steps, weights = rooms[1][STEPS], rooms[1][WEIGHTS]
-        n_steps = steps_of(cdf, steps, weights)
-        words, scratch = rooms[0][2][: (places + 63) >> 6], rooms[0][3]
-        streams = np.empty((rounds, 5), np.uint64)
-        for r in range(rounds):
-            for i, what in enumerate((COUNT, COUNT_LOW, PLACE, CALL, CALL_LOW)):
-                streams[r, i] = key(seed, r, what)
-        block_span = max(pmd_span, BLOCK_TABLES // pmd_span * pmd_span)
+        streams, flags, of_region = rooms[4], rooms[5][:, :rounds], rooms[6]
+        fill_streams(seed, rounds, streams)
+        of_async = account[lay.ASYNC]
+        carries = rounds > 1 and cover != ALWAYS
+        by_bits = carries and places > 1
+        block_span = pmd_span if by_bits else max(pmd_span, BLOCK_TABLES // pmd_span * pmd_span)
         regions = block_span // pmd_span
-        flags = np.zeros((2 * regions + 2, rounds), np.bool_)
+        width = block_span if by_bits else 0
+        present, drawn, words, at, place_rows = no_words, no_words, no_words, no_numbers, no_rows
+        if by_bits:
+            n_words = (places + 63) >> 6
+            present, drawn = np.zeros((n_words, width), np.uint64), np.zeros((n_words, width), np.uint64)
+            words, at = np.zeros((2, width), np.uint64), np.zeros((2, width), np.int64)
+            place_rows = np.zeros((PLACE_ROWS, width), np.uint16)
+        flags[:] = False
         pmd_touched, pmd_mapped = flags[:regions], flags[regions : 2 * regions]
         pud_touched, pud_mapped = flags[2 * regions], flags[2 * regions + 1]
-        of_region = np.empty((3, regions), np.int64)
         pmd_first, kept_in, touched_in = of_region[0], of_region[1], of_region[2]
         pud_needed, pud_first = False, rounds
         threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
@@ -346,64 +229,73 @@ def walk_counts(
         pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
         attempts, steps_seen, steps_met = rooms[3][0], rooms[3][1][: 2 * pmd_span], rooms[3][2][: 2 * pmd_span]
         pages, zapped_pages, freed, occupied, uncalled, met_by_none, reads, kept_full = 0, 0, 0, 0, 0, 0, 0, 0
-        carries = rounds > 1 and cover != ALWAYS
-
         for block in range(first_table, end_table, block_span):
             n = min(block_span, end_table - block)
-            padded = (n + 7) & ~7
-            by_four, by_one = rooms[0][0][: padded // 4], rooms[0][1][:padded]
-            k, made, zapped, touched, is_open = (
-                rooms[1][K][:padded], rooms[1][MADE][:padded], rooms[1][ZAPPED][:padded], rooms[1][TOUCHED][:padded],
-                rooms[1][OPEN][:padded],
-            )  # fmt: skip
-            carried = rooms[1][CARRIED][:padded]
-            touched[:], carried[:] = 0, 0
+            padded = width if by_bits else (n + 7) & ~7
+            if padded != sliced:  # a row, then part of it: the compiler must see that they are contiguous
+                sliced, quarter = padded, padded // 4
+                by_four, other_four, cells = rooms[0][0][:quarter], rooms[0][1][:quarter], rooms[2][:padded]
+                k, made, zapped, touched, unsure, lo, hi, carried = (
+                    numbers[K][:padded], numbers[MADE][:padded], numbers[ZAPPED][:padded], numbers[TOUCHED][:padded],
+                    numbers[UNSURE][:padded], numbers[LO][:padded], numbers[HI][:padded], numbers[CARRIED][:padded],
+                )  # fmt: skip
+                placed, easy, k_all, lo_all, hi_all = (
+                    numbers[PLACED][:padded], numbers[EASY][:padded], numbers[K_ALL][:padded], numbers[LO_ALL][:padded],
+                    numbers[HI_ALL][:padded],
+                )  # fmt: skip
+            touched[:], carried[:], present[:] = 0, 0, ZERO
+            kept_tables, kept_extents = 0, 0  # from the round before
             pmd_first[:], kept_in[:], touched_in[:] = rounds, 0, 0
             for r in range(rounds):
-                drawn_counts(
-                    block,
-                    places,
-                    cdf,
-                    guide,
-                    steps,
-                    weights,
-                    n_steps,
-                    streams[r, 0],
-                    streams[r, 1],
-                    by_four,
-                    k,
-                    is_open,
-                )
+                choices = streams[r]
+                drawn_counts(block, cdfs, par[lay.CDF], choices, by_four, cells, k, unsure)
                 if cover == MAYBE:
-                    draws(streams[r, 3], block >> 2, 1, by_four)
-                    calls_made(by_four.view(np.uint16), limit, made, is_open)
-                    i = next_flag(is_open, 0)
+                    draws(choices[OF_CALL], block >> 2, 1, by_four)
+                    calls_made(by_four.view(np.uint16), limit, made, unsure)
+                    i = next_flag(unsure, 0)
                     while i < padded:
-                        made[i] = draw(streams[r, 4], block + i) >> S16 < limit & LOW_48
-                        i = next_flag(is_open, i + 1)
+                        made[i] = draw(choices[OF_CALL_LOW], block + i) >> S16 < limit & LOW_48
+                        i = next_flag(unsure, i + 1)
                 else:
                     made[:] = cover == ALWAYS
                 for i in range(n, padded):
                     k[i], made[i] = 0, 0
-                full = carry_over(k, carried) if carries else 0
-                kept_full += full
+                kept_full += kept_tables
+                if by_bits:
+                    last = r + 1 == rounds
+                    who_needs_places(k, made, carried, last, placed, easy)
+                    drawn_ends(
+                        block, places, k, easy, full_span, par, cdfs, choices, by_four, other_four, cells, lo, hi,
+                        unsure,
+                    )  # fmt: skip
+                    if kept_tables > 0 or not last:
+                        drawn[:] = ZERO
+                        place_block(
+                            drawn, block, places, placed, lo, hi, choices[OF_PLACE], words[0], at[1], place_rows
+                        )
+                        add_rows(present, drawn)
+                    if kept_tables > 0:
+                        survey_rows(present, words[0], at[0], at[1], k_all, lo_all, hi_all)
+                        take_over(carried, k_all, lo_all, hi_all, k, lo, hi)
+                elif carries:
+                    carry_over(k, carried)
 
-                in_block, called_in_block = 0, 0
+                in_block, zapped_in_block = 0, 0
                 for region in range(regions):
                     a, b = region * pmd_span, min((region + 1) * pmd_span, n)
                     if a >= b:
                         break
                     end = (b + 3) & ~3
-                    held, calls, zaps = held_and_zapped(k[a:end], made[a:end], zapped[a:end])
+                    held, calls, zaps = held_and_zapped(a, end, k, made, zapped)
                     fresh, seen = held, zaps
                     if rounds > 1:
-                        fresh = first_touched(k[a:end], touched[a:end])
+                        fresh = first_touched(a, end, k, touched)
                         touched_in[region] += fresh
                         seen = touched_in[region]
                     if carries:
-                        seen = called_once_touched(touched[a:end], made[a:end])
+                        seen = called_once_touched(a, end, touched, made)
                     in_block += held
-                    called_in_block += zaps
+                    zapped_in_block += zaps
                     occupied += held
                     freed += zaps
                     uncalled += b - a - calls
@@ -422,7 +314,7 @@ def walk_counts(
                     if threads > 1 and zaps > 0:
                         if by_key:
                             attempt_by_key(
-                                block + a, zapped[a:b], hand, streams[r, 3], streams[r, 4], attempts[: b - a]
+                                block + a, zapped[a:b], hand, choices[OF_CALL], choices[OF_CALL_LOW], attempts[: b - a]
                             )
                         else:
                             attempt(
@@ -437,33 +329,33 @@ def walk_counts(
                         settle_trylocks(
                             attempts[: b - a], block + a, seed, r, contention, steps_seen, steps_met, entries, work
                         )
-                    flush_freed(block + a, zapped[a:end], zaps, table_batch, entries, ceiling, account[lay.ASYNC])
+                    flush_freed(block, a, end, zapped, zaps, table_batch, entries, ceiling, of_async)
+                if by_bits:
+                    clear_called(present, made, words[0])
                 if carries:
                     leave_over(k, made, carried)
                 if in_block == 0:
                     continue
 
-                if bits > 0 and in_block * FEW > n:
-                    draws(streams[r, 2], block * 4096, 4096, by_one)
-                    places_of(by_one, bits, min(3, 64 // bits), rooms[2])
-                    leave_open(rooms[2], k, made, places // 2, cluster, ceiling, is_open)
-                else:
-                    for i in range(padded):
-                        is_open[i] = k[i] > 0
+                if not by_bits:
+                    drawn_ends(
+                        block, places, k, made, full_span, par, cdfs, choices, by_four, other_four, cells, lo, hi,
+                        unsure,
+                    )  # fmt: skip
                 there = total_of(k)
-                pages += there - full
-                per[r, lay.PAGES_PEAK] += there * cluster
-                m = list_flagged(is_open, rooms[1][LISTED])
-                gone, listed_calls = sums_called(k, made, is_open)
+                gone, full, ranged, full_freed, ranged_freed, read = judge(k, made, lo, hi, cluster, ceiling)
+                reads += read
+                pages += there - kept_extents
+                kept_tables, kept_extents = in_block - zapped_in_block, there - gone
                 zapped_pages += gone
+                per[r, lay.PAGES_PEAK] += there * cluster
                 per[r, lay.PAGES_END] += (there - gone) * cluster
-                for p in (lay.NONE, lay.MERGED):
-                    account[p, FULL] += called_in_block - listed_calls
-                    account[p, SENT] += called_in_block - listed_calls
-                if m > 0:
-                    reads += settle_list(
-                        block, m, streams[r, 2], bits, places, cluster, ceiling, rooms, words, scratch, account
-                    )
+                account[lay.NONE, FULL] += full
+                account[lay.NONE, RANGED] += ranged
+                account[lay.NONE, SENT] += zapped_in_block
+                account[lay.MERGED, FULL] += full_freed
+                account[lay.MERGED, RANGED] += ranged_freed
+                account[lay.MERGED, SENT] += zapped_in_block
 
             for region in range(regions):
                 end = block + min((region + 1) * pmd_span, n)

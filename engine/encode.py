@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from engine import layout as lay
 from engine.arch import ARCHES
-from engine.chance import ALWAYS, GUIDE, MAYBE, NEVER, binomial, limit
+from engine.chance import ALWAYS, MAYBE, NEVER, Cdfs, binomial, limit, table
 from engine.scenario import ABSENT, FIELD, Columns, decimal
 
 RANDOM_ORDER = FIELD["order"].choices.index("random")
@@ -20,36 +20,40 @@ INTERLEAVED = FIELD["partition"].choices.index("interleaved")
 class Encoded:
     """Points as the kernel takes them.
 
-    par: int64[n, lay.PARAMETERS]; lim: uint64[n, lay.LIMITS]; cdfs: uint64[*]; guides: int64[*, 256];
+    par: int64[n, lay.PARAMETERS]; lim: uint64[n, lay.LIMITS]; cdfs: the rows that par speaks of;
     offsets: int64[n + 1], where a point's rounds begin
     """
 
     par: NDArray[np.int64]
     lim: NDArray[np.uint64]
-    cdfs: NDArray[np.uint64]
-    guides: NDArray[np.int64]
+    cdfs: Cdfs
     offsets: NDArray[np.int64]
 
 
 class Pool:
-    """CDFs of a batch, each once."""
+    """The CDFs of a batch, each once: of counts, and of spans for all counts that these can give."""
 
     def __init__(self) -> None:
-        self.places: dict[tuple[int, Fraction], tuple[int, int]] = {}
-        self.cdfs: list[NDArray[np.uint64]] = []
-        self.guides: list[NDArray[np.int64]] = [np.zeros(GUIDE, np.int64)]
-        self.size = 0
+        self.counts: dict[tuple[int, Fraction], int] = {}
+        self.ranges: dict[int, tuple[int, int]] = {}
 
-    def add(self, n: int, p: Fraction) -> tuple[int, int]:
-        """(offset of the limits, row of the guide)."""
-        at = self.places.get((n, p))
-        if at is None:
+    def add(self, n: int, p: Fraction) -> int:
+        """The row of binomial(n, p)."""
+        if (n, p) not in self.counts:
+            self.counts[n, p] = len(self.counts)
             cdf = binomial(n, p)
-            at = self.places[n, p] = (self.size, len(self.guides))
-            self.cdfs.append(cdf.limits)
-            self.guides.append(cdf.guide)
-            self.size += n
-        return at
+            least, most = self.ranges.get(n, (n, 0))
+            self.ranges[n] = min(least, cdf.low), max(most, cdf.most)
+        return self.counts[n, p]
+
+    def table(self) -> tuple[Cdfs, dict[int, int]]:
+        """All rows, and of each n the row that the span for k = 0 has or would have."""
+        ranges = tuple((n, *ends) for n, ends in self.ranges.items() if n > 1)
+        rows, at = {}, max(len(self.counts), 1)
+        for n, least, most in ranges:
+            rows[n] = at - least
+            at += most + 1 - least
+        return table(tuple(self.counts), ranges), rows
 
 
 def encode(columns: Columns) -> Encoded:
@@ -70,7 +74,7 @@ def encode(columns: Columns) -> Encoded:
             for places in np.unique(par[rows, lay.PLACES]):
                 if places > 0:
                     same = rows[par[rows, lay.PLACES] == places]
-                    par[same, lay.CDF], par[same, lay.GUIDE] = pool.add(int(places), p)
+                    par[same, lay.CDF] = pool.add(int(places), p)
     for share in np.unique(columns["pinned"]):
         rows = np.flatnonzero(columns["pinned"] == share)
         p = decimal(share)
@@ -78,10 +82,13 @@ def encode(columns: Columns) -> Encoded:
         if 0 < p < 1:
             for size in np.unique(entries[rows]):
                 same = rows[entries[rows] == size]
-                par[same, lay.PIN_CDF], par[same, lay.PIN_GUIDE] = pool.add(int(size), p)
-    cdfs = np.concatenate(pool.cdfs) if pool.cdfs else np.zeros(0, np.uint64)
+                par[same, lay.PIN_CDF] = pool.add(int(size), p)
+    cdfs, first_row = pool.table()
+    for n, (least, most) in pool.ranges.items():
+        par[par[:, lay.PLACES] == n, lay.SPANS : lay.MOST + 1] = first_row.get(n, 0), least, most
+        par[entries == n, lay.PIN_SPANS] = first_row.get(n, 0)
     offsets = np.concatenate([[0], np.cumsum(columns["rounds"])]).astype(np.int64)
-    return Encoded(par, lim, cdfs, np.stack(pool.guides), offsets)
+    return Encoded(par, lim, cdfs, offsets)
 
 
 def encode_sizes(columns: Columns) -> NDArray[np.int64]:

@@ -7,64 +7,91 @@ import numpy as np
 from engine.bits import ONE, ONES, ZERO, fill, window
 from engine.chance import ALWAYS, NEVER
 from engine.jit import inner
-from engine.keyed import LOW_48, S16, S48, draw, field
+from engine.keyed import (
+    OF_COUNT,
+    OF_COUNT_LOW,
+    OF_FIRST,
+    OF_FIRST_LOW,
+    OF_PLACE,
+    OF_SPAN,
+    OF_SPAN_LOW,
+    S16,
+    S48,
+    draw,
+    field,
+    scale,
+)
+from engine.quantile import quantile
 
-S6, S56, LOW_6 = np.uint64(6), np.uint64(56), np.uint64(63)
-
-
-@inner
-def resident_extents(table: Any, n: Any, cdf: Any, guide: Any, count: Any, count_low: Any) -> Any:
-    """How many of a table's n extents are resident: inverse binomial CDF, exact to 64 bits.
-
-    Four tables share a hash; the 48 lower bits are drawn only where the upper 16 do not decide.
-    """
-    upper = field(count, table) << S48
-    k = guide[np.int64(upper >> S56)]
-    while k < n and cdf[k] <= upper:
-        k += 1
-    if k < n and cdf[k] <= (upper | LOW_48):
-        u = upper | (draw(count_low, table) >> S16)
-        while k < n and cdf[k] <= u:
-            k += 1
-    return k
+S6, LOW_6 = np.uint64(6), np.uint64(63)
 
 
 @inner
-def place_extents(words: Any, seen: Any, table: Any, n: Any, k: Any, extent: Any, stream: Any) -> None:
+def resident_extents(table: Any, cdfs: Any, row: Any, keys: Any) -> Any:
+    """How many of a table's extents are resident."""
+    return quantile(cdfs, row, keys[OF_COUNT], keys[OF_COUNT_LOW], table)
+
+
+@inner
+def outermost(table: Any, n: Any, k: Any, cdfs: Any, row: Any, keys: Any) -> tuple[Any, Any]:
+    """(first, last) of a table's n extents that is resident, 0 < k of them; row: where k = 0 stands in cdfs."""
+    if k == n:
+        return 0, n - 1
+    span = quantile(cdfs, row + k, keys[OF_SPAN], keys[OF_SPAN_LOW], table)
+    starts, w = n - span, np.int64(field(keys[OF_FIRST], table))
+    first = w * starts >> 16
+    if (w * starts & 0xFFFF) + starts > 0x10000:
+        first = scale(np.uint64(w) << S48 | draw(keys[OF_FIRST_LOW], table) >> S16, starts)
+    return first, first + span
+
+
+@inner
+def bits_of(n: Any) -> Any:
+    """log2 of n, a power of two."""
+    bits = 0
+    while (1 << bits) < n:
+        bits += 1
+    return bits
+
+
+@inner
+def place_extents(
+    words: Any, seen: Any, table: Any, n: Any, k: Any, extent: Any, cdfs: Any, row: Any, keys: Any
+) -> None:
     """Set the entries of k of n extents, each `extent` entries long, in cleared words; `seen` is scratch."""
     if k == 0:
         return
     if k == n:
         fill(words, 0, n * extent)
         return
-    wanted = min(k, n - k)
-    absent = wanted < k
-    bits = 0
-    while (1 << bits) < n:
-        bits += 1
-    fields = 64 // bits
-    low = np.uint64(n - 1)
-    shift = np.uint64(bits)
     places = seen if extent > 1 else words
     for w in range((n + 63) >> 6):
         places[w] = ZERO
-    number = 0
+    first, last = outermost(table, n, k, cdfs, row, keys)
+    between, within = last - first - 1, k - 2
+    absent = within > between - within
+    flip = ONES if absent else ZERO
+    if absent:
+        fill(places, first, last)
+    places[first >> 6] |= ONE << np.uint64(first & 63)
+    places[last >> 6] |= ONE << np.uint64(last & 63)
+    bits = bits_of(n)
+    low, shift, fields = np.uint64(n - 1), np.uint64(bits), 64 // max(bits, 1)
+    before, room = np.uint64(first + 1), np.uint64(max(between, 0))
+    number, wanted = 0, min(within, between - within)
     while wanted > 0:
-        h = draw(stream, table * 4096 + number)
+        h = draw(keys[OF_PLACE], table * 4096 + number)
         number += 1
         for _ in range(fields):
             q = h & low
             h >>= shift
             word = np.int64(q >> S6)
             old = places[word]
-            new = old | (ONE << (q & LOW_6))
+            new = ((old ^ flip) | (np.uint64(q - before < room) << (q & LOW_6))) ^ flip
             places[word] = new
             wanted -= old != new  # no branch: nobody foresees which places were seen
             if wanted == 0:
                 break
-    if absent:
-        for w in range((n + 63) >> 6):
-            places[w] ^= window(w, 0, n)
     if extent > 1:
         for place in range(n):
             if places[place >> 6] & (ONE << np.uint64(place & 63)) != ZERO:

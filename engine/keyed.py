@@ -10,6 +10,24 @@ from numba import njit
 
 COUNT, COUNT_LOW, PLACE, EXTENT, CALL = 1, 2, 3, 4, 5
 PIN_COUNT, PIN_COUNT_LOW, PIN_PLACE, REFAULT, TRYLOCK, CALL_LOW = 6, 7, 8, 9, 10, 11
+SPAN, SPAN_LOW, FIRST, FIRST_LOW = 12, 13, 14, 15
+PIN_SPAN, PIN_SPAN_LOW, PIN_FIRST, PIN_FIRST_LOW = 16, 17, 18, 19
+INSTALLS = (COUNT, COUNT_LOW, SPAN, SPAN_LOW, FIRST, FIRST_LOW, PLACE, EXTENT, CALL, CALL_LOW)
+PINS = (PIN_COUNT, PIN_COUNT_LOW, PIN_SPAN, PIN_SPAN_LOW, PIN_FIRST, PIN_FIRST_LOW, PIN_PLACE)
+(
+    OF_COUNT,
+    OF_COUNT_LOW,
+    OF_SPAN,
+    OF_SPAN_LOW,
+    OF_FIRST,
+    OF_FIRST_LOW,
+    OF_PLACE,
+    OF_EXTENT,
+    OF_CALL,
+    OF_CALL_LOW,
+    STREAMS,
+) = range(11)
+"""Where the keys of these streams stand in a row of streams_of, and the first seven in pins_of."""
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -32,6 +50,33 @@ def key(seed: Any, round_: Any, what: Any) -> Any:
     z = mix(np.uint64(seed) + GOLDEN)
     z = mix(z + np.uint64(round_) + GOLDEN)
     return mix(z + np.uint64(what) + GOLDEN)
+
+
+@njit(cache=True)
+def streams_of(seed: Any, rounds: Any) -> Any:
+    """uint64[rounds, STREAMS]: the keys of a scenario's streams."""
+    out = np.empty((rounds, STREAMS), np.uint64)
+    fill_streams(seed, rounds, out)
+    return out
+
+
+@njit(cache=True)
+def fill_streams(seed: Any, rounds: Any, out: Any) -> None:
+    """The same into rows that there are."""
+    of_seed = mix(np.uint64(seed) + GOLDEN)
+    for r in range(rounds):
+        of_round = mix(of_seed + np.uint64(r) + GOLDEN)
+        for i, what in enumerate(INSTALLS):
+            out[r, i] = mix(of_round + np.uint64(what) + GOLDEN)
+
+
+@njit(cache=True)
+def pins_of(seed: Any) -> Any:
+    """uint64[7]: the same of its pinned pages, which are those of round 0."""
+    out = np.empty(OF_PLACE + 1, np.uint64)
+    for i, what in enumerate(PINS):
+        out[i] = key(seed, 0, what)
+    return out
 
 
 @njit(cache=True)

@@ -38,10 +38,12 @@ NEED_PTE, NEED_PMD, NEED_PUD, NEED_PTE_M, NEED_PMD_M, NEED_PUD_M, SUMS = range(8
     PLACES,
     INSTALL,
     CDF,
-    GUIDE,
+    SPANS,
+    LEAST,
+    MOST,
     PIN,
     PIN_CDF,
-    PIN_GUIDE,
+    PIN_SPANS,
     BATCH_SLOTS,
     BATCHES,
     TABLE_BATCH,
@@ -49,5 +51,6 @@ NEED_PTE, NEED_PMD, NEED_PUD, NEED_PTE_M, NEED_PMD_M, NEED_PUD_M, SUMS = range(8
     FIRST_TABLE,
     END_TABLE,
     PARAMETERS,
-) = range(31)
+) = range(33)
+"""CDF, SPANS + k: rows of engine.chance.Cdfs; LEAST, MOST: of all k that have one."""
 LIMIT_INSTALL, LIMIT_COVER, LIMIT_REFAULT, LIMITS = range(4)

@@ -13,20 +13,31 @@ from numpy.typing import NDArray
 
 from engine import layout as lay
 from engine.bits import ONE, ZERO, first_set, popcount
-from engine.blocks import drawn_counts, draws, most_of, steps_of, total_of
+from engine.blocks import drawn_counts, drawn_ends, draws, most_of, total_of
 from engine.chance import ALWAYS, MAYBE, NEVER
 from engine.flush import FULL, RANGED, SENT, flush, flush_with_table
 from engine.install import drawn_extents, place_extents
 from engine.jit import inner, kernel
-from engine.keyed import CALL, CALL_LOW, COUNT, COUNT_LOW, EXTENT, FIELD, LOW_48, PLACE, S16, S48, call_key, draw, key
+from engine.keyed import (
+    FIELD,
+    LOW_48,
+    OF_CALL,
+    OF_CALL_LOW,
+    OF_EXTENT,
+    OF_PLACE,
+    S16,
+    S48,
+    call_key,
+    draw,
+    streams_of,
+)
 from engine.lastcalls import count_late, last_by_full_key, last_calls, last_made, last_of
+from engine.placing import PLACE_ROWS, count_left, merge_rows, place_block
 from engine.spans import span_of_part, spans_within_words, unflush
 from engine.upper import upper_of_munmap
 
 FEW = 16
 """One table in so many freed: each by itself is cheaper."""
-MIDDLE = np.uint64(1 << 63)
-S6, LOW_6 = np.uint64(6), np.uint64(63)
 
 
 def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -42,7 +53,7 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
 @inner
 def block_tables(entries: Any) -> Any:
     """Tables in a block: its rows stay in the second cache."""
-    return 256 if entries <= 512 else 64
+    return 512 if entries <= 512 else 64
 
 
 @inner
@@ -53,7 +64,7 @@ def desk(pars: Any, rows: Any) -> Any:
         entries = pars[i, lay.ENTRIES]
         tables = block_tables(entries)
         words = max(words, (3 * (entries >> 6) + 4) * tables)
-        numbers = max(numbers, (2 * (entries // pars[i, lay.ZAP]) + 14) * tables)
+        numbers = max(numbers, (2 * (entries // pars[i, lay.ZAP]) + 16 + PLACE_ROWS) * tables)
     return np.zeros(words, np.uint64), np.zeros(numbers, np.uint16)
 
 
@@ -65,59 +76,6 @@ def merge(present: Any, i: Any, drawn: Any) -> Any:
         fresh += popcount(drawn[v] & ~present[v, i])
         present[v, i] |= drawn[v]
     return fresh
-
-
-@inner
-def merge_rows(present: Any, drawn: Any, pages: Any, fresh: Any) -> None:
-    """The same of a block; fresh: uint16[n], pages: int64[n] is scratch."""
-    pages[:] = 0
-    for v in range(present.shape[0]):
-        row, new = present[v], drawn[v]
-        for i in range(pages.size):
-            pages[i] += popcount(new[i] & ~row[i])
-            row[i] |= new[i]
-    for i in range(pages.size):
-        fresh[i] = pages[i]
-
-
-@inner
-def place_block(present: Any, first: Any, bits: Any, ks: Any, at_once: Any, stream: Any) -> None:
-    """Place ks[i] pages, at most half of all, in each table, all empty: as place_extents, without a copy.
-
-    `at_once`: all places of the first hash are looked at, wanted or not, as nobody foresees how many are; if one of
-    those wanted was there twice, all begins anew.
-    """
-    low, shift, fields = (ONE << np.uint64(bits)) - ONE, np.uint64(bits), 64 // bits
-    for i in range(ks.size):
-        k = np.int64(ks[i])
-        number, left = 0, k
-        if at_once:
-            h = draw(stream, (first + i) * 4096)
-            for j in range(fields):
-                q = h & low
-                h >>= shift
-                word = q >> S6
-                old = present[word, i]
-                new = old | (np.uint64(j < k) << (q & LOW_6))
-                present[word, i] = new
-                left -= old != new
-            number = 1
-            if left > 0 and k < fields:
-                present[:, i] = ZERO
-                number, left = 0, k
-        while left > 0:
-            h = draw(stream, (first + i) * 4096 + number)
-            number += 1
-            for _ in range(fields):
-                q = h & low
-                h >>= shift
-                word = q >> S6
-                old = present[word, i]
-                new = old | (ONE << (q & LOW_6))
-                present[word, i] = new
-                left -= old != new
-                if left == 0:
-                    break
 
 
 @inner
@@ -205,18 +163,6 @@ def clear_rows(present: Any, made: Any, zap: Any, mask: Any, cleared: Any) -> No
 
 
 @inner
-def count_left(present: Any, pages: Any, left: Any) -> None:
-    """Pages of each table as left: uint16[n]; pages: int64[n] is scratch, as loops that mix widths are slow."""
-    pages[:] = 0
-    for v in range(present.shape[0]):
-        row = present[v]
-        for i in range(pages.size):
-            pages[i] += popcount(row[i])
-    for i in range(pages.size):
-        left[i] = pages[i]
-
-
-@inner
 def reads_of_scan(present: Any, words: Any, lowest: Any) -> Any:
     """Entries that a look for one that is not none reads, in all tables that hold one.
 
@@ -273,8 +219,8 @@ def list_freed(n: Any, held: Any, left: Any, listed: Any) -> Any:
 
 @kernel
 def walk_parts(
-    rows: Any, pars: Any, lims: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, pers: Any, works: Any,
-    all_sums: Any, accounts: Any,
+    rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any, all_sums: Any,
+    accounts: Any,
 ) -> None:  # fmt: skip
     """As engine.walk.walk, with the same arguments, for points that fit."""
     desks = desk(pars, rows)
@@ -291,33 +237,22 @@ def walk_parts(
         )
         zap, shift, limit = par[lay.ZAP], par[lay.SHIFT], lim[lay.LIMIT_COVER]
         parts, n_words, tables = entries // zap, entries >> 6, block_tables(entries)
-        zap_bits, part_bits = 0, 0
-        while (1 << zap_bits) < zap:
-            zap_bits += 1
-        while (1 << part_bits) < parts:
-            part_bits += 1
-        cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + max(places, 0)], guides[par[lay.GUIDE]]
-        steps, weights, n_steps, few = np.empty(places + 4, np.uint16), np.empty(places + 4, np.uint16), 0, True
-        if places > 0 and install == MAYBE:
-            n_steps = steps_of(cdf, steps, weights)
-            few = cdf[min(2, places - 1)] > MIDDLE
         size = n_words * tables
         present, cleared = desks[0][:size].reshape(n_words, tables), desks[0][size : 2 * size].reshape(n_words, tables)
         drawn, scratch = desks[0][2 * size : 2 * size + n_words], desks[0][2 * size + n_words : 2 * size + 2 * n_words]
         hashes = desks[0][3 * size : 3 * size + tables]
+        quarter, other_quarter = hashes[: tables // 4], hashes[tables // 4 : tables // 2]
         mask = desks[0][3 * size + tables : 3 * size + 2 * tables]
         keys = desks[1][: parts * tables].reshape(parts, tables)
         made = desks[1][parts * tables : 2 * parts * tables].reshape(parts, tables)
-        spare = desks[1][2 * parts * tables : (2 * parts + 14) * tables].reshape(14, tables)
-        n_made, best, last, late, equal, has, touched, exists_m, listed, ks, fresh, held, left, unsure = (
+        spare = desks[1][2 * parts * tables : (2 * parts + 16 + PLACE_ROWS) * tables].reshape(16 + PLACE_ROWS, tables)
+        n_made, best, last, late, equal, has, touched, exists_m, listed, ks, fresh, held, left, unsure, lows, highs = (
             spare[0], spare[1], spare[2], spare[3], spare[4], spare[5], spare[6], spare[7], spare[8], spare[9],
-            spare[10], spare[11], spare[12], spare[13],
+            spare[10], spare[11], spare[12], spare[13], spare[14], spare[15],
         )  # fmt: skip
-        lowest = np.zeros(tables, np.int64)
-        streams = np.empty((rounds, 6), np.uint64)
-        for r in range(rounds):
-            for i, what in enumerate((COUNT, COUNT_LOW, PLACE, EXTENT, CALL, CALL_LOW)):
-                streams[r, i] = key(seed, r, what)
+        place_rows, lowest = spare[16:], np.zeros(tables, np.int64)
+        streams = streams_of(seed, rounds)
+        cells, none_easy, no_span = np.zeros(tables, np.uint32), np.zeros(tables, np.uint16), np.int64(0)
         scan = np.zeros((rounds, 3), np.int64)
         pmd_touched, pud_touched = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
         pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
@@ -332,37 +267,44 @@ def walk_parts(
             held[:], touched[:], exists_m[:] = 0, 0, 0
             for r in range(rounds):
                 # Install, peak.
+                choices = streams[r]
                 fresh[:] = 0
                 if places > 0:
                     if install == MAYBE:
-                        drawn_counts(
-                            block, places, cdf, guide, steps, weights, n_steps, streams[r, 0], streams[r, 1],
-                            hashes[: tables // 4], ks, unsure,
-                        )  # fmt: skip
+                        drawn_counts(block, cdfs, par[lay.CDF], choices, quarter, cells, ks, unsure)
                     else:
                         ks[:] = places if install == ALWAYS else 0
                     ks[n:] = 0
-                    if cluster == 1 and most_of(ks) <= places // 2:
-                        if most_of(held) == 0:
-                            place_block(present, block, zap_bits + part_bits, ks[:n], not few, streams[r, 2])
+                    if cluster == 1 and install == MAYBE:
+                        drawn_ends(
+                            block, places, ks, none_easy, no_span, par, cdfs, choices, quarter, other_quarter, cells,
+                            lows, highs, unsure,
+                        )  # fmt: skip
+                        empty = most_of(held) == 0
+                        into = present if empty else cleared
+                        if empty:
                             fresh[:] = ks
                         else:
                             cleared[:] = ZERO
-                            place_block(cleared, block, zap_bits + part_bits, ks[:n], not few, streams[r, 2])
+                        place_block(into, block, places, ks, lows, highs, choices[OF_PLACE], hashes, lowest, place_rows)
+                        if not empty:
                             merge_rows(present, cleared, lowest, fresh)
                     else:
                         for i in range(n):
                             if ks[i] > 0:
                                 drawn[:] = ZERO
+                                k = np.int64(ks[i])
                                 place_extents(
-                                    drawn, scratch, block + i, places, np.int64(ks[i]), cluster, streams[r, 2]
+                                    drawn, scratch, block + i, places, k, cluster, cdfs, par[lay.SPANS], choices
                                 )
                                 fresh[i] = merge(present, i, drawn)
                 elif install != NEVER:
                     for i in range(n):
                         drawn[:] = ZERO
                         base = (block + i) * entries
-                        drawn_extents(drawn, base, entries, cluster, install, lim[lay.LIMIT_INSTALL], streams[r, 3])
+                        drawn_extents(
+                            drawn, base, entries, cluster, install, lim[lay.LIMIT_INSTALL], choices[OF_EXTENT]
+                        )
                         fresh[i] = merge(present, i, drawn)
                 fresh_tables, ever, mapped, occupied, touched_now, occupied_m = note_installed(
                     fresh, held, touched, exists_m
@@ -383,7 +325,7 @@ def walk_parts(
                 per[r, lay.PAGES_PEAK] += total_of(held)
 
                 # Which calls are made, what they clear.
-                calls, calls_low = streams[r, 4], streams[r, 5]
+                calls, calls_low = choices[OF_CALL], choices[OF_CALL_LOW]
                 if cover == MAYBE or (by_key and cover == ALWAYS and (occupied > 0 or occupied_m > 0)):
                     key_rows(calls, calls_low, first_call, parts, hashes, keys)
                 if cover == MAYBE:

@@ -19,15 +19,11 @@ from engine.install import cut, drawn_extents, place_extents, resident_extents
 from engine.keyed import (
     CALL,
     CALL_LOW,
-    COUNT,
-    COUNT_LOW,
-    EXTENT,
-    PIN_COUNT,
-    PIN_COUNT_LOW,
-    PIN_PLACE,
-    PLACE,
+    OF_EXTENT,
     call_key,
     key,
+    pins_of,
+    streams_of,
 )
 from engine.scenario import Scenario, columns_of
 
@@ -94,7 +90,7 @@ class Realisation:
         points, stop = self._points, self.tables if end is None else end
         out: Ranges = np.empty((0, 2), np.int64)
         for _ in range(2):  # the first pass counts, the second has room to write
-            n = spell_out(what, round_, first, stop, self._par, self._lim, points.cdfs, points.guides, out)
+            n = spell_out(what, round_, first, stop, self._par, self._lim, points.cdfs, out)
             if n <= len(out):
                 break
             out = np.empty((n, 2), np.int64)
@@ -102,24 +98,23 @@ class Realisation:
 
 
 @njit(cache=True)
-def spell_out(
-    what: Any, round_: Any, first: Any, end: Any, par: Any, lim: Any, cdfs: Any, guides: Any, out: Any
-) -> Any:
+def spell_out(what: Any, round_: Any, first: Any, end: Any, par: Any, lim: Any, cdfs: Any, out: Any) -> Any:
     """Maximal ranges of the pages drawn in tables [first, end), into `out` as far as it goes; returns how many."""
     entries, pages = par[lay.ENTRIES], par[lay.PAGES]
     words = np.zeros(entries >> 6, np.uint64)
     marker = np.zeros(entries >> 6, np.uint64)
     scratch = np.zeros(entries >> 6, np.uint64)
+    streams, pins = streams_of(par[lay.SEED], round_ + 1)[round_], pins_of(par[lay.SEED])
     n = 0
     begin, stop = np.int64(-1), np.int64(-1)  # the range at hand
     for table in range(first, end):
         base = table * entries
         valid = min(entries, pages - base)
-        draw_markers(par, cdfs, guides, table, valid, marker, scratch)
+        draw_markers(par, cdfs, pins, table, valid, marker, scratch)
         if what == MARKERS:
             words[:] = marker
         else:
-            draw_install(par, lim, cdfs, guides, round_, table, valid, words, scratch)
+            draw_install(par, lim, cdfs, streams, table, valid, words, scratch)
             for i in range(words.size):
                 words[i] &= ~marker[i]
         at = 0
@@ -144,42 +139,38 @@ def spell_out(
 
 
 @njit(cache=True)
-def draw_markers(par: Any, cdfs: Any, guides: Any, table: Any, valid: Any, words: Any, scratch: Any) -> None:
+def draw_markers(par: Any, cdfs: Any, pins: Any, table: Any, valid: Any, words: Any, scratch: Any) -> None:
     """The entries of one table that hold a guard marker."""
     words[:] = ZERO
     if par[lay.PIN] == NEVER:
         return
-    entries, seed = par[lay.ENTRIES], par[lay.SEED]
+    entries = par[lay.ENTRIES]
     if par[lay.PIN] == ALWAYS:
         fill(words, 0, entries)
     else:
-        cdf = cdfs[par[lay.PIN_CDF] : par[lay.PIN_CDF] + entries]
-        count, low = key(seed, 0, PIN_COUNT), key(seed, 0, PIN_COUNT_LOW)
-        k = resident_extents(table, entries, cdf, guides[par[lay.PIN_GUIDE]], count, low)
-        place_extents(words, scratch, table, entries, k, 1, key(seed, 0, PIN_PLACE))
+        k = resident_extents(table, cdfs, par[lay.PIN_CDF], pins)
+        place_extents(words, scratch, table, entries, k, 1, cdfs, par[lay.PIN_SPANS], pins)
     cut(words, valid)
 
 
 @njit(cache=True)
 def draw_install(
-    par: Any, lim: Any, cdfs: Any, guides: Any, round_: Any, table: Any, valid: Any, words: Any, scratch: Any
-) -> None:
+    par: Any, lim: Any, cdfs: Any, streams: Any, table: Any, valid: Any, words: Any,
+    scratch: Any,
+) -> None:  # fmt: skip
     """The entries of one table that an install writes, markers not regarded."""
     words[:] = ZERO
-    mode, places, seed = par[lay.INSTALL], par[lay.PLACES], par[lay.SEED]
+    mode, places = par[lay.INSTALL], par[lay.PLACES]
     if mode == NEVER:
         return
     if places > 0:
         k = places
         if mode == MAYBE:
-            cdf = cdfs[par[lay.CDF] : par[lay.CDF] + places]
-            count, low = key(seed, round_, COUNT), key(seed, round_, COUNT_LOW)
-            k = resident_extents(table, places, cdf, guides[par[lay.GUIDE]], count, low)
-        place_extents(words, scratch, table, places, k, par[lay.CLUSTER], key(seed, round_, PLACE))
+            k = resident_extents(table, cdfs, par[lay.CDF], streams)
+        place_extents(words, scratch, table, places, k, par[lay.CLUSTER], cdfs, par[lay.SPANS], streams)
     else:
         base = table * par[lay.ENTRIES]
-        stream = key(seed, round_, EXTENT)
-        drawn_extents(words, base, valid, par[lay.CLUSTER], mode, lim[lay.LIMIT_INSTALL], stream)
+        drawn_extents(words, base, valid, par[lay.CLUSTER], mode, lim[lay.LIMIT_INSTALL], streams[OF_EXTENT])
     cut(words, valid)
 
 

@@ -89,7 +89,7 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool =
         np.zeros((n, lay.ZAPPING + 1, 3), np.int64),
     )
     way = ways(par) if short else np.full(n, BY_WALK)
-    shared = (par, points.lim, points.cdfs, points.guides, trylock_limits(), points.offsets)
+    shared = (par, points.lim, points.cdfs, trylock_limits(), points.offsets)
     for kind, kernel in enumerate((walk, walk_slots, walk_parts, walk_counts)):
         rows = np.flatnonzero(way == kind)
         if len(rows):  # what no point needs is not compiled
@@ -107,9 +107,9 @@ def estimate_ns(columns: Columns) -> NDArray[np.float64]:
     touched = 1 - (1 - p) ** places
     calls = np.maximum(entries / zap, 1)
     drawn = (columns["coverage"] < 1) | (points[:, lay.RANDOM] != 0)
-    kept = 5 + np.where(p * places > 12, placed / 2, 0)  # what is not called is looked at for its first entry
-    in_counts = 3 + np.where(columns["coverage"] < 1, kept, 0) + np.where(columns["threads"] > 1, 10, 0)
-    in_slots = 2 + touched * np.where(zap > entries, 60, 30) + np.where(columns["coverage"] < 1, 10 + placed, 0)
+    by_bits = (columns["coverage"] < 1) & (rounds > 1) & (places > 1)  # what is left needs places
+    in_counts = 3 + np.where(by_bits, 15 + 1.5 * placed, 0) + np.where(columns["threads"] > 1, 10, 0)
+    in_slots = 2 + touched * np.where(zap > entries, 60, 30) + np.where(columns["coverage"] < 1, 15, 0)
     in_parts = 25 + touched * 1.1 * placed + np.where(drawn, 0.8, 0.4) * calls
     in_walk = 90 + entries / 8 + placed + 20 * calls + 5.0 * p * entries * (columns["refault"] > 0)
     each = np.choose(ways(points), (in_walk, in_slots, in_parts, in_counts))

@@ -16,25 +16,23 @@ from engine.bits import ZERO, fill, nth, survey
 from engine.chance import ALWAYS, MAYBE, NEVER
 from engine.contend import AFTER_BREAK, BY_MERGED, BY_SEED, STEP_SHIFT, settle_trylocks, thread_of
 from engine.flush import flush
-from engine.install import S56, place_extents
+from engine.install import outermost, place_extents
 from engine.jit import inner, kernel
 from engine.keyed import (
-    CALL,
-    CALL_LOW,
-    COUNT,
-    COUNT_LOW,
-    EXTENT,
     FIELD,
-    LOW_48,
-    PLACE,
+    OF_CALL,
+    OF_CALL_LOW,
+    OF_COUNT,
+    OF_COUNT_LOW,
+    OF_EXTENT,
     S16,
     S32,
     S48,
     call_key,
     draw,
     is_made,
-    key,
     scale,
+    streams_of,
 )
 from engine.opencall import (
     HI,
@@ -52,54 +50,24 @@ from engine.opencall import (
     open_call,
     widen,
 )
+from engine.quantile import quantile_of
 from engine.upper import upper_of_munmap
+
+
+def plain(par: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Points whose calls are of whole slots, and that have neither pins nor refaults: bool[n]."""
+    entries = par[:, lay.ENTRIES]
+    whole = (par[:, lay.ZAP] % entries == 0) & (par[:, lay.SHIFT] == 0) & (par[:, lay.PAGES] % entries == 0)
+    return np.asarray(whole & (par[:, lay.FREE] == 0) & (par[:, lay.REFAULTS] == NEVER) & (par[:, lay.PIN] == NEVER))
 
 
 def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which points (rows of int64[n, PARAMETERS]) may go this way: bool[n]."""
     entries = par[:, lay.ENTRIES]
-    whole = (par[:, lay.ZAP] % entries == 0) & (par[:, lay.SHIFT] == 0) & (par[:, lay.PAGES] % entries == 0)
-    plain = (par[:, lay.FREE] == 0) & (par[:, lay.REFAULTS] == NEVER) & (par[:, lay.PIN] == NEVER)
     singles = (par[:, lay.ZAP] == entries) | (par[:, lay.FOLIO] == 1)  # a call of one slot never fills its gather
     all_or_nothing = (par[:, lay.CLUSTER] % entries == 0) | (par[:, lay.INSTALL] != MAYBE)
     fresh = (par[:, lay.COVER] == ALWAYS) | (par[:, lay.ROUNDS] == 1)
-    return np.asarray(whole & plain & singles & (all_or_nothing | (fresh & (par[:, lay.PLACES] > 0))))
-
-
-@inner
-def ends(table: Any, n: Any, k: Any, cluster: Any, stream: Any, ceiling: Any, words: Any, scratch: Any) -> Any:
-    """(first, last) resident entry of a table with k of n extents, or any two that also mean a full flush."""
-    if k == n or k * cluster > ceiling:
-        return 0, n * cluster - 1
-    if k > 32 or k > n // 2:  # above half, the places drawn are the absent ones
-        words[:] = ZERO
-        place_extents(words, scratch, table, n, k, cluster, stream)
-        return survey(words, 0, n * cluster)[1:]
-    bits = 0
-    while (1 << bits) < n:
-        bits += 1
-    low, shift = np.uint64(n - 1), np.uint64(bits)
-    first: Any = n
-    last: Any = -1
-    have, i = 0, 0
-    while True:
-        h = draw(stream, table * 4096 + i)
-        i += 1
-        for _ in range(64 // bits):
-            q = np.int64(h & low)
-            h >>= shift
-            known = False
-            for j in range(have):
-                known = known or np.int64(scratch[j]) == q
-            if known:
-                continue
-            if have < scratch.size:
-                scratch[have] = np.uint64(q)
-            have += 1
-            first = min(first, q)
-            last = max(last, q)
-            if have == k or ((last - first) * cluster > ceiling and last * cluster > ceiling):
-                return first * cluster, (last + 1) * cluster - 1
+    return np.asarray(plain(par) & singles & (all_or_nothing | (fresh & (par[:, lay.PLACES] > 0))))
 
 
 @inner
@@ -136,8 +104,8 @@ def close(g: Any, account: Any, entries: Any, ceiling: Any) -> None:
 
 @kernel
 def walk_slots(
-    rows: Any, pars: Any, lims: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, pers: Any, works: Any,
-    all_sums: Any, accounts: Any,
+    rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any, all_sums: Any,
+    accounts: Any,
 ) -> None:  # fmt: skip
     """As engine.walk.walk, with the same arguments, for points that fit."""
     for point in rows:
@@ -146,18 +114,12 @@ def walk_slots(
         entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
         pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
         table_batch, install, cover = par[lay.TABLE_BATCH], par[lay.INSTALL], par[lay.COVER]
-        cdf, guide = cdfs[par[lay.CDF] : par[lay.CDF] + max(places, 0)], guides[par[lay.GUIDE]]
+        count_row, span_row = par[lay.CDF], par[lay.SPANS]
         wide = cluster // entries if cluster >= entries else 1  # tables an extent covers
         counted = places > 0 and install == MAYBE
         shared = install == MAYBE and not counted and wide % 4 == 0  # four tables, one extent
         words, scratch = np.zeros(max(entries >> 6, 1), np.uint64), np.zeros(max(entries >> 6, 64), np.uint64)
-        count_keys, low_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
-        place_keys, extent_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
-        call_keys, call_low_keys = np.empty(rounds, np.uint64), np.empty(rounds, np.uint64)
-        for r in range(rounds):
-            count_keys[r], low_keys[r] = key(seed, r, COUNT), key(seed, r, COUNT_LOW)
-            place_keys[r], extent_keys[r] = key(seed, r, PLACE), key(seed, r, EXTENT)
-            call_keys[r], call_low_keys[r] = key(seed, r, CALL), key(seed, r, CALL_LOW)
+        streams = streams_of(seed, rounds)
         scan = np.zeros((rounds, 3), np.int64)
         per_call = par[lay.ZAP] // entries
         capacity = 7 + par[lay.BATCHES] * (par[lay.BATCH_SLOTS] - 1)
@@ -181,15 +143,18 @@ def walk_slots(
         uncalled, missed, met, allocated, freed = 0, 0, 0, 0, 0
         installed, zapped, scanned, scan_reads = 0, 0, 0, 0
         skips = counted and cover == ALWAYS
-        none_below = cdf[0] >> S48 if counted else ZERO  # upper 16 bits below this are k = 0 without a doubt
+        none_below = ZERO  # upper 16 bits below this are k = 0 without a doubt
+        if counted and cdfs.lows[count_row] == 0:
+            none_below = cdfs.limits[cdfs.begins[count_row]] >> S48
 
         for group in range(first_table >> 2, (end_table + 3) >> 2):
             touched[:] = False
             held[:] = 0
             begin, end = max(group * 4, first_table), min(group * 4 + 4, end_table)
             for r in range(rounds):
-                h = draw(count_keys[r], group) if counted else ZERO
-                hit = shared and draw(extent_keys[r], group * 4 // wide) < lim[lay.LIMIT_INSTALL]
+                keys = streams[r]
+                h = draw(keys[OF_COUNT], group) if counted else ZERO
+                hit = shared and draw(keys[OF_EXTENT], group * 4 // wide) < lim[lay.LIMIT_INSTALL]
                 if shared and not hit and cover == ALWAYS:
                     continue
                 if (
@@ -204,22 +169,15 @@ def walk_slots(
                     j = table & 3
                     k = 0
                     if counted:
-                        upper = ((h >> np.uint64(16 * j)) & FIELD) << S48
-                        k = guide[np.int64(upper >> S56)]
-                        while k < places and cdf[k] <= upper:
-                            k += 1
-                        if k < places and cdf[k] <= (upper | LOW_48):
-                            u = upper | (draw(low_keys[r], table) >> S16)
-                            while k < places and cdf[k] <= u:
-                                k += 1
-                        k *= cluster
+                        upper = (h >> np.uint64(16 * j)) & FIELD
+                        k = cluster * quantile_of(upper, cdfs, count_row, keys[OF_COUNT_LOW], table)
                     elif (
                         install == ALWAYS
                         or hit
                         or (
                             install == MAYBE
                             and not shared
-                            and draw(extent_keys[r], table // wide) < lim[lay.LIMIT_INSTALL]
+                            and draw(keys[OF_EXTENT], table // wide) < lim[lay.LIMIT_INSTALL]
                         )
                     ):
                         k = entries
@@ -234,7 +192,7 @@ def walk_slots(
                     present = held[j]
                     call = table // per_call
                     made = cover == ALWAYS or (
-                        cover == MAYBE and is_made(call_keys[r], call_low_keys[r], call, lim[lay.LIMIT_COVER])
+                        cover == MAYBE and is_made(keys[OF_CALL], keys[OF_CALL_LOW], call, lim[lay.LIMIT_COVER])
                     )
                     missed += touched[j] and not made
                     if not made:
@@ -253,9 +211,8 @@ def walk_slots(
                         if present == entries:
                             lo, hi = 0, entries - 1
                         else:
-                            lo, hi = ends(
-                                table, places, present // cluster, cluster, place_keys[r], ceiling, words, scratch
-                            )
+                            lo, hi = outermost(table, places, present // cluster, cdfs, span_row, keys)
+                            lo, hi = lo * cluster, (hi + 1) * cluster - 1
                         broke = np.int64(-1)
                         if per_call == 1:
                             flush(account[lay.NONE], lo, hi + 1, 1, ceiling)
@@ -275,7 +232,7 @@ def walk_slots(
                                 if present == entries:
                                     fill(words, 0, entries)
                                 else:
-                                    place_extents(words, scratch, table, places, k, cluster, place_keys[r])
+                                    place_extents(words, scratch, table, places, k, cluster, cdfs, span_row, keys)
                                 broke = nth(words, 0, entries, present - (g[SLOTS] - capacity))
                                 g[SLOTS] -= capacity
                                 breaks += 1
@@ -285,8 +242,8 @@ def walk_slots(
                             zap_in_call(g, account, base, lo, hi, broke, words, entries, ceiling, table_batch)
                         if threads > 1:
                             if by_key:
-                                place = call_key(call_keys[r], call_low_keys[r], call)
-                                step = scale(place, hand) * (per_call + 1) + table - call * per_call
+                                rank = call_key(keys[OF_CALL], keys[OF_CALL_LOW], call)
+                                step = scale(rank, hand) * (per_call + 1) + table - call * per_call
                             else:
                                 t = thread_of(call, threads, n_calls, par[lay.INTERLEAVED])
                                 step = pace[r, t]
@@ -313,10 +270,8 @@ def walk_slots(
                         if present == entries:
                             scan_reads += 1
                         else:
-                            words[:] = ZERO
-                            place_extents(words, scratch, table, places, present // cluster, cluster, place_keys[r])
-                            _, lo, _ = survey(words, 0, entries)
-                            scan_reads += lo + 1
+                            lo, _ = outermost(table, places, present // cluster, cdfs, span_row, keys)
+                            scan_reads += lo * cluster + 1
             for j in range(4):
                 if held[j] > 0:
                     sums[lay.NEED_PTE] += 1

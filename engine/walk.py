@@ -16,20 +16,16 @@ from engine.flush import fill_gather, flush, flush_with_table
 from engine.install import cut, drawn_extents, place_extents, resident_extents
 from engine.jit import inner, kernel
 from engine.keyed import (
-    CALL,
-    CALL_LOW,
-    COUNT,
-    COUNT_LOW,
-    EXTENT,
-    PIN_COUNT,
-    PIN_COUNT_LOW,
-    PIN_PLACE,
-    PLACE,
+    OF_CALL,
+    OF_CALL_LOW,
+    OF_EXTENT,
     REFAULT,
     call_key,
     draw,
     key,
+    pins_of,
     scale,
+    streams_of,
 )
 from engine.layout import (
     ALLOCATED,
@@ -51,7 +47,6 @@ from engine.layout import (
     FOLIO,
     FREE,
     FREED,
-    GUIDE,
     INSTALL,
     INSTALLED,
     INSTALLED_M,
@@ -75,7 +70,7 @@ from engine.layout import (
     PAGES_PEAK,
     PIN,
     PIN_CDF,
-    PIN_GUIDE,
+    PIN_SPANS,
     PLACES,
     PMD_END_M,
     PMD_LOCKS,
@@ -99,6 +94,7 @@ from engine.layout import (
     SEED_INLINE,
     SHIFT,
     SLOW,
+    SPANS,
     TABLE_BATCH,
     THREADS,
     TRYLOCKS,
@@ -154,15 +150,15 @@ def first_entry(present: Any, marker: Any, end: Any) -> Any:
 
 @kernel
 def walk(
-    rows: Any, pars: Any, lims: Any, cdfs: Any, guides: Any, contention: Any, offsets: Any, pers: Any, works: Any,
-    all_sums: Any, accounts: Any,
+    rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any, all_sums: Any,
+    accounts: Any,
 ) -> None:  # fmt: skip
     """Walk tables [FIRST_TABLE, END_TABLE) of the points in `rows` and add what was seen to their tallies.
 
     rows: int64[*]; of all n points pars: int64[n, PARAMETERS], lims: uint64[n, LIMITS], offsets: int64[n + 1], where a
     point's rounds begin in pers: int64[all rounds, PER]; works: int64[n, 7, WORK_COLUMNS]; all_sums: int64[n, SUMS];
-    accounts: int64[n, 8, 3], a row a policy and one for all zapping ones. cdfs: uint64[*] and guides: int64[*, 256],
-    pars says where; contention: uint64[701].
+    accounts: int64[n, 8, 3], a row a policy and one for all zapping ones. cdfs: engine.chance.Cdfs,
+    pars says which rows; contention: uint64[701].
     """
     for point in rows:
         par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
@@ -177,10 +173,6 @@ def walk(
         refaults = par[REFAULTS] != NEVER and not lazy_free
         split = lazy_free or refaults
         keyed_calls = by_key or cover == MAYBE
-        cdf = cdfs[par[CDF] : par[CDF] + max(places, 0)]
-        guide = guides[par[GUIDE]]
-        pin_cdf = cdfs[par[PIN_CDF] : par[PIN_CDF] + entries]
-        pin_guide = guides[par[PIN_GUIDE]]
 
         n_words = entries >> 6
         present, marker, drawn, scratch = (
@@ -211,6 +203,7 @@ def walk(
         hand = (n_calls + threads - 1) // threads
         call_slots = (zap + entries - 1) // entries + 1
 
+        streams, pins = streams_of(seed, rounds), pins_of(seed)
         first_table, end_table = par[FIRST_TABLE], par[END_TABLE]
         for table in range(first_table, end_table):
             base = table * entries
@@ -223,10 +216,8 @@ def walk(
                 if par[PIN] == ALWAYS:
                     fill(marker, 0, entries)
                 else:
-                    k = resident_extents(
-                        table, entries, pin_cdf, pin_guide, key(seed, 0, PIN_COUNT), key(seed, 0, PIN_COUNT_LOW)
-                    )
-                    place_extents(marker, scratch, table, entries, k, 1, key(seed, 0, PIN_PLACE))
+                    k = resident_extents(table, cdfs, par[PIN_CDF], pins)
+                    place_extents(marker, scratch, table, entries, k, 1, cdfs, par[PIN_SPANS], pins)
                 cut(marker, valid)
                 marked, _, _ = survey(marker, 0, valid)
                 sums[MARKED] += marked
@@ -243,6 +234,7 @@ def walk(
                 end_call = (base + valid - 1 - shift) // zap + 1
 
             for r in range(rounds):
+                chance = streams[r]
                 # 1. Install.
                 filled = False
                 if places > 0:
@@ -250,19 +242,17 @@ def walk(
                     if par[INSTALL] == ALWAYS:
                         k = places
                     elif par[INSTALL] == MAYBE:
-                        k = resident_extents(table, places, cdf, guide, key(seed, r, COUNT), key(seed, r, COUNT_LOW))
+                        k = resident_extents(table, cdfs, par[CDF], chance)
                     if k > 0:
                         drawn[:] = ZERO
-                        place_extents(drawn, scratch, table, places, k, cluster, key(seed, r, PLACE))
+                        place_extents(drawn, scratch, table, places, k, cluster, cdfs, par[SPANS], chance)
                         if valid < entries:
                             cut(drawn, valid)
                         filled = True
                 elif par[INSTALL] != NEVER:
                     drawn[:] = ZERO
                     filled = (
-                        drawn_extents(
-                            drawn, base, valid, cluster, par[INSTALL], lim[LIMIT_INSTALL], key(seed, r, EXTENT)
-                        )
+                        drawn_extents(drawn, base, valid, cluster, par[INSTALL], lim[LIMIT_INSTALL], chance[OF_EXTENT])
                         != 0
                     )
                 if filled:
@@ -313,7 +303,7 @@ def walk(
                 unmapped = False
                 if begin_call < end_call:
                     made[:] = ZERO
-                    stream, low = key(seed, r, CALL), key(seed, r, CALL_LOW)
+                    stream, low = chance[OF_CALL], chance[OF_CALL_LOW]
                     for c in range(begin_call, end_call):
                         i = c - begin_call
                         runs[i] = False

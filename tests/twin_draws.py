@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
 from functools import lru_cache
-from math import floor
+from itertools import accumulate
+from math import comb, floor
 
 from engine.scenario import Scenario, decimal
 
@@ -32,6 +33,21 @@ class What(IntEnum):
     REFAULT = 9
     TRYLOCK = 10
     CALL_LOW = 11
+    SPAN = 12
+    SPAN_LOW = 13
+    FIRST = 14
+    FIRST_LOW = 15
+    PIN_SPAN = 16
+    PIN_SPAN_LOW = 17
+    PIN_FIRST = 18
+    PIN_FIRST_LOW = 19
+
+
+INSTALLS = (What.COUNT, What.COUNT_LOW, What.SPAN, What.SPAN_LOW, What.FIRST, What.FIRST_LOW, What.PLACE)
+PINS = (
+    What.PIN_COUNT, What.PIN_COUNT_LOW, What.PIN_SPAN, What.PIN_SPAN_LOW, What.PIN_FIRST, What.PIN_FIRST_LOW,
+    What.PIN_PLACE,
+)  # fmt: skip
 
 
 def mix(z: int) -> int:
@@ -77,13 +93,41 @@ def binomial_thresholds(n: int, p: Fraction) -> tuple[int, ...]:
     return tuple(out)
 
 
-def distinct_places(stream: int, table: int, n: int, wanted: int) -> set[int]:
-    """The first `wanted` distinct places from 0 to n - 1 of a table's hashes."""
+@lru_cache(maxsize=4096)
+def span_thresholds(n: int, k: int) -> tuple[int, ...]:
+    """floor(P(S <= s) x 2^64) for s from 0 to n - 2, S being the distance from first to last of k of n extents.
+
+    Counted by span: with k - 2 of the s - 1 places between them, and n - s places where both can begin.
+    """
+    ways = [n if k == 1 else 0] + [(n - s) * comb(s - 1, k - 2) if k > 1 else 0 for s in range(1, n)]
+    return tuple((sum_ << 64) // comb(n, k) for sum_ in accumulate(ways[:-1]))
+
+
+def wide_draw(high: int, low: int, index: int) -> int:
+    """64 bits: 16 of a hash that four indexes share, 48 of one's own."""
+    return (draw(high, index >> 2) >> 16 * (index & 3) & 0xFFFF) << 48 | draw(low, index) >> 16
+
+
+def resident_places(streams: list[int], table: int, n: int, k: int) -> set[int]:
+    """Which k of a table's n extents are resident: the outermost two first, then those between them."""
+    _, _, span, span_low, first, first_low, place = streams
+    if k in (0, n):
+        return set(range(k))
+    apart = bisect_right(span_thresholds(n, k), wide_draw(span, span_low, table))
+    a = wide_draw(first, first_low, table) * (n - apart) >> 64
+    between = set(range(a + 1, a + apart))
+    within = max(k - 2, 0)
+    seen = distinct_places(place, table, n, between, min(within, len(between) - within))
+    return {a, a + apart} | (seen if within <= len(between) - within else between - seen)
+
+
+def distinct_places(stream: int, table: int, n: int, allowed: set[int], wanted: int) -> set[int]:
+    """The first `wanted` distinct places of a table's hashes that are allowed."""
     bits, seen, i = n.bit_length() - 1, set[int](), 0
     while len(seen) < wanted:
         bag = draw(stream, table * 4096 + i)
         for _ in range(64 // bits):
-            if len(seen) < wanted:
+            if len(seen) < wanted and bag & n - 1 in allowed:
                 seen.add(bag & n - 1)
             bag >>= bits
         i += 1
@@ -126,7 +170,7 @@ class Choices:
     def pins(self) -> dict[int, list[int]]:
         """Entries that hold a guard marker, table by table; the same in every round."""
         if self._pins is None:
-            streams = [key(self.s.seed, 0, w) for w in (What.PIN_COUNT, What.PIN_COUNT_LOW, What.PIN_PLACE)]
+            streams = [key(self.s.seed, 0, w) for w in PINS]
             self._pins = dict(self._drawn_tables(streams, decimal(self.s.pinned), 1))
         return self._pins
 
@@ -144,8 +188,7 @@ class Choices:
 
     def call_rank(self, round_: int, call: int) -> int:
         """The 64 bits by which a call is made or not, and takes its place in random order."""
-        high = draw(key(self.s.seed, round_, What.CALL), call >> 2) >> 16 * (call & 3) & 0xFFFF
-        return high << 48 | draw(key(self.s.seed, round_, What.CALL_LOW), call) >> 16
+        return wide_draw(key(self.s.seed, round_, What.CALL), key(self.s.seed, round_, What.CALL_LOW), call)
 
     def refaulted(self, round_: int, page: int) -> bool:
         """Whether a page just cleared is touched again."""
@@ -162,7 +205,7 @@ class Choices:
         return draw(key(self.s.seed, round_, What.TRYLOCK), table) < below
 
     def _by_table(self, round_: int) -> dict[int, list[int]]:
-        streams = [key(self.s.seed, round_, w) for w in (What.COUNT, What.COUNT_LOW, What.PLACE)]
+        streams = [key(self.s.seed, round_, w) for w in INSTALLS]
         return dict(self._drawn_tables(streams, self.s.installed_share, self.cluster))
 
     def _drawn_tables(self, streams: list[int], p: Fraction, extent: int) -> Iterator[tuple[int, list[int]]]:
@@ -171,11 +214,8 @@ class Choices:
         n = entries // extent
         cdf = binomial_thresholds(n, p)
         for table in range(-(-self.pages // entries)):
-            high = draw(streams[0], table >> 2) >> 16 * (table & 3) & 0xFFFF
-            k = bisect_right(cdf, high << 48 | draw(streams[1], table) >> 16)
-            places = distinct_places(streams[2], table, n, min(k, n - k))
-            if k > n - k:
-                places = set(range(n)) - places
+            k = bisect_right(cdf, wide_draw(streams[0], streams[1], table))
+            places = resident_places(streams, table, n, k)
             room = self.pages - table * entries
             held = [x for q in sorted(places) for x in range(q * extent, (q + 1) * extent) if x < room]
             if held:

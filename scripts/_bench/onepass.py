@@ -40,8 +40,9 @@ def section(bench: Bench) -> Iterator[Figure]:
         point = large(bench.quick, coverage=coverage)
         scenario = row(point, 0)
         tables, entries = scenario.virt // scenario.geometry.span_bytes, scenario.geometry.entries
-        cdf = binomial(entries, scenario.installed_share).limits
-        arguments = tables, cdf, np.uint64(limit(decimal(coverage))[1]), scenario.seed
+        cdf = binomial(entries, scenario.installed_share)
+        limits = np.append(np.zeros(cdf.low, np.uint64), cdf.limits)
+        arguments = tables, limits, np.uint64(limit(decimal(coverage))[1]), scenario.seed
         draw_only(*arguments)
         run_batch(large(True, coverage=coverage))
 

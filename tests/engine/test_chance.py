@@ -1,6 +1,7 @@
 """Random choices: integers that a plain-Python reading of docs/method.md gives too, and the right distributions."""
 
 from fractions import Fraction
+from itertools import accumulate
 from math import comb
 
 import numpy as np
@@ -8,9 +9,21 @@ import pytest
 from scipy import stats
 
 from engine.arch import GIB, MIB
-from engine.chance import ALWAYS, FULL, MAYBE, NEVER, binomial, limit, trylock_limits
+from engine.chance import (
+    ALWAYS,
+    FULL,
+    INSIDE_BITS,
+    MAYBE,
+    NEVER,
+    SEVERAL_INSIDE,
+    binomial,
+    limit,
+    span,
+    trylock_limits,
+)
 from engine.keyed import draw, key, scale
 from engine.outcome import COLUMNS
+from engine.realise import Realisation
 from engine.run import run_batch
 from engine.scenario import Scenario, columns_of
 
@@ -48,9 +61,54 @@ def test_scale_is_a_wide_product(bits: int, n: int) -> None:
 def test_binomial_is_within_one_of_exact(n: int, p: Fraction) -> None:
     """Each limit is the exact CDF's floor, give or take one in 2^64."""
     running = Fraction(0)
-    for j, got in enumerate(binomial(n, p).limits.tolist()):
+    cdf = binomial(n, p)
+    for j, got in enumerate([0] * cdf.low + cdf.limits.tolist()):
         running += comb(n, j) * p**j * (1 - p) ** (n - j)
         assert abs(got - min(running * FULL // 1, MASK)) <= 1
+
+
+@pytest.mark.parametrize("n", [2, 8, 32, 512])
+def test_spans_are_within_one_of_exact(n: int) -> None:
+    """Each limit is the exact CDF's floor, give or take one in 2^64; the CDF counts subsets by their span."""
+    for k in range(1, n + 1):
+        cdf = span(n, k)
+        got = [0] * cdf.low + cdf.limits.tolist() + [FULL] * (n - 1 - cdf.low - len(cdf.limits))
+        ways = [n if k == 1 else 0] + [(n - s) * comb(s - 1, k - 2) if k > 1 else 0 for s in range(1, n)]
+        assert sum(ways) == comb(n, k)
+        exact = [running * FULL // comb(n, k) for running in accumulate(ways[:-1])]
+        assert all(abs(a - b) <= 1 for a, b in zip(got, exact, strict=True))
+
+
+@pytest.mark.parametrize(("n", "k"), [(32, 1), (32, 2), (32, 32), (512, 3), (512, 40), (2048, 5), (8192, 80)])
+def test_cells_agree_with_limits(n: int, k: int) -> None:
+    """What a cell says of 16 bits holds for all 64, and where it says that more are needed, they are."""
+    cdf = span(n, k)
+    for upper in np.random.default_rng(1).integers(0, 1 << 16, 500).tolist():
+        cell = int(cdf.cells[upper >> INSIDE_BITS])
+        mark, inside = cell & 0xFF, upper & (1 << INSIDE_BITS) - 1
+        range_ = [np.uint64(upper << 48 | v) for v in (0, (1 << 48) - 1)]
+        ends = (cdf.low + np.searchsorted(cdf.limits, range_, "right")).tolist()
+        if mark != SEVERAL_INSIDE and mark != inside:
+            assert ends == [(cell >> 8) + (inside > mark)] * 2
+        elif mark == inside:
+            assert ends[0] in (cell >> 8, (cell >> 8) + 1)
+            assert ends[1] == (cell >> 8) + 1
+
+
+@pytest.mark.parametrize("sparsity", [0.8, 0.5, 0.2])
+def test_every_set_of_places_is_as_likely(sparsity: float) -> None:
+    """Of 8 extents a table, each choice of k comes as often as any other, for every k."""
+    tables = 32_768
+    scenario = Scenario(virt=tables * 2 * MIB, sparsity=sparsity, cluster=256 * 1024, seed=3)
+    seen = np.zeros(tables, np.int64)
+    for first, end in Realisation(scenario).installs(0).tolist():
+        for extent in range(first // 64, end // 64):
+            seen[extent >> 3] |= 1 << (extent & 7)
+    for k in range(1, 8):
+        sets = [s for s in range(256) if s.bit_count() == k]
+        found = np.bincount(seen, minlength=256)[sets]
+        if found.sum() > 10 * len(sets):
+            assert stats.chisquare(found).pvalue > 1e-4
 
 
 def test_limit() -> None:

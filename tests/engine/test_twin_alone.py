@@ -9,7 +9,15 @@ from engine.outcome import COLUMNS, Results
 from engine.policy import POLICIES
 from engine.scenario import Scenario
 from tests import twin
-from tests.twin_draws import What, binomial_thresholds, distinct_places, draw, key
+from tests.twin_draws import (
+    What,
+    binomial_thresholds,
+    distinct_places,
+    draw,
+    key,
+    resident_places,
+    span_thresholds,
+)
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -38,7 +46,19 @@ def test_binomial_thresholds_are_exact() -> None:
 
 def test_places_come_lowest_bits_first() -> None:
     first = draw(5, 7 * 4096)
-    assert distinct_places(5, 7, 512, 2) == {first & 511, first >> 9 & 511}
+    assert distinct_places(5, 7, 512, set(range(512)), 2) == {first & 511, first >> 9 & 511}
+    assert distinct_places(5, 7, 512, set(range(512)) - {first & 511}, 1) == {first >> 9 & 511}
+
+
+def test_spans_count_subsets() -> None:
+    """Of 4 places 2 are chosen: three pairs of neighbours, two pairs two apart, one three apart."""
+    assert span_thresholds(4, 2) == (0, 3 * (1 << 64) // 6, 5 * (1 << 64) // 6)
+    assert span_thresholds(4, 1) == (1 << 64,) * 3
+    assert span_thresholds(4, 4) == (0,) * 3
+    for k in range(9):
+        places = resident_places([1, 2, 3, 4, 5, 6, 7], 11, 8, k)
+        assert len(places) == k
+        assert places <= set(range(8))
 
 
 def test_published_case_scaled() -> None:

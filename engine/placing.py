@@ -1,0 +1,210 @@
+"""Where the pages of a block of tables lie, as rows of words: uint64[words, tables], word v of all tables in row v."""
+
+from typing import Any
+
+import numpy as np
+
+from engine.bits import ONE, ONES, ZERO, first_set, last_set, popcount, window
+from engine.blocks import draws, total_of
+from engine.install import bits_of
+from engine.jit import inner
+from engine.keyed import draw
+
+S6, LOW_6 = np.uint64(6), np.uint64(63)
+MOST_FIELDS = 7
+"""Places of one hash that a block takes at once: all of them for 512 extents a table and more."""
+PLACE_ROWS = MOST_FIELDS + 4
+"""Rows of numbers that place_block needs."""
+
+
+@inner
+def count_left(present: Any, pages: Any, left: Any) -> None:
+    """Pages of each table as left: uint16[n]; pages: int64[n] is scratch, as loops that mix widths are slow."""
+    pages[:] = 0
+    for v in range(present.shape[0]):
+        row = present[v]
+        for i in range(pages.size):
+            pages[i] += popcount(row[i])
+    for i in range(pages.size):
+        left[i] = pages[i]
+
+
+@inner
+def merge_rows(present: Any, drawn: Any, pages: Any, fresh: Any) -> None:
+    """The same of a block; fresh: uint16[n], pages: int64[n] is scratch."""
+    pages[:] = 0
+    for v in range(present.shape[0]):
+        row, new = present[v], drawn[v]
+        for i in range(pages.size):
+            pages[i] += popcount(new[i] & ~row[i])
+            row[i] |= new[i]
+    for i in range(pages.size):
+        fresh[i] = pages[i]
+
+
+@inner
+def places_between(
+    hashes: Any, bits: Any, field: Any, lo: Any, hi: Any, wanted: Any, count: Any, stop: Any, row: Any
+) -> None:
+    """row: uint16[n], one place of each table's hash where it lies between lo and hi and is wanted, else lo.
+
+    count: how many were, stop: the number of fields looked at up to the last that was; both are brought up to date.
+    """
+    low, shift = (ONE << np.uint64(bits)) - ONE, np.uint64(bits * (field % (64 // bits)))
+    for i in range(row.size):
+        row[i] = np.uint16((hashes[i] >> shift) & low)
+    one, number = np.uint16(1), np.uint16(field + 1)
+    for i in range(row.size):
+        q, first, have = row[i], lo[i], count[i]
+        taken = (np.uint16(q - first - one) < np.uint16(hi[i] - first - one)) & (have < wanted[i])
+        count[i] = np.uint16(have + taken)
+        stop[i] = number if taken else stop[i]
+        row[i] = q if taken else first
+
+
+@inner
+def place_block(
+    present: Any, first: Any, n: Any, ks: Any, lo: Any, hi: Any, stream: Any, hashes: Any, pages: Any, rows: Any
+) -> None:
+    """Place ks[i] pages from lo[i] to hi[i] in each table, all empty: as place_extents, without a copy.
+
+    All tables take places of as many hashes as the mean of them needs, seen or not; the rest is placed one by one.
+    pages: int64[tables] and rows: uint16[PLACE_ROWS, tables] are scratch.
+    """
+    bits = bits_of(n)
+    fields = 64 // max(bits, 1)
+    wanted, count, stop, listed = (
+        rows[MOST_FIELDS], rows[MOST_FIELDS + 1], rows[MOST_FIELDS + 2], rows[MOST_FIELDS + 3]
+    )  # fmt: skip
+    one, two = np.uint16(1), np.uint16(2)
+    for i in range(ks.size):
+        within, between = np.uint16(ks[i] - two), np.uint16(hi[i] - lo[i] - one)
+        wanted[i] = within if (ks[i] > two) & (within <= np.uint16(between - within)) else np.uint16(0)
+    count[:], stop[:] = 0, 0
+    total = total_of(wanted)
+    hashed = total // (ks.size * fields) + (2 * total > ks.size) if fields <= MOST_FIELDS else 0
+    for number in range(hashed):
+        draws(stream, first * 4096 + number, 4096, hashes)
+        for j in range(fields):
+            places_between(hashes, bits, number * fields + j, lo, hi, wanted, count, stop, rows[j])
+        for i in range(ks.size):
+            if wanted[i] > 0:
+                for j in range(fields):
+                    q = np.uint64(rows[j, i])
+                    present[q >> S6, i] |= ONE << (q & LOW_6)
+    for i in range(ks.size):
+        if ks[i] > 0:
+            for q in (np.uint64(lo[i]), np.uint64(hi[i])):
+                present[q >> S6, i] |= ONE << (q & LOW_6)
+    pages[:] = 0
+    for v in range(present.shape[0]):
+        row = present[v]
+        for i in range(pages.size):
+            pages[i] += popcount(row[i])
+    m = np.int64(0)
+    for i in range(ks.size):
+        listed[m] = i
+        m += np.int64(pages[i] < np.int64(ks[i]))
+    for at in range(m):
+        left = np.int64(listed[at])
+        k, a, z = np.int64(ks[left]), np.int64(lo[left]), np.int64(hi[left])
+        if wanted[left] == 0:
+            place_absent(present, first, n, left, k, a, z, stream)
+        else:
+            looked = np.int64(stop[left]) if count[left] == wanted[left] else hashed * fields
+            place_rest(present, first, n, left, k - pages[left], a, z, looked, stream)
+
+
+@inner
+def place_rest(present: Any, first: Any, n: Any, i: Any, left: Any, a: Any, z: Any, looked: Any, stream: Any) -> None:
+    """The same of one table whose first so many fields are looked at."""
+    bits = bits_of(n)
+    low, shift, fields = np.uint64(n - 1), np.uint64(bits), 64 // bits
+    before, room = np.uint64(a), np.uint64(z - a)
+    number, field = looked // fields, looked % fields
+    h = draw(stream, (first + i) * 4096 + number) >> np.uint64(field * bits)
+    while left > 0:
+        if field == fields:
+            number, field = number + 1, 0
+            h = draw(stream, (first + i) * 4096 + number)
+        q = h & low
+        h >>= shift
+        field += 1
+        word = q >> S6
+        old = present[word, i]
+        new = old | (np.uint64(q - before < room) << (q & LOW_6))
+        present[word, i] = new
+        left -= old != new
+
+
+@inner
+def place_absent(present: Any, first: Any, n: Any, i: Any, k: Any, a: Any, z: Any, stream: Any) -> None:
+    """The same of one table, most of whose pages between a and z are there: the others are drawn."""
+    bits = bits_of(n)
+    low, shift, fields = np.uint64(n - 1), np.uint64(bits), 64 // max(bits, 1)
+    for v in range(a >> 6, (z >> 6) + 1):
+        present[v, i] |= window(v, a, z + 1)
+    before, room, number, wanted = np.uint64(a + 1), np.uint64(z - a - 1), 0, z - a + 1 - k
+    while wanted > 0:
+        h = draw(stream, (first + i) * 4096 + number)
+        number += 1
+        for _ in range(fields):
+            q = h & low
+            h >>= shift
+            word = q >> S6
+            old = present[word, i]
+            new = old & ~(np.uint64(q - before < room) << (q & LOW_6))
+            present[word, i] = new
+            wanted -= old != new
+            if wanted == 0:
+                break
+
+
+@inner
+def survey_rows(present: Any, words: Any, at: Any, pages: Any, k: Any, lo: Any, hi: Any) -> None:
+    """k, lo, hi: uint16[n], how many are set in each table, the first and the last (of any value if none is).
+
+    words: uint64[n], at: int64[n], pages: int64[n], scratch: the first or last word that is not zero, and its place.
+    """
+    count_left(present, pages, k)
+    words[:] = ZERO
+    for v in range(present.shape[0]):
+        row = present[v]
+        for i in range(at.size):
+            before = words[i]
+            at[i] = v * 64 if before == ZERO else at[i]
+            words[i] = row[i] if before == ZERO else before
+    for i in range(at.size):
+        at[i] += first_set(words[i])
+    for i in range(at.size):
+        lo[i] = at[i]
+    for v in range(present.shape[0]):
+        row = present[v]
+        for i in range(at.size):
+            x = row[i]
+            at[i] = v * 64 if x != ZERO else at[i]
+            words[i] = x if x != ZERO else words[i]
+    for i in range(at.size):
+        at[i] += last_set(words[i])
+    for i in range(at.size):
+        hi[i] = at[i]
+
+
+@inner
+def add_rows(present: Any, drawn: Any) -> None:
+    """What was drawn is present."""
+    for v in range(present.shape[0]):
+        row, new = present[v], drawn[v]
+        for i in range(row.size):
+            row[i] |= new[i]
+
+
+@inner
+def clear_called(present: Any, made: Any, mask: Any) -> None:
+    """Nothing is present any more in tables that were called; mask: uint64[n], scratch."""
+    for i in range(mask.size):
+        mask[i] = ZERO if made[i] != 0 else ONES
+    for v in range(present.shape[0]):
+        row = present[v]
+        for i in range(row.size):
+            row[i] &= mask[i]
