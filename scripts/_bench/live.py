@@ -22,8 +22,9 @@ SEEDS = 10
 CALLS: tuple[tuple[str, dict[str, Any], float | None], ...] = (
     ("4 KiB calls", {"zap": 4 * KIB}, None),
     ("64 KiB calls", {"zap": 64 * KIB}, None),
-    ("2 MiB calls, half a table off (bits)", {"zap": 2 * MIB, "zap_shift": MIB}, 250),
     ("2 MiB calls (counts)", {"zap": 2 * MIB}, 3_000),
+    ("2 MiB calls, coverage 0.5, 2 rounds (bits)", {"zap": 2 * MIB, "coverage": 0.5, "rounds": 2}, 250),
+    ("2 MiB calls, half a table off (the general walk)", {"zap": 2 * MIB, "zap_shift": MIB}, None),
     ("1 GiB calls", {"zap": GIB}, None),
 )
 
