@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 NEVER, MAYBE, ALWAYS = 0, 1, 2
 FULL = 1 << 64
-CELL_BITS, INSIDE_BITS = 11, 5
+CELL_BITS, INSIDE_BITS = 12, 4
 CELLS = 1 << CELL_BITS
 NONE_INSIDE, SEVERAL_INSIDE = 64, 128
 
@@ -28,7 +28,7 @@ class Cdf:
     """A distribution of whole numbers: the value for 64 random bits u is low + how many limits are not above u.
 
     limits: uint64[*], floor(P(X <= j) x 2^64) from j = low on, 0 for all below; cells: uint32[CELLS], for each leading
-    11 bits of u the value below (<< 8) and where in the next 5 bits the one limit lies that is inside (or NONE_INSIDE,
+    12 bits of u the value below (<< 8) and where in the next 4 bits the one limit lies that is inside (or NONE_INSIDE,
     or SEVERAL_INSIDE), so that 16 bits of u mostly tell the value.
     """
 

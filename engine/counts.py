@@ -96,10 +96,10 @@ def judge(k: Any, made: Any, lo: Any, hi: Any, cluster: Any, ceiling: Any) -> tu
 
 
 @inner
-def held_and_zapped(a: Any, b: Any, k: Any, made: Any, zapped: Any) -> tuple[Any, Any, Any]:
-    """Of tables a to b (tables with a page, calls made, tables zapped), the latter flagged in zapped: uint16[n]."""
+def held_and_zapped(k: Any, made: Any, zapped: Any) -> tuple[Any, Any, Any]:
+    """(tables with a page, calls made, tables zapped), the latter flagged in zapped: uint16[n]."""
     held, calls, zaps = np.uint16(0), np.uint16(0), np.uint16(0)
-    for i in range(a, b):
+    for i in range(k.size):
         has, called = k[i] > 0, made[i] != 0
         zapped[i] = has & called
         held = np.uint16(held + has)
@@ -142,19 +142,19 @@ def leave_over(k: Any, made: Any, carried: Any) -> None:
 
 
 @inner
-def called_once_touched(a: Any, b: Any, touched: Any, made: Any) -> Any:
-    """Calls made over those of tables a to b that ever held a page; uint16[n], 0 or 1."""
+def called_once_touched(touched: Any, made: Any) -> Any:
+    """Calls made over tables that ever held a page; uint16[n], 0 or 1."""
     out = np.uint16(0)
-    for i in range(a, b):
+    for i in range(made.size):
         out = np.uint16(out + (touched[i] & made[i]))
     return np.int64(out)
 
 
 @inner
-def first_touched(a: Any, b: Any, k: Any, touched: Any) -> Any:
-    """How many of tables a to b hold a page and never did before; touched: uint16[n] is brought up to date."""
+def first_touched(k: Any, touched: Any) -> Any:
+    """How many tables hold a page that never did before; touched: uint16[n] is brought up to date."""
     fresh = np.uint16(0)
-    for i in range(a, b):
+    for i in range(k.size):
         new = (k[i] > 0) & (touched[i] == 0)
         touched[i] |= new
         fresh = np.uint16(fresh + new)
@@ -286,14 +286,14 @@ def walk_counts(
                     if a >= b:
                         break
                     end = (b + 3) & ~3
-                    held, calls, zaps = held_and_zapped(a, end, k, made, zapped)
+                    held, calls, zaps = held_and_zapped(k[a:end], made[a:end], zapped[a:end])
                     fresh, seen = held, zaps
                     if rounds > 1:
-                        fresh = first_touched(a, end, k, touched)
+                        fresh = first_touched(k[a:end], touched[a:end])
                         touched_in[region] += fresh
                         seen = touched_in[region]
                     if carries:
-                        seen = called_once_touched(a, end, touched, made)
+                        seen = called_once_touched(touched[a:end], made[a:end])
                     in_block += held
                     zapped_in_block += zaps
                     occupied += held
