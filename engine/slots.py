@@ -152,9 +152,8 @@ def walk_slots(
             held[:] = 0
             begin, end = max(group * 4, first_table), min(group * 4 + 4, end_table)
             for r in range(rounds):
-                keys = streams[r]
-                h = draw(keys[OF_COUNT], group) if counted else ZERO
-                hit = shared and draw(keys[OF_EXTENT], group * 4 // wide) < lim[lay.LIMIT_INSTALL]
+                h = draw(streams[r, OF_COUNT], group) if counted else ZERO
+                hit = shared and draw(streams[r, OF_EXTENT], group * 4 // wide) < lim[lay.LIMIT_INSTALL]
                 if shared and not hit and cover == ALWAYS:
                     continue
                 if (
@@ -170,14 +169,14 @@ def walk_slots(
                     k = 0
                     if counted:
                         upper = (h >> np.uint64(16 * j)) & FIELD
-                        k = cluster * quantile_of(upper, cdfs, count_row, keys[OF_COUNT_LOW], table)
+                        k = cluster * quantile_of(upper, cdfs, count_row, streams[r, OF_COUNT_LOW], table)
                     elif (
                         install == ALWAYS
                         or hit
                         or (
                             install == MAYBE
                             and not shared
-                            and draw(keys[OF_EXTENT], table // wide) < lim[lay.LIMIT_INSTALL]
+                            and draw(streams[r, OF_EXTENT], table // wide) < lim[lay.LIMIT_INSTALL]
                         )
                     ):
                         k = entries
@@ -192,7 +191,8 @@ def walk_slots(
                     present = held[j]
                     call = table // per_call
                     made = cover == ALWAYS or (
-                        cover == MAYBE and is_made(keys[OF_CALL], keys[OF_CALL_LOW], call, lim[lay.LIMIT_COVER])
+                        cover == MAYBE
+                        and is_made(streams[r, OF_CALL], streams[r, OF_CALL_LOW], call, lim[lay.LIMIT_COVER])
                     )
                     missed += touched[j] and not made
                     if not made:
@@ -211,7 +211,7 @@ def walk_slots(
                         if present == entries:
                             lo, hi = 0, entries - 1
                         else:
-                            lo, hi = outermost(table, places, present // cluster, cdfs, span_row, keys)
+                            lo, hi = outermost(table, places, present // cluster, cdfs, span_row, streams[r])
                             lo, hi = lo * cluster, (hi + 1) * cluster - 1
                         broke = np.int64(-1)
                         if per_call == 1:
@@ -232,7 +232,7 @@ def walk_slots(
                                 if present == entries:
                                     fill(words, 0, entries)
                                 else:
-                                    place_extents(words, scratch, table, places, k, cluster, cdfs, span_row, keys)
+                                    place_extents(words, scratch, table, places, k, cluster, cdfs, span_row, streams[r])
                                 broke = nth(words, 0, entries, present - (g[SLOTS] - capacity))
                                 g[SLOTS] -= capacity
                                 breaks += 1
@@ -242,7 +242,7 @@ def walk_slots(
                             zap_in_call(g, account, base, lo, hi, broke, words, entries, ceiling, table_batch)
                         if threads > 1:
                             if by_key:
-                                rank = call_key(keys[OF_CALL], keys[OF_CALL_LOW], call)
+                                rank = call_key(streams[r, OF_CALL], streams[r, OF_CALL_LOW], call)
                                 step = scale(rank, hand) * (per_call + 1) + table - call * per_call
                             else:
                                 t = thread_of(call, threads, n_calls, par[lay.INTERLEAVED])
@@ -270,7 +270,7 @@ def walk_slots(
                         if present == entries:
                             scan_reads += 1
                         else:
-                            lo, _ = outermost(table, places, present // cluster, cdfs, span_row, keys)
+                            lo, _ = outermost(table, places, present // cluster, cdfs, span_row, streams[r])
                             scan_reads += lo * cluster + 1
             for j in range(4):
                 if held[j] > 0:
