@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,9 @@ NEVER, MAYBE, ALWAYS = 0, 1, 2
 FULL = 1 << 64
 CELL_BITS, INSIDE_BITS = 12, 4
 CELLS = 1 << CELL_BITS
+EDGES = np.arange(CELLS, dtype=np.uint64) << np.uint64(64 - CELL_BITS)
 NONE_INSIDE, SEVERAL_INSIDE = 64, 128
+"""A CDF's cells: 12 bits number them, 4 more tell where inside one a limit lies; marks that no 4 bits are."""
 
 
 def limit(p: Fraction) -> tuple[int, int]:
@@ -55,19 +58,18 @@ class Cdfs(NamedTuple):
     lows: NDArray[np.int64]
 
 
-def cdf_of(values: list[int]) -> Cdf:
-    """From all its limits, the lowest first."""
-    low = next((j for j, value in enumerate(values) if value), len(values))
-    limits = np.array(values[low:], np.uint64)
-    edges = np.arange(CELLS, dtype=np.uint64) << np.uint64(64 - CELL_BITS)
-    below = np.searchsorted(limits, edges, side="right")
-    above = np.append(np.searchsorted(limits, edges[1:], side="left"), len(limits))
+def cdf_of(low: int, values: list[int]) -> Cdf:
+    """From its limits, that of low first."""
+    limits = np.array(values, np.uint64)
+    below = limits.searchsorted(EDGES, side="right")
+    above = np.append(limits.searchsorted(EDGES[1:], side="left"), len(limits))
     inside = np.append(limits, np.uint64(0))[below] >> np.uint64(48) & np.uint64((1 << INSIDE_BITS) - 1)
-    marks = np.select([above <= below, above == below + 1], [NONE_INSIDE, inside.astype(np.int64)], SEVERAL_INSIDE)
+    marks = np.where(above == below + 1, inside.astype(np.int64), SEVERAL_INSIDE)
+    marks[above <= below] = NONE_INSIDE
     return Cdf(low, limits, ((low + below) << 8 | marks).astype(np.uint32))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def binomial(n: int, p: Fraction) -> Cdf:
     """How many of n extents are resident, for 0 < p < 1: each limit is within 1 of the exact floor.
 
@@ -86,14 +88,13 @@ def binomial(n: int, p: Fraction) -> Cdf:
         weights[j - 1] = weights[j] * j * b // ((n - j + 1) * a)
         if not weights[j - 1]:
             break
-    total, running, limits = sum(weights), 0, []
-    for weight in weights[:n]:
-        running += weight
-        limits.append(min(running * FULL // total, FULL - 1))
-    return cdf_of(limits)
+    total = sum(weights)
+    limits = [min(upto * FULL // total, FULL - 1) for upto in accumulate(weights[:n])]
+    low = next((j for j, value in enumerate(limits) if value), n)
+    return cdf_of(low, limits[low:])
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=1024)
 def span(n: int, k: int) -> Cdf:
     """How far apart the first and the last of k of n extents lie (0 if k is 0), each limit within 1 of the exact floor.
 
@@ -101,47 +102,35 @@ def span(n: int, k: int) -> Cdf:
     n - s places can be; or all within the last s.
     """
     if k < 2:
-        return cdf_of([])
-    share, limits = (1 << 128) // n, [0] * (n - 1)  # C(s, k - 1) / (k C(n, k)), in 2^-128
-    for s in range(n - 1, k - 2, -1):
+        return cdf_of(0, [])
+    share, downwards = (1 << 128) // n, []  # C(s, k - 1) / (k C(n, k)) for s = n - 1, in 2^-128
+    for s in range(n - 2, k - 2, -1):
+        share = share * (s - k + 2) // (s + 1)
         value = share * ((n - s) * k + s - k + 1) >> 64
         if value == 0:
             break
-        if s < n - 1:
-            limits[s] = value
-        share = share * (s - k + 1) // s
-    return cdf_of(limits)
+        downwards.append(value)
+    return cdf_of(n - 1 - len(downwards), downwards[::-1])
 
 
-@lru_cache(maxsize=64)
-def spans(n: int, least: int, most: int) -> Cdfs:
-    """span for n extents and k from least to most."""
-    return joined([span(n, k) for k in range(least, most + 1)])
-
-
-def joined(rows: list[Cdf]) -> Cdfs:
-    """Each a row."""
-    sizes = [len(row.limits) for row in rows]
-    return Cdfs(
-        np.concatenate([row.cells for row in rows]),
-        np.concatenate([row.limits for row in rows]),
-        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        np.array([row.low for row in rows], np.int64),
-    )
-
-
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)
 def table(counts: tuple[tuple[int, Fraction], ...], ranges: tuple[tuple[int, int, int], ...]) -> Cdfs:
-    """Rows of binomial(n, p), then spans(n, least, most), one after the other; at least one row."""
-    parts = [joined([binomial(n, p) for n, p in counts] or [cdf_of([])]), *(spans(*range_) for range_ in ranges)]
-    ends = np.cumsum([len(part.limits) for part in parts])
-    later = [part.begins[1:] + end for part, end in zip(parts[1:], ends, strict=False)]
-    return Cdfs(
-        np.concatenate([part.cells for part in parts]),
-        np.concatenate([part.limits for part in parts]),
-        np.concatenate([parts[0].begins, *later]),
-        np.concatenate([part.lows for part in parts]),
+    """Rows of binomial(n, p), at least one row, then for each (n, least, most) of span(n, k) for k from least to most.
+
+    Only the last one is kept: a row takes 16 KiB, and one table may have thousands.
+    """
+    sizes = [max(len(counts), 1), *(most + 1 - least for _, least, most in ranges)]
+    cells, lows = np.empty((sum(sizes), CELLS), np.uint32), np.empty(sum(sizes), np.int64)
+    limits: list[NDArray[np.uint64]] = []
+    rows = chain(
+        (binomial(n, p) for n, p in counts) if counts else (cdf_of(0, []),),
+        (span(n, k) for n, least, most in ranges for k in range(least, most + 1)),
     )
+    for i, row in enumerate(rows):
+        cells[i], lows[i] = row.cells, row.low
+        limits.append(row.limits)
+    begins = np.cumsum([0, *(len(some) for some in limits)])
+    return Cdfs(cells.ravel(), np.concatenate(limits), begins.astype(np.int64), lows)
 
 
 PMD_HELD_SHARE = Fraction(1, 16)
