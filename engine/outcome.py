@@ -1,6 +1,7 @@
 """What a run yields: integers a point, policy and column, and the same memory figures a round."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,3 +58,12 @@ class Results:
     round_counts: NDArray[np.int64]
     known: tuple[str, ...] = COLUMNS
     remarks: tuple[str | None, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Columns lie apart in memory and stay so on their way; pickle by itself would turn them round."""
+        apart = (np.moveaxis(self.values, 2, 0), np.moveaxis(self.rounds, 2, 0))
+        return arrived, (*apart, self.round_counts, self.known, self.remarks)
+
+
+def arrived(values: NDArray[np.int64], rounds: NDArray[np.int64], *others: Any) -> Results:
+    return Results(np.moveaxis(values, 0, 2), np.moveaxis(rounds, 0, 2), *others)

@@ -12,8 +12,9 @@ from sweep.parts import Part
 from sweep.places import Place
 
 MOST_POINTS, MOST_BYTES = 65_536, 32 << 20
-"""Of a part that is made. A quarter of one is not small: a fast sweep commits such parts, and they stay."""
-SMALL = 0.25
+"""Of a part that is made."""
+PART_POINTS, PART_BYTES = MOST_POINTS // 16, MOST_BYTES // 4
+"""What has so many is not small: a fast sweep commits such parts, and they stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,10 @@ class Size:
         """Of the largest part that is made."""
         return max(self.points / MOST_POINTS, self.bytes / MOST_BYTES)
 
+    @property
+    def big(self) -> bool:
+        return self.points >= PART_POINTS or self.bytes >= PART_BYTES
+
 
 def compact(run: Place, sizes: Mapping[Part, Size], check: Callable[[], None]) -> dict[Part, Size]:
     """Merge what is small; `check` says, before each merge counts, that the run is still ours."""
@@ -47,12 +52,11 @@ def groups(sizes: Mapping[Part, Size]) -> Iterator[list[Part]]:
     total = Size(0, 0)
     for part in sorted(sizes, key=lambda part: part.first):
         size = sizes[part]
-        big = size.share >= SMALL
-        if group and (big or (total + size).share > 1):
+        if group and (size.big or (total + size).share > 1):
             if len(group) > 1:
                 yield group
             group, total = [], Size(0, 0)
-        if not big:
+        if not size.big:
             group.append(part)
             total += size
     if len(group) > 1:

@@ -213,13 +213,14 @@ class Driver:
                     break
                 for done in self._executor.wait(TICK_S):
                     self._take(done)
-                self._fill()  # before the commit, so that nobody waits for the disk
+                self._fill()
                 self._ledger.commit_if_due()
                 self._show()
             orderly = True
         finally:
             self._progress.stop()
             try:
+                self._ledger.settle()
                 if orderly or not self._interrupts.asked:  # after a fault too: what is finished is good
                     self._ledger.commit()
             finally:
@@ -244,8 +245,9 @@ class Driver:
                 return
             self._numbers += 1
             self._flying[self._numbers] = task
-            columns = self._plan.payload(task.block)
-            self._executor.submit(Batch(self._numbers, columns, self._limit(task), self._options.runner, task.shard))
+            columns, runner = self._plan.payload(task.block), self._options.runner
+            batch = Batch(self._numbers, columns, self._limit(task), runner, task.shard, self._ledger.labels(task))
+            self._executor.submit(batch)
 
     def _limit(self, task: Task) -> float | None:
         if self._options.timeout_s is None:

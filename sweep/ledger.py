@@ -2,8 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import numpy as np
 from engine.outcome import Results
 from sweep import tables
 from sweep.batches import Task, joined, picked
-from sweep.executors.base import Done, Failure
+from sweep.compact import PART_POINTS
+from sweep.executors.base import Done, Failure, Labels
 from sweep.plan import PointBlock
 from sweep.store import RunWriter
 
@@ -19,37 +22,51 @@ COMMIT_S = 2.0
 PARTS_A_FOLD = 50
 """A commit waits for a fiftieth of the time that has gone, so a week is some 500 parts: every query opens them all."""
 MOST_POINTS, MOST_ROUNDS = 16_384, 131_072
-"""What may wait in memory: some 30 MB each, and twice as much again while it becomes files."""
+"""What may wait in memory: some 30 MB each, beside as much that becomes files, which takes twice that again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A finished task: rows for all its points, results for those that are ok."""
+    """A finished task: rows for all its points, results for the `good` ones, or the files that these became.
+
+    `bad`: the places of the others, and why; `status` is theirs.
+    """
 
     block: PointBlock
     good: PointBlock | None
     results: Results | None
-    status: list[str]
-    failures: list[Failure | None]
+    bad: Mapping[int, Failure]
+    status: str
     attempt: int
     node: str | None
     cpu_ns: int | None
+    files: Mapping[str, bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self.block.ids)
+
+    @property
+    def told(self) -> bool:
+        """Whether any point has a remark."""
+        return self.results is not None and bool(self.results.remarks)
 
     @property
     def remarks(self) -> list[str | None]:
         """A point's own, or None."""
-        if self.results is None or not self.results.remarks:
-            return [None] * len(self.status)
-        given = iter(self.results.remarks)
-        return [next(given, None) if status == "ok" else None for status in self.status]
+        given = iter(self.results.remarks if self.results is not None else ())
+        return [None if place in self.bad else next(given, None) for place in range(len(self))]
 
 
 class Ledger:
+    """Rows become files in a thread of their own, one commit at a time, so that no worker waits for them."""
+
     def __init__(self, writer: RunWriter, policies: Sequence[str]) -> None:
         self._writer, self._policies = writer, policies
         self._entries: list[Entry] = []
         self._points = self._rounds = 0
         self._began = self._last = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, "commit")
+        self._commit: Future[None] | None = None
         self.counts: Counter[str] = Counter()
         """Points by status, committed or not."""
         self.written = 0
@@ -59,39 +76,69 @@ class Ledger:
     def bad(self) -> int:
         return self.counts.total() - self.counts["ok"]
 
+    def labels(self, task: Task) -> Labels | None:
+        """For a task with points enough for a part: then the worker makes its files."""
+        if len(task) < PART_POINTS:
+            return None
+        return Labels(self._writer.run_id, self._policies, task.block.ids, task.block.repeat)
+
     def ran(self, task: Task, done: Done) -> Iterator[str]:
         """The engine answered for the task; failures are rows too. What is to be said of its points."""
-        status, why = ["ok"] * len(task), list[Failure | None]([None] * len(task))
-        for place, failure in done.failures:
-            status[place], why[place] = "failed", failure
-        places = np.array([i for i, how in enumerate(status) if how == "ok"], np.intp) if done.failures else None
-        good = task.block if places is None else picked(task.block, places) if len(places) else None
+        bad, good = dict(done.failures), task.block
+        if bad:
+            good = picked(task.block, np.array([i for i in range(len(task)) if i not in bad], np.intp))
         each_ns = done.cpu_ns // len(task)
-        entry = Entry(task.block, good, done.results, status, why, task.attempt, done.node, each_ns)
+        entry = Entry(task.block, good, done.results, bad, "failed", task.attempt, done.node, each_ns, done.files)
         self._add(entry)
-        if done.results is None or not done.results.remarks:
+        if not entry.told:
             return iter(())
         names = task.block.columns.get("trace", task.block.ids)
         return (f"{name}: {remark}" for name, remark in zip(names, entry.remarks, strict=True) if remark)
 
     def gave_up(self, task: Task, done: Done, failure: Failure) -> None:
         """No answer, and no further attempt."""
-        rows, node = len(task), done.node or None
-        self._add(Entry(task.block, None, None, [done.end.value] * rows, [failure] * rows, task.attempt, node, None))
+        bad, node = dict.fromkeys(range(len(task)), failure), done.node or None
+        self._add(Entry(task.block, None, None, bad, done.end.value, task.attempt, node, None))
 
     def commit_if_due(self) -> None:
+        """Start a commit if it is time. Raises what the one before met with."""
+        full = self._points >= MOST_POINTS or self._rounds >= MOST_ROUNDS
+        if self._commit is not None and (full or self._commit.done()):
+            self.settle()
         now = time.monotonic()
         due = now - self._last >= max(COMMIT_S, (now - self._began) / PARTS_A_FOLD)
-        if due or self._points >= MOST_POINTS or self._rounds >= MOST_ROUNDS:
-            self.commit()
+        if self._entries and self._commit is None and (due or full):
+            self._last, entries, self._entries = now, self._entries, []
+            self._points = self._rounds = 0
+            self._commit = self._thread.submit(self._write, entries)
 
     def commit(self) -> None:
         """Everything finished is in the store when this returns."""
-        self._last = time.monotonic()
+        self.settle()
         entries, self._entries = self._entries, []
-        self._points = self._rounds = 0
-        if not entries:
-            return
+        if entries:
+            self._write(entries)
+
+    def settle(self) -> None:
+        """Wait for the commit that was started, even where a signal ends the waiting. Raises what it met with."""
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            try:
+                commit.result()
+            finally:
+                wait([commit])
+
+    def _write(self, entries: list[Entry]) -> None:
+        """A part for each task that comes as files, and one for all others."""
+        others = [entry for entry in entries if entry.files is None]
+        for entry in entries:
+            if entry.files is not None:
+                self._writer.commit(entry.files["outcomes"], entry.files["rounds"], self._points_table([entry]))
+                self.written += len(entry)
+        if others:
+            self._write_one(others)
+
+    def _write_one(self, entries: list[Entry]) -> None:
         run, good = self._writer.run_id, [e for e in entries if e.good is not None and e.results is not None]
         outcomes = rounds = None
         if good:
@@ -100,29 +147,39 @@ class Ledger:
             outcomes = tables.outcome_table(run, block.ids, block.repeat, block.columns, results, self._policies)
             rounds = tables.round_table(run, block.ids, results, self._policies)
         self._writer.commit(outcomes, rounds, self._points_table(entries))
-        self.written += sum(len(e.status) for e in entries)
+        self.written += sum(map(len, entries))
 
     def _points_table(self, entries: list[Entry]) -> Any:
-        block = joined([e.block for e in entries])
-        failures = [failure for e in entries for failure in e.failures]
+        block, starts = joined([e.block for e in entries]), accumulate(map(len, entries), initial=0)
+        bad = {
+            at + place: (e.status, why) for at, e in zip(starts, entries, strict=False) for place, why in e.bad.items()
+        }
+
+        def of_bad(told: Callable[[str, Failure], str], good: str | None) -> Any:
+            return [told(*bad[i]) or None if i in bad else good for i in range(len(block.ids))] if bad else good
+
+        def of_task(told: Callable[[Entry], Any]) -> Any:
+            values = [told(e) for e in entries]
+            return values[0] if len(set(values)) == 1 else np.repeat(np.array(values, object), [*map(len, entries)])
+
         return tables.point_table(
             self._writer.run_id,
             block.ids,
             block.repeat,
             block.columns,
             block.derived,
-            status=[status for e in entries for status in e.status],
-            attempt=[e.attempt for e in entries for _ in e.status],
-            error=[failure.error if failure else None for failure in failures],
-            error_class=[failure.kind if failure else None for failure in failures],
-            last_lines=[failure.last_lines or None if failure else None for failure in failures],
-            remarks=[remark for e in entries for remark in e.remarks],
-            node=[e.node for e in entries for _ in e.status],
-            cpu_ns=[e.cpu_ns for e in entries for _ in e.status],
+            status=of_bad(lambda status, _: status, "ok"),
+            attempt=of_task(lambda e: e.attempt),
+            error=of_bad(lambda _, why: why.error, None),
+            error_class=of_bad(lambda _, why: why.kind, None),
+            last_lines=of_bad(lambda _, why: why.last_lines, None),
+            remarks=[remark for e in entries for remark in e.remarks] if any(e.told for e in entries) else None,
+            node=of_task(lambda e: e.node),
+            cpu_ns=of_task(lambda e: e.cpu_ns),
         )
 
     def _add(self, entry: Entry) -> None:
         self._entries.append(entry)
-        self.counts.update(entry.status)
-        self._points += len(entry.status)
+        self.counts += Counter({"ok": len(entry) - len(entry.bad), entry.status: len(entry.bad)})
+        self._points += len(entry)
         self._rounds += 0 if entry.results is None else len(entry.results.rounds)

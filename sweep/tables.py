@@ -34,9 +34,10 @@ _TYPES = {
 }
 Table: TypeAlias = pa.Table
 _CODED = pa.dictionary(pa.int32(), pa.string())
+pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own returns pages at once, and each is expensive to get again
 _UNREADABLE = (pa.ArrowException, OSError)
-_PARQUET = {"compression": "zstd", "write_statistics": ["run_id", "policy", "status", "attempt"]}
-"""zstd, as the counters are mostly small and repeat. Their extremes help no query and cost a third of the time."""
+_COUNTERS = {c.name for c in (*schema.STATE, *schema.WORK, *schema.KERNEL, *schema.ROUNDS) if c.type == "int64"}
+_PAGE_ROWS, _PAGE_BYTES = 1 << 20, 1 << 24
 ROW_GROUP = 61_440
 """Rows of a merged part that are in memory at once, and what a thread of DuckDB then takes."""
 
@@ -144,24 +145,24 @@ def point_table(
 ) -> Table:
     """A row a point. What is given once holds for all rows; `derived` holds the grid's own columns."""
     rows = len(ids)
-    statuses = [status] * rows if isinstance(status, str) else list(status)
-    if not set(statuses) <= set(schema.POINT_STATUSES):
-        raise SweepFault(f"unknown status among {sorted(set(statuses))}")
+    unknown = {status} if isinstance(status, str) else set(status)
+    if unknown := unknown - set(schema.POINT_STATUSES):
+        raise SweepFault(f"unknown status among {sorted(unknown)}")
     arrays: dict[str, pa.Array] = {
         "run_id": _constant(run_id, rows),
         "point_id": pa.array(ids, pa.string()),
         "repeat": pa.array(np.asarray(repeat, np.int64)),
         "engine": _constant(engine, rows),
         **scenario_arrays(columns),
-        "remarks": pa.array([None] * rows if remarks is None else list(remarks), pa.string()),
-        "status": pa.array(statuses, pa.string()).dictionary_encode(),
-        "attempt": pa.array([attempt] * rows if isinstance(attempt, int) else list(attempt), pa.int64()),
-        "error": pa.array([error] * rows if _is_one(error) else error, pa.string()),
-        "error_class": pa.array(error_class or [None] * rows, pa.string()).dictionary_encode(),
-        "last_lines": pa.array(last_lines or [None] * rows, pa.string()),
-        "node": pa.array([node] * rows if _is_one(node) else node, pa.string()).dictionary_encode(),
-        "cpu_ns": pa.array([cpu_ns] * rows if _is_one(cpu_ns) else cpu_ns, pa.int64()),
-        "finished_at": pa.array([datetime.now(UTC)] * rows, _TYPES["timestamp"]),
+        "remarks": _each(remarks, rows, "string"),
+        "status": _each(status, rows, "string").dictionary_encode(),
+        "attempt": _each(attempt, rows, "int64"),
+        "error": _each(error, rows, "string"),
+        "error_class": _each(error_class, rows, "string").dictionary_encode(),
+        "last_lines": _each(last_lines, rows, "string"),
+        "node": _each(node, rows, "string").dictionary_encode(),
+        "cpu_ns": _each(cpu_ns, rows, "int64"),
+        "finished_at": _each(datetime.now(UTC), rows, "timestamp"),
     }
     table = _declared(schema.POINTS, arrays, rows)
     for name, values in (derived or {}).items():
@@ -221,7 +222,24 @@ def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
 
 def write_parquet(table: Table, sink: Path | BinaryIO) -> None:
     """A table as a Parquet file."""
-    pq.write_table(table, sink, **_PARQUET)
+    pq.write_table(table, sink, **_format(table.schema))
+
+
+def _format(schema_: pa.Schema) -> dict[str, Any]:
+    """How a table becomes a Parquet file.
+
+    Counters are small numbers that vary: split into streams of bytes, most of which are zeros, they take two thirds of
+    the time and the space of a dictionary of them. Everything else repeats. Extremes of counters help no query.
+    """
+    split = [field.name for field in schema_ if field.name in _COUNTERS and field.type == pa.int64()]
+    return {
+        "compression": "zstd",
+        "write_statistics": ["run_id", "policy", "status", "attempt"],
+        "use_dictionary": [field.name for field in schema_ if field.name not in split],
+        "column_encoding": dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
+        "max_rows_per_page": _PAGE_ROWS,
+        "data_page_size": _PAGE_BYTES,
+    }
 
 
 def read_part(source: Any, name: str, columns: Sequence[str] | None = None) -> Table:
@@ -242,7 +260,7 @@ def merged(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> byt
     sink = pa.BufferOutputStream()
     opened = [pq.ParquetFile(source) for source in sources]
     schema_ = _unified([file.schema_arrow for file in opened]).with_metadata(dict(keep) if keep else None)
-    with pq.ParquetWriter(sink, schema_, **_PARQUET) as writer:
+    with pq.ParquetWriter(sink, schema_, **_format(schema_)) as writer:
         waiting: list[Table] = []
         for file in opened:
             for group in range(file.num_row_groups):
@@ -358,13 +376,17 @@ def _fitted(table: Table, schema_: pa.Schema) -> Table:
 
 
 def _declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array], rows: int) -> Table:
-    """The arrays in declared order and types; a declared column that is missing is NULL, another one a fault."""
+    """The arrays in declared order and types; a declared column that is missing is NULL, another one a fault.
+
+    A column without NULLs is declared so: nothing is then written, nor read, to tell where they are.
+    """
     declared = arrow_schema(columns)
     extra = set(arrays) - set(declared.names)
     if extra:
         raise SweepFault(f"undeclared columns: {', '.join(sorted(extra))}")
     ordered = [arrays[f.name].cast(f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in declared]
-    return pa.Table.from_arrays(ordered, schema=declared)
+    exact = [f.with_nullable(array.null_count > 0) for f, array in zip(declared, ordered, strict=True)]
+    return pa.Table.from_arrays(ordered, schema=pa.schema(exact))
 
 
 def _by_column(
@@ -373,10 +395,10 @@ def _by_column(
     """int64[columns, rows x policies] from pieces of int64[n, 7, columns]: each is copied once."""
     if {piece.shape[1:] for piece in pieces} != {(len(POLICIES), len(columns))} or sum(map(len, pieces)) != rows:
         raise SweepFault(f"results of shapes {[piece.shape for piece in pieces][:3]} for {rows} rows")
-    kept, values, at = [POLICIES.index(p) for p in policies], np.empty((len(columns), rows, len(policies)), np.int64), 0
+    kept = slice(None) if tuple(policies) == POLICIES else [POLICIES.index(policy) for policy in policies]
+    values, at = np.empty((len(columns), rows, len(policies)), np.int64), 0
     for piece in pieces:
-        for i, policy in enumerate(kept):
-            values[:, at : at + len(piece), i] = piece[:, policy, :].T
+        values[:, at : at + len(piece)] = np.moveaxis(piece, 2, 0)[..., kept]
         at += len(piece)
     return values.reshape(len(columns), -1)
 
@@ -393,8 +415,11 @@ def _coded(codes: NDArray[Any], words: Sequence[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(words, pa.string()))
 
 
-def _is_one(value: object) -> bool:
-    return value is None or isinstance(value, str | int)
+def _each(given: Any, rows: int, kind: str) -> pa.Array:
+    """A value for each row, or one for all."""
+    if given is None or isinstance(given, str | int | datetime):
+        return pa.repeat(pa.scalar(given, _TYPES[kind]), rows)
+    return pa.array(given, _TYPES[kind])
 
 
 def _first_line(error: BaseException) -> str:

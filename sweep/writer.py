@@ -48,7 +48,7 @@ class RunWriter:
         self._save(counts={"points": points})
 
     def commit(self, outcomes: Any | None, rounds: Any | None, points: Any) -> None:
-        """Write one part a table; points last, which makes it count.
+        """Write one part a table; points last, which makes it count. Outcomes and rounds may be files already.
 
         A point that failed before and is here again gets a higher attempt number. A point that is ok already, or is
         here twice, is a fault, and nothing is written.
@@ -58,7 +58,8 @@ class RunWriter:
         self._check(outcomes, rounds, points)
         points = tables.explained(tables.raise_attempts(points, self._ids.failed), self._document["derived"])
         given = {"outcomes": outcomes, "rounds": rounds}
-        siblings = {name: tables.parquet_bytes(t) for name, t in given.items() if t is not None and t.num_rows}
+        made = {name: t if isinstance(t, bytes) else _file(t) for name, t in given.items()}
+        siblings = {name: data for name, data in made.items() if data}
         self._lock.check()
         number, self._number = self._number, self._number + 1
         make = partial(tables.parquet_bytes, points)
@@ -117,7 +118,7 @@ class RunWriter:
 
     def _check(self, outcomes: Any | None, rounds: Any | None, points: Any) -> None:
         for table, name in ((outcomes, "outcomes"), (rounds, "rounds"), (points, "points")):
-            if table is not None:
+            if table is not None and not isinstance(table, bytes):
                 _must_be_own(table, self.run_id, schema.TABLES[name])
         ids = tables.id_bytes(points.column("point_id"))
         if self._ids.ok.has(ids).any():
@@ -130,6 +131,11 @@ class RunWriter:
         self._document |= {**changes, "updated": now}
         self._lock.check()
         rundir.write_document(self._run, self._document)
+
+
+def _file(table: Any | None) -> bytes:
+    """As Parquet; empty if there are no rows."""
+    return tables.parquet_bytes(table) if table is not None and table.num_rows else b""
 
 
 def _must_be_own(table: Any, run_id: str, columns: tuple[schema.Column, ...]) -> None:

@@ -7,7 +7,7 @@ import platform
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from engine.finish import Tally
 from engine.outcome import Results
 from engine.scenario import Columns, Scenario, columns_of
+from sweep import tables
 
 MODEL = "engine.run:run_batch"
 """The engine's entry point, `module:function`. By name, so that a payload holds data and no code."""
@@ -47,14 +48,29 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What rows say beside scenario and results."""
+
+    run_id: str
+    policies: Sequence[str]
+    ids: Sequence[str]
+    repeat: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Points for one task, or a shard of one point. `limit_s`: the wall time after which its process is killed."""
+    """Points for one task, or a shard of one point. `limit_s`: the wall time after which its process is killed.
+
+    With `labels` the worker makes files of the rows, as there are enough for a part of the run: one driver could not
+    make those of many workers where points are cheap.
+    """
 
     number: int
     columns: Columns
     limit_s: float | None = None
     runner: str = MODEL
     shard: Shard | None = None
+    labels: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.columns["virt"])
@@ -73,8 +89,9 @@ class Failure:
 class Done:
     """The answer. `results` holds the points that ran, in order; `failures` are (place in the batch, why).
 
-    `failure` is the batch's, if it did not run; a shard's answer is its `tally`. What loading or compiling the engine
-    took is in no figure.
+    `files` stand for the results of a batch with labels in which every point ran: a Parquet file a table. `failure` is
+    the batch's, if it did not run; a shard's answer is its `tally`. What loading or compiling the engine took is in no
+    figure.
     """
 
     number: int
@@ -86,6 +103,7 @@ class Done:
     cpu_ns: int = 0
     wall_ns: int = 0
     tally: Tally | None = None
+    files: Mapping[str, bytes] | None = None
 
 
 class Executor(Protocol):
@@ -131,12 +149,22 @@ def run_batch(batch: Batch) -> Done:
         else:
             tally, failures = _run_shard(columns, batch.shard)
     cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
-    small = results and replace(results, values=_small(results.values), rounds=_small(results.rounds))
-    return Done(batch.number, End.RAN, small, failures, Failure(), platform.node(), cpu, wall, tally)
+    done = Done(batch.number, End.RAN, None, failures, Failure(), platform.node(), cpu, wall, tally)
+    if results is None:
+        return done
+    if batch.labels is not None and not failures:
+        return replace(done, files=_files(batch.labels, columns, results))
+    return replace(done, results=replace(results, values=_small(results.values), rounds=_small(results.rounds)))
+
+
+def _files(labels: Labels, columns: Columns, results: Results) -> dict[str, bytes]:
+    outcomes = tables.outcome_table(labels.run_id, labels.ids, labels.repeat, columns, results, labels.policies)
+    rounds = tables.round_table(labels.run_id, labels.ids, results, labels.policies)
+    return {"outcomes": tables.parquet_bytes(outcomes), "rounds": tables.parquet_bytes(rounds)}
 
 
 def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:
-    """In half the bytes if they fit: for cheap points the way to the driver costs as much as the engine."""
+    """In half the bytes if they fit."""
     limit = np.iinfo(np.int32)
     fits = numbers.size and limit.min <= numbers.min() and numbers.max() <= limit.max
     return numbers.astype(np.int32) if fits else numbers

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import pytest
 
 from engine.policy import POLICIES
 from sweep import launch as driver
+from sweep.batches import Task
 from sweep.errors import SweepFault, UserError
+from sweep.executors import base
 from sweep.executors.base import Batch, Done, End, Failure
 from sweep.executors.inline import Inline
 from sweep.grid import Grid, parse
 from sweep.launch import LaunchOptions, Summary, choose, launch
 from sweep.ledger import Ledger
+from sweep.plan import make_plan
 from sweep.sql import Database
 from sweep.store import Store
 from tests.sweep import fakes
@@ -51,6 +54,30 @@ def test_points_become_rows(options: LaunchOptions) -> None:
     assert all(row["zap_calls"] == row["seed"] for row in outcomes)
     assert len(rows(options, "SELECT * FROM rounds")) == 3 * len(POLICIES)
     assert by_seed(options) == {1: "ok", 2: "ok", 3: "ok"}
+
+
+def test_rows_do_not_tell_who_made_files_of_them(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers make files of tasks that are parts by themselves, the driver of all others; a failure is a row."""
+    made: list[object] = []
+
+    def spied(*given: Any, files: Callable[..., Any] = base._files) -> Any:
+        made.append(given)
+        return files(*given)
+
+    monkeypatch.setattr(base, "_files", spied)
+    said = {}
+    for points in (1, 1_000):
+        monkeypatch.setattr("sweep.ledger.PART_POINTS", points)
+        here = replace(options, results=Path(str(options.results), str(points)))
+        for seeds in ([1, 2, 3], [4, fakes.RAISES, 5]):
+            run(grid(seeds, f"seeds-{len(seeds)}-{seeds[0]}", rounds=2), here)
+        said[points] = [rows(here, f"SELECT * FROM {table} ORDER BY ALL") for table in ("outcomes", "rounds", "points")]
+        assert len(made) == 1
+    for row in said[1][2] + said[1_000][2]:
+        assert row.pop("finished_at")
+        row.pop("cpu_ns")
+    assert said[1] == said[1_000]
+    assert len(said[1][2]) == 6
 
 
 def test_only_the_grids_policies_and_its_derived_columns(options: LaunchOptions) -> None:
@@ -292,16 +319,14 @@ def test_a_week_is_a_few_hundred_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     writer, seconds = Writer(), clock(monkeypatch)
     next(seconds)
     ledger = Ledger(writer, POLICIES)  # type: ignore[arg-type]
-    commit = ledger.commit
-
-    def counted() -> None:
-        writer.commit()
-        commit()
-
-    monkeypatch.setattr(ledger, "commit", counted)
+    monkeypatch.setattr(ledger, "_write", writer.commit)
+    task, lost = Task(next(make_plan(grid([1])).points()), 1.0), Done(1, End.LOST)
     counts = {}
     for now in seconds:
+        if now < 60 or now % 20 == 0:
+            ledger.gave_up(task, lost, Failure("lost", "Lost"))
         ledger.commit_if_due()
+        ledger.settle()
         counts[now] = writer.parts
         if now >= 7 * 86400:
             break

@@ -147,6 +147,23 @@ def test_parts_become_one(tmp_path: Path) -> None:
         tables.merged([tmp_path / "high", tmp_path / "text"])
 
 
+def test_only_columns_with_gaps_are_nullable(tmp_path: Path) -> None:
+    """A part says which of its columns have no NULL; merged with one that has some, they are nullable."""
+    whole = tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
+    assert {field.name for field in whole.schema if field.nullable} == {
+        column.name for column in (*schema.TRACE, *schema.KERNEL)
+    } | {"res"}
+    seen = replace(results(COUNT), known=(*STATE, "zap_calls"))
+    part = tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), seen)
+    for name, table in {"whole": whole, "part": part}.items():
+        (tmp_path / name).write_bytes(tables.parquet_bytes(table))
+    for order in (["whole", "part"], ["part", "whole"]):
+        back = tables.read_part(tables.merged([tmp_path / name for name in order]), "wide")
+        assert back.column("ipis").null_count == part.num_rows
+        assert back.schema.field("ipis").nullable
+        assert not back.schema.field("zap_calls").nullable
+
+
 def test_a_truncated_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be read is one line with the file's name; what may not be read is another matter than damage."""
     path = tmp_path / "part-000001.parquet"
