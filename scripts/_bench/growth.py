@@ -20,14 +20,16 @@ ROUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def exponent(sizes: list[float], seconds: list[float]) -> float:
-    """Least squares on logarithms, so that each size counts alike; `a` is what a call costs whatever its size."""
+    """Least squares of relative errors, so that each size counts alike.
+
+    `a` is what a call costs whatever its size; below 0 where the first of many rounds is cheaper than the others.
+    """
 
     def model(x: Any, a: float, b: float, c: float) -> Any:
-        return np.log(np.exp(a) + np.exp(c) * x**b)
+        return a + c * x**b
 
-    x, y = np.array(sizes) / sizes[0], np.log(seconds)
-    start = [y[0], 1.0, y[-1] - np.log(x[-1])]
-    (_, b, _), _ = curve_fit(model, x, y, p0=start, maxfev=20_000)
+    x, y = np.array(sizes) / sizes[0], np.array(seconds)
+    (_, b, _), _ = curve_fit(model, x, y, p0=[0.0, 1.0, y[-1] / x[-1]], sigma=y, maxfev=20_000)
     return float(b)
 
 
