@@ -14,6 +14,19 @@ from engine.scenario import Columns
 
 CLASS_OF_POLICY = (0, 1, 2, lay.BY_SLOT, lay.BY_SLOT, lay.BY_SLOT, lay.UNMAPPED)
 """Policies that keep the same tables share a class (engine/walk.py)."""
+WORK_AT = (
+    ("table_visits", lay.VISITS),
+    ("pte_tables_allocated", lay.ALLOCATED),
+    ("pte_tables_freed", lay.FREED),
+    ("ptes_rescanned", lay.RESCANNED),
+    ("fast_paths", lay.FAST),
+    ("slow_paths", lay.SLOW),
+    ("pmd_trylocks", lay.TRYLOCKS),
+    ("pmd_trylocks_failed", lay.FAILED),
+    ("pmd_locks", lay.PMD_LOCKS),
+    ("pte_locks_extra", lay.PTE_LOCKS),
+)
+"""Columns that stand in `work` as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,83 +43,79 @@ class Tally:
 
 
 def columns_apart(rows: int, columns: int) -> NDArray[np.int64]:
-    """int64[rows, 7, columns] whose columns lie one after the other, as they are written and read."""
-    return np.moveaxis(np.zeros((columns, rows, len(POLICIES)), np.int64), 0, 2)
+    """int64[rows, 7, columns], not filled, whose columns lie one after the other, as they are written and read."""
+    return np.moveaxis(np.empty((columns, rows, len(POLICIES)), np.int64), 0, 2)
 
 
 def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     """Named columns from tallies."""
-    n = len(points.par)
-    starts = points.offsets[:-1]
+    counts, last = np.diff(points.offsets), points.offsets[1:] - 1
     page = np.array([a.page_bytes for a in ARCHES], np.int64)[columns["arch"]]
-    has_ipis = np.array([a.sends_ipis for a in ARCHES])[columns["arch"]]
-    counts = np.diff(points.offsets)
-    per_page = np.repeat(page, counts)
-    zap_lane = np.array([0] * 6 + [1])
-
-    def cumulative(column: int) -> NDArray[np.int64]:
-        total = np.cumsum(seen.per[:, column])
-        before = np.concatenate([[0], total])[starts]
-        return np.asarray(total - np.repeat(before, counts))
-
-    pmd_z, pud_z = cumulative(lay.PMD_NEW), cumulative(lay.PUD_NEW)
-    kinds = np.array(CLASS_OF_POLICY)
-
-    def tables(pte_at: int, pmd_m: int, pud_m: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        pte = seen.per[:, pte_at + kinds]
-        pmd = np.where(zap_lane, seen.per[:, [pmd_m]], pmd_z[:, None])
-        pud = np.where(zap_lane, seen.per[:, [pud_m]], pud_z[:, None])
-        return pte, pmd, pud
-
-    rounds = columns_apart(int(points.offsets[-1]), len(ROUND_COLUMNS))
-    rounds[:, :, 0] = seen.per[:, lay.PAGES_PEAK + zap_lane] * per_page[:, None]
-    rounds[:, :, 1] = seen.per[:, lay.PAGES_END + zap_lane] * per_page[:, None]
-    peak = tables(lay.PTE_PEAK, lay.PMD_PEAK_M, lay.PUD_PEAK_M)
-    end = tables(lay.PTE_END, lay.PMD_END_M, lay.PUD_END_M)
-    rounds[:, :, 2] = sum(peak) * (per_page // 1024)[:, None]
-    rounds[:, :, 3] = sum(end) * (per_page // 1024)[:, None]
-
-    last = points.offsets[1:] - 1
-    out = columns_apart(n, len(COLUMNS))
+    rounds, tables_end = by_round(points.offsets, np.repeat(page, counts), seen.per)
+    out = columns_apart(len(points.par), len(COLUMNS))
     at = {name: i for i, name in enumerate(COLUMNS)}
+
+    def by_lane(name: str, values: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> None:
+        """Two lanes: int64[n] for all zapping policies, and for munmap."""
+        out[:, :-1, at[name]] = values[:, None]
+        out[:, -1, at[name]] = under_munmap
+
     for i, name in enumerate(ROUND_COLUMNS):
         out[:, :, at[name]] = rounds[last, :, i]
-    out[:, :, at["vm_pte_kib_max"]] = np.maximum.reduceat(np.maximum(rounds[:, :, 2], rounds[:, :, 3]), starts, axis=0)
-    need = seen.sums[:, [lay.NEED_PTE, lay.NEED_PMD, lay.NEED_PUD]].sum(axis=1)
-    need_m = seen.sums[:, [lay.NEED_PTE_M, lay.NEED_PMD_M, lay.NEED_PUD_M]].sum(axis=1)
-    kib = page // 1024
-    out[:, :, at["vm_pte_kib_needed_end"]] = np.where(zap_lane, (need_m * kib)[:, None], (need * kib)[:, None])
-    for name, values in zip(("pte_tables_end", "pmd_tables_end", "pud_tables_end"), end, strict=True):
+    most = np.maximum(rounds[:, :, 2], rounds[:, :, 3])
+    out[:, :, at["vm_pte_kib_max"]] = np.maximum.reduceat(most, points.offsets[:-1], axis=0)
+    for name, values in zip(("pte_tables_end", "pmd_tables_end", "pud_tables_end"), tables_end, strict=True):
         out[:, :, at[name]] = values[last]
-    holding = np.where(zap_lane, seen.sums[:, [lay.NEED_PTE_M]], seen.sums[:, [lay.NEED_PTE]])
-    out[:, :, at["pte_tables_empty_end"]] = out[:, :, at["pte_tables_end"]] - holding
+    sums = np.ascontiguousarray(seen.sums.T)
+    need = sums[lay.NEED_PTE] + sums[lay.NEED_PMD] + sums[lay.NEED_PUD]
+    need_m = sums[lay.NEED_PTE_M] + sums[lay.NEED_PMD_M] + sums[lay.NEED_PUD_M]
+    by_lane("vm_pte_kib_needed_end", need * (page // 1024), need_m * (page // 1024))
+    by_lane("pte_tables_empty_end", -sums[lay.NEED_PTE], -sums[lay.NEED_PTE_M])
+    out[:, :, at["pte_tables_empty_end"]] += out[:, :, at["pte_tables_end"]]
 
-    def by_lane(name: str, column: int, column_m: int) -> None:
-        out[:, :, at[name]] = np.where(zap_lane, seen.sums[:, [column_m]], seen.sums[:, [column]])
-
-    out[:, :, at["zap_calls"]] = seen.sums[:, [lay.CALLS]]
-    by_lane("ptes_installed", lay.INSTALLED, lay.INSTALLED_M)
-    by_lane("ptes_zapped", lay.ZAPPED, lay.ZAPPED_M)
-    by_lane("force_breaks", lay.BREAKS, lay.BREAKS_M)
-    for name, column in (
-        ("table_visits", lay.VISITS),
-        ("pte_tables_allocated", lay.ALLOCATED),
-        ("pte_tables_freed", lay.FREED),
-        ("ptes_rescanned", lay.RESCANNED),
-        ("fast_paths", lay.FAST),
-        ("slow_paths", lay.SLOW),
-        ("pmd_trylocks", lay.TRYLOCKS),
-        ("pmd_trylocks_failed", lay.FAILED),
-        ("pmd_locks", lay.PMD_LOCKS),
-        ("pte_locks_extra", lay.PTE_LOCKS),
-    ):
+    by_lane("zap_calls", sums[lay.CALLS], sums[lay.CALLS])
+    by_lane("ptes_installed", sums[lay.INSTALLED], sums[lay.INSTALLED_M])
+    by_lane("ptes_zapped", sums[lay.ZAPPED], sums[lay.ZAPPED_M])
+    by_lane("force_breaks", sums[lay.BREAKS], sums[lay.BREAKS_M])
+    for name, column in WORK_AT:
         out[:, :, at[name]] = seen.work[:, :, column]
     refcount = POLICIES.index("refcount")
-    out[:, refcount, at["atomics"]] = seen.sums[:, [lay.INSTALLED, lay.ZAPPED, lay.MARKED]].sum(axis=1)
-    flushes = seen.account[:, : len(POLICIES)].copy()
-    flushes[:, :-1] += seen.account[:, lay.ZAPPING :]
-    out[:, :, at["tlb_flushes_full"]] = flushes[:, :, 0]
-    out[:, :, at["tlb_invlpgs"]] = flushes[:, :, 1]
-    others = np.where(has_ipis, columns["threads"] - 1, 0)
-    out[:, :, at["ipis"]] = flushes[:, :, 2] * others[:, None]
+    out[:, :, at["atomics"]] = 0
+    out[:, refcount, at["atomics"]] = sums[lay.INSTALLED] + sums[lay.ZAPPED] + sums[lay.MARKED]
+    others = np.array([a.sends_ipis for a in ARCHES])[columns["arch"]] * (columns["threads"] - 1)
+    for i, (name, times) in enumerate((("tlb_flushes_full", None), ("tlb_invlpgs", None), ("ipis", others))):
+        flushes = out[:, :, at[name]]
+        flushes[:] = seen.account[:, : len(POLICIES), i]
+        flushes[:, :-1] += seen.account[:, lay.ZAPPING, i, None]
+        if times is not None:
+            flushes *= times[:, None]
     return Results(out, rounds, counts)
+
+
+def by_round(
+    offsets: NDArray[np.int64], page: NDArray[np.int64], per: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], tuple[NDArray[np.int64], ...]]:
+    """ROUND_COLUMNS of all rounds, and PTE, PMD and PUD tables at their ends; `page`: bytes, a round each."""
+    kinds, columns = np.array(CLASS_OF_POLICY), np.ascontiguousarray(per.T)
+
+    def cumulative(column: int) -> NDArray[np.int64]:
+        total = np.cumsum(columns[column])
+        before = np.append(0, total)[offsets[:-1]]
+        return np.asarray(total - np.repeat(before, np.diff(offsets)))
+
+    pmd, pud = cumulative(lay.PMD_NEW), cumulative(lay.PUD_NEW)
+
+    def upper(zapped: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> NDArray[np.int64]:
+        out = np.empty((len(per), len(POLICIES)), np.int64)
+        out[:, :-1] = zapped[:, None]
+        out[:, -1] = under_munmap
+        return out
+
+    rounds = columns_apart(len(per), len(ROUND_COLUMNS))
+    for i, at in enumerate((lay.PAGES_PEAK, lay.PAGES_END)):
+        rounds[:, :, i] = upper(columns[at] * page, columns[at + 1] * page)
+    peak = per[:, lay.PTE_PEAK + kinds], upper(pmd, columns[lay.PMD_PEAK_M]), upper(pud, columns[lay.PUD_PEAK_M])
+    end = per[:, lay.PTE_END + kinds], upper(pmd, columns[lay.PMD_END_M]), upper(pud, columns[lay.PUD_END_M])
+    for i, tables in enumerate((peak, end)):
+        rounds[:, :, 2 + i] = (tables[0] + tables[1] + tables[2]) * (page // 1024)[:, None]
+    return rounds, end
