@@ -30,7 +30,9 @@ axes: {sparsity: [0.99, 0.999], cluster: [4KiB, 64KiB], threads: [1, 8]}
 repeats: %d
 derive: {resident_pages: "virt * (1 - sparsity) / 4096"}
 """
-DRIVER = "import sys; from sweep import ledger; ledger.COMMIT_S = 0.2; from sweep.cli import main; sys.exit(main())"
+PATCHES = "from sweep import ledger; ledger.COMMIT_S = 0.2; ledger.PART_POINTS = 12"
+"""Commits so often that a launch has many; files made by workers for the larger tasks, by the driver for the others."""
+DRIVER = f"import sys; {PATCHES}; from sweep.cli import main; sys.exit(main())"
 QUESTIONS = {
     "outcomes": "SELECT * EXCLUDE (run_id) FROM outcomes ORDER BY point_id, policy",
     "rounds": "SELECT * EXCLUDE (run_id) FROM rounds ORDER BY point_id, policy, round",
