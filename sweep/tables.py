@@ -36,8 +36,14 @@ Table: TypeAlias = pa.Table
 _CODED = pa.dictionary(pa.int32(), pa.string())
 pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own returns pages at once, and each is expensive to get again
 _UNREADABLE = (pa.ArrowException, OSError)
-_COUNTERS = {c.name for c in (*schema.STATE, *schema.WORK, *schema.KERNEL, *schema.ROUNDS) if c.type == "int64"}
-_PAGE_ROWS, _PAGE_BYTES = 1 << 20, 1 << 24
+_PARQUET = {
+    "compression": "lz4",
+    "write_statistics": ["run_id", "policy", "status", "attempt"],
+    "max_rows_per_page": 1 << 20,
+    "data_page_size": 1 << 24,
+}
+"""A page a column, as each page costs again what values that repeat save. Zstandard would make smaller files, but take
+longer to write and to read them. Extremes of counters help no query."""
 ROW_GROUP = 61_440
 """Rows of a merged part that are in memory at once, and what a thread of DuckDB then takes."""
 
@@ -222,24 +228,7 @@ def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
 
 def write_parquet(table: Table, sink: Path | BinaryIO) -> None:
     """A table as a Parquet file."""
-    pq.write_table(table, sink, **_format(table.schema))
-
-
-def _format(schema_: pa.Schema) -> dict[str, Any]:
-    """How a table becomes a Parquet file.
-
-    Counters are small numbers that vary: split into streams of bytes, most of which are zeros, they take two thirds of
-    the time and the space of a dictionary of them. Everything else repeats. Extremes of counters help no query.
-    """
-    split = [field.name for field in schema_ if field.name in _COUNTERS and field.type == pa.int64()]
-    return {
-        "compression": "zstd",
-        "write_statistics": ["run_id", "policy", "status", "attempt"],
-        "use_dictionary": [field.name for field in schema_ if field.name not in split],
-        "column_encoding": dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
-        "max_rows_per_page": _PAGE_ROWS,
-        "data_page_size": _PAGE_BYTES,
-    }
+    pq.write_table(table, sink, **_PARQUET)
 
 
 def read_part(source: Any, name: str, columns: Sequence[str] | None = None) -> Table:
@@ -260,7 +249,7 @@ def merged(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> byt
     sink = pa.BufferOutputStream()
     opened = [pq.ParquetFile(source) for source in sources]
     schema_ = _unified([file.schema_arrow for file in opened]).with_metadata(dict(keep) if keep else None)
-    with pq.ParquetWriter(sink, schema_, **_format(schema_)) as writer:
+    with pq.ParquetWriter(sink, schema_, **_PARQUET) as writer:
         waiting: list[Table] = []
         for file in opened:
             for group in range(file.num_row_groups):
