@@ -119,6 +119,7 @@ def table(counts: tuple[tuple[int, Fraction], ...], ranges: tuple[tuple[int, int
 
     Only the last one is kept: a row takes 16 KiB, and one table may have thousands.
     """
+    table.cache_clear()  # not while the next is made either
     sizes = [max(len(counts), 1), *(most + 1 - least for _, least, most in ranges)]
     cells, lows = np.empty((sum(sizes), CELLS), np.uint32), np.empty(sum(sizes), np.int64)
     limits: list[NDArray[np.uint64]] = []

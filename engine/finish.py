@@ -55,10 +55,8 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     out = columns_apart(len(points.par), len(COLUMNS))
     at = {name: i for i, name in enumerate(COLUMNS)}
 
-    def by_lane(name: str, values: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> None:
-        """Two lanes: int64[n] for all zapping policies, and for munmap."""
-        out[:, :-1, at[name]] = values[:, None]
-        out[:, -1, at[name]] = under_munmap
+    def by_lane(name: str, zapping: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> None:
+        put_lanes(out[:, :, at[name]], zapping, under_munmap)
 
     for i, name in enumerate(ROUND_COLUMNS):
         out[:, :, at[name]] = rounds[last, :, i]
@@ -95,7 +93,10 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
 def by_round(
     offsets: NDArray[np.int64], page: NDArray[np.int64], per: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], tuple[NDArray[np.int64], ...]]:
-    """ROUND_COLUMNS of all rounds, and PTE, PMD and PUD tables at their ends; `page`: bytes, a round each."""
+    """ROUND_COLUMNS of all rounds, int64[rounds, 7, 4]; PTE, PMD and PUD tables at their ends, int64[rounds, 7] each.
+
+    offsets: int64[n + 1], where a point's rounds begin; page: int64[rounds], bytes; per: int64[rounds, lay.PER]
+    """
     kinds, columns = np.array(CLASS_OF_POLICY), np.ascontiguousarray(per.T)
 
     def cumulative(column: int) -> NDArray[np.int64]:
@@ -105,17 +106,21 @@ def by_round(
 
     pmd, pud = cumulative(lay.PMD_NEW), cumulative(lay.PUD_NEW)
 
-    def upper(zapped: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> NDArray[np.int64]:
-        out = np.empty((len(per), len(POLICIES)), np.int64)
-        out[:, :-1] = zapped[:, None]
-        out[:, -1] = under_munmap
-        return out
+    def upper(zapping: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> NDArray[np.int64]:
+        return put_lanes(np.empty((len(per), len(POLICIES)), np.int64), zapping, under_munmap)
 
     rounds = columns_apart(len(per), len(ROUND_COLUMNS))
     for i, at in enumerate((lay.PAGES_PEAK, lay.PAGES_END)):
-        rounds[:, :, i] = upper(columns[at] * page, columns[at + 1] * page)
+        put_lanes(rounds[:, :, i], columns[at] * page, columns[at + 1] * page)
     peak = per[:, lay.PTE_PEAK + kinds], upper(pmd, columns[lay.PMD_PEAK_M]), upper(pud, columns[lay.PUD_PEAK_M])
     end = per[:, lay.PTE_END + kinds], upper(pmd, columns[lay.PMD_END_M]), upper(pud, columns[lay.PUD_END_M])
     for i, tables in enumerate((peak, end)):
         rounds[:, :, 2 + i] = (tables[0] + tables[1] + tables[2]) * (page // 1024)[:, None]
     return rounds, end
+
+
+def put_lanes(out: NDArray[np.int64], zapping: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> NDArray[np.int64]:
+    """out: int64[n, 7], filled with what all zapping policies and what munmap has: int64[n] each."""
+    out[:, :-1] = zapping[:, None]
+    out[:, -1] = under_munmap
+    return out

@@ -66,4 +66,5 @@ class Results:
 
 
 def arrived(values: NDArray[np.int64], rounds: NDArray[np.int64], *others: Any) -> Results:
+    """From columns first: int64[len(COLUMNS), n, 7] and int64[len(ROUND_COLUMNS), rounds, 7]."""
     return Results(np.moveaxis(values, 0, 2), np.moveaxis(rounds, 0, 2), *others)

@@ -116,6 +116,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
             status = "interrupted"
             raise
         finally:
+            ledger.close()  # nobody writes once the lock is given back
             writer.finish(status, {})
             if status == "interrupted" and not writer.resumed and not ledger.written and not interrupts.asked:
                 writer.close()
@@ -218,9 +219,8 @@ class Driver:
                 self._show()
             orderly = True
         finally:
-            self._progress.stop()
             try:
-                self._ledger.settle()
+                self._progress.stop()
                 if orderly or not self._interrupts.asked:  # after a fault too: what is finished is good
                     self._ledger.commit()
             finally:

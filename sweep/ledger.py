@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -20,7 +20,8 @@ from sweep.store import RunWriter
 
 COMMIT_S = 2.0
 PARTS_A_FOLD = 50
-"""A commit waits for a fiftieth of the time that has gone, so a week is some 500 parts: every query opens them all."""
+"""A commit waits for a fiftieth of the time that has gone, so a week is some 500 parts: every query opens them all.
+Tasks that come as files are parts of their own; a grid's 10 million points are some 2,500 of those at most."""
 MOST_POINTS, MOST_ROUNDS = 16_384, 131_072
 """What may wait in memory: some 30 MB each, beside as much that becomes files, which takes twice that again."""
 
@@ -77,7 +78,7 @@ class Ledger:
         return self.counts.total() - self.counts["ok"]
 
     def labels(self, task: Task) -> Labels | None:
-        """For a task with points enough for a part: then the worker makes its files."""
+        """For a task with points enough for a part, whose files the worker makes; None: the driver makes them."""
         if len(task) < PART_POINTS:
             return None
         return Labels(self._writer.run_id, self._policies, task.block.ids, task.block.repeat)
@@ -113,20 +114,28 @@ class Ledger:
             self._commit = self._thread.submit(self._write, entries)
 
     def commit(self) -> None:
-        """Everything finished is in the store when this returns."""
-        self.settle()
+        """Everything finished is in the store when this returns, or was tried. Raises what a commit met with."""
+        try:
+            self.settle()
+        except Exception:
+            self._write_rest()
+            raise
+        self._write_rest()
+
+    def close(self) -> None:
+        """Wait for the commit that is being made, whatever comes of it."""
+        self._thread.shutdown()
+
+    def settle(self) -> None:
+        """Wait for the commit that was started. Raises what it met with."""
+        if self._commit is not None:
+            commit, self._commit = self._commit, None
+            commit.result()
+
+    def _write_rest(self) -> None:
         entries, self._entries = self._entries, []
         if entries:
             self._write(entries)
-
-    def settle(self) -> None:
-        """Wait for the commit that was started, even where a signal ends the waiting. Raises what it met with."""
-        commit, self._commit = self._commit, None
-        if commit is not None:
-            try:
-                commit.result()
-            finally:
-                wait([commit])
 
     def _write(self, entries: list[Entry]) -> None:
         """A part for each task that comes as files, and one for all others."""
@@ -160,7 +169,8 @@ class Ledger:
 
         def of_task(told: Callable[[Entry], Any]) -> Any:
             values = [told(e) for e in entries]
-            return values[0] if len(set(values)) == 1 else np.repeat(np.array(values, object), [*map(len, entries)])
+            each = (value for e, value in zip(entries, values, strict=True) for _ in range(len(e)))
+            return values[0] if len(set(values)) == 1 else list(each)
 
         return tables.point_table(
             self._writer.run_id,

@@ -1,9 +1,7 @@
 """The only room with pyarrow: results become typed tables, tables become Parquet files, and back."""
 
-import ctypes
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -335,10 +333,8 @@ def raise_attempts(points: Table, known: Mapping[str, int]) -> Table:
 
 
 def let_go() -> None:
-    """Give memory that was used and is free again back to the system: Arrow's pool and glibc keep some 150 MB."""
+    """Give memory that was used and is free again back to the system: malloc keeps some 150 MB."""
     pa.default_memory_pool().release_unused()
-    with suppress(OSError, AttributeError):  # another libc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _keeping(table: Table, keep: Mapping[str, str]) -> Table:
@@ -346,11 +342,16 @@ def _keeping(table: Table, keep: Mapping[str, str]) -> Table:
 
 
 def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """All their columns. Types may be wider than in one part: a derived column of NULLs only was stored as numbers."""
+    """All their columns, nullable where one lacks them.
+
+    Types may be wider than in one part: a derived column of NULLs only was stored as numbers.
+    """
     try:
-        return pa.unify_schemas([schema_.remove_metadata() for schema_ in schemas], promote_options="permissive")
+        whole = pa.unify_schemas([schema_.remove_metadata() for schema_ in schemas], promote_options="permissive")
     except pa.ArrowException as error:
         raise UserError(f"parts do not fit together: {_first_line(error)}") from error
+    gaps = {field.name for field in whole if any(field.name not in schema_.names for schema_ in schemas)}
+    return pa.schema([field.with_nullable(True) if field.name in gaps else field for field in whole])
 
 
 def _fitted(table: Table, schema_: pa.Schema) -> Table:

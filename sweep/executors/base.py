@@ -141,23 +141,24 @@ def run_batch(batch: Batch) -> Done:
     run = _engine(batch.runner)
     # Arrays that came through shared memory are read-only, which is another type to Numba: it would compile again.
     columns = {name: np.require(values, requirements=["C", "W"]) for name, values in batch.columns.items()}
-    cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+    cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
     results = tally = None
     with _deadline(batch.limit_s):
         if batch.shard is None:
             results, failures = _run(run, columns)
         else:
             tally, failures = _run_shard(columns, batch.shard)
-    cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
+    cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
     done = Done(batch.number, End.RAN, None, failures, Failure(), platform.node(), cpu, wall, tally)
     if results is None:
         return done
-    if batch.labels is not None and not failures:
+    if batch.labels is not None and not failures and not results.remarks:
         return replace(done, files=_files(batch.labels, columns, results))
     return replace(done, results=replace(results, values=_small(results.values), rounds=_small(results.rounds)))
 
 
 def _files(labels: Labels, columns: Columns, results: Results) -> dict[str, bytes]:
+    """The Parquet files of `outcomes` and `rounds`; what they cost is in no figure, as what the driver's cost."""
     outcomes = tables.outcome_table(labels.run_id, labels.ids, labels.repeat, columns, results, labels.policies)
     rounds = tables.round_table(labels.run_id, labels.ids, results, labels.policies)
     return {"outcomes": tables.parquet_bytes(outcomes), "rounds": tables.parquet_bytes(rounds)}
@@ -266,7 +267,7 @@ def owned(done: Done) -> Done:
     if done.results is None:
         return done
     held = done.results
-    values, rounds, counts = held.values.copy(), held.rounds.copy(), held.round_counts.copy()
+    values, rounds, counts = held.values.copy("K"), held.rounds.copy("K"), held.round_counts.copy()
     return replace(done, results=replace(held, values=values, rounds=rounds, round_counts=counts))
 
 

@@ -127,6 +127,10 @@ def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
     done = answers(executor, Batch(2, points(1, fakes.RAISES, 3), runner=fakes.RUNNER, labels=labels))[2]
     assert done.files is None
     assert done.results is not None
+    done = run_batch(Batch(3, columns, runner="tests.sweep.fakes:remark", labels=labels))
+    assert done.files is None
+    assert done.results is not None
+    assert done.results.remarks == ("so it is",) * 3
 
 
 def test_a_point_that_raises_does_not_cost_its_neighbours(executor: Executor) -> None:

@@ -314,6 +314,30 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[float]:
         now += 1.0
 
 
+def test_a_commit_that_fails_costs_its_own_points_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finished meanwhile is still written, once, before the error is told; then nothing is left to write."""
+    writer, went = Writer(), iter([UserError("disk full"), None, None])
+
+    def commit(*_: object) -> None:
+        if error := next(went):
+            raise error
+        writer.commit()
+
+    monkeypatch.setattr("sweep.ledger.COMMIT_S", 0.0)
+    ledger = Ledger(writer, POLICIES)  # type: ignore[arg-type]
+    monkeypatch.setattr(ledger, "_write", commit)
+    task, lost = Task(next(make_plan(grid([1])).points()), 1.0), Done(1, End.LOST)
+    ledger.gave_up(task, lost, Failure("lost", "Lost"))
+    ledger.commit_if_due()
+    ledger.gave_up(task, lost, Failure("lost", "Lost"))
+    with pytest.raises(UserError, match="disk full"):
+        ledger.commit()
+    assert writer.parts == 1
+    ledger.commit()
+    ledger.close()
+    assert writer.parts == 1
+
+
 def test_a_week_is_a_few_hundred_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits come every two seconds at first and ever more seldom."""
     writer, seconds = Writer(), clock(monkeypatch)

@@ -162,6 +162,10 @@ def test_only_columns_with_gaps_are_nullable(tmp_path: Path) -> None:
         assert back.column("ipis").null_count == part.num_rows
         assert back.schema.field("ipis").nullable
         assert not back.schema.field("zap_calls").nullable
+    (tmp_path / "old").write_bytes(tables.parquet_bytes(whole.drop_columns(["zap_calls"])))
+    for order in (["whole", "old"], ["old", "whole"]):
+        back = tables.read_part(tables.merged([tmp_path / name for name in order]), "wide")
+        assert back.column("zap_calls").null_count == whole.num_rows
 
 
 def test_a_truncated_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
