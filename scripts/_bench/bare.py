@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.run import run_batch
 from engine.scenario import Columns
+from sweep import memory
 from sweep.batches import cut
 from sweep.grid import load
 from sweep.plan import TASK_POINTS, make_plan
@@ -19,6 +20,7 @@ def share(batches: list[Columns]) -> None:
 
 
 def main(grid: Path, jobs: int) -> None:
+    memory.keep()  # as the sweep's workers do
     batches = []
     for block in make_plan(load(grid)).points():
         step = min(TASK_POINTS, -(-len(block.ids) // jobs))

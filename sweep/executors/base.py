@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engine.finish import Tally
 from engine.outcome import Results
 from engine.scenario import Columns, Scenario, columns_of
-from sweep import tables
+from sweep import memory, tables
 
 MODEL = "engine.run:run_batch"
 """The engine's entry point, `module:function`. By name, so that a payload holds data and no code."""
@@ -173,6 +173,7 @@ def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:
 
 def warm(runner: str) -> None:
     """Load or compile the engine in this process."""
+    memory.keep()
     _engine(runner)
 
 

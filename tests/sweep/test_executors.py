@@ -133,6 +133,23 @@ def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
     assert done.results.remarks == ("so it is",) * 3
 
 
+def test_a_worker_keeps_the_memory_of_a_batch_for_the_next() -> None:
+    """Once warm, memory that was used and given back is there again without a page fault a page."""
+    code = (
+        "import resource, sys, numpy as np; from sweep import memory\n"
+        "if sys.argv[1] == 'kept': memory.keep()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def some(): return [np.ones(3 << 20, np.uint8) for _ in range(30)]\n"
+        "def batch(): some(); return some()\n"
+        "batch(); before = faults(); batch(); print(faults() - before)"
+    )
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", code, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("given back", "kept")
+    }
+    assert faults["kept"] < faults["given back"] / 10
+
+
 def test_a_point_that_raises_does_not_cost_its_neighbours(executor: Executor) -> None:
     """It is named with its error; the others have their results, in order."""
     done = answers(executor, Batch(2, points(1, fakes.RAISES, 3, rounds=2), runner=fakes.RUNNER))[2]
