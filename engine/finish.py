@@ -80,13 +80,12 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     refcount = POLICIES.index("refcount")
     out[:, :, at["atomics"]] = 0
     out[:, refcount, at["atomics"]] = sums[lay.INSTALLED] + sums[lay.ZAPPED] + sums[lay.MARKED]
-    others = np.array([a.sends_ipis for a in ARCHES])[columns["arch"]] * (columns["threads"] - 1)
-    for i, (name, times) in enumerate((("tlb_flushes_full", None), ("tlb_invlpgs", None), ("ipis", others))):
+    for i, name in enumerate(("tlb_flushes_full", "tlb_invlpgs", "ipis")):
         flushes = out[:, :, at[name]]
         flushes[:] = seen.account[:, : len(POLICIES), i]
         flushes[:, :-1] += seen.account[:, lay.ZAPPING, i, None]
-        if times is not None:
-            flushes *= times[:, None]
+    others = np.array([a.sends_ipis for a in ARCHES])[columns["arch"]] * (columns["threads"] - 1)
+    out[:, :, at["ipis"]] *= others[:, None]
     return Results(out, rounds, counts)
 
 

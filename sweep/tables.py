@@ -224,6 +224,11 @@ def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
     return bytes(sink.getvalue())
 
 
+def file_of(table: Table | None) -> bytes:
+    """The same; no bytes if there are no rows."""
+    return parquet_bytes(table) if table is not None and table.num_rows else b""
+
+
 def write_parquet(table: Table, sink: Path | BinaryIO) -> None:
     """A table as a Parquet file for whoever asked for one: small, and read everywhere."""
     pq.write_table(table, sink, compression="zstd")

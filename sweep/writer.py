@@ -58,7 +58,7 @@ class RunWriter:
         self._check(outcomes, rounds, points)
         points = tables.explained(tables.raise_attempts(points, self._ids.failed), self._document["derived"])
         given = {"outcomes": outcomes, "rounds": rounds}
-        made = {name: t if isinstance(t, bytes) else _file(t) for name, t in given.items()}
+        made = {name: t if isinstance(t, bytes) else tables.file_of(t) for name, t in given.items()}
         siblings = {name: data for name, data in made.items() if data}
         self._lock.check()
         number, self._number = self._number, self._number + 1
@@ -131,11 +131,6 @@ class RunWriter:
         self._document |= {**changes, "updated": now}
         self._lock.check()
         rundir.write_document(self._run, self._document)
-
-
-def _file(table: Any | None) -> bytes:
-    """As Parquet; empty if there are no rows."""
-    return tables.parquet_bytes(table) if table is not None and table.num_rows else b""
 
 
 def _must_be_own(table: Any, run_id: str, columns: tuple[schema.Column, ...]) -> None:

@@ -89,7 +89,7 @@ class Failure:
 class Done:
     """The answer. `results` holds the points that ran, in order; `failures` are (place in the batch, why).
 
-    `files` stand for the results of a batch with labels in which every point ran: a Parquet file a table. `failure` is
+    `files` stand for the results of a batch with labels in which every point ran: tables.file_of each. `failure` is
     the batch's, if it did not run; a shard's answer is its `tally`. What loading or compiling the engine took is in no
     figure.
     """
@@ -161,7 +161,7 @@ def _files(labels: Labels, columns: Columns, results: Results) -> dict[str, byte
     """The Parquet files of `outcomes` and `rounds`; what they cost is in no figure, as what the driver's cost."""
     outcomes = tables.outcome_table(labels.run_id, labels.ids, labels.repeat, columns, results, labels.policies)
     rounds = tables.round_table(labels.run_id, labels.ids, results, labels.policies)
-    return {"outcomes": tables.parquet_bytes(outcomes), "rounds": tables.parquet_bytes(rounds)}
+    return {"outcomes": tables.file_of(outcomes), "rounds": tables.file_of(rounds)}
 
 
 def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:
@@ -173,7 +173,6 @@ def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:
 
 def warm(runner: str) -> None:
     """Load or compile the engine in this process."""
-    memory.keep()
     _engine(runner)
 
 
@@ -182,6 +181,7 @@ _loaded: dict[str, Run] = {}
 
 def _engine(runner: str) -> Run:
     if runner not in _loaded:
+        memory.keep()
         module, _, function = runner.partition(":")
         run: Run = getattr(importlib.import_module(module), function)
         # If the smallest scenario fails so will every batch, and those are the ones to report it.

@@ -128,6 +128,8 @@ def test_a_part_comes_back() -> None:
     assert tables.kept(back) == {"rounds": "abc"}
     assert pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0).column(0).compression == "LZ4"
     assert back.schema.field("virt").metadata[b"unit"] == b"bytes"
+    assert tables.file_of(table) == tables.parquet_bytes(table)
+    assert tables.file_of(table.slice(0, 0)) == b""
 
 
 def test_parts_become_one(tmp_path: Path) -> None:
