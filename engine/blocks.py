@@ -6,7 +6,7 @@ import numpy as np
 
 from engine import layout as lay
 from engine.bits import ONE, ZERO, first_set, popcount
-from engine.chance import CELL_BITS, INSIDE_BITS, SEVERAL_INSIDE
+from engine.chance import CELL_BITS, CELLS, INSIDE_BITS, SEVERAL_INSIDE
 from engine.install import outermost, resident_extents
 from engine.jit import inner
 from engine.keyed import GOLDEN, OF_COUNT, OF_FIRST, OF_SPAN, mix
@@ -55,14 +55,28 @@ def drawn_counts(first: Any, cdfs: Any, row: Any, keys: Any, hashes: Any, cells:
 
 
 @inner
+def mostly_enough(par: Any, cdfs: Any, enough: Any) -> Any:
+    """The least k whose span is `enough` but for draws in its first cell; spans grow with k."""
+    least, end = par[lay.LEAST], par[lay.MOST] + 1
+    while least < end:
+        k = (least + end) >> 1
+        if np.int64(cdfs.cells[((par[lay.SPANS] + k) << CELL_BITS) + 1]) >> 8 >= enough:
+            end = k
+        else:
+            least = k + 1
+    return least
+
+
+@inner
 def drawn_ends(
-    first: Any, n: Any, k: Any, easy: Any, enough: Any, par: Any, cdfs: Any, keys: Any, hashes: Any, others: Any,
-    cells: Any, lo: Any, hi: Any, unsure: Any,
+    first: Any, n: Any, k: Any, easy: Any, enough: Any, crowd: Any, par: Any, cdfs: Any, keys: Any, hashes: Any,
+    others: Any, cells: Any, lo: Any, hi: Any, unsure: Any,
 ) -> None:  # fmt: skip
     """engine.install.outermost of the tables from `first` on, a multiple of 4, that have k: uint16[tables].
 
     lo, hi: uint16[tables], of any value where k is 0, and only roughly true where easy is not 0 and both the true span
-    and what they say are `enough`. hashes, others: uint64[tables / 4], cells: uint32[tables], unsure: scratch.
+    and what they say are `enough`; crowd: mostly_enough, or more. hashes, others: uint64[tables / 4],
+    cells: uint32[tables], unsure: scratch.
     """
     if n == 1:
         lo[:], hi[:] = 0, 0
@@ -71,10 +85,14 @@ def drawn_ends(
     draws(keys[OF_FIRST], first >> 2, 1, others)
     upper, place = hashes.view(np.uint16), others.view(np.uint16)
     least, most, row = np.uint16(par[lay.LEAST]), np.uint16(par[lay.MOST]), par[lay.SPANS]
-    base = np.uint32(row) << np.uint32(CELL_BITS)
+    base, many, zero = np.uint32(row) << np.uint32(CELL_BITS), np.uint16(crowd), np.uint16(0)
     for i in range(k.size):
-        have = np.uint32(min(max(k[i], least), most))
-        cells[i] = base + (have << np.uint32(CELL_BITS)) + (np.uint32(upper[i]) >> np.uint32(INSIDE_BITS))
+        have = min(max(k[i], least), most)
+        # Where the first cell but one says enough, any does: one for each k stays in the first cache.
+        own = np.uint16(upper[i] >> np.uint16(INSIDE_BITS))
+        one = np.uint16((have << np.uint16(4)) & np.uint16(CELLS - 1) | np.uint16(1))
+        cell = one if (easy[i] != zero) & (k[i] >= many) & (own != zero) else own
+        cells[i] = base + (np.uint32(have) << np.uint32(CELL_BITS)) + np.uint32(cell)
     look_up(cells, cdfs, hi, unsure)
     ends_of(n, k, upper, place, easy, enough, unsure, lo, hi)
     settle_ends(first, n, k, cdfs, row, keys, unsure, cells.view(np.uint16), lo, hi)
@@ -155,6 +173,13 @@ def nth_flag(flags: Any, n: Any) -> Any:
             return w * 4 + (first_set(x) >> 4)
         n -= have
     return -1
+
+
+@inner
+def copy(values: Any, out: Any) -> None:
+    """out[:] = values, without a look at the shapes, that takes an array of letters to complain."""
+    for i in range(out.size):
+        out[i] = values[i]
 
 
 @inner

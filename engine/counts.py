@@ -6,7 +6,7 @@ how many extents each holds, whether its call is made, where the first and the l
 behind needs places, a bit each (or a flag, where a table is one extent). Same results as engine/walk.py, bit for bit.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from engine import layout as lay
 from engine import slots
 from engine.bits import ZERO
-from engine.blocks import drawn_counts, drawn_ends, draws, next_flag, nth_flag, total_of
+from engine.blocks import drawn_counts, drawn_ends, draws, mostly_enough, next_flag, nth_flag, total_of
 from engine.chance import ALWAYS, MAYBE
 from engine.contend import attempt, attempt_by_key, settle_trylocks
 from engine.flush import FULL, RANGED, SENT, flush
 from engine.jit import inner, kernel
 from engine.keyed import LOW_48, OF_CALL, OF_CALL_LOW, OF_PLACE, S16, S48, STREAMS, draw, fill_streams
 from engine.placing import PLACE_ROWS, add_rows, clear_called, place_block, survey_rows
+from engine.room import most
 from engine.upper import upper_of_munmap
 
 BLOCK_TABLES = 4_096
@@ -36,30 +37,53 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(slots.plain(par) & (par[:, lay.ZAP] == par[:, lay.ENTRIES]) & counted)
 
 
-@inner
-def room(pars: Any, rows: Any) -> Any:
-    """Scratch for blocks: hashes, numbers of tables, cells, steps of threads; keys, flags and counts of regions.
+class Room(NamedTuple):
+    """Scratch for the blocks of all points of a call.
 
-    uint64[2, tables / 4], uint16[NUMBERS, tables], uint32[tables], int64[3, 2 x tables] (-1 throughout);
-    uint64[rounds, STREAMS], bool[2 x regions + 2, rounds], int64[3, regions]
+    hashes: uint64[2, tables / 4]; numbers: uint16[NUMBERS, tables]; cells: uint32[tables]; steps: int64[3, 2 x span] of
+    threads, the first of them -1 throughout; streams: uint64[rounds, STREAMS]; flags: bool[2 x regions + 2, rounds];
+    of_region: int64[3, regions]; pace: int64[rounds, threads]; words: uint64[2 x words + 1, PMD span],
+    at: int64[2, PMD span] and place_rows: uint16[PLACE_ROWS, PMD span] where pages are left over
     """
-    tables, rounds, regions = BLOCK_TABLES, 1, 1
-    for point in rows:
-        tables = max(tables, pars[point, lay.PMD_SPAN])
-        rounds = max(rounds, pars[point, lay.ROUNDS])
-        regions = max(regions, BLOCK_TABLES // pars[point, lay.PMD_SPAN])
-    tables += 64
-    steps = np.zeros((3, 2 * tables), np.int64)
-    steps[:] = -1
-    return (
-        np.zeros((2, tables >> 2), np.uint64),
-        np.zeros((NUMBERS, tables), np.uint16),
-        np.zeros(tables, np.uint32),
-        steps,
+
+    hashes: Any
+    numbers: Any
+    cells: Any
+    steps: Any
+    streams: Any
+    flags: Any
+    of_region: Any
+    pace: Any
+    words: Any
+    at: Any
+    place_rows: Any
+
+
+def room_for(par: NDArray[np.int64]) -> Room:
+    """As much as the largest of these points needs, whose tables are of one size: int64[n, PARAMETERS]."""
+    spans, rounds = par[:, lay.PMD_SPAN], most(par, lay.ROUNDS)
+    tables, regions = max(BLOCK_TABLES, int(spans.max())), max(BLOCK_TABLES // int(spans.min()), 1)
+    threaded, placed = par[par[:, lay.THREADS] > 1], par[carries_places(par)]
+    width, n_words = most(placed, lay.PMD_SPAN), (most(placed, lay.PLACES) + 63) >> 6
+    padded = tables + 64
+    return Room(
+        np.zeros((2, padded >> 2), np.uint64),
+        np.zeros((NUMBERS, padded), np.uint16),
+        np.zeros(padded, np.uint32),
+        np.full((3, 2 * most(threaded, lay.PMD_SPAN)), -1, np.int64),
         np.zeros((rounds, STREAMS), np.uint64),
         np.zeros((2 * regions + 2, rounds), np.bool_),
         np.zeros((3, regions), np.int64),
+        np.zeros((most(threaded, lay.ROUNDS), most(threaded, lay.THREADS)), np.int64),
+        np.zeros((2 * n_words + 1, width), np.uint64),
+        np.zeros((2, width), np.int64),
+        np.zeros((PLACE_ROWS, width), np.uint16),
     )
+
+
+def carries_places(par: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Points whose rounds may begin with tables that hold some of their pages."""
+    return np.asarray((par[:, lay.ROUNDS] > 1) & (par[:, lay.COVER] != ALWAYS) & (par[:, lay.PLACES] > 1))
 
 
 @inner
@@ -79,17 +103,17 @@ def judge(k: Any, made: Any, lo: Any, hi: Any, cluster: Any, ceiling: Any) -> tu
     """
     zero, none = np.uint32(0), np.uint16(0)
     gone, ranged, ranged_freed, reads, full, full_freed = zero, zero, zero, zero, none, none
-    width, most = np.uint16(cluster), np.uint16(ceiling)
+    width, limit = np.uint16(cluster), np.uint16(ceiling)
     for i in range(k.size):
-        have, called, first, end = k[i], made[i] != 0, lo[i], np.uint16(hi[i] + 1)
-        span, reach = np.uint16((end - first) * width), np.uint16(end * width)
+        have, called, first, end = k[i], made[i] != 0, lo[i], np.uint16(hi[i] + np.uint16(1))
+        span, reach = np.uint16(np.uint16(end - first) * width), np.uint16(end * width)
         zapped, kept = (have > 0) & called, (have > 0) & (not called)
-        full = np.uint16(full + (zapped & (span > most)))
-        full_freed = np.uint16(full_freed + (zapped & (reach > most)))
+        full = np.uint16(full + (zapped & (span > limit)))
+        full_freed = np.uint16(full_freed + (zapped & (reach > limit)))
         gone = np.uint32(gone + (have if called else none))
-        ranged = np.uint32(ranged + (span if zapped & (span <= most) else none))
-        ranged_freed = np.uint32(ranged_freed + (reach if zapped & (reach <= most) else none))
-        reads = np.uint32(reads + (np.uint16(first * width + 1) if kept else none))
+        ranged = np.uint32(ranged + (span if zapped & (span <= limit) else none))
+        ranged_freed = np.uint32(ranged_freed + (reach if zapped & (reach <= limit) else none))
+        reads = np.uint32(reads + (np.uint16(np.uint16(first * width) + np.uint16(1)) if kept else none))
     return (
         np.int64(gone), np.int64(full), np.int64(ranged), np.int64(full_freed), np.int64(ranged_freed), np.int64(reads)
     )  # fmt: skip
@@ -182,13 +206,12 @@ def flush_freed(
 
 @kernel
 def walk_counts(
-    rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any, all_sums: Any,
-    accounts: Any,
+    room: Any, rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any,
+    all_sums: Any, accounts: Any,
 ) -> None:  # fmt: skip
     """As engine.walk.walk, with the same arguments, for points that fit."""
-    rooms = room(pars, rows)
-    numbers, cells, sliced = rooms[1], rooms[2], -1
-    by_four, other_four = rooms[0][0], rooms[0][1]
+    numbers, cells, sliced = room.numbers, room.cells, -1
+    by_four, other_four = room.hashes[0], room.hashes[1]
     k, made, zapped, touched, unsure, lo, hi, carried = (
         numbers[K], numbers[MADE], numbers[ZAPPED], numbers[TOUCHED], numbers[UNSURE], numbers[LO], numbers[HI],
         numbers[CARRIED],
@@ -196,16 +219,17 @@ def walk_counts(
     placed, easy, k_all, lo_all, hi_all = (
         numbers[PLACED], numbers[EASY], numbers[K_ALL], numbers[LO_ALL], numbers[HI_ALL]
     )  # fmt: skip
-    no_words, no_numbers, no_rows = np.zeros((0, 0), np.uint64), np.zeros((0, 0), np.int64), np.zeros((0, 0), np.uint16)
     for point in rows:
         par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
         per = pers[offsets[point] : offsets[point + 1]]
+        per[:], work[:], sums[:], account[:] = 0, 0, 0, 0
         entries, places, cluster, rounds = par[lay.ENTRIES], par[lay.PLACES], par[lay.CLUSTER], par[lay.ROUNDS]
         pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
         full_span = ceiling // cluster  # extents this far apart mean a full flush
+        crowd = mostly_enough(par, cdfs, full_span) if places > 1 else 0
         table_batch, cover, limit = par[lay.TABLE_BATCH], par[lay.COVER], lim[lay.LIMIT_COVER]
         first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
-        streams, flags, of_region = rooms[4], rooms[5][:, :rounds], rooms[6]
+        streams, flags, of_region = room.streams, room.flags[:, :rounds], room.of_region
         fill_streams(seed, rounds, streams)
         of_async = account[lay.ASYNC]
         carries = rounds > 1 and cover != ALWAYS
@@ -213,12 +237,9 @@ def walk_counts(
         block_span = pmd_span if by_bits else max(pmd_span, BLOCK_TABLES // pmd_span * pmd_span)
         regions = block_span // pmd_span
         width = block_span if by_bits else 0
-        present, drawn, words, at, place_rows = no_words, no_words, no_words, no_numbers, no_rows
-        if by_bits:
-            n_words = (places + 63) >> 6
-            present, drawn = np.zeros((n_words, width), np.uint64), np.zeros((n_words, width), np.uint64)
-            words, at = np.zeros((2, width), np.uint64), np.zeros((2, width), np.int64)
-            place_rows = np.zeros((PLACE_ROWS, width), np.uint16)
+        n_words = (places + 63) >> 6 if by_bits else 0
+        present, drawn, first_words = room.words[:n_words], room.words[n_words : 2 * n_words], room.words[-1]
+        at, place_rows = room.at, room.place_rows
         flags[:] = False
         pmd_touched, pmd_mapped = flags[:regions], flags[regions : 2 * regions]
         pud_touched, pud_mapped = flags[2 * regions], flags[2 * regions + 1]
@@ -226,15 +247,16 @@ def walk_counts(
         pud_needed, pud_first = False, rounds
         threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
         hand = (n_calls + threads - 1) // threads
-        pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
-        attempts, steps_seen, steps_met = rooms[3][0], rooms[3][1][: 2 * pmd_span], rooms[3][2][: 2 * pmd_span]
+        pace = room.pace[: rounds if threads > 1 else 0, :threads]
+        pace[:] = 0
+        attempts, steps_seen, steps_met = room.steps[0], room.steps[1][: 2 * pmd_span], room.steps[2][: 2 * pmd_span]
         pages, zapped_pages, freed, occupied, uncalled, met_by_none, reads, kept_full = 0, 0, 0, 0, 0, 0, 0, 0
         for block in range(first_table, end_table, block_span):
             n = min(block_span, end_table - block)
             padded = width if by_bits else (n + 7) & ~7
             if padded != sliced:  # a row, then part of it: the compiler must see that they are contiguous
                 sliced, quarter = padded, padded // 4
-                by_four, other_four, cells = rooms[0][0][:quarter], rooms[0][1][:quarter], rooms[2][:padded]
+                by_four, other_four, cells = room.hashes[0][:quarter], room.hashes[1][:quarter], room.cells[:padded]
                 k, made, zapped, touched, unsure, lo, hi, carried = (
                     numbers[K][:padded], numbers[MADE][:padded], numbers[ZAPPED][:padded], numbers[TOUCHED][:padded],
                     numbers[UNSURE][:padded], numbers[LO][:padded], numbers[HI][:padded], numbers[CARRIED][:padded],
@@ -265,17 +287,17 @@ def walk_counts(
                     last = r + 1 == rounds
                     who_needs_places(k, made, carried, last, placed, easy)
                     drawn_ends(
-                        block, places, k, easy, full_span, par, cdfs, choices, by_four, other_four, cells, lo, hi,
-                        unsure,
+                        block, places, k, easy, full_span, crowd, par, cdfs, choices, by_four, other_four, cells, lo,
+                        hi, unsure,
                     )  # fmt: skip
                     if kept_tables > 0 or not last:
                         drawn[:] = ZERO
                         place_block(
-                            drawn, block, places, placed, lo, hi, choices[OF_PLACE], words[0], at[1], place_rows
+                            drawn, block, places, placed, lo, hi, choices[OF_PLACE], first_words, at[1], place_rows
                         )
                         add_rows(present, drawn)
                     if kept_tables > 0:
-                        survey_rows(present, words[0], at[0], at[1], k_all, lo_all, hi_all)
+                        survey_rows(present, first_words, at[0], at[1], k_all, lo_all, hi_all)
                         take_over(carried, k_all, lo_all, hi_all, k, lo, hi)
                 elif carries:
                     carry_over(k, carried)
@@ -331,7 +353,7 @@ def walk_counts(
                         )
                     flush_freed(block, a, end, zapped, zaps, table_batch, entries, ceiling, of_async)
                 if by_bits:
-                    clear_called(present, made, words[0])
+                    clear_called(present, made, first_words)
                 if carries:
                     leave_over(k, made, carried)
                 if in_block == 0:
@@ -339,8 +361,8 @@ def walk_counts(
 
                 if not by_bits:
                     drawn_ends(
-                        block, places, k, made, full_span, par, cdfs, choices, by_four, other_four, cells, lo, hi,
-                        unsure,
+                        block, places, k, made, full_span, crowd, par, cdfs, choices, by_four, other_four, cells, lo,
+                        hi, unsure,
                     )  # fmt: skip
                 there = total_of(k)
                 gone, full, ranged, full_freed, ranged_freed, read = judge(k, made, lo, hi, cluster, ceiling)

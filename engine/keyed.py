@@ -74,9 +74,15 @@ def fill_streams(seed: Any, rounds: Any, out: Any) -> None:
 def pins_of(seed: Any) -> Any:
     """uint64[7]: the same of its pinned pages, which are those of round 0."""
     out = np.empty(OF_PLACE + 1, np.uint64)
+    fill_pins(seed, out)
+    return out
+
+
+@njit(cache=True)
+def fill_pins(seed: Any, out: Any) -> None:
+    """The same into a row that there is."""
     for i, what in enumerate(PINS):
         out[i] = key(seed, 0, what)
-    return out
 
 
 @njit(cache=True)

@@ -6,14 +6,14 @@ refcount, async and munmap need a look. A block of tables is done together: row 
 of every table at a time, so that the compiler can use vector instructions. Same results as engine/walk.py, bit for bit.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine import layout as lay
 from engine.bits import ONE, ZERO, first_set, popcount
-from engine.blocks import drawn_counts, drawn_ends, draws, most_of, total_of
+from engine.blocks import copy, drawn_counts, drawn_ends, draws, most_of, total_of
 from engine.chance import ALWAYS, MAYBE, NEVER
 from engine.flush import FULL, RANGED, SENT, flush, flush_with_table
 from engine.install import drawn_extents, place_extents
@@ -29,15 +29,18 @@ from engine.keyed import (
     S48,
     call_key,
     draw,
-    streams_of,
+    fill_streams,
 )
 from engine.lastcalls import count_late, last_by_full_key, last_calls, last_made, last_of
 from engine.placing import PLACE_ROWS, count_left, merge_rows, place_block
+from engine.room import Rounds, most, rounds_of
 from engine.spans import span_of_part, spans_within_words, unflush
 from engine.upper import upper_of_munmap
 
 FEW = 16
 """One table in so many freed: each by itself is cheaper."""
+NUMBERS = 17
+"""Rows of a room's numbers, one of each table of the block."""
 
 
 def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -50,22 +53,46 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(aligned & plain)
 
 
-@inner
-def block_tables(entries: Any) -> Any:
-    """Tables in a block: its rows stay in the second cache."""
-    return 512 if entries <= 512 else 64
+class Room(NamedTuple):
+    """Scratch for a block of tables of one size.
+
+    rounds; present, cleared: uint64[words, tables]; one: uint64[2, words] of a table; hashes, mask: uint64[tables];
+    lowest: int64[tables]; cells: uint32[tables]; keys, made: uint16[calls of a table, tables]; numbers: uint16[NUMBERS,
+    tables]; place_rows: uint16[PLACE_ROWS, tables]
+    """
+
+    rounds: Rounds
+    present: Any
+    cleared: Any
+    one: Any
+    hashes: Any
+    mask: Any
+    lowest: Any
+    cells: Any
+    keys: Any
+    made: Any
+    numbers: Any
+    place_rows: Any
 
 
-@inner
-def desk(pars: Any, rows: Any) -> Any:
-    """Scratch for all these points: (words: uint64[*], numbers: uint16[*])."""
-    words, numbers = 0, 0
-    for i in rows:
-        entries = pars[i, lay.ENTRIES]
-        tables = block_tables(entries)
-        words = max(words, (3 * (entries >> 6) + 4) * tables)
-        numbers = max(numbers, (2 * (entries // pars[i, lay.ZAP]) + 16 + PLACE_ROWS) * tables)
-    return np.zeros(words, np.uint64), np.zeros(numbers, np.uint16)
+def room_for(par: NDArray[np.int64]) -> Room:
+    """As much as the largest of these points needs, whose tables are of one size: int64[n, PARAMETERS]."""
+    entries = most(par, lay.ENTRIES)
+    words, tables, calls = entries >> 6, 512 if entries <= 512 else 64, entries // int(par[:, lay.ZAP].min())
+    return Room(
+        rounds_of(par),
+        np.zeros((words, tables), np.uint64),
+        np.zeros((words, tables), np.uint64),
+        np.zeros((2, words), np.uint64),
+        np.zeros(tables, np.uint64),
+        np.zeros(tables, np.uint64),
+        np.zeros(tables, np.int64),
+        np.zeros(tables, np.uint32),
+        np.zeros((calls, tables), np.uint16),
+        np.zeros((calls, tables), np.uint16),
+        np.zeros((NUMBERS, tables), np.uint16),
+        np.zeros((PLACE_ROWS, tables), np.uint16),
+    )
 
 
 @inner
@@ -219,14 +246,28 @@ def list_freed(n: Any, held: Any, left: Any, listed: Any) -> Any:
 
 @kernel
 def walk_parts(
-    rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any, all_sums: Any,
-    accounts: Any,
+    room: Any, rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any,
+    all_sums: Any, accounts: Any,
 ) -> None:  # fmt: skip
     """As engine.walk.walk, with the same arguments, for points that fit."""
-    desks = desk(pars, rows)
+    present, cleared, hashes, mask, lowest, cells = (
+        room.present, room.cleared, room.hashes, room.mask, room.lowest, room.cells
+    )  # fmt: skip
+    drawn, scratch, place_rows, numbers = room.one[0], room.one[1], room.place_rows, room.numbers
+    tables = present.shape[1]
+    quarter, other_quarter = hashes[: tables // 4], hashes[tables // 4 : tables // 2]
+    (
+        n_made, best, last, late, equal, has, touched, exists_m, listed, ks, fresh, held, left, unsure, lows, highs,
+        none_easy,
+    ) = (
+        numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7], numbers[8],
+        numbers[9], numbers[10], numbers[11], numbers[12], numbers[13], numbers[14], numbers[15], numbers[16],
+    )  # fmt: skip
+    none_easy[:] = 0
     for point in rows:
         par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
         per = pers[offsets[point] : offsets[point + 1]]
+        per[:], work[:], sums[:], account[:] = 0, 0, 0, 0
         entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
         pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
         table_batch, install, cover, by_key = (
@@ -236,26 +277,13 @@ def walk_parts(
             par[lay.RANDOM] != 0,
         )
         zap, shift, limit = par[lay.ZAP], par[lay.SHIFT], lim[lay.LIMIT_COVER]
-        parts, n_words, tables = entries // zap, entries >> 6, block_tables(entries)
-        size = n_words * tables
-        present, cleared = desks[0][:size].reshape(n_words, tables), desks[0][size : 2 * size].reshape(n_words, tables)
-        drawn, scratch = desks[0][2 * size : 2 * size + n_words], desks[0][2 * size + n_words : 2 * size + 2 * n_words]
-        hashes = desks[0][3 * size : 3 * size + tables]
-        quarter, other_quarter = hashes[: tables // 4], hashes[tables // 4 : tables // 2]
-        mask = desks[0][3 * size + tables : 3 * size + 2 * tables]
-        keys = desks[1][: parts * tables].reshape(parts, tables)
-        made = desks[1][parts * tables : 2 * parts * tables].reshape(parts, tables)
-        spare = desks[1][2 * parts * tables : (2 * parts + 16 + PLACE_ROWS) * tables].reshape(16 + PLACE_ROWS, tables)
-        n_made, best, last, late, equal, has, touched, exists_m, listed, ks, fresh, held, left, unsure, lows, highs = (
-            spare[0], spare[1], spare[2], spare[3], spare[4], spare[5], spare[6], spare[7], spare[8], spare[9],
-            spare[10], spare[11], spare[12], spare[13], spare[14], spare[15],
-        )  # fmt: skip
-        place_rows, lowest = spare[16:], np.zeros(tables, np.int64)
-        streams = streams_of(seed, rounds)
-        cells, none_easy, no_span = np.zeros(tables, np.uint32), np.zeros(tables, np.uint16), np.int64(0)
-        scan = np.zeros((rounds, 3), np.int64)
-        pmd_touched, pud_touched = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
-        pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
+        parts, no_span = entries // zap, np.int64(0)
+        keys, made = room.keys[:parts], room.made[:parts]
+        streams, scan, flags = room.rounds.streams, room.rounds.scan, room.rounds.flags
+        fill_streams(seed, rounds, streams)
+        scan[:], flags[:] = 0, False
+        pmd_touched, pud_touched = flags[0][:rounds], flags[1][:rounds]
+        pmd_mapped, pud_mapped = flags[2][:rounds], flags[3][:rounds]
         pmd_first, pud_first = rounds, rounds
         pmd_needed, pud_needed = False, False
         first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
@@ -277,13 +305,13 @@ def walk_parts(
                     ks[n:] = 0
                     if cluster == 1 and install == MAYBE:
                         drawn_ends(
-                            block, places, ks, none_easy, no_span, par, cdfs, choices, quarter, other_quarter, cells,
-                            lows, highs, unsure,
+                            block, places, ks, none_easy, no_span, places, par, cdfs, choices, quarter, other_quarter,
+                            cells, lows, highs, unsure,
                         )  # fmt: skip
                         empty = most_of(held) == 0
                         into = present if empty else cleared
                         if empty:
-                            fresh[:] = ks
+                            copy(ks, fresh)
                         else:
                             cleared[:] = ZERO
                         place_block(into, block, places, ks, lows, highs, choices[OF_PLACE], hashes, lowest, place_rows)
@@ -348,7 +376,7 @@ def walk_parts(
                     count_left(present, lowest, left)
                     sent, ranged, full = 0, 0, 0
                     if zap < 64:
-                        sent, ranged = spans_within_words(cleared, zap)
+                        sent, ranged = spans_within_words(cleared, zap, mask)
                     else:
                         for i in range(n):
                             for p in range(parts):
@@ -429,7 +457,7 @@ def walk_parts(
                     reads = reads_of_scan(present, mask, lowest)
                 end_pages = total_of(left)
                 sums[lay.ZAPPED] += total_of(held) - end_pages
-                held[:] = left
+                copy(left, held)
                 sums[lay.CALLS] += all_made
                 work[lay.NONE, lay.VISITS] += visits
                 work[lay.ASYNC, lay.VISITS] += visits_held

@@ -7,20 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import counts, parts, slots
+from engine import counts, parts, slots, walk
 from engine import layout as lay
 from engine.chance import trylock_limits
-from engine.counts import walk_counts
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
 from engine.outcome import Results
-from engine.parts import walk_parts
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, Columns, check
-from engine.slots import walk_slots
-from engine.walk import walk
 
 BY_WALK, BY_SLOTS, BY_PARTS, BY_COUNTS = range(4)
+KERNELS = (
+    (walk.walk, walk.room_for),
+    (slots.walk_slots, slots.room_for),
+    (parts.walk_parts, parts.room_for),
+    (counts.walk_counts, counts.room_for),
+)
 
 
 def run_batch(columns: Columns) -> Results:
@@ -83,18 +85,23 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool =
         par = par.copy()
         par[:, lay.FIRST_TABLE], par[:, lay.END_TABLE] = first, end
     out = Tally(
-        np.zeros((int(points.offsets[-1]), lay.PER), np.int64),
-        np.zeros((n, len(POLICIES), lay.WORK_COLUMNS), np.int64),
-        np.zeros((n, lay.SUMS), np.int64),
-        np.zeros((n, lay.ZAPPING + 1, 3), np.int64),
+        np.empty((int(points.offsets[-1]), lay.PER), np.int64),
+        np.empty((n, len(POLICIES), lay.WORK_COLUMNS), np.int64),
+        np.empty((n, lay.SUMS), np.int64),
+        np.empty((n, lay.ZAPPING + 1, 3), np.int64),
     )
     way = ways(par) if short else np.full(n, BY_WALK)
     shared = (par, points.lim, points.cdfs, trylock_limits(), points.offsets)
-    for kind, kernel in enumerate((walk, walk_slots, walk_parts, walk_counts)):
-        rows = np.flatnonzero(way == kind)
-        if len(rows):  # what no point needs is not compiled
-            kernel(rows, *shared, out.per, out.work, out.sums, out.account)
+    for kind, (kernel, room_for) in enumerate(KERNELS):
+        for rows in alike(par, np.flatnonzero(way == kind)):  # what no point needs is not compiled
+            kernel(room_for(par[rows]), rows, *shared, out.per, out.work, out.sums, out.account)
     return out
+
+
+def alike(par: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows whose tables and PMD tables are of one size each, together."""
+    sizes = par[rows, lay.ENTRIES] << 32 | par[rows, lay.PMD_SPAN]
+    return [rows[sizes == size] for size in np.unique(sizes)]
 
 
 def estimate_ns(columns: Columns) -> NDArray[np.float64]:

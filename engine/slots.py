@@ -6,7 +6,7 @@ whole-slot rule and munmap exactly while it holds pages, so one flag stands for 
 places are drawn only for the few flushes that may be short. Same results as engine/walk.py, bit for bit.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,9 @@ from engine.keyed import (
     S48,
     call_key,
     draw,
+    fill_streams,
     is_made,
     scale,
-    streams_of,
 )
 from engine.opencall import (
     HI,
@@ -51,7 +51,10 @@ from engine.opencall import (
     widen,
 )
 from engine.quantile import quantile_of
+from engine.room import Rounds, most, rounds_of
 from engine.upper import upper_of_munmap
+
+BY_POLICY_THAT_FREES = (lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MERGED, lay.MUNMAP)
 
 
 def plain(par: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -68,6 +71,32 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     all_or_nothing = (par[:, lay.CLUSTER] % entries == 0) | (par[:, lay.INSTALL] != MAYBE)
     fresh = (par[:, lay.COVER] == ALWAYS) | (par[:, lay.ROUNDS] == 1)
     return np.asarray(plain(par) & singles & (all_or_nothing | (fresh & (par[:, lay.PLACES] > 0))))
+
+
+class Room(NamedTuple):
+    """Scratch: rounds; words: uint64[2, *] of a table; open_calls: int64[rounds, OPEN] and the number of each,
+    int64[rounds]; touched: bool[4], held: int64[4].
+    """
+
+    rounds: Rounds
+    words: Any
+    open_calls: Any
+    open_number: Any
+    touched: Any
+    held: Any
+
+
+def room_for(par: NDArray[np.int64]) -> Room:
+    """As much as the largest of these points needs: int64[n, PARAMETERS]."""
+    rounds = most(par, lay.ROUNDS)
+    return Room(
+        rounds_of(par),
+        np.zeros((2, max(most(par, lay.ENTRIES) >> 6, 64)), np.uint64),
+        np.zeros((rounds, OPEN), np.int64),
+        np.zeros(rounds, np.int64),
+        np.zeros(4, np.bool_),
+        np.zeros(4, np.int64),
+    )
 
 
 @inner
@@ -104,13 +133,14 @@ def close(g: Any, account: Any, entries: Any, ceiling: Any) -> None:
 
 @kernel
 def walk_slots(
-    rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any, all_sums: Any,
-    accounts: Any,
+    room: Any, rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any,
+    all_sums: Any, accounts: Any,
 ) -> None:  # fmt: skip
     """As engine.walk.walk, with the same arguments, for points that fit."""
     for point in rows:
         par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
         per = pers[offsets[point] : offsets[point + 1]]
+        per[:], work[:], sums[:], account[:] = 0, 0, 0, 0
         entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
         pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
         table_batch, install, cover = par[lay.TABLE_BATCH], par[lay.INSTALL], par[lay.COVER]
@@ -118,27 +148,26 @@ def walk_slots(
         wide = cluster // entries if cluster >= entries else 1  # tables an extent covers
         counted = places > 0 and install == MAYBE
         shared = install == MAYBE and not counted and wide % 4 == 0  # four tables, one extent
-        words, scratch = np.zeros(max(entries >> 6, 1), np.uint64), np.zeros(max(entries >> 6, 64), np.uint64)
-        streams = streams_of(seed, rounds)
-        scan = np.zeros((rounds, 3), np.int64)
+        words, scratch = room.words[0][: entries >> 6], room.words[1][: max(entries >> 6, 64)]
+        streams, scan = room.rounds.streams, room.rounds.scan
+        fill_streams(seed, rounds, streams)
+        scan[:] = 0
         per_call = par[lay.ZAP] // entries
         capacity = 7 + par[lay.BATCHES] * (par[lay.BATCH_SLOTS] - 1)
-        open_calls = np.zeros((rounds if per_call > 1 else 0, OPEN), np.int64)
-        open_number = np.zeros(rounds if per_call > 1 else 0, np.int64)
+        open_calls, open_number = room.open_calls, room.open_number
         open_number[:] = -1
         threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
-        pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
-        attempts = np.zeros((rounds if threads > 1 else 0, pmd_span), np.int64)
-        attempts[:] = -1
-        step_scratch = np.zeros(2 * pmd_span if threads > 1 else 0, np.int64)
-        count_scratch = np.zeros(2 * pmd_span if threads > 1 else 0, np.int64)
+        pace, attempts = room.rounds.pace, room.rounds.attempts
+        steps_seen, steps_met = room.rounds.steps[0][: 2 * pmd_span], room.rounds.steps[1][: 2 * pmd_span]
+        pace[:] = 0
         hand = (n_calls + threads - 1) // threads
-        pmd_touched, pud_touched = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
-        pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
+        flags_of = room.rounds.flags
+        flags_of[:] = False
+        pmd_touched, pud_touched = flags_of[0][:rounds], flags_of[1][:rounds]
+        pmd_mapped, pud_mapped = flags_of[2][:rounds], flags_of[3][:rounds]
         pmd_first, pud_first, pmd_needed, pud_needed = rounds, rounds, False, False
-        touched, held = np.zeros(4, np.bool_), np.zeros(4, np.int64)
+        touched, held = room.touched, room.held
         first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
-        freed_by = np.array([lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MERGED, lay.MUNMAP])
         breaks, mid_breaks, mid_reads = 0, 0, 0
         uncalled, missed, met, allocated, freed = 0, 0, 0, 0, 0
         installed, zapped, scanned, scan_reads = 0, 0, 0, 0
@@ -289,8 +318,8 @@ def walk_slots(
                         scan[r, 0] = 0
                     if threads > 1:
                         settle_trylocks(
-                            attempts[r], (end - 1) // pmd_span * pmd_span, seed, r, contention, step_scratch,
-                            count_scratch, entries, work,
+                            attempts[r][:pmd_span], (end - 1) // pmd_span * pmd_span, seed, r, contention, steps_seen,
+                            steps_met, entries, work,
                         )  # fmt: skip
             if pud_span > 0 and (end % pud_span == 0 or end == end_table):
                 if pud_first < rounds:
@@ -299,7 +328,7 @@ def walk_slots(
                 sums[lay.NEED_PUD] += pud_needed
                 pud_first, pud_needed = rounds, False
 
-        for r in range(len(open_number)):
+        for r in range(rounds):
             if open_number[r] >= 0:
                 close(open_calls[r], account, entries, ceiling)
 
@@ -330,7 +359,7 @@ def walk_slots(
         work[lay.ASYNC, lay.PMD_LOCKS] += scanned
         work[lay.ASYNC, lay.PTE_LOCKS] += scanned
         work[lay.ASYNC, lay.RESCANNED] += scan_reads
-        for p in freed_by:
+        for p in BY_POLICY_THAT_FREES:
             work[p, lay.VISITS] += met
             work[p, lay.ALLOCATED] += allocated
             work[p, lay.FREED] += freed

@@ -10,32 +10,27 @@ from engine.jit import inner
 
 
 @inner
-def spans_within_words(cleared: Any, zap: Any) -> tuple[Any, Any]:
+def spans_within_words(cleared: Any, zap: Any, down_row: Any) -> tuple[Any, Any]:
     """(calls that cleared something, pages from their first to their last) for calls below 64 pages, all of a block.
 
     In a call's lane of bits, what is set and what its negative has too are the bits from the lowest up; smearing finds
-    those from the highest down. What is in both is the span.
+    those from the highest down. What is in both is the span. down_row: uint64[tables], scratch.
     """
-    downs = np.zeros(6, np.uint64)
-    steps = 0
-    while (1 << steps) < zap:
-        for bit in range(64):
-            if bit % zap < zap - (1 << steps):
-                downs[steps] |= ONE << np.uint64(bit)
-        steps += 1
     lowest = ZERO
     for bit in range(0, 64, zap):
         lowest |= ONE << np.uint64(bit)
     highest = lowest << np.uint64(zap - 1)
     some, pages = 0, 0
-    down_row = np.zeros(cleared.shape[1], np.uint64)
     for v in range(cleared.shape[0]):
         row = cleared[v]
-        down_row[:] = row
-        for s in range(steps):
-            by, mask = np.uint64(1 << s), downs[s]
+        for i in range(row.size):
+            down_row[i] = row[i]
+        far = 1
+        while far < zap:
+            by, inside = np.uint64(far), ((ONE << np.uint64(zap - far)) - ONE) * lowest
             for i in range(row.size):
-                down_row[i] |= (down_row[i] >> by) & mask
+                down_row[i] |= (down_row[i] >> by) & inside
+            far *= 2
         for i in range(row.size):
             x, down = row[i], down_row[i]
             negative = (highest - (x & ~highest)) ^ (~x & highest)

@@ -5,9 +5,10 @@ hand). Follows docs/method.md; tests/twin.py is the slow, readable form. One lon
 table must stay in registers and cache.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.bits import ONE, ZERO, fill, nth, popcount, survey
 from engine.chance import ALWAYS, MAYBE, NEVER
@@ -22,10 +23,10 @@ from engine.keyed import (
     REFAULT,
     call_key,
     draw,
+    fill_pins,
+    fill_streams,
     key,
-    pins_of,
     scale,
-    streams_of,
 )
 from engine.layout import (
     ALLOCATED,
@@ -131,7 +132,36 @@ from engine.opencall import (
     open_call,
     widen,
 )
+from engine.room import Rounds, most, rounds_of
 from engine.upper import upper_of_munmap
+
+
+class Room(NamedTuple):
+    """Scratch for a table and the calls that meet it.
+
+    rounds; words: uint64[10, words]; keys: uint64[calls], runs: bool[calls]; exists: bool[5], by classes of policies;
+    open_calls: int64[rounds, OPEN]
+    """
+
+    rounds: Rounds
+    words: Any
+    keys: Any
+    runs: Any
+    exists: Any
+    open_calls: Any
+
+
+def room_for(par: NDArray[np.int64]) -> Room:
+    """As much as the largest of these points needs: int64[n, PARAMETERS]."""
+    entries = most(par, ENTRIES)
+    return Room(
+        rounds_of(par),
+        np.zeros((10, entries >> 6), np.uint64),
+        np.zeros(entries + 2, np.uint64),
+        np.zeros(entries + 2, np.bool_),
+        np.zeros(5, np.bool_),
+        np.zeros((most(par, ROUNDS), OPEN), np.int64),
+    )
 
 
 @inner
@@ -150,19 +180,20 @@ def first_entry(present: Any, marker: Any, end: Any) -> Any:
 
 @kernel
 def walk(
-    rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any, all_sums: Any,
-    accounts: Any,
+    room: Any, rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any,
+    all_sums: Any, accounts: Any,
 ) -> None:  # fmt: skip
-    """Walk tables [FIRST_TABLE, END_TABLE) of the points in `rows` and add what was seen to their tallies.
+    """Walk tables [FIRST_TABLE, END_TABLE) of the points in `rows` and write what was seen into their tallies.
 
-    rows: int64[*]; of all n points pars: int64[n, PARAMETERS], lims: uint64[n, LIMITS], offsets: int64[n + 1], where a
-    point's rounds begin in pers: int64[all rounds, PER]; works: int64[n, 7, WORK_COLUMNS]; all_sums: int64[n, SUMS];
-    accounts: int64[n, 8, 3], a row a policy and one for all zapping ones. cdfs: engine.chance.Cdfs,
-    pars says which rows; contention: uint64[701].
+    room: room_for of these points; rows: int64[*]; of all n points pars: int64[n, PARAMETERS], lims: uint64[n, LIMITS],
+    offsets: int64[n + 1], where a point's rounds begin in pers: int64[all rounds, PER];
+    works: int64[n, 7, WORK_COLUMNS]; all_sums: int64[n, SUMS]; accounts: int64[n, 8, 3], a row a policy and one for
+    all zapping ones. cdfs: engine.chance.Cdfs, pars says which rows; contention: uint64[701].
     """
     for point in rows:
         par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
         per = pers[offsets[point] : offsets[point + 1]]
+        per[:], work[:], sums[:], account[:] = 0, 0, 0, 0
         entries, pages, rounds = par[ENTRIES], par[PAGES], par[ROUNDS]
         pmd_span, pud_span = par[PMD_SPAN], par[PUD_SPAN]
         zap, shift, n_calls = par[ZAP], par[SHIFT], par[N_CALLS]
@@ -175,35 +206,28 @@ def walk(
         keyed_calls = by_key or cover == MAYBE
 
         n_words = entries >> 6
-        present, marker, drawn, scratch = (
-            np.zeros(n_words, np.uint64),
-            np.zeros(n_words, np.uint64),
-            np.zeros(n_words, np.uint64),
-            np.zeros(n_words, np.uint64),
-        )
-        made, zapped, back = np.zeros(n_words, np.uint64), np.zeros(n_words, np.uint64), np.zeros(n_words, np.uint64)
-        dirty = np.zeros(n_words, np.uint64)
-        present_m = np.zeros(n_words, np.uint64) if split else present
-        zapped_m = np.zeros(n_words, np.uint64) if split else zapped
-        keys = np.zeros(entries + 2, np.uint64)
-        runs = np.zeros(entries + 2, np.bool_)
-        open_calls = np.zeros((rounds, OPEN), np.int64)
-        exists = np.zeros(5, np.bool_)
+        words = room.words
+        present, marker, drawn, scratch = words[0][:n_words], words[1][:n_words], words[2][:n_words], words[3][:n_words]
+        made, zapped, back, dirty = words[4][:n_words], words[5][:n_words], words[6][:n_words], words[7][:n_words]
+        present_m = words[8][:n_words] if split else present
+        zapped_m = words[9][:n_words] if split else zapped
+        marker[:] = ZERO
+        keys, runs, exists, open_calls = room.keys, room.runs, room.exists, room.open_calls
 
-        pmd_mapped, pud_mapped = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
-        pmd_touched_m, pud_touched_m = np.zeros(rounds, np.bool_), np.zeros(rounds, np.bool_)
+        streams, pins, scan, flags = room.rounds.streams, room.rounds.pins, room.rounds.scan, room.rounds.flags
+        fill_streams(seed, rounds, streams)
+        fill_pins(seed, pins)
+        scan[:], flags[:] = 0, False
+        pmd_touched_m, pud_touched_m = flags[0][:rounds], flags[1][:rounds]
+        pmd_mapped, pud_mapped = flags[2][:rounds], flags[3][:rounds]
         pmd_first, pud_first = rounds, rounds
         pmd_needed, pud_needed, pmd_needed_m, pud_needed_m = False, False, False, False
-        scan = np.zeros((rounds, 3), np.int64)  # the async scan's gather: tables held, lo, hi
-        pace = np.zeros((rounds if threads > 1 else 0, threads), np.int64)
-        attempts = np.zeros((rounds if threads > 1 else 0, pmd_span), np.int64)
-        attempts[:] = -1
-        step_scratch = np.zeros(2 * pmd_span if threads > 1 else 0, np.int64)
-        count_scratch = np.zeros(2 * pmd_span if threads > 1 else 0, np.int64)
+        pace, attempts = room.rounds.pace, room.rounds.attempts
+        steps_seen, steps_met = room.rounds.steps[0][: 2 * pmd_span], room.rounds.steps[1][: 2 * pmd_span]
+        pace[:] = 0
         hand = (n_calls + threads - 1) // threads
         call_slots = (zap + entries - 1) // entries + 1
 
-        streams, pins = streams_of(seed, rounds), pins_of(seed)
         first_table, end_table = par[FIRST_TABLE], par[END_TABLE]
         for table in range(first_table, end_table):
             base = table * entries
@@ -661,13 +685,13 @@ def walk(
                         scan[r, 0] = 0
                     if threads > 1:
                         settle_trylocks(
-                            attempts[r],
+                            attempts[r][:pmd_span],
                             table // pmd_span * pmd_span,
                             seed,
                             r,
                             contention,
-                            step_scratch,
-                            count_scratch,
+                            steps_seen,
+                            steps_met,
                             entries,
                             work,
                         )
