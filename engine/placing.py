@@ -87,11 +87,11 @@ def place_block(
         draws(stream, first * 4096 + number, 4096, hashes)
         for j in range(fields):
             places_between(hashes, bits, number * fields + j, lo, hi, wanted, count, stop, rows[j])
-        for i in range(ks.size):
-            if wanted[i] > 0:
-                for j in range(fields):
-                    q = np.uint64(rows[j, i])
-                    present[q >> S6, i] |= ONE << (q & LOW_6)
+        for j in range(fields):  # table by table: one word after the other would wait for it
+            row = rows[j]
+            for i in range(row.size):
+                q = np.uint64(row[i])
+                present[q >> S6, i] |= np.uint64(wanted[i] > 0) << (q & LOW_6)
     for i in range(ks.size):
         if ks[i] > 0:
             for q in (np.uint64(lo[i]), np.uint64(hi[i])):
@@ -109,19 +109,24 @@ def place_block(
         left = np.int64(listed[at])
         k, a, z = np.int64(ks[left]), np.int64(lo[left]), np.int64(hi[left])
         if wanted[left] == 0:
-            place_absent(present, first, n, left, k, a, z, stream)
+            place_absent(present, first, n, bits, fields, left, k, a, z, stream)
         else:
-            looked = np.int64(stop[left]) if count[left] == wanted[left] else hashed * fields
-            place_rest(present, first, n, left, k - pages[left], a, z, looked, stream)
+            number, field = hashed, 0
+            if count[left] == wanted[left]:
+                number, field = np.uint32(stop[left]) // np.uint32(fields), np.uint32(stop[left]) % np.uint32(fields)
+            place_rest(
+                present, first, n, bits, fields, left, k - pages[left], a, z, np.int64(number), np.int64(field), stream
+            )
 
 
 @inner
-def place_rest(present: Any, first: Any, n: Any, i: Any, left: Any, a: Any, z: Any, looked: Any, stream: Any) -> None:
-    """The same of one table whose first so many fields are looked at."""
-    bits = bits_of(n)
-    low, shift, fields = np.uint64(n - 1), np.uint64(bits), 64 // bits
+def place_rest(
+    present: Any, first: Any, n: Any, bits: Any, fields: Any, i: Any, left: Any, a: Any, z: Any, number: Any,
+    field: Any, stream: Any,
+) -> None:  # fmt: skip
+    """The same of one table, from one field of a hash of it on: so many are left."""
+    low, shift = np.uint64(n - 1), np.uint64(bits)
     before, room = np.uint64(a), np.uint64(z - a)
-    number, field = looked // fields, looked % fields
     h = draw(stream, (first + i) * 4096 + number) >> np.uint64(field * bits)
     while left > 0:
         if field == fields:
@@ -138,10 +143,11 @@ def place_rest(present: Any, first: Any, n: Any, i: Any, left: Any, a: Any, z: A
 
 
 @inner
-def place_absent(present: Any, first: Any, n: Any, i: Any, k: Any, a: Any, z: Any, stream: Any) -> None:
+def place_absent(
+    present: Any, first: Any, n: Any, bits: Any, fields: Any, i: Any, k: Any, a: Any, z: Any, stream: Any
+) -> None:
     """The same of one table, most of whose pages between a and z are there: the others are drawn."""
-    bits = bits_of(n)
-    low, shift, fields = np.uint64(n - 1), np.uint64(bits), 64 // max(bits, 1)
+    low, shift = np.uint64(n - 1), np.uint64(bits)
     for v in range(a >> 6, (z >> 6) + 1):
         present[v, i] |= window(v, a, z + 1)
     before, room, number, wanted = np.uint64(a + 1), np.uint64(z - a - 1), 0, z - a + 1 - k
