@@ -229,7 +229,7 @@ def walk_counts(
         crowd = mostly_enough(par, cdfs, full_span) if places > 1 else 0
         table_batch, cover, limit = par[lay.TABLE_BATCH], par[lay.COVER], lim[lay.LIMIT_COVER]
         first_table, end_table = par[lay.FIRST_TABLE], par[lay.END_TABLE]
-        streams, flags, of_region = room.streams, room.flags[:, :rounds], room.of_region
+        streams, flags, of_region = room.streams, room.flags, room.of_region
         fill_streams(seed, rounds, streams)
         of_async = account[lay.ASYNC]
         carries = rounds > 1 and cover != ALWAYS
@@ -242,7 +242,7 @@ def walk_counts(
         at, place_rows = room.at, room.place_rows
         flags[:] = False
         pmd_touched, pmd_mapped = flags[:regions], flags[regions : 2 * regions]
-        pud_touched, pud_mapped = flags[2 * regions], flags[2 * regions + 1]
+        pud_touched, pud_mapped = flags[2 * regions][:rounds], flags[2 * regions + 1][:rounds]
         pmd_first, kept_in, touched_in = of_region[0], of_region[1], of_region[2]
         pud_needed, pud_first = False, rounds
         threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
@@ -389,7 +389,9 @@ def walk_counts(
                     sums[lay.NEED_PMD] += 1
                     sums[lay.NEED_PMD_M] += 1
                     pud_needed = True
-                upper_of_munmap(per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched[region], pmd_mapped[region])
+                upper_of_munmap(
+                    per, lay.PMD_PEAK_M, lay.PMD_END_M, pmd_touched[region][:rounds], pmd_mapped[region][:rounds]
+                )
                 if pud_span > 0 and (end % pud_span == 0 or end == end_table):
                     if pud_first < rounds:
                         per[pud_first, lay.PUD_NEW] += 1

@@ -1,11 +1,37 @@
 """How engine's functions are compiled: `kernel` is called from Python, `inner` only from compiled code.
 
-What is called only from compiled code needs no wrappers for Python and C, which are a quarter of the time to compile.
+What is called only from compiled code needs no wrappers for Python and C, which are a quarter of the time to compile;
+and it is compiled once for all whole numbers, not again for each that a caller writes out.
 Neither makes an array or keeps one (engine/room.py), so neither counts references to those it is given: counting was a
 sixth of a small point's time.
 """
 
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from numba import njit
+from numba.core.types.misc import unliteral
 
 kernel = njit(cache=True, nogil=True, _nrt=False)
-inner = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    compiled = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)(function)
+    found = compiled.get_call_template
+    compiled.get_call_template = lambda args, kws: found(tuple(map(unliteral, args)), kws)
+    return compiled
+
+
+@contextmanager
+def uncollected(compiled: Any) -> Iterator[None]:
+    """Around a kernel's call: what compiling makes stays, and looking for garbage would be a tenth of the time."""
+    looks = gc.isenabled() and not compiled.signatures
+    if looks:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if looks:
+            gc.enable()

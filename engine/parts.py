@@ -406,7 +406,8 @@ def walk_parts(
                     last_calls(cleared, zap, by_key, keys, has, best, last)
                     count_late(keys, made, by_key, best, last, late, equal)
                 missed = 0
-                for i in listed[:frees]:
+                for at in range(frees):
+                    i = np.int64(listed[at])  # type: ignore[assignment]
                     part: Any = np.int64(last[i])
                     after: Any = np.int64(late[i])
                     same: Any = np.int64(equal[i])

@@ -111,12 +111,11 @@ def place_block(
         if wanted[left] == 0:
             place_absent(present, first, n, bits, fields, left, k, a, z, stream)
         else:
-            number, field = hashed, 0
+            hash_, field = np.int64(hashed), np.int64(0)
             if count[left] == wanted[left]:
-                number, field = np.uint32(stop[left]) // np.uint32(fields), np.uint32(stop[left]) % np.uint32(fields)
-            place_rest(
-                present, first, n, bits, fields, left, k - pages[left], a, z, np.int64(number), np.int64(field), stream
-            )
+                looked, each = np.uint32(stop[left]), np.uint32(fields)
+                hash_, field = np.int64(looked // each), np.int64(looked % each)
+            place_rest(present, first, n, bits, fields, left, k - pages[left], a, z, hash_, field, stream)
 
 
 @inner

@@ -12,6 +12,7 @@ from engine import layout as lay
 from engine.chance import trylock_limits
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
+from engine.jit import uncollected
 from engine.outcome import Results
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, Columns, check
@@ -94,7 +95,8 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool =
     shared = (par, points.lim, points.cdfs, trylock_limits(), points.offsets)
     for kind, (kernel, room_for) in enumerate(KERNELS):
         for rows in alike(par, np.flatnonzero(way == kind)):  # what no point needs is not compiled
-            kernel(room_for(par[rows]), rows, *shared, out.per, out.work, out.sums, out.account)
+            with uncollected(kernel):
+                kernel(room_for(par[rows]), rows, *shared, out.per, out.work, out.sums, out.account)
     return out
 
 
