@@ -17,8 +17,9 @@ SEVERAL = np.uint16(SEVERAL_INSIDE)
 @inner
 def draws(stream: Any, first: Any, stride: Any, out: Any) -> None:
     """draw(stream, first + i x stride) for every i of uint64[*]."""
+    z, step = stream + np.uint64(first + 1) * GOLDEN, np.uint64(stride) * GOLDEN
     for i in range(out.size):
-        out[i] = mix(stream + np.uint64(first + i * stride + 1) * GOLDEN)
+        out[i] = mix(z + np.uint64(i) * step)
 
 
 @inner
