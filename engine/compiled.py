@@ -4,10 +4,14 @@ Numba looks only at the file of the outermost function: a change in a file that 
 code would run. So the cache's folder is named after all of engine's sources.
 """
 
+import contextlib
+import fcntl
+import gc
 import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -35,3 +39,34 @@ def is_cold() -> bool:
     """Nothing compiled yet: the first batch will compile, once, for some seconds."""
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
     return not any(folder.rglob("*.walk*.nbc"))
+
+
+@contextlib.contextmanager
+def compiling(name: str) -> Iterator[None]:
+    """Around a kernel's first call: one process of a machine compiles it, the others wait and find it.
+
+    What compiling makes stays, so nothing looks for garbage meanwhile: that would be a tenth of the time.
+    """
+    looks = gc.isenabled()
+    with _alone(Path(os.environ["NUMBA_CACHE_DIR"], f"{name}.once")):
+        gc.disable()
+        try:
+            yield
+        finally:
+            if looks:
+                gc.enable()
+
+
+@contextlib.contextmanager
+def _alone(done: Path) -> Iterator[None]:
+    """Nobody else is within, until somebody has been: from then on the file has something in it."""
+    with contextlib.ExitStack() as held:
+        mark = None
+        with contextlib.suppress(OSError):  # no folder, no cache: each makes its own
+            done.parent.mkdir(parents=True, exist_ok=True)
+            mark = held.enter_context(done.open("a"))
+            if not done.stat().st_size:
+                fcntl.flock(mark, fcntl.LOCK_EX)
+        yield
+        if mark is not None and not done.stat().st_size:
+            mark.write("compiled\n")

@@ -6,9 +6,7 @@ Neither makes an array or keeps one (engine/room.py), so neither counts referenc
 sixth of a small point's time.
 """
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from numba import njit
@@ -22,16 +20,3 @@ def inner(function: Callable[..., Any]) -> Any:
     found = compiled.get_call_template
     compiled.get_call_template = lambda args, kws: found(tuple(map(unliteral, args)), kws)
     return compiled
-
-
-@contextmanager
-def uncollected(compiled: Any) -> Iterator[None]:
-    """Around a kernel's call: what compiling makes stays, and looking for garbage would be a tenth of the time."""
-    looks = gc.isenabled() and not compiled.signatures
-    if looks:
-        gc.disable()
-    try:
-        yield
-    finally:
-        if looks:
-            gc.enable()

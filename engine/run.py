@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from engine import counts, parts, slots, walk
 from engine import layout as lay
 from engine.chance import trylock_limits
+from engine.compiled import compiling
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
-from engine.jit import uncollected
 from engine.outcome import Results
 from engine.policy import POLICIES
-from engine.scenario import ABSENT, Columns, check
+from engine.scenario import ABSENT, Columns, Scenario, check, columns_of
 
 BY_WALK, BY_SLOTS, BY_PARTS, BY_COUNTS = range(4)
 KERNELS = (
@@ -85,19 +85,40 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool =
     if end is not None:
         par = par.copy()
         par[:, lay.FIRST_TABLE], par[:, lay.END_TABLE] = first, end
-    out = Tally(
+    out = blank(points)
+    way = ways(par) if short else np.full(n, BY_WALK)
+    for kind in range(len(KERNELS)):
+        for rows in alike(par, np.flatnonzero(way == kind)):  # what no point needs is not compiled
+            call(kind, points, par, rows, out)
+    return out
+
+
+def blank(points: Encoded) -> Tally:
+    """Room for what kernels write."""
+    n = len(points.par)
+    return Tally(
         np.empty((int(points.offsets[-1]), lay.PER), np.int64),
         np.empty((n, len(POLICIES), lay.WORK_COLUMNS), np.int64),
         np.empty((n, lay.SUMS), np.int64),
         np.empty((n, lay.ZAPPING + 1, 3), np.int64),
     )
-    way = ways(par) if short else np.full(n, BY_WALK)
-    shared = (par, points.lim, points.cdfs, trylock_limits(), points.offsets)
-    for kind, (kernel, room_for) in enumerate(KERNELS):
-        for rows in alike(par, np.flatnonzero(way == kind)):  # what no point needs is not compiled
-            with uncollected(kernel):
-                kernel(room_for(par[rows]), rows, *shared, out.per, out.work, out.sums, out.account)
-    return out
+
+
+def call(kind: int, points: Encoded, par: NDArray[np.int64], rows: NDArray[np.int64], out: Tally) -> None:
+    """Walk some rows by one kernel."""
+    kernel, room_for = KERNELS[kind]
+    of_points = (par, points.lim, points.cdfs, trylock_limits(), points.offsets)
+    kernel(room_for(par[rows]), rows, *of_points, out.per, out.work, out.sums, out.account)
+
+
+def load(columns: Columns) -> None:
+    """Have the kernels ready that these columns need: compiled, or found compiled."""
+    for kind in np.unique(ways(encode_sizes(columns))):
+        kernel, _ = KERNELS[kind]
+        if not kernel.signatures:
+            one = encode(columns_of([Scenario(virt=1 << 21, sparsity=0.5)]))
+            with compiling(kernel.py_func.__name__):
+                call(kind, one, one.par, np.zeros(0, np.int64), blank(one))
 
 
 def alike(par: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -278,7 +278,7 @@ class Driver:
         self._progress.show(state)
 
     def _waiting(self, done: int) -> str:
-        """What holds the workers up. A ready worker has one kernel of several; the first batch compiles the others."""
+        """What holds the workers up. A ready worker has no kernel yet: the first batch compiles those that it needs."""
         starting = f"starting {self._executor.name}"
         if self._options.address:
             return "" if self._executor.warm else f"{starting}, compiling the engine there if it is new"

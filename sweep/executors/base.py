@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.finish import Tally
 from engine.outcome import Results
-from engine.scenario import Columns, Scenario, columns_of
+from engine.scenario import Columns
 from sweep import memory, tables
 
 MODEL = "engine.run:run_batch"
@@ -141,6 +141,8 @@ def run_batch(batch: Batch) -> Done:
     run = _engine(batch.runner)
     # Arrays that came through shared memory are read-only, which is another type to Numba: it would compile again.
     columns = {name: np.require(values, requirements=["C", "W"]) for name, values in batch.columns.items()}
+    if batch.runner == MODEL:
+        _load(columns)
     cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
     results = tally = None
     with _deadline(batch.limit_s):
@@ -171,8 +173,15 @@ def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:
     return numbers.astype(np.int32) if fits else numbers
 
 
+def _load(columns: Columns) -> None:
+    from engine.run import load
+
+    with contextlib.suppress(Exception):  # the batch will meet the same, and report it
+        load(columns)
+
+
 def warm(runner: str) -> None:
-    """Load or compile the engine in this process."""
+    """Load the engine into this process, but for its kernels: the first batch that needs one compiles it."""
     _engine(runner)
 
 
@@ -183,11 +192,7 @@ def _engine(runner: str) -> Run:
     if runner not in _loaded:
         memory.keep()
         module, _, function = runner.partition(":")
-        run: Run = getattr(importlib.import_module(module), function)
-        # If the smallest scenario fails so will every batch, and those are the ones to report it.
-        with contextlib.suppress(Exception):
-            run(columns_of([Scenario(virt=1 << 21, sparsity=0.5)]))
-        _loaded[runner] = run
+        _loaded[runner] = getattr(importlib.import_module(module), function)
     return _loaded[runner]
 
 

@@ -23,7 +23,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO
 
-from engine.compiled import is_cold
 from sweep.errors import SweepFault
 from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, run_batch, warm
 
@@ -75,8 +74,7 @@ class Processes:
         return 2 * self.workers
 
     def start(self) -> None:
-        """Where the engine is not compiled yet, one worker does that; the others start when it has."""
-        self._grow(1 if is_cold() else self.workers)
+        self._pool = [spawn(self.runner) for _ in range(self.workers)]
 
     def submit(self, batch: Batch) -> None:
         self._queue.append(batch)
@@ -105,9 +103,6 @@ class Processes:
                 worker.process.wait()
         self._pool.clear()
 
-    def _grow(self, workers: int) -> None:
-        self._pool += [spawn(self.runner) for _ in range(workers - len(self._pool))]
-
     def _feed(self) -> None:
         for worker in self._pool:
             if not self._queue:
@@ -127,7 +122,6 @@ class Processes:
             if answer.error:
                 raise SweepFault(f"a worker process cannot load the engine: {answer.error}")
             worker.ready = self.warm = True
-            self._grow(self.workers)
             return None
         worker.batch = None
         assert isinstance(answer, Done)

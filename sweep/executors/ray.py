@@ -21,7 +21,6 @@ from typing import Any
 
 import psutil
 
-from engine.compiled import is_cold
 from sweep.errors import SweepFault, UserError
 from sweep.executors import raycode, rayhome
 from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, owned
@@ -58,9 +57,7 @@ class RayTasks:
     _held_home: int = -1
     _roots: list[psutil.Process] = field(default_factory=list)
     _refs: dict[Any, Batch] = field(default_factory=dict)
-    _held: list[Batch] = field(default_factory=list)
     _probe: Any = None
-    _cold: bool = False
     _task: Any = None
     _code: str = ""
     _notes: bytes = b""
@@ -89,14 +86,9 @@ class RayTasks:
             self._count_workers()
         self._task = raycode.pack(ray)
         self._probe = self._send(None)
-        self._cold = self.address is None and is_cold()
 
     def submit(self, batch: Batch) -> None:
-        """Where the engine is not compiled yet, one worker does that (the probe); batches wait until it has."""
-        if self._probe is not None and self._cold:
-            self._held.append(batch)
-        else:
-            self._refs[self._send(batch)] = batch
+        self._refs[self._send(batch)] = batch
 
     def wait(self, seconds: float) -> list[Done]:
         ray = _ray()
@@ -127,7 +119,6 @@ class RayTasks:
                     with contextlib.suppress(Exception):
                         ray.cancel(ref, force=True)  # a plain cancel never ends compiled code
             self._refs.clear()
-            self._held.clear()
             self._probe = None
             ray.shutdown()
         finally:
@@ -193,10 +184,6 @@ class RayTasks:
             ray.get(probe)
         except ray.exceptions.RayError as error:
             self._explain(error)  # a lost probe says nothing; the batches will
-        self.warm = True
-        for batch in self._held:
-            self.submit(batch)
-        self._held.clear()
 
     def _answer(self, ref: Any, batch: Batch) -> Done:
         ray = _ray()

@@ -1,0 +1,46 @@
+"""Compiled kernels are made once on a machine, by what needs them, outside of what is timed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.run import KERNELS, load
+from engine.scenario import Scenario, columns_of
+from sweep.executors import base
+
+ROOT = Path(__file__).parents[2]
+LOADS = """
+from engine.run import KERNELS, load
+from engine.scenario import Scenario, columns_of
+load(columns_of([Scenario(virt=1 << 24, sparsity=0.5, zap=1 << 22)]))
+print(*(sum(kernel.stats.cache_misses.values()) for kernel, _ in KERNELS), *(len(k.signatures) for k, _ in KERNELS))
+"""
+
+
+def test_processes_that_want_a_kernel_at_once_compile_it_once(tmp_path: Path) -> None:
+    """And only that one: calls of two slots go the way of slots, the second kernel."""
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    both = [subprocess.Popen([sys.executable, "-c", LOADS], env=env, stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    said = sorted(process.communicate()[0].split() for process in both)
+    assert said == [["0", "0", "0", "0", "0", "1", "0", "0"], ["0", "1", "0", "0", "0", "1", "0", "0"]]
+
+
+def test_a_batch_finds_its_kernels_loaded_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def clock() -> int:
+        asked.append("clock")
+        return 0
+
+    monkeypatch.setattr("engine.run.load", lambda columns: asked.append(f"load {len(columns['virt'])}"))
+    monkeypatch.setattr("time.thread_time_ns", clock)
+    base.run_batch(base.Batch(1, columns_of([Scenario(virt=1 << 21, sparsity=0.5)] * 3)))
+    assert asked == ["load 3", "clock", "clock"]
+
+
+def test_loading_runs_no_point() -> None:
+    load(columns_of([Scenario(virt=1 << 46, sparsity=0.5, pinned=0.1)]))
+    assert KERNELS[0][0].signatures
