@@ -65,8 +65,12 @@ def _alone(done: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # no folder, no cache: each makes its own
             done.parent.mkdir(parents=True, exist_ok=True)
             mark = held.enter_context(done.open("a"))
-            if not done.stat().st_size:
+            if not os.fstat(mark.fileno()).st_size:
                 fcntl.flock(mark, fcntl.LOCK_EX)
+            if os.fstat(mark.fileno()).st_size:  # somebody has been meanwhile
+                fcntl.flock(mark, fcntl.LOCK_UN)
         yield
-        if mark is not None and not done.stat().st_size:
-            mark.write("compiled\n")
+        with contextlib.suppress(OSError):
+            if mark is not None and not os.fstat(mark.fileno()).st_size:
+                mark.write("compiled\n")
+                mark.flush()

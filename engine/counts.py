@@ -21,7 +21,7 @@ from engine.flush import FULL, RANGED, SENT, flush
 from engine.jit import inner, kernel
 from engine.keyed import LOW_48, OF_CALL, OF_CALL_LOW, OF_PLACE, S16, S48, STREAMS, draw, fill_streams
 from engine.placing import PLACE_ROWS, add_rows, clear_called, place_block, survey_rows
-from engine.room import most
+from engine.room import most, paces
 from engine.upper import upper_of_munmap
 
 BLOCK_TABLES = 4_096
@@ -42,7 +42,7 @@ class Room(NamedTuple):
 
     hashes: uint64[2, tables / 4]; numbers: uint16[NUMBERS, tables]; cells: uint32[tables]; steps: int64[3, 2 x span] of
     threads, the first of them -1 throughout; streams: uint64[rounds, STREAMS]; flags: bool[2 x regions + 2, rounds];
-    of_region: int64[3, regions]; pace: int64[rounds, threads]; words: uint64[2 x words + 1, PMD span],
+    of_region: int64[3, regions]; pace: int64[rounds x threads]; words: uint64[2 x words + 1, PMD span],
     at: int64[2, PMD span] and place_rows: uint16[PLACE_ROWS, PMD span] where pages are left over
     """
 
@@ -74,7 +74,7 @@ def room_for(par: NDArray[np.int64]) -> Room:
         np.zeros((rounds, STREAMS), np.uint64),
         np.zeros((2 * regions + 2, rounds), np.bool_),
         np.zeros((3, regions), np.int64),
-        np.zeros((most(threaded, lay.ROUNDS), most(threaded, lay.THREADS)), np.int64),
+        np.zeros(paces(threaded), np.int64),
         np.zeros((2 * n_words + 1, width), np.uint64),
         np.zeros((2, width), np.int64),
         np.zeros((PLACE_ROWS, width), np.uint16),
@@ -240,14 +240,14 @@ def walk_counts(
         n_words = (places + 63) >> 6 if by_bits else 0
         present, drawn, first_words = room.words[:n_words], room.words[n_words : 2 * n_words], room.words[-1]
         at, place_rows = room.at, room.place_rows
-        flags[:] = False
+        flags[:, :rounds] = False
         pmd_touched, pmd_mapped = flags[:regions], flags[regions : 2 * regions]
         pud_touched, pud_mapped = flags[2 * regions][:rounds], flags[2 * regions + 1][:rounds]
         pmd_first, kept_in, touched_in = of_region[0], of_region[1], of_region[2]
         pud_needed, pud_first = False, rounds
         threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
         hand = (n_calls + threads - 1) // threads
-        pace = room.pace[: rounds if threads > 1 else 0, :threads]
+        pace = room.pace[: rounds * threads if threads > 1 else 0]
         pace[:] = 0
         attempts, steps_seen, steps_met = room.steps[0], room.steps[1][: 2 * pmd_span], room.steps[2][: 2 * pmd_span]
         pages, zapped_pages, freed, occupied, uncalled, met_by_none, reads, kept_full = 0, 0, 0, 0, 0, 0, 0, 0
@@ -345,7 +345,7 @@ def walk_counts(
                                 threads,
                                 n_calls,
                                 par[lay.INTERLEAVED],
-                                pace[r],
+                                pace[r * threads : (r + 1) * threads],
                                 attempts[: b - a],
                             )
                         settle_trylocks(

@@ -281,7 +281,7 @@ def walk_parts(
         keys, made = room.keys[:parts], room.made[:parts]
         streams, scan, flags = room.rounds.streams, room.rounds.scan, room.rounds.flags
         fill_streams(seed, rounds, streams)
-        scan[:], flags[:] = 0, False
+        scan[:rounds], flags[:, :rounds] = 0, False
         pmd_touched, pud_touched = flags[0][:rounds], flags[1][:rounds]
         pmd_mapped, pud_mapped = flags[2][:rounds], flags[3][:rounds]
         pmd_first, pud_first = rounds, rounds

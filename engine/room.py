@@ -13,8 +13,8 @@ class Rounds(NamedTuple):
     """What a kernel keeps for each round of a point, whatever its way.
 
     streams: uint64[rounds, STREAMS]; pins: uint64[7]; scan: int64[rounds, 3], tables held by the async scan's gather,
-    first and last page; flags: bool[4, rounds], PMD and PUD tables touched and mapped; pace: int64[rounds, threads] and
-    attempts: int64[rounds, PMD span], -1 throughout, of points with threads; steps: int64[2, 2 x PMD span]
+    first and last page; flags: bool[4, rounds], PMD and PUD tables touched and mapped; pace: int64[rounds x threads],
+    attempts: int64[rounds, PMD span], -1 throughout, and steps: int64[2, 2 x PMD span] of points with threads
     """
 
     streams: Any
@@ -35,7 +35,7 @@ def rounds_of(par: NDArray[np.int64]) -> Rounds:
         np.zeros(OF_PLACE + 1, np.uint64),
         np.zeros((rounds, 3), np.int64),
         np.zeros((4, rounds), np.bool_),
-        np.zeros((most(threaded, lay.ROUNDS), most(threaded, lay.THREADS)), np.int64),
+        np.zeros(paces(threaded), np.int64),
         np.full((most(threaded, lay.ROUNDS), span), -1, np.int64),
         np.zeros((2, 2 * span), np.int64),
     )
@@ -44,3 +44,8 @@ def rounds_of(par: NDArray[np.int64]) -> Rounds:
 def most(par: NDArray[np.int64], column: int) -> int:
     """The largest value of a parameter, 0 of no points."""
     return int(par[:, column].max(initial=0))
+
+
+def paces(threaded: NDArray[np.int64]) -> int:
+    """Rounds x threads of that of these points which has most."""
+    return int((threaded[:, lay.ROUNDS] * threaded[:, lay.THREADS]).max(initial=0))

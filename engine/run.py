@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,7 +89,8 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool =
     out = blank(points)
     way = ways(par) if short else np.full(n, BY_WALK)
     for kind in range(len(KERNELS)):
-        for rows in alike(par, np.flatnonzero(way == kind)):  # what no point needs is not compiled
+        for rows in alike(par, np.flatnonzero(way == kind)):
+            ready(kind)  # what no point needs is not compiled
             call(kind, points, par, rows, out)
     return out
 
@@ -105,20 +107,26 @@ def blank(points: Encoded) -> Tally:
 
 
 def call(kind: int, points: Encoded, par: NDArray[np.int64], rows: NDArray[np.int64], out: Tally) -> None:
-    """Walk some rows by one kernel."""
+    """Walk some rows, or none, by one kernel."""
     kernel, room_for = KERNELS[kind]
     of_points = (par, points.lim, points.cdfs, trylock_limits(), points.offsets)
-    kernel(room_for(par[rows]), rows, *of_points, out.per, out.work, out.sums, out.account)
+    kernel(room_for(par[rows] if rows.size else par), rows, *of_points, out.per, out.work, out.sums, out.account)
 
 
 def load(columns: Columns) -> None:
-    """Have the kernels ready that these columns need: compiled, or found compiled."""
-    for kind in np.unique(ways(encode_sizes(columns))):
-        kernel, _ = KERNELS[kind]
-        if not kernel.signatures:
-            one = encode(columns_of([Scenario(virt=1 << 21, sparsity=0.5)]))
-            with compiling(kernel.py_func.__name__):
-                call(kind, one, one.par, np.zeros(0, np.int64), blank(one))
+    """Have the kernels ready that these columns need; processes begin with different ones, to compile them at once."""
+    kinds = [int(kind) for kind in np.unique(ways(encode_sizes(columns)))]
+    for kind in sorted(kinds, key=lambda kind: (kind + os.getpid()) % len(KERNELS)):
+        ready(kind)
+
+
+def ready(kind: int) -> None:
+    """Have a kernel compiled, or found compiled."""
+    kernel, _ = KERNELS[kind]
+    if not kernel.signatures:
+        one = encode(columns_of([Scenario(virt=1 << 21, sparsity=0.5)]))
+        with compiling(kernel.py_func.__name__):
+            call(kind, one, one.par, np.zeros(0, np.int64), blank(one))
 
 
 def alike(par: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -151,18 +151,18 @@ def walk_slots(
         words, scratch = room.words[0][: entries >> 6], room.words[1][: max(entries >> 6, 64)]
         streams, scan = room.rounds.streams, room.rounds.scan
         fill_streams(seed, rounds, streams)
-        scan[:] = 0
+        scan[:rounds] = 0
         per_call = par[lay.ZAP] // entries
         capacity = 7 + par[lay.BATCHES] * (par[lay.BATCH_SLOTS] - 1)
         open_calls, open_number = room.open_calls, room.open_number
-        open_number[:] = -1
+        open_number[:rounds] = -1
         threads, n_calls, by_key = par[lay.THREADS], par[lay.N_CALLS], par[lay.RANDOM] != 0
-        pace, attempts = room.rounds.pace, room.rounds.attempts
+        pace, attempts = room.rounds.pace[: rounds * threads if threads > 1 else 0], room.rounds.attempts
         steps_seen, steps_met = room.rounds.steps[0][: 2 * pmd_span], room.rounds.steps[1][: 2 * pmd_span]
         pace[:] = 0
         hand = (n_calls + threads - 1) // threads
         flags_of = room.rounds.flags
-        flags_of[:] = False
+        flags_of[:, :rounds] = False
         pmd_touched, pud_touched = flags_of[0][:rounds], flags_of[1][:rounds]
         pmd_mapped, pud_mapped = flags_of[2][:rounds], flags_of[3][:rounds]
         pmd_first, pud_first, pmd_needed, pud_needed = rounds, rounds, False, False
@@ -275,8 +275,8 @@ def walk_slots(
                                 step = scale(rank, hand) * (per_call + 1) + table - call * per_call
                             else:
                                 t = thread_of(call, threads, n_calls, par[lay.INTERLEAVED])
-                                step = pace[r, t]
-                                pace[r, t] += 1
+                                step = pace[r * threads + t]
+                                pace[r * threads + t] += 1
                             flags = BY_MERGED | BY_SEED
                             if broke >= 0:
                                 flags = BY_SEED if broke + 1 == entries else BY_SEED | AFTER_BREAK

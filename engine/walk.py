@@ -217,12 +217,12 @@ def walk(
         streams, pins, scan, flags = room.rounds.streams, room.rounds.pins, room.rounds.scan, room.rounds.flags
         fill_streams(seed, rounds, streams)
         fill_pins(seed, pins)
-        scan[:], flags[:] = 0, False
+        scan[:rounds], flags[:, :rounds] = 0, False
         pmd_touched_m, pud_touched_m = flags[0][:rounds], flags[1][:rounds]
         pmd_mapped, pud_mapped = flags[2][:rounds], flags[3][:rounds]
         pmd_first, pud_first = rounds, rounds
         pmd_needed, pud_needed, pmd_needed_m, pud_needed_m = False, False, False, False
-        pace, attempts = room.rounds.pace, room.rounds.attempts
+        pace, attempts = room.rounds.pace[: rounds * threads if threads > 1 else 0], room.rounds.attempts
         steps_seen, steps_met = room.rounds.steps[0][: 2 * pmd_span], room.rounds.steps[1][: 2 * pmd_span]
         pace[:] = 0
         hand = (n_calls + threads - 1) // threads
@@ -350,8 +350,8 @@ def walk(
                                 step = scale(keys[i], hand) * call_slots + (table - (shift + c * zap) // entries)
                             else:
                                 t = thread_of(c, threads, n_calls, par[INTERLEAVED])
-                                step = pace[r, t]
-                                pace[r, t] += 1
+                                step = pace[r * threads + t]
+                                pace[r * threads + t] += 1
                     unmapped = n_made == end_call - begin_call and base >= shift
                 if not unmapped:
                     pmd_mapped[r] = True

@@ -281,7 +281,7 @@ class Driver:
         """What holds the workers up. A ready worker has no kernel yet: the first batch compiles those that it needs."""
         starting = f"starting {self._executor.name}"
         if self._options.address:
-            return "" if self._executor.warm else f"{starting}, compiling the engine there if it is new"
+            return "" if done else f"{starting}, compiling the engine there if it is new"
         if self._cold:
             return "" if done else "compiling the engine, once"
         return "" if self._executor.warm else starting

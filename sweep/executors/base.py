@@ -120,7 +120,7 @@ class Executor(Protocol):
 
     @property
     def warm(self) -> bool:
-        """Whether a worker has the engine ready."""
+        """Whether a worker has the engine ready, but for its kernels."""
         ...
 
     def start(self) -> None: ...
@@ -141,8 +141,7 @@ def run_batch(batch: Batch) -> Done:
     run = _engine(batch.runner)
     # Arrays that came through shared memory are read-only, which is another type to Numba: it would compile again.
     columns = {name: np.require(values, requirements=["C", "W"]) for name, values in batch.columns.items()}
-    if batch.runner == MODEL:
-        _load(columns)
+    have_kernels(batch)
     cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
     results = tally = None
     with _deadline(batch.limit_s):
@@ -173,11 +172,12 @@ def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:
     return numbers.astype(np.int32) if fits else numbers
 
 
-def _load(columns: Columns) -> None:
-    from engine.run import load
+def have_kernels(batch: Batch) -> None:
+    """Compile, or find compiled, what the batch needs."""
+    if batch.runner == MODEL:
+        from engine.run import load
 
-    with contextlib.suppress(Exception):  # the batch will meet the same, and report it
-        load(columns)
+        load(batch.columns)
 
 
 def warm(runner: str) -> None:

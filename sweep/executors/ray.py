@@ -184,6 +184,7 @@ class RayTasks:
             ray.get(probe)
         except ray.exceptions.RayError as error:
             self._explain(error)  # a lost probe says nothing; the batches will
+        self.warm = True
 
     def _answer(self, ref: Any, batch: Batch) -> Done:
         ray = _ray()

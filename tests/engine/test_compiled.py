@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from engine.run import KERNELS, load
+from engine.encode import encode
+from engine.run import KERNELS, blank, call
 from engine.scenario import Scenario, columns_of
 from sweep.executors import base
 
@@ -41,6 +43,8 @@ def test_a_batch_finds_its_kernels_loaded_before_the_clock_starts(monkeypatch: p
     assert asked == ["load 3", "clock", "clock"]
 
 
-def test_loading_runs_no_point() -> None:
-    load(columns_of([Scenario(virt=1 << 46, sparsity=0.5, pinned=0.1)]))
-    assert KERNELS[0][0].signatures
+@pytest.mark.parametrize("kind", range(len(KERNELS)))
+def test_every_kernel_can_be_called_for_no_point(kind: int) -> None:
+    one = encode(columns_of([Scenario(virt=1 << 46, sparsity=0.5)]))
+    call(kind, one, one.par, np.zeros(0, np.int64), blank(one))
+    assert KERNELS[kind][0].signatures

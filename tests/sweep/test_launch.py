@@ -113,7 +113,7 @@ def test_what_where_left_out_is_still_to_run(options: LaunchOptions) -> None:
 
 
 def test_compiling_is_what_a_cold_launch_waits_for(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the first answer, for a ready worker has compiled one kernel of several; a warm one waits for the start."""
+    """Until the first answer, for a ready worker has compiled no kernel yet; a warm one waits for the start."""
     monkeypatch.setattr("sweep.batches.TASK_POINTS", 1)
     monkeypatch.setattr(driver, "MODEL", fakes.RUNNER)
     for cold, words in ((True, "compiling the engine, once"), (False, "starting inline")):
