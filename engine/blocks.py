@@ -178,7 +178,7 @@ def nth_flag(flags: Any, n: Any) -> Any:
 
 @inner
 def copy(values: Any, out: Any) -> None:
-    """out[:] = values, without a look at the shapes, that takes an array of letters to complain."""
+    """out[:] = values, uint16[n] each; the assignment would allocate, to word its complaint about shapes."""
     for i in range(out.size):
         out[i] = values[i]
 

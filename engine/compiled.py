@@ -45,7 +45,7 @@ def is_cold() -> bool:
 def compiling(name: str) -> Iterator[None]:
     """Around a kernel's first call: one process of a machine compiles it, the others wait and find it.
 
-    What compiling makes stays, so nothing looks for garbage meanwhile: that would be a tenth of the time.
+    What compiling makes stays, so nothing looks for garbage meanwhile.
     """
     looks = gc.isenabled()
     with _alone(Path(os.environ["NUMBA_CACHE_DIR"], f"{name}.once")):

@@ -60,9 +60,9 @@ class Room(NamedTuple):
 
 
 def room_for(par: NDArray[np.int64]) -> Room:
-    """As much as the largest of these points needs, whose tables are of one size: int64[n, PARAMETERS]."""
-    spans, rounds = par[:, lay.PMD_SPAN], most(par, lay.ROUNDS)
-    tables, regions = max(BLOCK_TABLES, int(spans.max())), max(BLOCK_TABLES // int(spans.min()), 1)
+    """As much as the largest of these points needs, all of run.alike: int64[n, PARAMETERS]."""
+    span, rounds = most(par, lay.PMD_SPAN), most(par, lay.ROUNDS)
+    tables, regions = max(BLOCK_TABLES, span), max(BLOCK_TABLES // span, 1)
     threaded, placed = par[par[:, lay.THREADS] > 1], par[carries_places(par)]
     width, n_words = most(placed, lay.PMD_SPAN), (most(placed, lay.PLACES) + 63) >> 6
     padded = tables + 64

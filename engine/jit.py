@@ -1,9 +1,9 @@
 """How engine's functions are compiled: `kernel` is called from Python, `inner` only from compiled code.
 
-What is called only from compiled code needs no wrappers for Python and C, which are a quarter of the time to compile;
+What is called only from compiled code needs no wrappers for Python and C, which take long to compile;
 and it is compiled once for all whole numbers, not again for each that a caller writes out.
-Neither makes an array or keeps one (engine/room.py), so neither counts references to those it is given: counting was a
-sixth of a small point's time.
+Neither makes an array or keeps one (engine/room.py), so neither counts references to those it is given, which cost
+small points dear.
 """
 
 from collections.abc import Callable

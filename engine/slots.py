@@ -54,7 +54,7 @@ from engine.quantile import quantile_of
 from engine.room import Rounds, most, rounds_of
 from engine.upper import upper_of_munmap
 
-BY_POLICY_THAT_FREES = (lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MERGED, lay.MUNMAP)
+ALL_THAT_FREE = (lay.REFCOUNT, lay.SECOND, lay.SEED_INLINE, lay.MERGED, lay.MUNMAP)
 
 
 def plain(par: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -359,7 +359,7 @@ def walk_slots(
         work[lay.ASYNC, lay.PMD_LOCKS] += scanned
         work[lay.ASYNC, lay.PTE_LOCKS] += scanned
         work[lay.ASYNC, lay.RESCANNED] += scan_reads
-        for p in BY_POLICY_THAT_FREES:
+        for p in ALL_THAT_FREE:
             work[p, lay.VISITS] += met
             work[p, lay.ALLOCATED] += allocated
             work[p, lay.FREED] += freed

@@ -136,12 +136,17 @@ class Executor(Protocol):
         ...
 
 
-def run_batch(batch: Batch) -> Done:
-    """Run a batch in this process. A point that raises does not cost its neighbours: they run one by one then."""
+def run_batch(batch: Batch, begins: Callable[[], None] = lambda: None) -> Done:
+    """Run a batch in this process. A point that raises does not cost its neighbours: they run one by one then.
+
+    `begins` is called when its time begins, after what loading and compiling take.
+    """
     run = _engine(batch.runner)
     # Arrays that came through shared memory are read-only, which is another type to Numba: it would compile again.
     columns = {name: np.require(values, requirements=["C", "W"]) for name, values in batch.columns.items()}
-    have_kernels(batch)
+    if batch.runner == MODEL:
+        _have_kernels(columns)
+    begins()
     cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
     results = tally = None
     with _deadline(batch.limit_s):
@@ -172,12 +177,12 @@ def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:
     return numbers.astype(np.int32) if fits else numbers
 
 
-def have_kernels(batch: Batch) -> None:
-    """Compile, or find compiled, what the batch needs."""
-    if batch.runner == MODEL:
-        from engine.run import load
+def _have_kernels(columns: Columns) -> None:
+    """Compile, or find compiled, what a batch needs."""
+    from engine.run import load
 
-        load(batch.columns)
+    with contextlib.suppress(Exception):  # its points will meet the same, and report it
+        load(columns)
 
 
 def warm(runner: str) -> None:

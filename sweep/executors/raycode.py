@@ -34,7 +34,9 @@ def fingerprint() -> str:
 
 
 def run(code: str, notes: bytes, runner: str, packed: bytes | None) -> Any:
-    """A pickled batch, as Done; without one: load the engine. A note says where it runs, and since when."""
+    """A pickled batch, as Done; without one: load the engine. A note says where it runs, and since when:
+    0 while it waits for the compiler.
+    """
     import engine
 
     if vars(engine).get("checked") != code:
@@ -45,15 +47,18 @@ def run(code: str, notes: bytes, runner: str, packed: bytes | None) -> Any:
     from ray import get_runtime_context
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-    from sweep.executors.base import have_kernels, run_batch, warm
+    from sweep.executors.base import run_batch, warm
 
     if packed is None:
         return warm(runner)
     batch = pickle.loads(packed)
-    have_kernels(batch)  # before the note: compiling is no part of a batch's time
     node = f"{platform.node()}/{get_runtime_context().get_node_id()[:8]}"
     note = notes + str(batch.number).encode()
-    _internal_kv_put(note, f"{node} {time.time()}".encode(), overwrite=True)
-    done = run_batch(batch)
+
+    def noted(began: float) -> None:
+        _internal_kv_put(note, f"{node} {began}".encode(), overwrite=True)
+
+    noted(0)
+    done = run_batch(batch, lambda: noted(time.time()))
     _internal_kv_del(note)
     return replace(done, node=node)

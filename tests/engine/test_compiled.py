@@ -43,6 +43,15 @@ def test_a_batch_finds_its_kernels_loaded_before_the_clock_starts(monkeypatch: p
     assert asked == ["load 3", "clock", "clock"]
 
 
+def test_what_cannot_be_compiled_is_reported_by_its_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(kind: int) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("engine.run.ready", fails)
+    done = base.run_batch(base.Batch(1, columns_of([Scenario(virt=1 << 21, sparsity=0.5)] * 2)))
+    assert [(i, why.error) for i, why in done.failures] == [(i, "RuntimeError: no compiler") for i in range(2)]
+
+
 @pytest.mark.parametrize("kind", range(len(KERNELS)))
 def test_every_kernel_can_be_called_for_no_point(kind: int) -> None:
     one = encode(columns_of([Scenario(virt=1 << 46, sparsity=0.5)]))
