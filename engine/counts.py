@@ -206,8 +206,8 @@ def flush_freed(
 
 @kernel
 def walk_counts(
-    room: Any, rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any,
-    all_sums: Any, accounts: Any,
+    room: Any, rows: Any, kinds: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
+    pers: Any, works: Any, all_sums: Any, accounts: Any,
 ) -> None:  # fmt: skip
     """As engine.walk.walk, with the same arguments, for points that fit."""
     numbers, cells, sliced = room.numbers, room.cells, -1
@@ -220,11 +220,12 @@ def walk_counts(
         numbers[PLACED], numbers[EASY], numbers[K_ALL], numbers[LO_ALL], numbers[HI_ALL]
     )  # fmt: skip
     for point in rows:
-        par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
+        par, lim, seed = pars[kinds[point]], lims[kinds[point]], seeds[point]
+        work, sums, account = works[point], all_sums[point], accounts[point]
         per = pers[offsets[point] : offsets[point + 1]]
         per[:], work[:], sums[:], account[:] = 0, 0, 0, 0
         entries, places, cluster, rounds = par[lay.ENTRIES], par[lay.PLACES], par[lay.CLUSTER], par[lay.ROUNDS]
-        pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
+        pmd_span, pud_span, ceiling = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING]
         full_span = ceiling // cluster  # extents this far apart mean a full flush
         crowd = mostly_enough(par, cdfs, full_span) if places > 1 else 0
         table_batch, cover, limit = par[lay.TABLE_BATCH], par[lay.COVER], lim[lay.LIMIT_COVER]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from engine import layout as lay
 from engine.arch import ARCHES
 from engine.chance import ALWAYS, MAYBE, NEVER, Cdfs, binomial, limit, table
+from engine.kinds import kinds_of
 from engine.scenario import ABSENT, FIELD, Columns, decimal
 
 RANDOM_ORDER = FIELD["order"].choices.index("random")
@@ -18,15 +19,17 @@ INTERLEAVED = FIELD["partition"].choices.index("interleaved")
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Points as the kernel takes them.
+    """Points as the kernels take them.
 
-    par: int64[n, lay.PARAMETERS]; lim: uint64[n, lay.LIMITS]; cdfs: the rows that par speaks of;
-    offsets: int64[n + 1], where a point's rounds begin
+    par: int64[kinds, lay.PARAMETERS]; lim: uint64[kinds, lay.LIMITS]; cdfs: the rows that par speaks of;
+    kinds, seeds: int64[n], of each point; offsets: int64[n + 1], where its rounds begin
     """
 
     par: NDArray[np.int64]
     lim: NDArray[np.uint64]
     cdfs: Cdfs
+    kinds: NDArray[np.int64]
+    seeds: NDArray[np.int64]
     offsets: NDArray[np.int64]
 
 
@@ -58,6 +61,9 @@ class Pool:
 
 def encode(columns: Columns) -> Encoded:
     """Parameters of checked columns. Shares become integer limits, sizes become pages."""
+    offsets = np.append(0, np.cumsum(columns["rounds"]))
+    seeds = columns["seed"]
+    columns, kinds = kinds_of(columns)
     par = encode_sizes(columns)
     lim = np.zeros((len(par), lay.LIMITS), np.uint64)
     entries = par[:, lay.ENTRIES]
@@ -87,8 +93,7 @@ def encode(columns: Columns) -> Encoded:
     for n, (least, most) in pool.ranges.items():
         par[par[:, lay.PLACES] == n, lay.SPANS : lay.MOST + 1] = first_row.get(n, 0), least, most
         par[entries == n, lay.PIN_SPANS] = first_row.get(n, 0)
-    offsets = np.concatenate([[0], np.cumsum(columns["rounds"])]).astype(np.int64)
-    return Encoded(par, lim, cdfs, offsets)
+    return Encoded(par, lim, cdfs, kinds, seeds, offsets)
 
 
 def encode_sizes(columns: Columns) -> NDArray[np.int64]:
@@ -111,7 +116,7 @@ def encode_sizes(columns: Columns) -> NDArray[np.int64]:
     par[:, lay.N_CALLS] = np.maximum(-(-(pages - shift) // zap), 0)
     par[:, lay.RANDOM] = columns["order"] == RANDOM_ORDER
     par[:, lay.FREE] = columns["advice"] == FREE_ADVICE
-    par[:, lay.ROUNDS], par[:, lay.THREADS], par[:, lay.SEED] = columns["rounds"], columns["threads"], columns["seed"]
+    par[:, lay.ROUNDS], par[:, lay.THREADS] = columns["rounds"], columns["threads"]
     par[:, lay.FOLIO], par[:, lay.CLUSTER] = columns["folio"] // page, columns["cluster"] // page
     par[:, lay.INTERLEAVED] = columns["partition"] == INTERLEAVED
     fits = entries % par[:, lay.CLUSTER] == 0

@@ -1,5 +1,6 @@
 """From tallies of the kernels to named columns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from engine.scenario import Columns
 
 CLASS_OF_POLICY = (0, 1, 2, lay.BY_SLOT, lay.BY_SLOT, lay.BY_SLOT, lay.UNMAPPED)
 """Policies that keep the same tables share a class (engine/walk.py)."""
+CLASSES = lay.UNMAPPED + 1
+ByClass = Sequence[NDArray[np.int64]]
 WORK_AT = (
     ("table_visits", lay.VISITS),
     ("pte_tables_allocated", lay.ALLOCATED),
@@ -49,10 +52,12 @@ def columns_apart(rows: int, columns: int) -> NDArray[np.int64]:
 
 def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     """Named columns from tallies."""
-    counts, last = np.diff(points.offsets), points.offsets[1:] - 1
+    counts = np.diff(points.offsets)
+    several = bool((counts > 1).any())
+    last = points.offsets[1:] - 1 if several else slice(None)
     page = np.array([a.page_bytes for a in ARCHES], np.int64)[columns["arch"]]
-    rounds, tables_end = by_round(points.offsets, np.repeat(page, counts), seen.per)
-    out = columns_apart(len(points.par), len(COLUMNS))
+    rounds, tables_end = by_round(points.offsets, np.repeat(page, counts) if several else page, seen.per)
+    out = columns_apart(len(points.kinds), len(COLUMNS))
     at = {name: i for i, name in enumerate(COLUMNS)}
 
     def by_lane(name: str, zapping: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> None:
@@ -61,9 +66,9 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     for i, name in enumerate(ROUND_COLUMNS):
         out[:, :, at[name]] = rounds[last, :, i]
     most = np.maximum(rounds[:, :, 2], rounds[:, :, 3])
-    out[:, :, at["vm_pte_kib_max"]] = np.maximum.reduceat(most, points.offsets[:-1], axis=0)
-    for name, values in zip(("pte_tables_end", "pmd_tables_end", "pud_tables_end"), tables_end, strict=True):
-        out[:, :, at[name]] = values[last]
+    out[:, :, at["vm_pte_kib_max"]] = np.maximum.reduceat(most, points.offsets[:-1], axis=0) if several else most
+    for name, by_class in zip(("pte_tables_end", "pmd_tables_end", "pud_tables_end"), tables_end, strict=True):
+        put_classes(out[:, :, at[name]], [values[last] for values in by_class])
     sums = np.ascontiguousarray(seen.sums.T)
     need = sums[lay.NEED_PTE] + sums[lay.NEED_PMD] + sums[lay.NEED_PUD]
     need_m = sums[lay.NEED_PTE_M] + sums[lay.NEED_PMD_M] + sums[lay.NEED_PUD_M]
@@ -81,9 +86,9 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     out[:, :, at["atomics"]] = 0
     out[:, refcount, at["atomics"]] = sums[lay.INSTALLED] + sums[lay.ZAPPED] + sums[lay.MARKED]
     for i, name in enumerate(("tlb_flushes_full", "tlb_invlpgs", "ipis")):
-        flushes = out[:, :, at[name]]
-        flushes[:] = seen.account[:, : len(POLICIES), i]
-        flushes[:, :-1] += seen.account[:, lay.ZAPPING, i, None]
+        own, munmap = seen.account[:, : len(POLICIES), i], POLICIES.index("munmap")
+        np.add(own, seen.account[:, lay.ZAPPING, i, None], out=out[:, :, at[name]])
+        out[:, munmap, at[name]] = own[:, munmap]
     others = np.array([a.sends_ipis for a in ARCHES])[columns["arch"]] * (columns["threads"] - 1)
     out[:, :, at["ipis"]] *= others[:, None]
     return Results(out, rounds, counts)
@@ -91,35 +96,41 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
 
 def by_round(
     offsets: NDArray[np.int64], page: NDArray[np.int64], per: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], tuple[NDArray[np.int64], ...]]:
-    """ROUND_COLUMNS of all rounds, int64[rounds, 7, 4]; PTE, PMD and PUD tables at their ends, int64[rounds, 7] each.
+) -> tuple[NDArray[np.int64], tuple[ByClass, ...]]:
+    """ROUND_COLUMNS of all rounds, int64[rounds, 7, 4]; PTE, PMD and PUD tables at their ends, of each class.
 
     offsets: int64[n + 1], where a point's rounds begin; page: int64[rounds], bytes; per: int64[rounds, lay.PER]
     """
-    kinds, columns = np.array(CLASS_OF_POLICY), np.ascontiguousarray(per.T)
+    columns, kib = np.ascontiguousarray(per.T), page // 1024
 
     def cumulative(column: int) -> NDArray[np.int64]:
         total = np.cumsum(columns[column])
         before = np.append(0, total)[offsets[:-1]]
         return np.asarray(total - np.repeat(before, np.diff(offsets)))
 
-    pmd, pud = cumulative(lay.PMD_NEW), cumulative(lay.PUD_NEW)
-
-    def upper(zapping: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> NDArray[np.int64]:
-        return put_lanes(np.empty((len(per), len(POLICIES)), np.int64), zapping, under_munmap)
-
+    pmd, pud = (columns[at] if len(per) == len(offsets) - 1 else cumulative(at) for at in (lay.PMD_NEW, lay.PUD_NEW))
     rounds = columns_apart(len(per), len(ROUND_COLUMNS))
     for i, at in enumerate((lay.PAGES_PEAK, lay.PAGES_END)):
         put_lanes(rounds[:, :, i], columns[at] * page, columns[at + 1] * page)
-    peak = per[:, lay.PTE_PEAK + kinds], upper(pmd, columns[lay.PMD_PEAK_M]), upper(pud, columns[lay.PUD_PEAK_M])
-    end = per[:, lay.PTE_END + kinds], upper(pmd, columns[lay.PMD_END_M]), upper(pud, columns[lay.PUD_END_M])
-    for i, tables in enumerate((peak, end)):
-        rounds[:, :, 2 + i] = (tables[0] + tables[1] + tables[2]) * (page // 1024)[:, None]
-    return rounds, end
+    ends: tuple[ByClass, ...] = ()
+    moments = (lay.PTE_PEAK, lay.PMD_PEAK_M, lay.PUD_PEAK_M), (lay.PTE_END, lay.PMD_END_M, lay.PUD_END_M)
+    for i, (pte, pmd_m, pud_m) in enumerate(moments):
+        ends = list(columns[pte : pte + CLASSES]), lanes(pmd, columns[pmd_m]), lanes(pud, columns[pud_m])
+        put_classes(rounds[:, :, 2 + i], [(a + b + c) * kib for a, b, c in zip(*ends, strict=True)])
+    return rounds, ends
 
 
-def put_lanes(out: NDArray[np.int64], zapping: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> NDArray[np.int64]:
+def lanes(zapping: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> ByClass:
+    """What is the same under all zapping policies, by class."""
+    return [zapping] * (CLASSES - 1) + [under_munmap]
+
+
+def put_lanes(out: NDArray[np.int64], zapping: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> None:
     """out: int64[n, 7], filled with what all zapping policies and what munmap has: int64[n] each."""
-    out[:, :-1] = zapping[:, None]
-    out[:, -1] = under_munmap
-    return out
+    put_classes(out, lanes(zapping, under_munmap))
+
+
+def put_classes(out: NDArray[np.int64], by_class: ByClass) -> None:
+    """out: int64[n, 7], filled with what the policies of each class have: int64[n] each."""
+    for policy, number in enumerate(CLASS_OF_POLICY):
+        out[:, policy] = by_class[number]

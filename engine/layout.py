@@ -16,7 +16,7 @@ VISITS, ALLOCATED, FREED, RESCANNED, FAST, SLOW, TRYLOCKS, FAILED, PMD_LOCKS, PT
 CALLS, INSTALLED, ZAPPED, BREAKS, INSTALLED_M, ZAPPED_M, BREAKS_M, MARKED = range(8)
 NEED_PTE, NEED_PMD, NEED_PUD, NEED_PTE_M, NEED_PMD_M, NEED_PUD_M, SUMS = range(8, 15)
 
-# Parameters of a point, int64; `limits` holds the uint64 ones.
+# Parameters of a kind of points, int64; `limits` holds the uint64 ones.
 (
     ENTRIES,
     PAGES,
@@ -33,7 +33,6 @@ NEED_PTE, NEED_PMD, NEED_PUD, NEED_PTE_M, NEED_PMD_M, NEED_PUD_M, SUMS = range(8
     FOLIO,
     THREADS,
     INTERLEAVED,
-    SEED,
     CLUSTER,
     PLACES,
     INSTALL,
@@ -51,6 +50,6 @@ NEED_PTE, NEED_PMD, NEED_PUD, NEED_PTE_M, NEED_PMD_M, NEED_PUD_M, SUMS = range(8
     FIRST_TABLE,
     END_TABLE,
     PARAMETERS,
-) = range(33)
+) = range(32)
 """CDF, SPANS + k: rows of engine.chance.Cdfs; LEAST, MOST: of all k that have one."""
 LIMIT_INSTALL, LIMIT_COVER, LIMIT_REFAULT, LIMITS = range(4)

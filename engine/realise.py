@@ -49,6 +49,7 @@ class Realisation:
     def __init__(self, scenario: Scenario) -> None:
         self._points: Encoded = encode(columns_of([scenario]))
         self._par, self._lim = self._points.par[0], self._points.lim[0]
+        self._seed = scenario.seed
 
     @property
     def pages(self) -> int:
@@ -74,7 +75,7 @@ class Realisation:
         if par[lay.COVER] == NEVER:
             number = number[:0]
         if par[lay.COVER] == MAYBE or par[lay.RANDOM]:
-            keys = call_keys(par[lay.SEED], round_, par[lay.N_CALLS])
+            keys = call_keys(self._seed, round_, par[lay.N_CALLS])
             if par[lay.COVER] == MAYBE:
                 number = number[keys[number] < self._lim[lay.LIMIT_COVER]]
             if par[lay.RANDOM]:
@@ -90,7 +91,7 @@ class Realisation:
         points, stop = self._points, self.tables if end is None else end
         out: Ranges = np.empty((0, 2), np.int64)
         for _ in range(2):  # the first pass counts, the second has room to write
-            n = spell_out(what, round_, first, stop, self._par, self._lim, points.cdfs, out)
+            n = spell_out(what, self._seed, round_, first, stop, self._par, self._lim, points.cdfs, out)
             if n <= len(out):
                 break
             out = np.empty((n, 2), np.int64)
@@ -98,13 +99,15 @@ class Realisation:
 
 
 @njit(cache=True)
-def spell_out(what: Any, round_: Any, first: Any, end: Any, par: Any, lim: Any, cdfs: Any, out: Any) -> Any:
+def spell_out(
+    what: Any, seed: Any, round_: Any, first: Any, end: Any, par: Any, lim: Any, cdfs: Any, out: Any
+) -> Any:  # fmt: skip
     """Maximal ranges of the pages drawn in tables [first, end), into `out` as far as it goes; returns how many."""
     entries, pages = par[lay.ENTRIES], par[lay.PAGES]
     words = np.zeros(entries >> 6, np.uint64)
     marker = np.zeros(entries >> 6, np.uint64)
     scratch = np.zeros(entries >> 6, np.uint64)
-    streams, pins = streams_of(par[lay.SEED], round_ + 1)[round_], pins_of(par[lay.SEED])
+    streams, pins = streams_of(seed, round_ + 1)[round_], pins_of(seed)
     n = 0
     begin, stop = np.int64(-1), np.int64(-1)  # the range at hand
     for table in range(first, end):

@@ -14,6 +14,7 @@ from engine.chance import trylock_limits
 from engine.compiled import compiling
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
+from engine.kinds import kinds_of
 from engine.outcome import Results
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, Columns, Scenario, check, columns_of
@@ -81,23 +82,22 @@ def ways(par: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool = True) -> Tally:
     """Walk tables [first, end) of every point (default: all), the short way where one fits, unless `short` is off."""
-    n = len(points.par)
     par = points.par
     if end is not None:
         par = par.copy()
         par[:, lay.FIRST_TABLE], par[:, lay.END_TABLE] = first, end
     out = blank(points)
-    way = ways(par) if short else np.full(n, BY_WALK)
-    for kind in range(len(KERNELS)):
-        for rows in alike(par, np.flatnonzero(way == kind)):
-            ready(kind)  # what no point needs is not compiled
-            call(kind, points, par, rows, out)
+    way = ways(par) if short else np.full(len(par), BY_WALK)
+    for number in range(len(KERNELS)):
+        for kinds in alike(par, np.flatnonzero(way == number)):
+            ready(number)  # what no point needs is not compiled
+            call(number, points, par, kinds, out)
     return out
 
 
 def blank(points: Encoded) -> Tally:
     """Room for what kernels write."""
-    n = len(points.par)
+    n = len(points.kinds)
     return Tally(
         np.empty((int(points.offsets[-1]), lay.PER), np.int64),
         np.empty((n, len(POLICIES), lay.WORK_COLUMNS), np.int64),
@@ -106,31 +106,34 @@ def blank(points: Encoded) -> Tally:
     )
 
 
-def call(kind: int, points: Encoded, par: NDArray[np.int64], rows: NDArray[np.int64], out: Tally) -> None:
-    """Walk some rows, or none, by one kernel."""
-    kernel, room_for = KERNELS[kind]
-    of_points = (par, points.lim, points.cdfs, trylock_limits(), points.offsets)
-    kernel(room_for(par[rows] if rows.size else par), rows, *of_points, out.per, out.work, out.sums, out.account)
+def call(number: int, points: Encoded, par: NDArray[np.int64], kinds: NDArray[np.int64], out: Tally) -> None:
+    """Walk the points of some kinds, or of none, by one kernel."""
+    kernel, room_for = KERNELS[number]
+    wanted = np.zeros(len(par), np.bool_)
+    wanted[kinds] = True
+    rows = np.flatnonzero(wanted[points.kinds])
+    of_points = (points.kinds, points.seeds, par, points.lim, points.cdfs, trylock_limits(), points.offsets)
+    kernel(room_for(par[kinds] if kinds.size else par), rows, *of_points, out.per, out.work, out.sums, out.account)
 
 
 def load(columns: Columns) -> None:
     """Have the kernels ready that these columns need; processes begin with different ones, to compile them at once."""
-    kinds = [int(kind) for kind in np.unique(ways(encode_sizes(columns)))]
-    for kind in sorted(kinds, key=lambda kind: (kind + os.getpid()) % len(KERNELS)):
-        ready(kind)
+    needed = [int(number) for number in np.unique(ways(encode_sizes(kinds_of(columns)[0])))]
+    for number in sorted(needed, key=lambda number: (number + os.getpid()) % len(KERNELS)):
+        ready(number)
 
 
-def ready(kind: int) -> None:
+def ready(number: int) -> None:
     """Have a kernel compiled, or found compiled."""
-    kernel, _ = KERNELS[kind]
+    kernel, _ = KERNELS[number]
     if not kernel.signatures:
         one = encode(columns_of([Scenario(virt=1 << 21, sparsity=0.5)]))
         with compiling(kernel.py_func.__name__):
-            call(kind, one, one.par, np.zeros(0, np.int64), blank(one))
+            call(number, one, one.par, np.zeros(0, np.int64), blank(one))
 
 
 def alike(par: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Rows whose tables and PMD tables are of one size each, together."""
+    """Rows of par whose tables and PMD tables are of one size each, together."""
     sizes = par[rows, lay.ENTRIES] << 32 | par[rows, lay.PMD_SPAN]
     return [rows[sizes == size] for size in np.unique(sizes)]
 

@@ -133,16 +133,17 @@ def close(g: Any, account: Any, entries: Any, ceiling: Any) -> None:
 
 @kernel
 def walk_slots(
-    room: Any, rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any,
-    all_sums: Any, accounts: Any,
+    room: Any, rows: Any, kinds: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
+    pers: Any, works: Any, all_sums: Any, accounts: Any,
 ) -> None:  # fmt: skip
     """As engine.walk.walk, with the same arguments, for points that fit."""
     for point in rows:
-        par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
+        par, lim, seed = pars[kinds[point]], lims[kinds[point]], seeds[point]
+        work, sums, account = works[point], all_sums[point], accounts[point]
         per = pers[offsets[point] : offsets[point + 1]]
         per[:], work[:], sums[:], account[:] = 0, 0, 0, 0
         entries, rounds, places, cluster = par[lay.ENTRIES], par[lay.ROUNDS], par[lay.PLACES], par[lay.CLUSTER]
-        pmd_span, pud_span, ceiling, seed = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING], par[lay.SEED]
+        pmd_span, pud_span, ceiling = par[lay.PMD_SPAN], par[lay.PUD_SPAN], par[lay.CEILING]
         table_batch, install, cover = par[lay.TABLE_BATCH], par[lay.INSTALL], par[lay.COVER]
         count_row, span_row = par[lay.CDF], par[lay.SPANS]
         wide = cluster // entries if cluster >= entries else 1  # tables an extent covers

@@ -91,7 +91,6 @@ from engine.layout import (
     RESCANNED,
     ROUNDS,
     SECOND,
-    SEED,
     SEED_INLINE,
     SHIFT,
     SLOW,
@@ -180,25 +179,27 @@ def first_entry(present: Any, marker: Any, end: Any) -> Any:
 
 @kernel
 def walk(
-    room: Any, rows: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any, pers: Any, works: Any,
-    all_sums: Any, accounts: Any,
+    room: Any, rows: Any, kinds: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
+    pers: Any, works: Any, all_sums: Any, accounts: Any,
 ) -> None:  # fmt: skip
     """Walk tables [FIRST_TABLE, END_TABLE) of the points in `rows` and write what was seen into their tallies.
 
-    room: room_for of these points; rows: int64[*]; of all n points pars: int64[n, PARAMETERS], lims: uint64[n, LIMITS],
+    room: room_for of these points' kinds; rows: int64[*]. Of all n points kinds, seeds: int64[n];
     offsets: int64[n + 1], where a point's rounds begin in pers: int64[all rounds, PER];
     works: int64[n, 7, WORK_COLUMNS]; all_sums: int64[n, SUMS]; accounts: int64[n, 8, 3], a row a policy and one for
-    all zapping ones. cdfs: engine.chance.Cdfs, pars says which rows; contention: uint64[701].
+    all zapping ones. Of all kinds pars: int64[*, PARAMETERS]; lims: uint64[*, LIMITS]. cdfs: engine.chance.Cdfs, pars
+    says which rows; contention: uint64[701].
     """
     for point in rows:
-        par, lim, work, sums, account = pars[point], lims[point], works[point], all_sums[point], accounts[point]
+        par, lim, seed = pars[kinds[point]], lims[kinds[point]], seeds[point]
+        work, sums, account = works[point], all_sums[point], accounts[point]
         per = pers[offsets[point] : offsets[point + 1]]
         per[:], work[:], sums[:], account[:] = 0, 0, 0, 0
         entries, pages, rounds = par[ENTRIES], par[PAGES], par[ROUNDS]
         pmd_span, pud_span = par[PMD_SPAN], par[PUD_SPAN]
         zap, shift, n_calls = par[ZAP], par[SHIFT], par[N_CALLS]
         cover, by_key, lazy_free = par[COVER], par[RANDOM] != 0, par[FREE] != 0
-        folio, threads, seed, cluster, places = par[FOLIO], par[THREADS], par[SEED], par[CLUSTER], par[PLACES]
+        folio, threads, cluster, places = par[FOLIO], par[THREADS], par[CLUSTER], par[PLACES]
         batch_slots, batches, table_batch, ceiling = par[BATCH_SLOTS], par[BATCHES], par[TABLE_BATCH], par[CEILING]
         capacity = 7 + batches * (batch_slots - 1)
         refaults = par[REFAULTS] != NEVER and not lazy_free
