@@ -54,7 +54,10 @@ class LaunchOptions:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a launch stands. Work is in estimated nanoseconds; `waiting` says what holds the workers up."""
+    """Where a launch stands. Work is in estimated nanoseconds; `waiting` says what holds the workers up.
+
+    `left_ns`: what the rest would take if all workers were at it, by the CPU time of what is done. 0: not known.
+    """
 
     points: int
     done: int = 0
@@ -62,6 +65,7 @@ class State:
     work_ns: float = 0.0
     work_done_ns: float = 0.0
     waiting: str = ""
+    left_ns: float = 0.0
 
 
 class Progress(Protocol):
@@ -273,8 +277,9 @@ class Driver:
 
     def _show(self) -> None:
         account, done = self._plan.account, self._ledger.counts.total()
-        waiting = self._waiting(done)
-        state = State(account.todo, done, self._ledger.bad, account.estimate_ns, self._work_done_ns, waiting)
+        work_ns, waiting = account.estimate_ns, self._waiting(done)
+        left_ns = (work_ns - self._work_done_ns) * self._batcher.ratio / self._executor.workers if done else 0.0
+        state = State(account.todo, done, self._ledger.bad, work_ns, self._work_done_ns, waiting, left_ns)
         self._progress.show(state)
 
     def _waiting(self, done: int) -> str:

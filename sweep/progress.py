@@ -78,11 +78,17 @@ class Clock:
         return f"{state.waiting}: {now - self._waited:.0f} s"
 
     def left(self, state: State) -> str:
-        """`, 12 points/s, 3 min left`, once a part of the work is done."""
+        """`, 12 points/s, 3 min left`, once a part of the work is done.
+
+        At first most of the work under way is in no rate yet, and CPU times tell more; at the end the clock does.
+        """
         gone, done = time.monotonic() - self.worked, state.work_done_ns
         if done <= 0 or state.done >= state.points or gone < 1:
             return ""
-        return f", {state.done / gone:,.3g} points/s, {human_ns(gone * 1e9 * (state.work_ns - done) / done)} left"
+        left_ns, share = gone * 1e9 * (state.work_ns - done) / done, done / state.work_ns
+        if state.left_ns:
+            left_ns = share * left_ns + (1 - share) * state.left_ns
+        return f", {state.done / gone:,.3g} points/s, {human_ns(left_ns)} left"
 
 
 class Lines:

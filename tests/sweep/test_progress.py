@@ -41,6 +41,21 @@ def test_plain_lines_come_now_and_then(clock: list[float]) -> None:
     ]
 
 
+def test_cpu_times_say_what_is_left_until_the_clock_can(clock: list[float]) -> None:
+    """One of a hundred in the first 9 s is no rate while the other workers are at the rest."""
+    out = io.StringIO()
+    shown = progress(False, out)
+    shown.show(State(100))
+    for second, done in ((9, 1), (19, 50), (32, 99)):
+        clock[0] = float(second)
+        shown.show(State(100, done, work_ns=100.0, work_done_ns=done, left_ns=(100 - done) * 0.2e9))
+    assert [line.rpartition(", ")[2] for line in out.getvalue().splitlines()] == [
+        "28.5 s left",
+        "14.5 s left",
+        "322 ms left",
+    ]
+
+
 def test_a_bar_shows_what_it_waits_for(clock: list[float]) -> None:
     """On a terminal too: the words and the seconds stand beside the bar."""
     out = Terminal()
