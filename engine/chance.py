@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, chain
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ def limit(p: Fraction) -> tuple[int, int]:
     return (MAYBE, value) if value else (NEVER, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cdf:
     """A distribution of whole numbers: the value for 64 random bits u is low + how many limits are not above u.
 
@@ -39,7 +39,7 @@ class Cdf:
     limits: NDArray[np.uint64]
     cells: NDArray[np.uint32]
 
-    @property
+    @cached_property
     def most(self) -> int:
         """No u gives more, but for the last of all 2^64, which may give all there is."""
         return self.low + int(np.count_nonzero(self.limits < np.uint64(FULL - 1)))

@@ -77,18 +77,18 @@ def encode(columns: Columns) -> Encoded:
         lim[rows, lay.LIMIT_INSTALL] = np.uint64(value)
         par[rows, lay.INSTALL] = np.where(par[rows, lay.PLACES] > 0, whole, kind)
         if whole == MAYBE:
-            for places in np.unique(par[rows, lay.PLACES]):
+            for places in sorted(set(par[rows, lay.PLACES].tolist())):
                 if places > 0:
                     same = rows[par[rows, lay.PLACES] == places]
-                    par[same, lay.CDF] = pool.add(int(places), p)
+                    par[same, lay.CDF] = pool.add(places, p)
     for share in np.unique(columns["pinned"]):
         rows = np.flatnonzero(columns["pinned"] == share)
         p = decimal(share)
         par[rows, lay.PIN] = NEVER if p == 0 else ALWAYS if p == 1 else MAYBE
         if 0 < p < 1:
-            for size in np.unique(entries[rows]):
+            for size in sorted(set(entries[rows].tolist())):
                 same = rows[entries[rows] == size]
-                par[same, lay.PIN_CDF] = pool.add(int(size), p)
+                par[same, lay.PIN_CDF] = pool.add(size, p)
     cdfs, first_row = pool.table()
     for n, (least, most) in pool.ranges.items():
         par[par[:, lay.PLACES] == n, lay.SPANS : lay.MOST + 1] = first_row.get(n, 0), least, most

@@ -6,6 +6,7 @@ The engine runs columns; `Scenario` is the view of one row that people write by 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,7 @@ def check(columns: Columns) -> None:
     refuse("seed", columns["seed"] < 0, "{value}: must be 0 or more")
 
 
+@lru_cache(maxsize=4096)
 def decimal(share: float) -> Fraction:
     """The rational that the shortest decimal of a double names: 0.9 is 9/10."""
     return Fraction(repr(float(share)))
