@@ -7,7 +7,7 @@ import pytest
 
 from engine.arch import GIB, MIB
 from engine.kinds import kinds_of
-from engine.run import run_batch
+from engine.run import KERNELS, run_batch
 from engine.scenario import Columns, Scenario, columns_of
 
 FIRST = Scenario(virt=GIB, sparsity=0.9, coverage=0.5, seed=1)
@@ -37,6 +37,14 @@ def test_kinds_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
     assert which.tolist() == list(range(7))
     np.testing.assert_array_equal(kinds["seed"], BATCH["seed"])
     np.testing.assert_array_equal(run_batch(BATCH).values, before.values)
+
+
+def test_columns_of_any_make_compile_nothing_again() -> None:
+    """Read-only and of no stride, for one."""
+    run_batch(BATCH)
+    before = [len(kernel.signatures) for kernel, _ in KERNELS]
+    run_batch({name: np.broadcast_to(values[0], 7) for name, values in BATCH.items()})
+    assert [len(kernel.signatures) for kernel, _ in KERNELS] == before
 
 
 def test_seeds_of_a_kind_are_as_alone() -> None:
