@@ -41,6 +41,16 @@ def is_cold() -> bool:
     return not any(folder.rglob("*.walk*.nbc"))
 
 
+def is_compiled(name: str) -> bool:
+    """Whether some process of this machine has compiled a kernel and kept it."""
+    mark = _mark(name)
+    return mark.exists() and mark.stat().st_size > 0
+
+
+def _mark(name: str) -> Path:
+    return Path(os.environ["NUMBA_CACHE_DIR"], f"{name}.once")
+
+
 @contextlib.contextmanager
 def compiling(name: str) -> Iterator[None]:
     """Around a kernel's first call: one process of a machine compiles it, the others wait and find it.
@@ -48,7 +58,7 @@ def compiling(name: str) -> Iterator[None]:
     What compiling makes stays, so nothing looks for garbage meanwhile.
     """
     looks = gc.isenabled()
-    with _alone(Path(os.environ["NUMBA_CACHE_DIR"], f"{name}.once")):
+    with _alone(_mark(name)):
         gc.disable()
         try:
             yield

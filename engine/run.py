@@ -3,7 +3,8 @@
 import functools
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from engine import counts, parts, slots, walk
 from engine import layout as lay
 from engine.chance import trylock_limits
-from engine.compiled import compiling
+from engine.compiled import compiling, is_compiled
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
 from engine.kinds import kinds_of
@@ -123,13 +124,23 @@ def load(columns: Columns) -> None:
         ready(number)
 
 
+def load_compiled(numbers: Iterable[int]) -> None:
+    """Have those of these kernels ready that need no compiling."""
+    for number in numbers:
+        if is_compiled(name_of(number)):
+            ready(number)
+
+
 def ready(number: int) -> None:
     """Have a kernel compiled, or found compiled."""
-    kernel, _ = KERNELS[number]
-    if not kernel.signatures:
+    if not KERNELS[number][0].signatures:
         one = encode(columns_of([Scenario(virt=1 << 21, sparsity=0.5)]))
-        with compiling(kernel.py_func.__name__):
+        with compiling(name_of(number)):
             call(number, one, one.par, np.zeros(0, np.int64), blank(one))
+
+
+def name_of(number: int) -> str:
+    return str(KERNELS[number][0].py_func.__name__)
 
 
 def alike(par: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -138,8 +149,20 @@ def alike(par: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.in
     return [rows[sizes == size] for size in np.unique(sizes)]
 
 
-def estimate_ns(columns: Columns) -> NDArray[np.float64]:
-    """Expected CPU nanoseconds a point: a first guess for batching, corrected by what batches really take."""
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Expected CPU nanoseconds, float64[n]: a first guess for batching, corrected by what batches really take.
+
+    `kernels`: those that the points need, by their numbers.
+    """
+
+    ns: NDArray[np.float64]
+    kernels: frozenset[int]
+
+
+def forecast(columns: Columns) -> Forecast:
+    """What points will take."""
+    columns, which = kinds_of(columns)
     points = encode_sizes(columns)
     entries, rounds, zap = points[:, lay.ENTRIES], points[:, lay.ROUNDS], points[:, lay.ZAP]
     p = np.where(columns["res"] != ABSENT, columns["res"] / columns["virt"], 1 - columns["sparsity"])
@@ -153,5 +176,7 @@ def estimate_ns(columns: Columns) -> NDArray[np.float64]:
     in_slots = 2 + touched * np.where(zap > entries, 60, 30) + np.where(columns["coverage"] < 1, 15, 0)
     in_parts = 25 + touched * 1.1 * placed + np.where(drawn, 0.8, 0.4) * calls
     in_walk = 90 + entries / 8 + placed + 20 * calls + 5.0 * p * entries * (columns["refault"] > 0)
-    each = np.choose(ways(points), (in_walk, in_slots, in_parts, in_counts))
-    return np.asarray(points[:, lay.END_TABLE] * rounds * each + 20_000, np.float64)
+    way = ways(points)
+    each = np.choose(way, (in_walk, in_slots, in_parts, in_counts))
+    ns = np.asarray(points[:, lay.END_TABLE] * rounds * each + 20_000, np.float64)
+    return Forecast(ns[which], frozenset(np.unique(way).tolist()))

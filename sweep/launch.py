@@ -209,7 +209,7 @@ class Driver:
         try:
             self._interrupts.gentle = True
             self._show()
-            self._executor.start()
+            self._executor.start(tuple(self._plan.account.kernels))
             self._interrupts.arm()
             self._batcher = self._make_batcher()
             while not self._over():

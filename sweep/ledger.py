@@ -26,7 +26,7 @@ MOST_POINTS, MOST_ROUNDS = 16_384, 131_072
 """What may wait in memory: some 30 MB each, beside as much that becomes files, which takes twice that again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
     """A finished task: rows for all its points, results for the `good` ones, or the files that these became.
 
@@ -47,6 +47,10 @@ class Entry:
         return len(self.block.ids)
 
     @property
+    def rounds(self) -> int:
+        return 0 if self.results is None else len(self.results.rounds)
+
+    @property
     def told(self) -> bool:
         """Whether any point has a remark."""
         return self.results is not None and bool(self.results.remarks)
@@ -64,7 +68,6 @@ class Ledger:
     def __init__(self, writer: RunWriter, policies: Sequence[str]) -> None:
         self._writer, self._policies = writer, policies
         self._entries: list[Entry] = []
-        self._points = self._rounds = 0
         self._began = self._last = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "commit")
         self._commit: Future[None] | None = None
@@ -103,15 +106,17 @@ class Ledger:
 
     def commit_if_due(self) -> None:
         """Start a commit if it is time. Raises what the one before met with."""
-        full = self._points >= MOST_POINTS or self._rounds >= MOST_ROUNDS
+        points, rounds = sum(map(len, self._entries)), sum(entry.rounds for entry in self._entries)
+        full = points >= MOST_POINTS or rounds >= MOST_ROUNDS
         if self._commit is not None and (full or self._commit.done()):
             self.settle()
         now = time.monotonic()
-        due = now - self._last >= max(COMMIT_S, (now - self._began) / PARTS_A_FOLD)
-        if self._entries and self._commit is None and (due or full):
-            self._last, entries, self._entries = now, self._entries, []
-            self._points = self._rounds = 0
-            self._commit = self._thread.submit(self._write, entries)
+        due = full or now - self._last >= max(COMMIT_S, (now - self._began) / PARTS_A_FOLD)
+        taken = [entry for entry in self._entries if due or entry.files is not None]  # files wait for no others
+        if taken and self._commit is None:
+            self._last = now if due else self._last
+            self._entries = [entry for entry in self._entries if entry not in taken]
+            self._commit = self._thread.submit(self._write, taken)
 
     def commit(self) -> None:
         """Everything finished is in the store when this returns, or was tried. Raises what a commit met with."""
@@ -135,7 +140,7 @@ class Ledger:
     def _write_rest(self) -> None:
         entries, self._entries = self._entries, []
         if entries:
-            self._write(entries)
+            self._thread.submit(self._write, entries).result()  # there: its memory is warm
 
     def _write(self, entries: list[Entry]) -> None:
         """A part for each task that comes as files, and one for all others."""
@@ -191,5 +196,3 @@ class Ledger:
     def _add(self, entry: Entry) -> None:
         self._entries.append(entry)
         self.counts += Counter({"ok": len(entry) - len(entry.bad), entry.status: len(entry.bad)})
-        self._points += len(entry)
-        self._rounds += 0 if entry.results is None else len(entry.results.rounds)

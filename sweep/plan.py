@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.run import estimate_ns
+from engine.run import Forecast, forecast
 from engine.scenario import ABSENT, Columns
 from sweep import sql, workload
 from sweep.errors import UserError, one_line
 from sweep.grid import Exclude, Grid
 from sweep.identity import ID_BYTES, point_ids
-from sweep.idset import IdSet
+from sweep.idset import IdSet, keys
 from sweep.space import CHUNK
 
 Mask = NDArray[np.bool_]
@@ -39,7 +39,8 @@ POINT_BYTES, ROUND_BYTES = 8_192, 1_152
 class PlanAccount:
     """Where the raw points went: raw = excluded + where_dropped + duplicates + done + todo.
 
-    A point that several rules match counts for the first. `peak_bytes`: memory of one worker.
+    A point that several rules match counts for the first. `peak_bytes`: memory of one worker; `kernels`: those of
+    engine.run that the points need.
     """
 
     raw: int
@@ -50,6 +51,7 @@ class PlanAccount:
     todo: int
     estimate_ns: float
     peak_bytes: int
+    kernels: frozenset[int]
     warnings: tuple[str, ...]
 
 
@@ -121,6 +123,7 @@ class _Tally:
         self._where_dropped = self._duplicates = self._done = self._todo = 0
         self._ns = 0.0
         self._rounds = self._most_rounds = 0
+        self._kernels: frozenset[int] = frozenset()
 
     def judge(self, columns: Columns, start: int) -> tuple[Mask, list[str]]:
         """bool[n], true for the points to run, and their ids."""
@@ -161,20 +164,18 @@ class _Tally:
 
     def _fresh(self, ids: Sequence[str]) -> Mask:
         """True for the first of equal ids."""
-        characters = np.frombuffer("".join(ids).encode("ascii"), np.uint8).reshape(-1, 2 * ID_BYTES)
-        fresh = ~self._seen.has(characters)
-        if len(set(ids)) < len(ids):
-            first = np.zeros(len(ids), bool)
-            first[np.unique(np.array(ids), return_index=True)[1]] = True
-            fresh &= first
-        self._seen.add(characters[fresh])
+        given = keys(ids)
+        fresh = given.first() & ~self._seen.has(given)
+        self._seen.add(given.where(fresh))
         return fresh
 
     def _cost(self, columns: Columns) -> None:
         points = len(columns["virt"])
         self._todo += points
         if points:
-            self._ns += float(estimated_ns(columns).sum())
+            expected = expect(columns)
+            self._ns += float(expected.ns.sum())
+            self._kernels |= expected.kernels
             self._rounds += int(columns["rounds"].sum())
             self._most_rounds = max(self._most_rounds, int(columns["rounds"].max()))
 
@@ -190,6 +191,7 @@ class _Tally:
             todo=self._todo,
             estimate_ns=self._ns,
             peak_bytes=WORKER_BYTES + answer,
+            kernels=self._kernels,
             warnings=tuple(self._warnings()),
         )
 
@@ -200,9 +202,16 @@ class _Tally:
                 yield f"{self._grid.place('exclude', i)}: the rule drops nothing: {rule.label}{matched}"
 
 
+def expect(columns: Columns) -> Forecast:
+    """What points will take; traces need no kernel."""
+    if workload.is_trace(columns):
+        return Forecast(workload.estimate_ns(columns), frozenset())
+    return forecast(columns)
+
+
 def estimated_ns(columns: Columns) -> NDArray[np.float64]:
     """Expected CPU nanoseconds a point."""
-    return workload.estimate_ns(columns) if workload.is_trace(columns) else estimate_ns(columns)
+    return expect(columns).ns
 
 
 def matches(rule: Exclude, columns: Columns) -> Mask:

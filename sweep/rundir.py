@@ -8,7 +8,7 @@ from typing import Any
 
 from sweep import parts, schema, tables
 from sweep.errors import DamagedError, UserError
-from sweep.idset import IdSet
+from sweep.idset import IdSet, keys
 from sweep.locks import holder
 from sweep.places import Place
 
@@ -69,8 +69,8 @@ def read_ids(run: Place) -> tuple[Ids, list[str]]:
 
 def note_points(ids: Ids, points: Any) -> None:
     """Take in the rows of one points table (point_id, status, attempt), in the order in which they were committed."""
-    good, bad = tables.split_by_status(points)
-    ids.ok.add(tables.id_bytes(good.column("point_id")))
+    good, bad = tables.split_by_status(points.select(parts.NOTED))
+    ids.ok.add(keys(good.column("point_id")))
     for point, attempt in zip(bad.column("point_id").to_pylist(), bad.column("attempt").to_pylist(), strict=True):
         ids.failed[point] = max(attempt, ids.failed.get(point, 0))
     if ids.failed:

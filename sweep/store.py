@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep import locks, parts, rundir, schema, tables
+from sweep import locks, parts, rundir, schema
 from sweep.errors import UserError, nearest, one_line
+from sweep.idset import keys
 from sweep.places import Directory, Place, place_at, told
 from sweep.rundir import RunInfo
 from sweep.writer import RunWriter
@@ -148,7 +149,7 @@ class Store:
 
         def has_row(wanted: Sequence[str]) -> NDArray[np.bool_]:
             tried = np.array([point in failed for point in wanted], bool)
-            return np.asarray(tried | ids.ok.has(tables.id_bytes(wanted)))
+            return np.asarray(tried | ids.ok.has(keys(wanted)))
 
         return has_row
 

@@ -42,6 +42,10 @@ _PARQUET = {
 }
 """A page a column, as each page costs again what values that repeat save. Zstandard would make smaller files, but take
 longer to write and to read them. Extremes of counters help no query."""
+_VARIED = frozenset(
+    ("res_bytes_peak", "res_bytes_end", "ptes_installed", "ptes_zapped", "ptes_rescanned", "atomics", "tlb_invlpgs")
+)
+"""Hardly two points have the same: a dictionary of them takes longer to make, and is no smaller."""
 ROW_GROUP = 61_440
 """Rows of a merged part that are in memory at once, and what a thread of DuckDB then takes."""
 
@@ -159,12 +163,12 @@ def point_table(
         "engine": _constant(engine, rows),
         **scenario_arrays(columns),
         "remarks": _each(remarks, rows, "string"),
-        "status": _each(status, rows, "string").dictionary_encode(),
+        "status": _each(status, rows, "string", coded=True),
         "attempt": _each(attempt, rows, "int64"),
         "error": _each(error, rows, "string"),
-        "error_class": _each(error_class, rows, "string").dictionary_encode(),
+        "error_class": _each(error_class, rows, "string", coded=True),
         "last_lines": _each(last_lines, rows, "string"),
-        "node": _each(node, rows, "string").dictionary_encode(),
+        "node": _each(node, rows, "string", coded=True),
         "cpu_ns": _each(cpu_ns, rows, "int64"),
         "finished_at": _each(datetime.now(UTC), rows, "timestamp"),
     }
@@ -178,6 +182,8 @@ def point_table(
 
 def explained(points: Table, derived: Mapping[str, str]) -> Table:
     """The points table with the SQL of each derived column as its meaning."""
+    if not derived:
+        return points
     fields = [
         f.with_metadata({"unit": "", "meaning": f"derived: {derived[f.name]}"}) if f.name in derived else f
         for f in points.schema
@@ -220,7 +226,7 @@ def table_of(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any
 def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
     """A Parquet file; `keep` is kept in it (`kept` gives it back)."""
     sink = pa.BufferOutputStream()
-    pq.write_table(_keeping(table, keep or {}), sink, **_PARQUET)
+    pq.write_table(_keeping(table, keep or {}), sink, **_options(table.schema))
     return bytes(sink.getvalue())
 
 
@@ -252,7 +258,7 @@ def merged(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> byt
     sink = pa.BufferOutputStream()
     opened = [pq.ParquetFile(source) for source in sources]
     schema_ = _unified([file.schema_arrow for file in opened]).with_metadata(dict(keep) if keep else None)
-    with pq.ParquetWriter(sink, schema_, **_PARQUET) as writer:
+    with pq.ParquetWriter(sink, schema_, **_options(schema_)) as writer:
         waiting: list[Table] = []
         for file in opened:
             for group in range(file.num_row_groups):
@@ -318,6 +324,8 @@ def id_bytes(ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> NDArray[np.uint
 def split_by_status(points: Table) -> tuple[Table, Table]:
     """The rows that are ok, and the others."""
     good = pc.equal(points.column("status").cast(pa.string()), "ok")
+    if pc.all(good).as_py():
+        return points, points.slice(len(points))
     return points.filter(good), points.filter(pc.invert(good))
 
 
@@ -340,6 +348,12 @@ def raise_attempts(points: Table, known: Mapping[str, int]) -> Table:
 def let_go() -> None:
     """Give memory that was used and is free again back to the system: malloc keeps some 150 MB."""
     pa.default_memory_pool().release_unused()
+
+
+def _options(fields: pa.Schema) -> dict[str, Any]:
+    """How Arrow writes a file of these columns."""
+    once = () if "policy" in fields.names else ("point_id",)
+    return {**_PARQUET, "use_dictionary": [name for name in fields.names if name not in {*_VARIED, *once}]}
 
 
 def _keeping(table: Table, keep: Mapping[str, str]) -> Table:
@@ -387,10 +401,13 @@ def _declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array]
 def _by_column(
     pieces: Sequence[NDArray[np.int64]], rows: int, columns: Sequence[str], policies: Sequence[str]
 ) -> NDArray[np.int64]:
-    """int64[columns, rows x policies] from pieces of int64[n, 7, columns]: each is copied once."""
+    """int64[columns, rows x policies] from pieces of int64[n, 7, columns]: each is copied once, a whole one never."""
     if {piece.shape[1:] for piece in pieces} != {(len(POLICIES), len(columns))} or sum(map(len, pieces)) != rows:
         raise SweepFault(f"results of shapes {[piece.shape for piece in pieces][:3]} for {rows} rows")
-    kept = slice(None) if tuple(policies) == POLICIES else [POLICIES.index(policy) for policy in policies]
+    whole = tuple(policies) == POLICIES
+    if whole and len(pieces) == 1:
+        return np.moveaxis(np.asarray(pieces[0], np.int64), 2, 0).reshape(len(columns), -1)
+    kept = slice(None) if whole else [POLICIES.index(policy) for policy in policies]
     values, at = np.empty((len(columns), rows, len(policies)), np.int64), 0
     for piece in pieces:
         values[:, at : at + len(piece)] = np.moveaxis(piece, 2, 0)[..., kept]
@@ -410,11 +427,16 @@ def _coded(codes: NDArray[Any], words: Sequence[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(words, pa.string()))
 
 
-def _each(given: Any, rows: int, kind: str) -> pa.Array:
+def _each(given: Any, rows: int, kind: str, coded: bool = False) -> pa.Array:
     """A value for each row, or one for all."""
-    if given is None or isinstance(given, str | int | datetime):
+    if given is None:
+        return pa.nulls(rows, _CODED if coded else _TYPES[kind])
+    if isinstance(given, str) and coded:
+        return _constant(given, rows)
+    if isinstance(given, str | int | datetime):
         return pa.repeat(pa.scalar(given, _TYPES[kind]), rows)
-    return pa.array(given, _TYPES[kind])
+    array = pa.array(given, _TYPES[kind])
+    return array.dictionary_encode() if coded else array
 
 
 def _first_line(error: BaseException) -> str:

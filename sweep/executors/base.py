@@ -120,10 +120,12 @@ class Executor(Protocol):
 
     @property
     def warm(self) -> bool:
-        """Whether a worker has the engine ready, but for its kernels."""
+        """Whether a worker has the engine ready, but for kernels that are not compiled."""
         ...
 
-    def start(self) -> None: ...
+    def start(self, kernels: Sequence[int] = ()) -> None:
+        """`kernels`: those that the batches will need (engine.run). A worker begins with those that are compiled."""
+        ...
 
     def submit(self, batch: Batch) -> None: ...
 
@@ -185,9 +187,14 @@ def _have_kernels(columns: Columns) -> None:
         load(columns)
 
 
-def warm(runner: str) -> None:
-    """Load the engine into this process, but for its kernels: the first batch that needs one compiles it."""
+def warm(runner: str, kernels: Sequence[int] = ()) -> None:
+    """Load the engine into this process, and those kernels that are compiled; the first batch compiles the others."""
     _engine(runner)
+    if kernels:
+        from engine.run import load_compiled
+
+        with contextlib.suppress(Exception):  # the batches will meet the same, and report it
+            load_compiled(kernels)
 
 
 _loaded: dict[str, Run] = {}

@@ -1,5 +1,7 @@
 """Batches in this process, one after another: for debugging, and the reference for the others."""
 
+from collections.abc import Sequence
+
 from sweep.executors.base import MODEL, Batch, Done, run_batch, warm
 
 
@@ -13,8 +15,8 @@ class Inline:
         self._waiting: list[Batch] = []
         self.warm = False
 
-    def start(self) -> None:
-        warm(self._runner)
+    def start(self, kernels: Sequence[int] = ()) -> None:
+        warm(self._runner, kernels)
         self.warm = True
 
     def submit(self, batch: Batch) -> None:

@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -68,13 +69,15 @@ class Processes:
     _pool: list[Worker] = field(default_factory=list)
     _queue: deque[Batch] = field(default_factory=deque)
     _failed_starts: int = 0
+    _kernels: Sequence[int] = ()
 
     @property
     def capacity(self) -> int:
         return 2 * self.workers
 
-    def start(self) -> None:
-        self._pool = [spawn(self.runner) for _ in range(self.workers)]
+    def start(self, kernels: Sequence[int] = ()) -> None:
+        self._kernels = kernels
+        self._pool = [spawn(self.runner, kernels) for _ in range(self.workers)]
 
     def submit(self, batch: Batch) -> None:
         self._queue.append(batch)
@@ -138,7 +141,7 @@ class Processes:
             if self._failed_starts >= FAILED_STARTS:
                 why = said.rpartition("\n")[2] or how_it_died(status).error
                 raise SweepFault(f"worker processes die at their start: {why}")
-        self._pool[self._pool.index(worker)] = spawn(self.runner)
+        self._pool[self._pool.index(worker)] = spawn(self.runner, self._kernels)
         if worker.batch is None:
             return None
         end = End.TIMEOUT if status == -signal.SIGALRM else End.LOST
@@ -166,11 +169,11 @@ def _oom_kills() -> int:
     return 0
 
 
-def spawn(runner: str) -> Worker:
+def spawn(runner: str, kernels: Sequence[int] = ()) -> Worker:
     ours, theirs = socket.socketpair()
     said = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the worker's life long; it has no name to leave behind
     with theirs:
-        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), runner]
+        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), runner, json.dumps(list(kernels))]
         process = subprocess.Popen(
             [sys.executable, "-c", BOOT, *arguments],
             pass_fds=[theirs.fileno()],
@@ -186,11 +189,12 @@ def spawn(runner: str) -> Worker:
 def serve() -> None:
     """A worker's life: say ready, then answer batches until the driver hangs up."""
     pipe, parent, runner = Connection(int(sys.argv[2])), int(sys.argv[3]), sys.argv[4]
+    kernels = json.loads(sys.argv[5])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # a crash in compiled code leaves a traceback
     die_with(parent)
     try:
-        pipe.send(introduce(runner))
+        pipe.send(introduce(runner, kernels))
         while True:
             pipe.send(run_batch(pipe.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -200,9 +204,9 @@ def serve() -> None:
         os._exit(1)
 
 
-def introduce(runner: str) -> Ready:
+def introduce(runner: str, kernels: Sequence[int]) -> Ready:
     try:
-        warm(runner)
+        warm(runner, kernels)
     except ImportError as error:
         return Ready(describe(error))
     return Ready()

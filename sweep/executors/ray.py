@@ -14,7 +14,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class RayTasks:
         """Twice the workers; with a time limit once, so that a task does not age in Ray's queue."""
         return self.workers if self.limited else 2 * self.workers
 
-    def start(self) -> None:
+    def start(self, kernels: Sequence[int] = ()) -> None:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         self._code = raycode.fingerprint()  # first: a second Ray node of a host unpacks a job's folder again, under us
@@ -85,7 +85,7 @@ class RayTasks:
         if self.address is not None:
             self._count_workers()
         self._task = raycode.pack(ray)
-        self._probe = self._send(None)
+        self._probe = self._send(tuple(kernels))
 
     def submit(self, batch: Batch) -> None:
         self._refs[self._send(batch)] = batch
@@ -162,9 +162,8 @@ class RayTasks:
         except Exception as error:
             raise UserError(f"--address {address}: {_refusal(error)}") from error
 
-    def _send(self, batch: Batch | None) -> Any:
-        runner, packed = (batch.runner, pickle.dumps(batch)) if batch else (self.runner, None)
-        return self._task.remote(self._code, self._notes, runner, packed)
+    def _send(self, given: Batch | tuple[int, ...]) -> Any:
+        return self._task.remote(self._code, self._notes, self.runner, pickle.dumps(given))
 
     def _count_workers(self) -> None:
         """Clusters grow and shrink."""

@@ -33,9 +33,10 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def run(code: str, notes: bytes, runner: str, packed: bytes | None) -> Any:
-    """A pickled batch, as Done; without one: load the engine. A note says where it runs, and since when:
-    0 while it waits for the compiler.
+def run(code: str, notes: bytes, runner: str, packed: bytes) -> Any:
+    """A pickled batch, as Done; for the numbers of kernels: load the engine, and those of them that are compiled.
+
+    A note says where a batch runs, and since when: 0 while it waits for the compiler.
     """
     import engine
 
@@ -49,9 +50,9 @@ def run(code: str, notes: bytes, runner: str, packed: bytes | None) -> Any:
 
     from sweep.executors.base import run_batch, warm
 
-    if packed is None:
-        return warm(runner)
     batch = pickle.loads(packed)
+    if isinstance(batch, tuple):
+        return warm(runner, batch)
     node = f"{platform.node()}/{get_runtime_context().get_node_id()[:8]}"
     note = notes + str(batch.number).encode()
 

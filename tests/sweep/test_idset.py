@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweep.errors import SweepFault
-from sweep.idset import IdSet
-from sweep.tables import id_bytes
+from sweep.idset import IdSet, keys
 
 IDS = st.text("0f", min_size=20, max_size=20)
 TAILS = st.builds("{:016x}{}".format, st.integers(0, 2), st.text("0f", min_size=4, max_size=4))
@@ -19,19 +18,19 @@ def test_it_is_a_set(added: list[list[str]], asked: list[str]) -> None:
     ids, plain = IdSet(), set[str]()
     for portion in added:
         fresh = sorted(set(portion) - plain)
-        assert not ids.has(id_bytes(fresh)).any()
-        ids.add(id_bytes(fresh))
+        assert not ids.has(keys(fresh)).any()
+        ids.add(keys(fresh))
         plain |= set(fresh)
     assert len(ids) == len(plain)
-    assert ids.has(id_bytes(asked)).tolist() == [one in plain for one in asked]
-    assert ids.has(id_bytes(sorted(plain))).all()
+    assert ids.has(keys(asked)).tolist() == [one in plain for one in asked]
+    assert ids.has(keys(sorted(plain))).all()
 
 
 def test_many_small_portions_stay_few_arrays() -> None:
     """A thousand commits cost a few merges each, not a thousand look-ups."""
     ids = IdSet()
     for i in range(1000):
-        ids.add(id_bytes([f"{i:020x}"]))
+        ids.add(keys([f"{i:020x}"]))
     assert len(ids) == 1000
     assert len(ids._levels) <= 11
 
@@ -40,12 +39,27 @@ def test_many_small_portions_stay_few_arrays() -> None:
 def test_what_is_no_id_is_a_fault(bad: str) -> None:
     """An id is 20 lower-case hex digits; anything else never gets in."""
     with pytest.raises(SweepFault):
-        IdSet().has(id_bytes([bad]))
+        IdSet().has(keys([bad]))
 
 
 def test_order_does_not_matter() -> None:
     """Answers come in the order of the questions."""
     ids = IdSet()
-    ids.add(id_bytes(["f" * 20, "0" * 20]))
-    assert ids.has(id_bytes(["0" * 20, "1" * 20, "f" * 20])).tolist() == [True, False, True]
-    assert ids.has(np.empty((0, 20), np.uint8)).tolist() == []
+    ids.add(keys(["f" * 20, "0" * 20]))
+    assert ids.has(keys(["0" * 20, "1" * 20, "f" * 20])).tolist() == [True, False, True]
+    assert ids.has(keys([])).tolist() == []
+
+
+@given(st.lists(IDS | TAILS), st.data())
+def test_the_first_of_equal_ids(given_ids: list[str], data: st.DataObject) -> None:
+    """Of ids in any order, repeats too: which come first, and any choice of them."""
+    every = keys(given_ids)
+    assert every.first().tolist() == [one not in given_ids[:i] for i, one in enumerate(given_ids)]
+    wanted = data.draw(st.lists(st.booleans(), min_size=len(given_ids), max_size=len(given_ids)))
+    chosen = [one for one, take in zip(given_ids, wanted, strict=True) if take]
+    some, alone = every.where(np.array(wanted, bool)), keys(chosen)
+    assert some.first().tolist() == alone.first().tolist()
+    ids = IdSet()
+    ids.add(some.where(some.first()))
+    assert len(ids) == len(set(chosen))
+    assert ids.has(every).tolist() == [one in chosen for one in given_ids]

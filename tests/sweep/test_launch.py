@@ -357,3 +357,19 @@ def test_a_week_is_a_few_hundred_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counts[20] >= 9
     assert counts[3600] < 300
     assert counts[7 * 86400] < 600
+
+
+def test_files_wait_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are a part by themselves, however soon; rows without files wait until there are more of them."""
+    written: list[list[bool]] = []
+    ledger = Ledger(Writer(), POLICIES)  # type: ignore[arg-type]
+    monkeypatch.setattr(ledger, "_write", lambda entries: written.append([e.files is not None for e in entries]))
+    task = Task(next(make_plan(grid([1])).points()), 1.0)
+    for files in (None, {"outcomes": b"", "rounds": b""}, None):
+        list(ledger.ran(task, Done(1, files=files)))
+        ledger.commit_if_due()
+        ledger.settle()
+    assert written == [[True]]
+    ledger.commit()
+    ledger.close()
+    assert written == [[True], [False, False]]

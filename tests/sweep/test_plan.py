@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.run import estimate_ns
+from engine.run import forecast
 from sweep import plan, space
 from sweep.errors import UserError
 from sweep.grid import Grid, parse
@@ -48,7 +48,7 @@ def test_all_points_in_order() -> None:
     made = make_plan(grid)
     assert planned(made) == ids_of(grid)
     assert (made.account.raw, made.account.todo, made.account.warnings) == (24, 24, ())
-    expected = sum(float(estimate_ns(chunk.columns).sum()) for chunk in grid.chunks())
+    expected = sum(float(forecast(chunk.columns).ns.sum()) for chunk in grid.chunks())
     assert made.account.estimate_ns == pytest.approx(expected)
     assert made.account.peak_bytes > plan.WORKER_BYTES
 
