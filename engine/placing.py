@@ -91,16 +91,20 @@ def place_block(
             row = rows[j]
             for i in range(row.size):
                 q = np.uint64(row[i])
-                present[q >> S6, i] |= np.uint64(wanted[i] > 0) << (q & LOW_6)
+                present[q >> S6, i] |= ONE << (q & LOW_6)
     for i in range(ks.size):
         if ks[i] > 0:
             for q in (np.uint64(lo[i]), np.uint64(hi[i])):
                 present[q >> S6, i] |= ONE << (q & LOW_6)
     pages[:] = 0
+    for i in range(ks.size):
+        hashes[i] = ONES if ks[i] > 0 else ZERO
     for v in range(present.shape[0]):
         row = present[v]
         for i in range(pages.size):
-            pages[i] += popcount(row[i])
+            kept = row[i] & hashes[i]  # in a table without pages some were noted, at its lo
+            row[i] = kept
+            pages[i] += popcount(kept)
     m = np.int64(0)
     for i in range(ks.size):
         listed[m] = i
