@@ -1,20 +1,21 @@
-"""Where compiled kernels are kept between runs.
+"""Where compiled code is kept between runs: in a folder named after all of engine's sources.
 
 Numba looks only at the file of the outermost function: a change in a file that it calls would go unseen and stale
-code would run. So the cache's folder is named after all of engine's sources.
+code would run.
 """
 
 import contextlib
 import fcntl
-import gc
 import hashlib
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
+IMPORTS = re.compile(r"^(?:from engine import (.+)|from engine\.(\w+) import|import engine\.(\w+))", re.MULTILINE)
 
 
 def choose_cache() -> None:
@@ -35,52 +36,38 @@ def choose_cache() -> None:
         sys.modules["numba"].config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]
 
 
+def cache_folder() -> Path:
+    return Path(os.environ["NUMBA_CACHE_DIR"])
+
+
 def is_cold() -> bool:
-    """Nothing compiled yet: the first batch will compile, once, for some seconds."""
-    folder = Path(os.environ["NUMBA_CACHE_DIR"])
-    return not any(folder.rglob("*.walk*.nbc"))
+    """No kernel compiled yet: the first batch will compile, once, for some seconds."""
+    return not any(cache_folder().glob("*.o"))
 
 
-def is_compiled(name: str) -> bool:
-    """Whether some process of this machine has compiled a kernel and kept it."""
-    mark = _mark(name)
-    return mark.exists() and mark.stat().st_size > 0
-
-
-def _mark(name: str) -> Path:
-    return Path(os.environ["NUMBA_CACHE_DIR"], f"{name}.once")
-
-
-@contextlib.contextmanager
-def compiling(name: str) -> Iterator[None]:
-    """Around a kernel's first call: one process of a machine compiles it, the others wait and find it.
-
-    What compiling makes stays, so nothing looks for garbage meanwhile.
-    """
-    looks = gc.isenabled()
-    with _alone(_mark(name)):
-        gc.disable()
-        try:
-            yield
-        finally:
-            if looks:
-                gc.enable()
-
-
-@contextlib.contextmanager
-def _alone(done: Path) -> Iterator[None]:
-    """Nobody else is within, until somebody has been: from then on the file has something in it."""
+def kept(path: Path, make: Callable[[], bytes]) -> bytes:
+    """What `make` makes. One process of a machine makes it and keeps it in the file; the others wait and read that."""
     with contextlib.ExitStack() as held:
-        mark = None
         with contextlib.suppress(OSError):  # no folder, no cache: each makes its own
-            done.parent.mkdir(parents=True, exist_ok=True)
-            mark = held.enter_context(done.open("a"))
-            if not os.fstat(mark.fileno()).st_size:
-                fcntl.flock(mark, fcntl.LOCK_EX)
-            if os.fstat(mark.fileno()).st_size:  # somebody has been meanwhile
-                fcntl.flock(mark, fcntl.LOCK_UN)
-        yield
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                fcntl.flock(held.enter_context(path.with_name(f"{path.name}.lock").open("w")), fcntl.LOCK_EX)
+            return path.read_bytes()
+        made = make()
         with contextlib.suppress(OSError):
-            if mark is not None and not os.fstat(mark.fileno()).st_size:
-                mark.write("compiled\n")
-                mark.flush()
+            whole = path.with_name(f"{path.name}.{os.getpid()}")
+            whole.write_bytes(made)
+            whole.replace(path)
+        return made
+
+
+def sources_of(module: str) -> list[Path]:
+    """The files of a module of engine and of all of engine that it imports, in order."""
+    found, todo = set[str](), {module.removeprefix("engine.")}
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        for several, *one in IMPORTS.findall((HERE / f"{name}.py").read_text()):
+            names = re.findall(r"(\w+)(?: as \w+)?", several) if several else filter(None, one)
+            todo |= set(names) - found
+    return [HERE / f"{name}.py" for name in sorted(found)]

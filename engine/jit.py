@@ -1,9 +1,9 @@
-"""How engine's functions are compiled: `kernel` is called from Python, `inner` only from compiled code.
+"""How engine's functions are compiled: a `kernel` is called from Python, an `inner` only from compiled code.
 
 What is called only from compiled code needs no wrappers for Python and C, which take long to compile;
 and it is compiled once for all whole numbers, not again for each that a caller writes out.
 Neither makes an array or keeps one (engine/room.py), so neither counts references to those it is given, which cost
-small points dear.
+small points dear. Nothing divides by zero, so nothing looks whether it does.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,13 @@ from typing import Any
 from numba import njit
 from numba.core.types.misc import unliteral
 
-kernel = njit(cache=True, nogil=True, _nrt=False)
+kernel = njit(nogil=True, _nrt=False, error_model="numpy")
+"""For engine.lower alone, which makes of it what engine.machine runs."""
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    compiled = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)(function)
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False, "error_model": "numpy"}
+    compiled = njit(**options)(function)
     found = compiled.get_call_template
     compiled.get_call_template = lambda args, kws: found(tuple(map(unliteral, args)), kws)
     return compiled

@@ -5,6 +5,7 @@ import operator
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +13,20 @@ from numpy.typing import NDArray
 from engine import counts, parts, slots, walk
 from engine import layout as lay
 from engine.chance import trylock_limits
-from engine.compiled import compiling, is_compiled
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
 from engine.kinds import kinds_of
+from engine.machine import Kernel
 from engine.outcome import Results
 from engine.policy import POLICIES
-from engine.scenario import ABSENT, Columns, Scenario, check, columns_of
+from engine.scenario import ABSENT, Columns, check
 
 BY_WALK, BY_SLOTS, BY_PARTS, BY_COUNTS = range(4)
 KERNELS = (
-    (walk.walk, walk.room_for),
-    (slots.walk_slots, slots.room_for),
-    (parts.walk_parts, parts.room_for),
-    (counts.walk_counts, counts.room_for),
+    Kernel(walk.walk, walk.room_for),
+    Kernel(slots.walk_slots, slots.room_for),
+    Kernel(parts.walk_parts, parts.room_for),
+    Kernel(counts.walk_counts, counts.room_for),
 )
 
 
@@ -89,10 +90,9 @@ def tally(points: Encoded, first: int = 0, end: int | None = None, short: bool =
         par[:, lay.FIRST_TABLE], par[:, lay.END_TABLE] = first, end
     out = blank(points)
     way = ways(par) if short else np.full(len(par), BY_WALK)
-    for number in range(len(KERNELS)):
+    for number, kernel in enumerate(KERNELS):
         for kinds in alike(par, np.flatnonzero(way == number)):
-            ready(number)  # what no point needs is not compiled
-            call(number, points, par, kinds, out)
+            call(kernel, points, par, kinds, out)
     return out
 
 
@@ -107,40 +107,35 @@ def blank(points: Encoded) -> Tally:
     )
 
 
-def call(number: int, points: Encoded, par: NDArray[np.int64], kinds: NDArray[np.int64], out: Tally) -> None:
-    """Walk the points of some kinds, or of none, by one kernel."""
-    kernel, room_for = KERNELS[number]
+def call(kernel: Kernel, points: Encoded, par: NDArray[np.int64], kinds: NDArray[np.int64], out: Tally) -> None:
+    """Walk the points of some kinds, or of none."""
+    kernel(*arguments(kernel, points, par, kinds, out))
+
+
+def arguments(
+    kernel: Kernel, points: Encoded, par: NDArray[np.int64], kinds: NDArray[np.int64], out: Tally
+) -> tuple[Any, ...]:
+    """What a kernel takes (engine.walk.walk)."""
     wanted = np.zeros(len(par), np.bool_)
     wanted[kinds] = True
     rows = np.flatnonzero(wanted[points.kinds])
+    room = kernel.room_for(par[kinds] if kinds.size else par)
     of_points = (points.kinds, points.seeds, par, points.lim, points.cdfs, trylock_limits(), points.offsets)
-    kernel(room_for(par[kinds] if kinds.size else par), rows, *of_points, out.per, out.work, out.sums, out.account)
+    return room, rows, *of_points, out.per, out.work, out.sums, out.account
 
 
 def load(columns: Columns) -> None:
     """Have the kernels ready that these columns need; processes begin with different ones, to compile them at once."""
     needed = [int(number) for number in np.unique(ways(encode_sizes(kinds_of(columns)[0])))]
     for number in sorted(needed, key=lambda number: (number + os.getpid()) % len(KERNELS)):
-        ready(number)
+        KERNELS[number].ready()
 
 
 def load_compiled(numbers: Iterable[int]) -> None:
     """Have those of these kernels ready that need no compiling."""
     for number in numbers:
-        if is_compiled(name_of(number)):
-            ready(number)
-
-
-def ready(number: int) -> None:
-    """Have a kernel compiled, or found compiled."""
-    if not KERNELS[number][0].signatures:
-        one = encode(columns_of([Scenario(virt=1 << 21, sparsity=0.5)]))
-        with compiling(name_of(number)):
-            call(number, one, one.par, np.zeros(0, np.int64), blank(one))
-
-
-def name_of(number: int) -> str:
-    return str(KERNELS[number][0].py_func.__name__)
+        if KERNELS[number].is_compiled:
+            KERNELS[number].ready()
 
 
 def alike(par: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -30,7 +30,7 @@ def section(bench: Bench) -> Iterator[Figure]:
         caches = iter(range(1000))
 
         def start(cache: Path) -> None:
-            environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)} | ({"NUMBA_OPT": "0"} if bench.quick else {})
+            environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
             subprocess.run([sys.executable, "-c", FIRST_POINTS, str(bench.quick)], env=environment, check=True)
 
         def bare() -> None:

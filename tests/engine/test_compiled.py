@@ -8,20 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine import machine
+from engine.compiled import sources_of
 from engine.encode import encode
-from engine.run import KERNELS, blank, call
+from engine.machine import Kernel, shipped
+from engine.run import KERNELS, arguments, blank, call, run_batch
 from engine.scenario import Scenario, columns_of
 from sweep.executors import base
 
 ROOT = Path(__file__).parents[2]
 LOADS = """
+from engine import machine
 from engine.run import KERNELS, load, load_compiled
 from engine.scenario import Scenario, columns_of
+made, compiled = [], machine._compiled
+machine._compiled = lambda portable: made.append(1) or compiled(portable)
 load_compiled(range(4))
-print(*(len(k.signatures) for k, _ in KERNELS))
+print(*(int(kernel.is_ready) for kernel in KERNELS))
 load(columns_of([Scenario(virt=1 << 24, sparsity=0.5, zap=1 << 22)]))
-print(*(sum(kernel.stats.cache_misses.values()) for kernel, _ in KERNELS), *(len(k.signatures) for k, _ in KERNELS))
+print(len(made), *(int(kernel.is_ready) for kernel in KERNELS))
 """
+ONE = columns_of([Scenario(virt=1 << 21, sparsity=0.5)])
 
 
 def test_processes_that_want_a_kernel_at_once_compile_it_once(tmp_path: Path) -> None:
@@ -31,10 +38,68 @@ def test_processes_that_want_a_kernel_at_once_compile_it_once(tmp_path: Path) ->
     def begin() -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", LOADS], env=env, stdout=subprocess.PIPE, text=True)
 
-    nothing, compiled, found = "0 0 0 0", "0 1 0 0 0 1 0 0", "0 0 0 0 0 1 0 0"
+    nothing, compiled, found = "0 0 0 0", "1 0 1 0 0", "0 0 1 0 0"
     said = sorted(process.communicate()[0].splitlines() for process in (begin(), begin()))
     assert said == [[nothing, found], [nothing, compiled]]
     assert begin().communicate()[0].splitlines() == ["0 1 0 0", found]
+
+
+def test_a_folder_that_cannot_be_written_costs_time_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "folder"))
+    fresh = Kernel(KERNELS[1].function, KERNELS[1].room_for)
+    fresh.ready()
+    assert fresh.is_ready
+    assert not fresh.is_compiled
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
+def test_what_ships_is_of_these_sources(kernel: Kernel) -> None:
+    """Else a new user would wait for Numba. `scripts/portable` makes it anew; it holds no path of who made it."""
+    assert shipped(kernel).exists(), "run scripts/portable"
+    assert str(ROOT).encode() not in machine._portable(kernel).bits
+
+
+def test_what_ships_is_what_numba_makes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, for the smallest kernel; scripts/portable has no other way to the others."""
+    kernel = KERNELS[1]
+    assert machine.lowered(kernel) == shipped(kernel).read_bytes()
+
+
+def test_changed_sources_are_other_portable_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Wherever they lie: a kernel's own file, or one that a file it imports imports."""
+    names = [source.stem for source in sources_of("engine.slots")]
+    assert {"slots", "install", "quantile", "keyed", "layout", "jit"} <= set(names)
+    assert not {"parts", "run", "machine", "encode"} & set(names)
+    before = shipped(KERNELS[1])
+    for source in sources_of("engine.slots"):
+        (tmp_path / source.name).write_bytes(source.read_bytes() + b"#" * (source.stem == "quantile"))
+    monkeypatch.setattr("engine.compiled.HERE", tmp_path)
+    assert shipped(KERNELS[1]).name != before.name
+
+
+def test_without_portable_code_of_its_sources_numba_makes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Here as another machine would: tuned for this CPU. The same bits come out of it, and it is kept."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("engine.machine.SHIPS_FOR", "another machine")
+    columns = columns_of([Scenario(virt=1 << 30, sparsity=0.99, zap=1 << 22, rounds=3, seed=8)])
+    before = run_batch(columns)
+    monkeypatch.setattr("engine.run.KERNELS", [Kernel(kernel.function, kernel.room_for) for kernel in KERNELS])
+    np.testing.assert_array_equal(run_batch(columns).values, before.values)
+    assert [path.name.partition("-")[0] for path in tmp_path.glob("*.xz")] == ["walk_slots"]
+
+
+def test_a_kernel_takes_only_what_it_was_made_for() -> None:
+    """Compiled code would not notice: it gets addresses."""
+    kernel = KERNELS[0]
+    kernel.ready()
+    points = encode(ONE)
+    good = arguments(kernel, points, points.par, np.zeros(0, np.int64), blank(points))
+    for bad in (good[:-1], (*good[:-1], good[-1].astype(np.int32)), (*good[:-1], good[-1][:, ::-1])):
+        with pytest.raises(TypeError, match="walk takes contiguous arrays"):
+            kernel(*bad)
 
 
 def test_a_batch_finds_its_kernels_loaded_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,16 +116,16 @@ def test_a_batch_finds_its_kernels_loaded_before_the_clock_starts(monkeypatch: p
 
 
 def test_what_cannot_be_compiled_is_reported_by_its_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(kind: int) -> None:
+    def fails(kernel: Kernel) -> None:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr("engine.run.ready", fails)
+    monkeypatch.setattr(Kernel, "ready", fails)
     done = base.run_batch(base.Batch(1, columns_of([Scenario(virt=1 << 21, sparsity=0.5)] * 2)))
     assert [(i, why.error) for i, why in done.failures] == [(i, "RuntimeError: no compiler") for i in range(2)]
 
 
-@pytest.mark.parametrize("kind", range(len(KERNELS)))
-def test_every_kernel_can_be_called_for_no_point(kind: int) -> None:
+@pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
+def test_every_kernel_can_be_called_for_no_point(kernel: Kernel) -> None:
     one = encode(columns_of([Scenario(virt=1 << 46, sparsity=0.5)]))
-    call(kind, one, one.par, np.zeros(0, np.int64), blank(one))
-    assert KERNELS[kind][0].signatures
+    call(kernel, one, one.par, np.zeros(0, np.int64), blank(one))
+    assert kernel.is_ready

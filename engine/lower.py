@@ -1,0 +1,49 @@
+"""Kernels from Python to portable code: LLVM's, typed and optimised by Numba, not yet any CPU's instructions.
+
+Numba needs half a minute for it, most of that in Python, so it is done before a release (scripts/portable) and kept in
+engine/portable/. What is left for the first run on a machine, engine/machine.py does in some seconds.
+"""
+
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import numpy as np
+from numba import typeof
+
+from engine.encode import encode
+from engine.machine import Kernel, Portable, leaves, packed
+from engine.run import KERNELS, arguments, blank
+from engine.scenario import Scenario, columns_of
+
+
+def write(name: str, path: str) -> None:
+    """The file of the kernel of that name."""
+    (kernel,) = (kernel for kernel in KERNELS if kernel.name == name)
+    Path(path).write_bytes(packed(lower(kernel)))
+
+
+def lower(kernel: Kernel) -> Portable:
+    """One kernel, tuned for the CPU that NUMBA_CPU_NAME names."""
+    one = encode(columns_of([Scenario(virt=1 << 21, sparsity=0.5)]))
+    given = arguments(kernel, one, one.par, np.zeros(0, np.int64), blank(one))
+    kernel.function.compile(tuple(map(typeof, given)))
+    (signature,) = kernel.function.signatures
+    module = llvm.parse_assembly(kernel.function.inspect_llvm(signature))
+    module.get_function(kernel.function.overloads[signature].fndesc.llvm_func_name).name = kernel.entry
+    return Portable(stripped(module, kernel.entry), [[array.dtype.str, array.ndim] for array in leaves(given)])
+
+
+def stripped(module: llvm.ModuleRef, entry: str) -> bytes:
+    """Bitcode of one function and what it needs: nothing that Python would call it through, and no other names."""
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration and value.name != entry:
+            value.linkage = "internal"
+    module.name = entry
+    target = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine()
+    builder = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(speed_level=0))
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.add_strip_dead_prototype_pass()
+    passes.add_strip_symbols_pass()
+    passes.run(module, builder)
+    return bytes(module.as_bitcode())

@@ -1,0 +1,32 @@
+"""Bring engine/portable up to date: the kernels' portable code, made by Numba from their sources. `--check`: only look.
+
+Exit code 1 if something is out of date (--check), else 0.
+"""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from engine.machine import SHIPPED, lowered, shipped
+from engine.run import KERNELS
+
+
+def main(check: bool) -> int:
+    wanted = {shipped(kernel): kernel for kernel in KERNELS}
+    missing, stale = [path for path in wanted if not path.exists()], set(SHIPPED.glob("*.xz")) - set(wanted)
+    if check:
+        for path in (*missing, *stale):
+            print(f"{path.parent.name}/{path.name}: {'missing' if path in wanted else 'stale'}; run scripts/portable")
+        return int(bool(missing or stale))
+    SHIPPED.mkdir(exist_ok=True)
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        made = dict(zip(wanted, pool.map(lowered, wanted.values()), strict=True))
+    for path, data in made.items():
+        path.write_bytes(data)
+        print(f"{path.name}: {len(data):,} bytes")
+    for path in stale:
+        path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(check="--check" in sys.argv[1:]))
