@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from engine import outcome, scenario
 
-RUN_SCHEMA = "sweep-run/1"
+RUN_SCHEMA = "sweep-run/2"
 """Of run.json and the tables. Raised when a column changes its meaning or goes, not when one is added."""
 
 
@@ -112,7 +112,7 @@ ROUNDS = (
         for name in outcome.ROUND_COLUMNS
     ),
 )
-"""One row a point, policy and round: how VmPTE grows."""
+"""One row a point, policy and round: how VmPTE grows. Files hold those of points with several rounds."""
 
 POINTS = (
     _RUN,

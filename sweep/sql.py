@@ -138,7 +138,9 @@ class Database:
         source = self._source(table, runs)
         if table == "outcomes":
             return views.outcomes(source, self._price)
-        return views.rounds(source) if table == "rounds" else views.points(source, failed=view == "failures")
+        if table == "rounds":
+            return views.rounds(source, self._source("outcomes", runs))
+        return views.points(source, failed=view == "failures")
 
     def _source(self, table: str, runs: Sequence[RunInfo]) -> str:
         """The files of a directory by name; those of an object store as an Arrow dataset a run."""

@@ -31,8 +31,11 @@ def outcomes(source: str, cost: str) -> str:
     return f"SELECT *, {cost} AS {schema.COST_NS.name} FROM ({_rows(schema.OUTCOMES, source)})"
 
 
-def rounds(source: str) -> str:
-    return _rows(schema.ROUNDS, source)
+def rounds(source: str, outcomes: str) -> str:
+    """Rows of the parts; of a point with one round, what its outcomes say."""
+    names = ", ".join("1 AS round" if c.name == "round" else c.name for c in schema.ROUNDS)
+    alone = f"(SELECT {names} FROM ({_rows(schema.OUTCOMES, outcomes)}) WHERE rounds = 1)" if outcomes else ""
+    return _rows(schema.ROUNDS, together([one for one in (source, alone) if one]))
 
 
 def points(source: str, *, failed: bool = False) -> str:

@@ -16,6 +16,8 @@ from sweep.places import Directory, Place
 from sweep.store import RunWriter, Store
 
 MIB = 1 << 20
+ROUNDS = 2
+"""Of each made-up point: files hold the rounds of points with several."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,18 @@ def scenarios(count: int) -> Columns:
     """Some scenarios; every second one says res instead of sparsity."""
     made = [
         Scenario(
-            virt=(i + 1) * 64 * MIB, sparsity=0.9 if i % 2 else None, res=None if i % 2 else MIB, threads=1 + i % 2
+            virt=(i + 1) * 64 * MIB,
+            sparsity=0.9 if i % 2 else None,
+            res=None if i % 2 else MIB,
+            threads=1 + i % 2,
+            rounds=ROUNDS,
         )
         for i in range(count)
     ]
     return columns_of(made)
 
 
-def results(count: int, rounds: int = 1) -> Results:
+def results(count: int, rounds: int = ROUNDS) -> Results:
     """A different number in every cell."""
     cells = np.arange(count * len(POLICIES) * len(COLUMNS), dtype=np.int64)
     per_round = np.arange(count * rounds * len(POLICIES) * len(ROUND_COLUMNS), dtype=np.int64)

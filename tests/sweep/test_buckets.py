@@ -51,7 +51,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 def run(root: Place | Path, seeds: list[int] = SEEDS, **how: Any) -> Any:
-    return launch(grid(seeds), LaunchOptions(root, executor="inline", runner=fakes.RUNNER, **how), Told())
+    return launch(grid(seeds, rounds=2), LaunchOptions(root, executor="inline", runner=fakes.RUNNER, **how), Told())
 
 
 def rows(root: Place | Path, sql: str = "SELECT * FROM outcomes ORDER BY point_id, policy") -> list[dict[str, Any]]:
@@ -113,7 +113,9 @@ def test_the_store_is_the_same_anywhere(place: Place, tmp_path: Path) -> None:
 def test_the_commands(bucket: str, server: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--results takes the URI in every command; no secret is in the store, in what is printed or in the words said."""
     path = tmp_path / "small.yaml"
-    path.write_text("schema: sweep/1\nname: small\nfixed: {virt: 2MiB, sparsity: 0.5}\naxes: {seed: [1, 2]}\n")
+    path.write_text(
+        "schema: sweep/1\nname: small\nfixed: {virt: 2MiB, sparsity: 0.5, rounds: 2}\naxes: {seed: [1, 2]}\n"
+    )
     there = ["--results", bucket]
     for words, told in (
         (["plan", str(path)], "to run"),

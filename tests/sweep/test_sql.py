@@ -6,17 +6,20 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from engine.outcome import COLUMNS
+from engine.outcome import COLUMNS, ROUND_COLUMNS
 from engine.policy import POLICIES
-from sweep import schema, sql
+from engine.run import run_batch
+from engine.scenario import Scenario, columns_of
+from sweep import schema, sql, tables
 from sweep.errors import UserError
 from sweep.places import Directory
 from sweep.sql import Database
 from sweep.store import Store
-from tests.sweep.stores import commit, filled, opened, part_paths, point_id, results
+from tests.sweep.stores import ROUNDS, commit, filled, opened, part_paths, point_id, results
 
 SQL_TYPES = {"int64": "BIGINT", "float64": "DOUBLE", "string": "VARCHAR", "bool": "BOOLEAN"}
 
@@ -97,7 +100,29 @@ def test_rows_come_back(tmp_path: Path) -> None:
     ipis = results(4).values[:, :, COLUMNS.index("ipis")].sum(axis=0) * 2
     expected = {policy: (int(ipis[i]), 8) for i, policy in enumerate(POLICIES)}
     assert {row["policy"]: (row["ipis"], row["n"]) for row in got.to_pylist()} == expected
-    assert per_round == [{"n": 8 * len(POLICIES), "first": 1}]
+    assert per_round == [{"n": 8 * len(POLICIES) * ROUNDS, "first": 1}]
+
+
+def test_the_view_of_rounds_has_those_of_points_with_one_too(tmp_path: Path) -> None:
+    """Whatever lies in which file: it is what the engine says of each round."""
+    scenarios = [
+        Scenario(virt=64 << 20, sparsity=0.9, coverage=0.5, rounds=rounds, seed=rounds) for rounds in (1, 3, 1)
+    ]
+    columns, ids = columns_of(scenarios), [point_id(number) for number in range(3)]
+    made = run_batch(columns)
+    with opened(tmp_path) as writer:
+        outcomes = tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, made)
+        points = tables.point_table(writer.run_id, ids, np.zeros(3, np.int64), columns, status="ok")
+        writer.commit(outcomes, tables.round_table(writer.run_id, ids, made), points)
+    with Database(Store(tmp_path)) as database:
+        told = database.query("SELECT * FROM rounds ORDER BY point_id, round").to_pylist()
+    assert [(row["point_id"], row["round"]) for row in told[:: len(POLICIES)]] == [
+        (ids[0], 1), (ids[1], 1), (ids[1], 2), (ids[1], 3), (ids[2], 1),
+    ]  # fmt: skip
+    place = {policy: number for number, policy in enumerate(POLICIES)}
+    for at, row in enumerate(told):
+        expected = made.rounds[at // len(POLICIES), place[row["policy"]]].tolist()
+        assert [row[name] for name in ROUND_COLUMNS] == expected
 
 
 def test_only_the_last_attempt_shows(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sweep.errors import SweepFault, UserError
 from sweep.places import Directory
 from sweep.provenance import collect
 from sweep.store import Store, open_store
-from tests.sweep.stores import FakeGrid, commit, filled, opened, part_paths, point_id, point_rows
+from tests.sweep.stores import ROUNDS, FakeGrid, commit, filled, opened, part_paths, point_id, point_rows
 
 
 def test_a_launch_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_a_kill_within_a_merge_loses_and_doubles_nothing(
     writer.close()
     monkeypatch.undo()
     run = tmp_path / writer.run_id
-    for table, each in (("points", 1), ("outcomes", 7), ("rounds", 7)):
+    for table, each in (("points", 1), ("outcomes", 7), ("rounds", 7 * ROUNDS)):
         found = [tables.read_part(path, "").column("point_id").to_pylist() for path in part_paths(run, table)]
         assert sorted(point for rows in found for point in rows) == sorted([point_id(n) for n in range(3)] * each)
     with opened(tmp_path) as again:

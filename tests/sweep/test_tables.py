@@ -69,6 +69,15 @@ def test_rounds_count_from_one() -> None:
     assert [rows[-1][name] for name in ROUND_COLUMNS] == last
 
 
+def test_a_single_round_stands_in_outcomes_alone() -> None:
+    """Files hold the rounds of points with several; the view `rounds` has all (test_sql.py)."""
+    made = replace(results(2), rounds=results(3, rounds=1).rounds, round_counts=np.array([1, 2]))
+    rows = tables.round_table("r", IDS[:2], made, ("none", "munmap")).to_pylist()
+    assert [(r["point_id"], r["round"]) for r in rows] == [(IDS[1], 1), (IDS[1], 1), (IDS[1], 2), (IDS[1], 2)]
+    assert rows[0]["res_bytes_peak"] == made.rounds[1, 0, 0]
+    assert tables.file_of(tables.round_table("r", IDS[:2], results(2, rounds=1))) == b""
+
+
 def test_the_model_measures_nothing_and_the_kernel_shows_little() -> None:
     """What an engine cannot know is NULL, never 0."""
     model = tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
