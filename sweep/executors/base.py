@@ -188,8 +188,12 @@ def _have_kernels(columns: Columns) -> None:
 
 
 def warm(runner: str, kernels: Sequence[int] = ()) -> None:
-    """Load the engine into this process, and those kernels that are compiled; the first batch compiles the others."""
+    """Load into this process the engine, those kernels that are compiled, and what makes files.
+
+    The first batch compiles the other kernels.
+    """
     _engine(runner)
+    tables.warm()
     if kernels:
         from engine.run import load_compiled
 
