@@ -4,6 +4,7 @@ Numba needs half a minute for it, most of that in Python, so it is done before a
 engine/portable/. What is left for the first run on a machine, engine/machine.py does in some seconds.
 """
 
+import re
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -28,9 +29,17 @@ def lower(kernel: Kernel) -> Portable:
     given = arguments(kernel, one, one.par, np.zeros(0, np.int64), blank(one))
     kernel.function.compile(tuple(map(typeof, given)))
     (signature,) = kernel.function.signatures
-    module = llvm.parse_assembly(kernel.function.inspect_llvm(signature))
+    module = llvm.parse_assembly(without_errors(kernel.function.inspect_llvm(signature)))
     module.get_function(kernel.function.overloads[signature].fndesc.llvm_func_name).name = kernel.entry
     return Portable(stripped(module, kernel.entry), [[array.dtype.str, array.ndim] for array in leaves(given)])
+
+
+def without_errors(code: str) -> str:
+    """LLVM's text without the errors that Numba packs into it: nothing raises them, and they tell where this lies."""
+    code = re.sub(
+        r"(@\.const\.pickledata\.\S+ = .*constant) \[\d+ x i8\] c\".*\"", r"\1 [1 x i8] zeroinitializer", code
+    )
+    return re.sub(r"(\{ ptr @\.const\.pickledata\.\w+, i32) \d+", r"\1 0", code)
 
 
 def stripped(module: llvm.ModuleRef, entry: str) -> bytes:

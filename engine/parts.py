@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import lanes
 from engine import layout as lay
-from engine.bits import ONE, ZERO, first_set, popcount
+from engine.bits import ONE, ONES, ZERO, first_set, popcount
 from engine.blocks import copy, drawn_counts, drawn_ends, draws, most_of, total_of
 from engine.chance import ALWAYS, MAYBE, NEVER
 from engine.flush import FULL, RANGED, SENT, flush, flush_with_table
@@ -37,7 +38,7 @@ from engine.room import Rounds, most, rounds_of
 from engine.spans import span_of_part, spans_within_words, unflush
 from engine.upper import upper_of_munmap
 
-FEW = 16
+FEW, FEW_BY_LANE = 16, 6
 """One table in so many freed: each by itself is cheaper."""
 NUMBERS = 17
 """Rows of a room's numbers, one of each table of the block."""
@@ -53,10 +54,18 @@ def fits(par: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(aligned & plain)
 
 
+def by_lanes(par: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of them have calls that engine.lanes is for."""
+    aligned = par[:, lay.SHIFT] % 64 == 0
+    calls = (par[:, lay.ZAP] == lanes.PAGES) & (par[:, lay.ENTRIES] == lanes.PAGES * lanes.CALLS)
+    return np.asarray(aligned & calls)
+
+
 class Room(NamedTuple):
     """Scratch for a block of tables of one size.
 
-    rounds; present, cleared: uint64[words, tables]; one: uint64[2, words] of a table; hashes, mask: uint64[tables];
+    rounds; present, cleared: uint64[words, tables]; lanes: uint64[2 x WORDS + SCRATCH, tables], if there are calls that
+    engine.lanes is for; one: uint64[2, words] of a table; hashes, mask: uint64[tables];
     lowest: int64[tables]; cells: uint32[tables]; keys, made: uint16[calls of a table, tables]; numbers: uint16[NUMBERS,
     tables]; place_rows: uint16[PLACE_ROWS, tables]
     """
@@ -64,6 +73,7 @@ class Room(NamedTuple):
     rounds: Rounds
     present: Any
     cleared: Any
+    lanes: Any
     one: Any
     hashes: Any
     mask: Any
@@ -83,6 +93,7 @@ def room_for(par: NDArray[np.int64]) -> Room:
         rounds_of(par),
         np.zeros((words, tables), np.uint64),
         np.zeros((words, tables), np.uint64),
+        np.zeros((2 * lanes.WORDS + lanes.SCRATCH, tables if by_lanes(par).any() else 0), np.uint64),
         np.zeros((2, words), np.uint64),
         np.zeros(tables, np.uint64),
         np.zeros(tables, np.uint64),
@@ -280,6 +291,9 @@ def walk_parts(
         zap, shift, limit = par[lay.ZAP], par[lay.SHIFT], lim[lay.LIMIT_COVER]
         parts, no_span = entries // zap, np.int64(0)
         keys, made = room.keys[:parts], room.made[:parts]
+        by_lane = zap == lanes.PAGES and parts == lanes.CALLS and shift % 64 == 0
+        lane_keys, lane_made = room.lanes[: lanes.WORDS], room.lanes[lanes.WORDS : 2 * lanes.WORDS]
+        lane_scratch = room.lanes[2 * lanes.WORDS :]
         streams, scan, flags = room.rounds.streams, room.rounds.scan, room.rounds.flags
         fill_streams(seed, rounds, streams)
         scan[:rounds], flags[:, :rounds] = 0, False
@@ -355,28 +369,48 @@ def walk_parts(
 
                 # Which calls are made, what they clear.
                 calls, calls_low = choices[OF_CALL], choices[OF_CALL_LOW]
-                if cover == MAYBE or (by_key and cover == ALWAYS and (occupied > 0 or occupied_m > 0)):
-                    key_rows(calls, calls_low, first_call, parts, hashes, keys)
-                if cover == MAYBE:
-                    made_rows(keys, limit, calls_low, first_call, made)
+                asks_keys = cover == MAYBE or (by_key and cover == ALWAYS and (occupied > 0 or occupied_m > 0))
+                if by_lane:
+                    if asks_keys:
+                        lanes.lane_keys(calls, first_call, lane_keys)
+                    if cover == MAYBE:
+                        lanes.lane_made(lane_keys, limit, calls_low, first_call, lane_made)
+                    else:
+                        lane_made[:] = ONES if cover == ALWAYS else ZERO
+                    if block * entries < shift:
+                        for i in range(n):
+                            lanes.lane_unmake(lane_made, i, max(shift - (block + i) * entries, 0))
+                    for i in range(n, tables):
+                        lane_made[:, i] = ZERO
+                    lanes.lane_count(lane_made, lowest, n_made)
                 else:
-                    made[:] = cover == ALWAYS
-                if block * entries < shift:
-                    for i in range(n):
-                        for p in range(min(max(shift - (block + i) * entries, 0) // zap, parts)):
-                            made[p, i] = 0
-                for i in range(n, tables):
-                    made[:, i] = 0
-                n_made[:] = 0
-                for p in range(parts):
-                    row = made[p]
-                    for i in range(tables):
-                        n_made[i] += row[i]
+                    if asks_keys:
+                        key_rows(calls, calls_low, first_call, parts, hashes, keys)
+                    if cover == MAYBE:
+                        made_rows(keys, limit, calls_low, first_call, made)
+                    else:
+                        made[:] = cover == ALWAYS
+                    if block * entries < shift:
+                        for i in range(n):
+                            for p in range(min(max(shift - (block + i) * entries, 0) // zap, parts)):
+                                made[p, i] = 0
+                    for i in range(n, tables):
+                        made[:, i] = 0
+                    n_made[:] = 0
+                    for p in range(parts):
+                        row = made[p]
+                        for i in range(tables):
+                            n_made[i] += row[i]
                 if occupied > 0:
-                    clear_rows(present, made, zap, mask, cleared)
+                    if by_lane:
+                        lanes.lane_clear(present, lane_made, cleared)
+                    else:
+                        clear_rows(present, made, zap, mask, cleared)
                     count_left(present, lowest, left)
                     sent, ranged, full = 0, 0, 0
-                    if zap < 64:
+                    if by_lane:
+                        sent, ranged = lanes.lane_spans(cleared, mask)
+                    elif zap < 64:
                         sent, ranged = spans_within_words(cleared, zap, mask)
                     else:
                         for i in range(n):
@@ -402,19 +436,26 @@ def walk_parts(
 
                 # refcount: the last call in order that cleared something freed the table; later ones do not meet it.
                 frees = list_freed(n, held, left, listed)
-                alone = frees * FEW < n
+                alone = frees * (FEW_BY_LANE if by_lane else FEW) < n
                 if frees > 0 and not alone:
-                    last_calls(cleared, zap, by_key, keys, has, best, last)
-                    count_late(keys, made, by_key, best, last, late, equal)
+                    if by_lane:
+                        lanes.lane_last(cleared, by_key, lane_keys, lane_made, lane_scratch, best, last, late, equal)
+                    else:
+                        last_calls(cleared, zap, by_key, keys, has, best, last)
+                        count_late(keys, made, by_key, best, last, late, equal)
                 missed = 0
                 for at in range(frees):
                     i = np.int64(listed[at])  # type: ignore[assignment]
                     part: Any = np.int64(last[i])
                     after: Any = np.int64(late[i])
                     same: Any = np.int64(equal[i])
-                    if alone:
+                    if alone and by_lane:
+                        part, after, same = lanes.lane_last_of(cleared, i, by_key, lane_keys, lane_made)
+                    elif alone:
                         part, after, same = last_of(cleared, i, zap, by_key, keys, made)
                     if same > 1:
+                        if by_lane:
+                            lanes.spell_made(lane_made, i, made)
                         first = first_call + i * parts
                         part, after = last_by_full_key(cleared, i, zap, made, calls, calls_low, first, False)
                     lo, hi = span_of_part(cleared, i, part, zap)
@@ -433,15 +474,25 @@ def walk_parts(
                 # munmap: a table goes with the last of its calls.
                 unmappings = 0
                 if full_calls > 0 and occupied_m > 0:
-                    if by_key:
-                        last_made(keys, best, last, equal)
+                    some_alone = by_lane and full_calls * FEW_BY_LANE < n
+                    if by_key and not some_alone:
+                        if by_lane:
+                            lanes.lane_last(
+                                lane_made, True, lane_keys, lane_made, lane_scratch, best, last, late, equal
+                            )
+                        else:
+                            last_made(keys, best, last, equal)
                     for i in range(n):
                         if n_made[i] < parts or not exists_m[i]:
                             continue
                         end_part: Any = parts - 1
                         if by_key:
-                            end_part = np.int64(last[i])
-                            if equal[i] > 1:
+                            end_part, same = np.int64(last[i]), np.int64(equal[i])
+                            if some_alone:
+                                end_part, _, same = lanes.lane_last_of(lane_made, i, True, lane_keys, lane_made)
+                            if same > 1:
+                                if by_lane:
+                                    lanes.spell_made(lane_made, i, made)
                                 first = first_call + i * parts
                                 end_part, _ = last_by_full_key(cleared, i, zap, made, calls, calls_low, first, True)
                         lo, hi = 0, -1

@@ -6,6 +6,7 @@ import numpy as np
 
 from engine.bits import ONE, ONES, ZERO, first_set, last_set, popcount, window
 from engine.blocks import draws, total_of
+from engine.eight import BITS, TABLES, WORDS, place_eight
 from engine.install import bits_of
 from engine.jit import inner
 from engine.keyed import draw
@@ -66,7 +67,7 @@ def places_between(
 def place_block(
     present: Any, first: Any, n: Any, ks: Any, lo: Any, hi: Any, stream: Any, hashes: Any, pages: Any, rows: Any
 ) -> None:
-    """Place ks[i] pages from lo[i] to hi[i] in each table, all empty: as place_extents, without a copy.
+    """Place ks[i] pages from lo[i] to hi[i] in each table, whatever was there: as place_extents, without a copy.
 
     All tables take places of as many hashes as the mean of them needs, seen or not; the rest is placed one by one.
     pages: int64[tables] and rows: uint16[PLACE_ROWS, tables] are scratch.
@@ -77,12 +78,46 @@ def place_block(
         rows[MOST_FIELDS], rows[MOST_FIELDS + 1], rows[MOST_FIELDS + 2], rows[MOST_FIELDS + 3]
     )  # fmt: skip
     one, two = np.uint16(1), np.uint16(2)
+    n_words = present.shape[0]
     for i in range(ks.size):
         within, between = np.uint16(ks[i] - two), np.uint16(hi[i] - lo[i] - one)
         wanted[i] = within if (ks[i] > two) & (within <= np.uint16(between - within)) else np.uint16(0)
-    count[:], stop[:] = 0, 0
     total = total_of(wanted)
-    hashed = total // (ks.size * fields) + (2 * total > ks.size) if fields <= MOST_FIELDS else 0
+    hashed = 0
+    if fields <= MOST_FIELDS and 2 * total > ks.size:
+        slots = ks.size * fields  # some places are taken twice, or lie outside; a table more
+        hashed = (total + (total >> 4) + ks.size + slots - 1) // slots
+    if n_words == WORDS and bits == BITS:
+        for i in range(0, ks.size, TABLES):
+            place_eight(present, i, ks, lo, hi, wanted, count, stop, pages, stream, first, hashed)
+    else:
+        place_by_rows(
+            present, first, bits, fields, ks, lo, hi, wanted, count, stop, stream, hashed, hashes, pages, rows
+        )
+    m = np.int64(0)
+    for i in range(ks.size):
+        listed[m] = i
+        m += np.int64(pages[i] < np.int64(ks[i]))
+    for at in range(m):
+        left = np.int64(listed[at])
+        k, a, z = np.int64(ks[left]), np.int64(lo[left]), np.int64(hi[left])
+        if wanted[left] == 0:
+            place_absent(present, first, n, bits, fields, left, k, a, z, stream)
+        else:
+            hash_, field = np.int64(hashed), np.int64(0)
+            if count[left] == wanted[left]:
+                looked, each = np.uint32(stop[left]), np.uint32(fields)
+                hash_, field = np.int64(looked // each), np.int64(looked % each)
+            place_rest(present, first, n, bits, fields, left, k - pages[left], a, z, hash_, field, stream)
+
+
+@inner
+def place_by_rows(
+    present: Any, first: Any, bits: Any, fields: Any, ks: Any, lo: Any, hi: Any, wanted: Any, count: Any, stop: Any,
+    stream: Any, hashed: Any, hashes: Any, pages: Any, rows: Any,
+) -> None:  # fmt: skip
+    """engine.eight.place_eight of all tables of a block, of any size: field by field."""
+    present[:], count[:], stop[:] = ZERO, 0, 0
     for number in range(hashed):
         draws(stream, first * 4096 + number, 4096, hashes)
         for j in range(fields):
@@ -105,21 +140,6 @@ def place_block(
             kept = row[i] & hashes[i]  # in a table without pages some were noted, at its lo
             row[i] = kept
             pages[i] += popcount(kept)
-    m = np.int64(0)
-    for i in range(ks.size):
-        listed[m] = i
-        m += np.int64(pages[i] < np.int64(ks[i]))
-    for at in range(m):
-        left = np.int64(listed[at])
-        k, a, z = np.int64(ks[left]), np.int64(lo[left]), np.int64(hi[left])
-        if wanted[left] == 0:
-            place_absent(present, first, n, bits, fields, left, k, a, z, stream)
-        else:
-            hash_, field = np.int64(hashed), np.int64(0)
-            if count[left] == wanted[left]:
-                looked, each = np.uint32(stop[left]), np.uint32(fields)
-                hash_, field = np.int64(looked // each), np.int64(looked % each)
-            place_rest(present, first, n, bits, fields, left, k - pages[left], a, z, hash_, field, stream)
 
 
 @inner

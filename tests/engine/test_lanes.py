@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from engine.arch import GIB, MIB
 from engine.encode import encode
 from engine.finish import finish
+from engine.parts import by_lanes
 from engine.run import BY_COUNTS, BY_PARTS, BY_SLOTS, BY_WALK, tally, ways
 from engine.scenario import Scenario, columns_of
 
@@ -49,6 +50,22 @@ def way(scenario: Scenario) -> int:
 def test_which_way(scenario: Scenario, expected: int) -> None:
     """Calls of one slot, and calls of a part of one, go their short ways unless something stands against it."""
     assert way(scenario) == expected
+
+
+@pytest.mark.parametrize("order", ["sequential", "random"])
+@pytest.mark.parametrize("coverage", [1.0, 0.99, 0.9, 0.5, 0.05, 0.0])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.99, 0.9995])
+def test_calls_of_16_pages_equal_walk(sparsity: float, coverage: float, order: str) -> None:
+    """Four to a word, where their grid begins at one; elsewhere by rows, as calls of other sizes."""
+    for shift, lanes in ((0, True), (256 * KIB, True), (2304 * KIB, True), (64 * KIB, False), (1088 * KIB, False)):
+        scenario = Scenario(
+            virt=1200 * 2 * MIB, sparsity=sparsity, zap=64 * KIB, zap_shift=shift, coverage=coverage, rounds=3,
+            order=order, seed=shift + 9,
+        )  # fmt: skip
+        points = encode(columns_of([scenario]))
+        assert way(scenario) == BY_PARTS
+        assert by_lanes(points.par).tolist() == [lanes]
+        assert_short_equals_walk(scenario)
 
 
 @st.composite
