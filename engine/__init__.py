@@ -1,4 +1,4 @@
-"""What page tables do. Knows numpy, numba and the standard library, nothing else."""
+"""What page tables do. Knows numpy, numba with its llvmlite, and the standard library, nothing else."""
 
 from engine import compiled
 

@@ -9,12 +9,14 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
+HASH = 16
 IMPORTS = re.compile(r"^(?:from engine import (.+)|from engine\.(\w+) import|import engine\.(\w+))", re.MULTILINE)
 
 
@@ -30,10 +32,20 @@ def choose_cache() -> None:
     elif os.access(HERE, os.W_OK):
         base = HERE / "__pycache__"
     else:
-        base = Path(tempfile.gettempdir()) / f"ptsweep-numba-{os.getuid()}"
+        base = _own(Path(tempfile.gettempdir()) / f"ptsweep-numba-{os.getuid()}")
     os.environ["NUMBA_CACHE_DIR"] = str(base / tag)
     if "numba" in sys.modules:  # it has read its environment already
         sys.modules["numba"].config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]
+
+
+def _own(folder: Path) -> Path:
+    """This folder if it is nobody else's: what lies in it will run. Else another, for this process alone."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        held = folder.lstat()
+        if held.st_uid == os.getuid() and stat.S_ISDIR(held.st_mode) and not held.st_mode & 0o022:
+            return folder
+    return Path(tempfile.mkdtemp(prefix="ptsweep-numba-"))
 
 
 def cache_folder() -> Path:
@@ -46,19 +58,47 @@ def is_cold() -> bool:
 
 
 def kept(path: Path, make: Callable[[], bytes]) -> bytes:
-    """What `make` makes. One process of a machine makes it and keeps it in the file; the others wait and read that."""
+    """What `make` makes. One process of a machine makes it and keeps it in the file; the others wait and read that.
+
+    The file begins with its hash: one that is damaged is made anew, as damaged code would end the process.
+    """
+    found = whole(path)
+    if found is not None:
+        return found
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):  # no folder, no cache: each makes its own
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                fcntl.flock(held.enter_context(path.with_name(f"{path.name}.lock").open("w")), fcntl.LOCK_EX)
-            return path.read_bytes()
-        made = make()
-        with contextlib.suppress(OSError):
-            whole = path.with_name(f"{path.name}.{os.getpid()}")
-            whole.write_bytes(made)
-            whole.replace(path)
-        return made
+            fcntl.flock(held.enter_context(path.with_name(f"{path.name}.lock").open("w")), fcntl.LOCK_EX)
+            found = whole(path)  # somebody made it meanwhile
+        if found is None:
+            found = make()
+            _keep(path, found)
+    return found
+
+
+def whole(path: Path) -> bytes | None:
+    """What was kept in a file; None if it is not there, or not what was written."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data[HASH:] if _hash(data[HASH:]) == data[:HASH] else None
+
+
+def _keep(path: Path, data: bytes) -> None:
+    """Whole, or not at all: on a full disk, or without a folder, each process makes its own."""
+    with contextlib.suppress(OSError):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_hash(data) + data)
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink()
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=HASH).digest()
 
 
 def sources_of(module: str) -> list[Path]:

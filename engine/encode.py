@@ -62,7 +62,7 @@ class Pool:
 def encode(columns: Columns) -> Encoded:
     """Parameters of checked columns. Shares become integer limits, sizes become pages."""
     offsets = np.append(0, np.cumsum(columns["rounds"]))
-    seeds = columns["seed"].copy()  # contiguous and writeable, or Numba would compile for another type
+    seeds = columns["seed"].copy()  # contiguous, as kernels take it
     columns, kinds = kinds_of(columns)
     par = encode_sizes(columns)
     lim = np.zeros((len(par), lay.LIMITS), np.uint64)

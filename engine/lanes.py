@@ -128,10 +128,8 @@ def add_lanes(lanes: Any, out: Any) -> None:
 
 
 @inner
-def lane_last(
-    cleared: Any, by_key: Any, keys: Any, made: Any, scratch: Any, best: Any, last: Any, late: Any, equal: Any
-) -> None:
-    """engine.lastcalls.last_calls and count_late; scratch: uint64[SCRATCH, tables]."""
+def lane_last(cleared: Any, by_key: Any, keys: Any, made: Any, scratch: Any, last: Any, late: Any, equal: Any) -> None:
+    """engine.lastcalls.last_calls and count_late, without the keys; scratch: uint64[SCRATCH, tables]."""
     scratch[:] = ZERO
     top, at, after, same = (
         scratch[0].view(np.uint16), scratch[1].view(np.uint16), scratch[2].view(np.uint16), scratch[3].view(np.uint16)
@@ -171,8 +169,6 @@ def lane_last(
         scratch[3][:] = ZERO
     for i in range(last.size):
         last[i] = np.uint16(max(numbered[i] & FIELD, np.uint64(4)) - np.uint64(4))
-    for i in range(best.size):
-        best[i] = np.uint16(scratch[0][i] & FIELD)
     add_lanes(scratch[2], late)
     add_lanes(scratch[3], equal)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numba import typeof
 
 from engine.encode import encode
-from engine.machine import Kernel, Portable, leaves, packed
+from engine.machine import Kernel, Portable, leaves, maker, packed
 from engine.run import KERNELS, arguments, blank
 from engine.scenario import Scenario, columns_of
 
@@ -31,7 +31,7 @@ def lower(kernel: Kernel) -> Portable:
     (signature,) = kernel.function.signatures
     module = llvm.parse_assembly(without_errors(kernel.function.inspect_llvm(signature)))
     module.get_function(kernel.function.overloads[signature].fndesc.llvm_func_name).name = kernel.entry
-    return Portable(stripped(module, kernel.entry), [[array.dtype.str, array.ndim] for array in leaves(given)])
+    return Portable(stripped(module, kernel.entry), [[array.dtype.str, array.ndim] for array in leaves(given)], maker())
 
 
 def without_errors(code: str) -> str:

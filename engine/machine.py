@@ -22,10 +22,11 @@ from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.compiled import HERE, cache_folder, kept, sources_of
+from engine.compiled import HERE, cache_folder, kept, sources_of, whole
 
 SHIPPED = HERE / "portable"
 SHIPS_FOR, TUNED_FOR = "x86_64", "x86-64-v4"
@@ -38,10 +39,11 @@ Code = Callable[..., int]
 
 @dataclass(frozen=True, slots=True)
 class Portable:
-    """LLVM bitcode of one kernel, and the arrays that it takes: [dtype, dimensions] of each, in order."""
+    """LLVM bitcode of one kernel, the arrays that it takes ([dtype, dimensions] of each), and what made it."""
 
     bits: bytes
     arguments: list[list[Any]]
+    maker: str
 
 
 @dataclass(eq=False)
@@ -70,19 +72,17 @@ class Kernel:
     @property
     def is_compiled(self) -> bool:
         """Whether some process of this machine has compiled and kept it."""
-        return self._kept.exists()
-
-    @property
-    def _kept(self) -> Path:
-        return cache_folder() / f"{self.name}-{_cpu()}.o"
+        portable = _found(self)
+        return portable is not None and _place(self, portable).exists()
 
     def ready(self) -> None:
         """Have it compiled, or found compiled. Raises RuntimeError if Numba is needed and fails."""
         with _lock:
             if self._code is None:
-                portable = _portable(self)
+                data = _portable(self)
+                portable = unpacked(data)
                 self._arguments = portable.arguments
-                self._code = _loaded(self.entry, kept(self._kept, lambda: _compiled(portable)))
+                self._code = _loaded(self.entry, kept(_place(self, data), lambda: _compiled(portable)))
 
     def __call__(self, *given: Any) -> None:
         """Run it. given: contiguous arrays, and tuples of them, of the types that its source was made for."""
@@ -116,7 +116,7 @@ def _as_numba_passes(array: NDArray[Any]) -> tuple[int, ...]:
 def shipped(kernel: Kernel) -> Path:
     """Where the portable code of a kernel's very sources lies, if it is there."""
     digest = blake2b(digest_size=6)
-    for source in sources_of(kernel.function.py_func.__module__):
+    for source in (*sources_of(kernel.function.py_func.__module__), HERE / "lower.py"):
         digest.update(source.read_bytes())
     return SHIPPED / f"{kernel.name}-{digest.hexdigest()}.bc.xz"
 
@@ -126,9 +126,10 @@ def lowered(kernel: Kernel) -> bytes:
     chosen = {"NUMBA_CPU_NAME": TUNED_FOR, "NUMBA_CPU_FEATURES": ""} if platform.machine() == SHIPS_FOR else {}
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, kernel.name)
-        command = [sys.executable, "-c", LOWER, json.dumps(sys.path), kernel.name, str(made)]
+        command = [sys.executable, "-P", "-c", LOWER, json.dumps(sys.path), kernel.name, str(made)]
+        others = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
         alone = {"NUMBA_CACHE_DIR": folder, "PYTHONHASHSEED": "0"}  # the same bits whatever was compiled before
-        done = subprocess.run(command, env=os.environ | chosen | alone, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, env=others | chosen | alone, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"Numba cannot compile {kernel.name}: {''.join(done.stderr.splitlines()[-1:])}")
         return made.read_bytes()
@@ -136,18 +137,44 @@ def lowered(kernel: Kernel) -> bytes:
 
 def packed(portable: Portable) -> bytes:
     """Portable code as a file's bytes."""
-    head = json.dumps({"arguments": portable.arguments}).encode()
+    head = json.dumps({"arguments": portable.arguments, "maker": portable.maker}).encode()
     return lzma.compress(head + b"\n" + portable.bits, preset=9 | lzma.PRESET_EXTREME)
 
 
-def _portable(kernel: Kernel) -> Portable:
-    path = shipped(kernel)
-    if platform.machine() == SHIPS_FOR and path.exists():
-        data = path.read_bytes()
-    else:
-        data = kept(cache_folder() / path.name, lambda: lowered(kernel))
+def unpacked(data: bytes) -> Portable:
+    """The reverse."""
     head, _, bits = lzma.decompress(data).partition(b"\n")
-    return Portable(bits, json.loads(head)["arguments"])
+    return Portable(bits, **json.loads(head))
+
+
+def maker() -> str:
+    """What portable code depends on beside its sources."""
+    versions = f"Python {platform.python_version()}, numba {numba.__version__}, llvmlite {llvmlite.__version__}"
+    return f"{versions}, {platform.machine()}"
+
+
+def _portable(kernel: Kernel) -> bytes:
+    """What ships, or what Numba makes here, as a file's bytes."""
+    return _found(kernel) or kept(_made_here(kernel), lambda: lowered(kernel))
+
+
+def _found(kernel: Kernel) -> bytes | None:
+    """The same if it is there."""
+    path = shipped(kernel)
+    return path.read_bytes() if platform.machine() == SHIPS_FOR and path.exists() else whole(_made_here(kernel))
+
+
+def _made_here(kernel: Kernel) -> Path:
+    return cache_folder() / f"{shipped(kernel).name}-{_digest(maker())}-{_cpu()}"
+
+
+def _place(kernel: Kernel, portable: bytes) -> Path:
+    """Where its machine code is kept."""
+    return cache_folder() / f"{kernel.name}-{_digest(portable)}-{_cpu()}.o"
+
+
+def _digest(of: str | bytes) -> str:
+    return blake2b(of.encode() if isinstance(of, str) else of, digest_size=6).hexdigest()
 
 
 _lock = threading.Lock()
@@ -171,7 +198,7 @@ def _cpu() -> str:
     """Of this CPU, as LLVM knows it, and of this LLVM."""
     features = llvm.get_host_cpu_features().flatten()
     told = f"{llvmlite.__version__} {llvm.get_process_triple()} {llvm.get_host_cpu_name()} {features}"
-    return blake2b(told.encode(), digest_size=6).hexdigest()
+    return _digest(told)
 
 
 def _compiled(portable: Portable) -> bytes:

@@ -439,7 +439,7 @@ def walk_parts(
                 alone = frees * (FEW_BY_LANE if by_lane else FEW) < n
                 if frees > 0 and not alone:
                     if by_lane:
-                        lanes.lane_last(cleared, by_key, lane_keys, lane_made, lane_scratch, best, last, late, equal)
+                        lanes.lane_last(cleared, by_key, lane_keys, lane_made, lane_scratch, last, late, equal)
                     else:
                         last_calls(cleared, zap, by_key, keys, has, best, last)
                         count_late(keys, made, by_key, best, last, late, equal)
@@ -477,9 +477,7 @@ def walk_parts(
                     some_alone = by_lane and full_calls * FEW_BY_LANE < n
                     if by_key and not some_alone:
                         if by_lane:
-                            lanes.lane_last(
-                                lane_made, True, lane_keys, lane_made, lane_scratch, best, last, late, equal
-                            )
+                            lanes.lane_last(lane_made, True, lane_keys, lane_made, lane_scratch, last, late, equal)
                         else:
                             last_made(keys, best, last, equal)
                     for i in range(n):

@@ -69,7 +69,8 @@ def place_block(
 ) -> None:
     """Place ks[i] pages from lo[i] to hi[i] in each table, whatever was there: as place_extents, without a copy.
 
-    All tables take places of as many hashes as the mean of them needs, seen or not; the rest is placed one by one.
+    All tables take places of as many hashes as the mean of them needs and some more, seen or not; the rest is placed
+    one by one.
     pages: int64[tables] and rows: uint16[PLACE_ROWS, tables] are scratch.
     """
     bits = bits_of(n)

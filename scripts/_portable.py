@@ -3,10 +3,11 @@
 Exit code 1 if something is out of date (--check), else 0.
 """
 
+import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from engine.machine import SHIPPED, lowered, shipped
+from engine.machine import SHIPPED, SHIPS_FOR, lowered, shipped
 from engine.run import KERNELS
 
 
@@ -17,6 +18,8 @@ def main(check: bool) -> int:
         for path in (*missing, *stale):
             print(f"{path.parent.name}/{path.name}: {'missing' if path in wanted else 'stale'}; run scripts/portable")
         return int(bool(missing or stale))
+    if platform.machine() != SHIPS_FOR:
+        sys.exit(f"this machine is {platform.machine()}; what ships is made on {SHIPS_FOR}")
     SHIPPED.mkdir(exist_ok=True)
     with ThreadPoolExecutor(len(wanted)) as pool:
         made = dict(zip(wanted, pool.map(lowered, wanted.values()), strict=True))

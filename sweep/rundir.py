@@ -87,8 +87,13 @@ def read_document(run: Place) -> dict[str, Any]:
         raise UserError(f"{path}: No such file or directory") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from error
-    if not isinstance(document, dict) or document.get("schema") != schema.RUN_SCHEMA:
-        raise UserError(f"{path}: not a run of this version (schema must be {schema.RUN_SCHEMA!r})")
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: not a run")
+    if document.get("schema") != schema.RUN_SCHEMA:
+        found = f"schema {document.get('schema')!r}; this one reads {schema.RUN_SCHEMA!r}"
+        raise UserError(
+            f"{path}: a run of another version ({found}): sweep rm it, or give another place with --results"
+        )
     return document
 
 

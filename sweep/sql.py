@@ -99,6 +99,7 @@ class Database:
         """A connection that can read the parts as they are now."""
         self._layouts = {run.run_id: parts.look(run.path) for run in self._runs}
         self._made: set[str] = set()
+        self._sources: dict[tuple[str, bool], str] = {}
         return _sealed([path for run in self._runs for table in schema.TABLES for path in self._files(run, table)])
 
     def _is_behind(self) -> bool:
@@ -133,16 +134,21 @@ class Database:
         self._made.add(view)
 
     def _definition(self, view: str) -> str:
-        runs = self._latest if view == "latest" else self._runs
         table = {"latest": "outcomes", "failures": "points"}.get(view, view)
-        source = self._source(table, runs)
+        source = self._source(table, view == "latest")
         if table == "outcomes":
             return views.outcomes(source, self._price)
         if table == "rounds":
-            return views.rounds(source, self._source("outcomes", runs))
+            return views.rounds(source, self._source("outcomes", False))
         return views.points(source, failed=view == "failures")
 
-    def _source(self, table: str, runs: Sequence[RunInfo]) -> str:
+    def _source(self, table: str, latest: bool) -> str:
+        """Rows of all runs, or of the latest of each grid: what several views take is looked up once."""
+        if (table, latest) not in self._sources:
+            self._sources[table, latest] = self._looked_up(table, self._latest if latest else self._runs)
+        return self._sources[table, latest]
+
+    def _looked_up(self, table: str, runs: Sequence[RunInfo]) -> str:
         """The files of a directory by name; those of an object store as an Arrow dataset a run."""
         local = [path for run in runs for path in self._files(run, table)]
         sources = [views.of_files(local)] if local else []

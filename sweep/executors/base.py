@@ -144,7 +144,7 @@ def run_batch(batch: Batch, begins: Callable[[], None] = lambda: None) -> Done:
     `begins` is called when its time begins, after what loading and compiling take.
     """
     run = _engine(batch.runner)
-    # Arrays that came through shared memory are read-only, which is another type to Numba: it would compile again.
+    # Arrays that came through shared memory are read-only, and those of a batch may be parts of others.
     columns = {name: np.require(values, requirements=["C", "W"]) for name, values in batch.columns.items()}
     if batch.runner == MODEL:
         _have_kernels(columns)

@@ -1,17 +1,20 @@
 """Compiled kernels are made once on a machine, by what needs them, outside of what is timed."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from engine import machine
-from engine.compiled import sources_of
+from engine import compiled, machine
+from engine.compiled import kept, sources_of
 from engine.encode import encode
-from engine.machine import Kernel, shipped
+from engine.machine import Kernel, leaves, maker, shipped, unpacked
 from engine.run import KERNELS, arguments, blank, call, run_batch
 from engine.scenario import Scenario, columns_of
 from sweep.executors import base
@@ -57,15 +60,65 @@ def test_a_folder_that_cannot_be_written_costs_time_and_nothing_else(
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
 def test_what_ships_is_of_these_sources(kernel: Kernel) -> None:
-    """Else a new user would wait for Numba. `scripts/portable` makes it anew; it holds no path of who made it."""
+    """Else a new user would wait for Numba. `scripts/portable` makes it anew; it does not tell where it was made."""
     assert shipped(kernel).exists(), "run scripts/portable"
-    assert str(ROOT).encode() not in machine._portable(kernel).bits
+    ships = unpacked(shipped(kernel).read_bytes())
+    points = encode(ONE)
+    given = arguments(kernel, points, points.par, np.zeros(0, np.int64), blank(points))
+    assert ships.arguments == [[array.dtype.str, array.ndim] for array in leaves(given)]
+    code = str(llvm.parse_bitcode(ships.bits))
+    assert kernel.entry in code
+    assert not re.search(r"\.py|/engine|site-packages", code)
 
 
-def test_what_ships_is_what_numba_makes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ships_is_what_numba_makes_here() -> None:
     """To the bit, for the smallest kernel; scripts/portable has no other way to the others."""
     kernel = KERNELS[1]
-    assert machine.lowered(kernel) == shipped(kernel).read_bytes()
+    ships = unpacked(shipped(kernel).read_bytes())
+    if ships.maker != maker():
+        pytest.skip(f"what ships was made by {ships.maker}; this is {maker()}")
+    assert unpacked(machine.lowered(kernel)) == ships
+
+
+def test_the_sources_of_a_kernel_are_all_that_it_imports() -> None:
+    """By Python's own parser, which takes too long for every start."""
+    for kernel in KERNELS:
+        module = kernel.function.py_func.__module__
+        for source in sources_of(module):
+            for node in ast.walk(ast.parse(source.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+                if isinstance(node, ast.ImportFrom) and node.module == "engine":
+                    names = [f"engine.{name}" for name in names]
+                elif isinstance(node, ast.ImportFrom):
+                    names = [node.module or ""]
+                for name in (name for name in names if name.startswith("engine.")):
+                    assert source.parent / f"{name.removeprefix('engine.')}.py" in sources_of(module)
+
+
+@pytest.mark.parametrize("damage", ["", "cut", "flipped", "other"])
+def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
+    """Machine code that is not whole would end the process at its start, in every launch."""
+    path, good = tmp_path / "code", bytes(range(256)) * 9
+    assert kept(path, lambda: good) == good
+    data = path.read_bytes()
+    flipped = data[:999] + bytes([data[999] ^ 4]) + data[1000:]
+    path.write_bytes({"": b"", "cut": data[:-100], "flipped": flipped, "other": b"\0" * len(data)}[damage])
+    asked: list[int] = []
+    assert kept(path, lambda: asked.append(1) or good) == good  # type: ignore[func-returns-value]
+    assert asked == [1]
+    assert path.read_bytes() == data
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["code", "code.lock"]
+
+
+def test_what_others_could_have_put_there_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder for all: a folder of that name is used if nobody else may write to it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = tmp_path / "mine"
+    assert compiled._own(mine) == mine
+    mine.chmod(0o777)
+    assert compiled._own(mine) != mine
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert compiled._own(tmp_path / "link") != tmp_path / "link"
 
 
 def test_changed_sources_are_other_portable_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,13 +135,13 @@ def test_changed_sources_are_other_portable_code(monkeypatch: pytest.MonkeyPatch
 
 def test_without_portable_code_of_its_sources_numba_makes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Here as another machine would: tuned for this CPU. The same bits come out of it, and it is kept."""
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("engine.machine.SHIPS_FOR", "another machine")
     columns = columns_of([Scenario(virt=1 << 30, sparsity=0.99, zap=1 << 22, rounds=3, seed=8)])
     before = run_batch(columns)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("engine.machine.SHIPS_FOR", "another machine")
     monkeypatch.setattr("engine.run.KERNELS", [Kernel(kernel.function, kernel.room_for) for kernel in KERNELS])
     np.testing.assert_array_equal(run_batch(columns).values, before.values)
-    assert [path.name.partition("-")[0] for path in tmp_path.glob("*.xz")] == ["walk_slots"]
+    assert [path.name.partition("-")[0] for path in tmp_path.glob("*.xz-*-*[!k]")] == ["walk_slots"]
 
 
 def test_a_kernel_takes_only_what_it_was_made_for() -> None:

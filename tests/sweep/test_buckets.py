@@ -144,7 +144,7 @@ def test_runs_of_a_bucket_are_compared(bucket: str, capsys: pytest.CaptureFixtur
     first, again = run(root).run_id, run(root, fresh=True).run_id
     assert main(["compare", first, again, "--results", bucket]) == 0
     assert "rows       56 matched; 0 only in A, 0 only in B" in capsys.readouterr().out
-    launch(grid(SEEDS), LaunchOptions(root, executor="inline", fresh=True), Told())
+    launch(grid(SEEDS, rounds=2), LaunchOptions(root, executor="inline", fresh=True), Told())
     assert main(["compare", first, "last", "--results", bucket]) == 5
 
 

@@ -275,7 +275,7 @@ def test_limits() -> None:
 
 
 def test_batches_travel_read_only() -> None:
-    """Arrays from shared memory are read-only; the engine gets arrays of the type it is compiled for."""
+    """Arrays from shared memory are read-only; the engine gets arrays of its own kind."""
     columns = points(5)
     for values in columns.values():
         values.setflags(write=False)

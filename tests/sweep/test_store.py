@@ -192,7 +192,9 @@ def test_broken_runs_do_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "run.json").write_text("{ not json")
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "run.json").write_text('{"schema": "sweep-run/1", "grid": {}}')
+    (tmp_path / "b" / "run.json").write_text(json.dumps({"schema": schema.RUN_SCHEMA, "grid": {}}))
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "run.json").write_text('{"schema": "sweep-run/1", "grid": {}}')
     (tmp_path / "c" / "points").mkdir(parents=True)
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "run.json").write_text("[1]")
@@ -200,11 +202,13 @@ def test_broken_runs_do_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "costs").mkdir()
     survey = store.survey()
     assert [run.run_id for run in survey.runs] == ["first-0123abcd"]
-    assert [Path(problem.partition(": ")[0]).parent.name for problem in survey.problems] == ["a", "b", "c", "d"]
+    assert [Path(problem.partition(": ")[0]).parent.name for problem in survey.problems] == ["a", "b", "c", "d", "e"]
     with pytest.raises(UserError, match="not JSON"):
         store.find("a")
+    with pytest.raises(UserError, match=r"e/run.json: a run of another version \(schema 'sweep-run/1'.*sweep rm"):
+        store.find("e")
     store.remove("a")
-    assert len(store.survey().problems) == 3
+    assert len(store.survey().problems) == 4
 
 
 @pytest.mark.parametrize("table", schema.TABLES)
