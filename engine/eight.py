@@ -22,11 +22,13 @@ FIELDS = 64 // BITS
 LONG = ir.IntType(64)
 LONGS = ir.VectorType(LONG, TABLES)
 SHORTS = ir.VectorType(ir.IntType(16), TABLES)
+BYTES = ir.IntType(8).as_pointer()
+ALL = 0xFFFFFFFFFFFFFFFF
 
 
 def each(value: int) -> ir.Constant:
     """The same number for all eight."""
-    return ir.Constant(LONGS, [value & 0xFFFFFFFFFFFFFFFF] * TABLES)
+    return ir.Constant(LONGS, [value & ALL] * TABLES)
 
 
 def spread(builder: Any, value: Any) -> Any:
@@ -83,11 +85,14 @@ def place_eight(
 
 
 def code_of_place_eight(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-    at = given[1]
-    arrays = [Numbers(context, builder, signature.args[n], given[n], at) for n in range(2, 9)]
-    ks, lo, hi, wanted, count, stop, pages = arrays
-    rows, stride = make_array(signature.args[0])(context, builder, given[0]), signature.args[0]
-    step = cgutils.unpack_tuple(builder, rows.strides, stride.ndim)[0]
+    """engine.placing.place_by_rows says the same table by table."""
+    present, at, *arrays, stream, first, hashes = given
+    kinds = signature.args[2 : 2 + len(arrays)]
+    ks, lo, hi, wanted, count, stop, pages = (
+        Numbers(context, builder, kind, array, at) for kind, array in zip(kinds, arrays, strict=True)
+    )
+    rows, kind = make_array(signature.args[0])(context, builder, present), signature.args[0]
+    step, data = cgutils.unpack_tuple(builder, rows.strides, kind.ndim)[0], builder.bitcast(rows.data, BYTES)
     have, low, high, most = ks.load(), lo.load(), hi.load(), wanted.load()
     before = builder.add(low, each(1))
     room = builder.sub(high, before)
@@ -95,18 +100,20 @@ def code_of_place_eight(context: Any, builder: Any, signature: Any, given: Any) 
     taken, looked = (cgutils.alloca_once_value(builder, each(0)) for _ in range(2))
 
     def put(places: Any, when: Any) -> None:
+        """Set one place of each table, in that of its words where it lies."""
         bit = builder.shl(each(1), builder.and_(places, each(63)))
         bit, word = builder.select(when, bit, each(0)), builder.lshr(places, each(6))
         for number, kept in enumerate(words):
             own = builder.select(builder.icmp_unsigned("==", word, each(number)), bit, each(0))
             builder.store(builder.or_(builder.load(kept), own), kept)
 
+    # engine.keyed.draw(stream, table x 4096 + number): what is added for the next table and the next number.
     golden = int(GOLDEN)
-    table = builder.add(given[10], at)
-    start = builder.add(given[9], builder.mul(builder.add(builder.shl(table, LONG(12)), LONG(1)), LONG(golden)))
-    lanes = ir.Constant(LONGS, [(lane << 12) * golden & 0xFFFFFFFFFFFFFFFF for lane in range(TABLES)])
+    table = builder.add(first, at)
+    start = builder.add(stream, builder.mul(builder.add(builder.shl(table, LONG(12)), LONG(1)), LONG(golden)))
+    lanes = ir.Constant(LONGS, [(lane << 12) * golden & ALL for lane in range(TABLES)])
     start = builder.add(spread(builder, start), lanes)
-    with cgutils.for_range(builder, given[11]) as loop:
+    with cgutils.for_range(builder, hashes) as loop:
         shift = spread(builder, builder.mul(loop.index, LONG(golden)))
         bits = mixed(builder, builder.add(start, shift))
         number = spread(builder, builder.mul(loop.index, LONG(FIELDS)))
@@ -122,12 +129,12 @@ def code_of_place_eight(context: Any, builder: Any, signature: Any, given: Any) 
     some = builder.icmp_unsigned("!=", have, each(0))
     put(low, some)
     put(high, some)
+
     total = each(0)
     for row, kept in enumerate(words):
         values = builder.load(kept)
         total = builder.add(total, counted(builder, values))
         offset = builder.add(builder.mul(step, LONG(row)), builder.shl(at, LONG(3)))
-        data = builder.bitcast(rows.data, ir.IntType(8).as_pointer())
         builder.store(values, builder.bitcast(builder.gep(data, [offset]), LONGS.as_pointer()), align=8)
     for array, values in ((count, builder.load(taken)), (stop, builder.load(looked)), (pages, total)):
         array.store(values)
