@@ -55,7 +55,7 @@ def write(
 ) -> None:
     """A run of these points, with a known number in each cell. Ids say the run too: nothing may match by them."""
     ids, repeat = [f"{name[-1]}{point_id(i)[1:]}" for i in range(len(points))], np.arange(len(points))
-    columns, made, engine = columns_of(points), stores.results(len(points)), "kernel" if kernel else "model"
+    columns, made, engine = columns_of(points), stores.results(len(points), 1), "kernel" if kernel else "model"
     if change:
         change(made)
     with opened(root, name, engine=engine) as writer:
