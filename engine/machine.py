@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from engine.compiled import HERE, cache_folder, kept, sources_of, whole
 
 SHIPPED = HERE / "portable"
-SHIPS_FOR, TUNED_FOR = "x86_64", "x86-64-v4"
-"""Portable code runs on every CPU of its kind; for this one Numba chose how wide its steps are."""
+SHIPS_FOR = "x86_64"
+TUNED_FOR = {"NUMBA_CPU_NAME": "x86-64-v4", "NUMBA_CPU_FEATURES": "-prefer-256-bit"}
+"""Portable code runs on every CPU of its kind; for this one Numba chose how wide its steps are: 512 bits."""
 LOWER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from engine.lower import write; write(*sys.argv[2:])"
 FINE = (0, -2)
 """What Numba's functions return when all is well: a value, or None."""
@@ -123,7 +124,7 @@ def shipped(kernel: Kernel) -> Path:
 
 def lowered(kernel: Kernel) -> bytes:
     """Portable code as a file's bytes, made by Numba in a process of its own."""
-    chosen = {"NUMBA_CPU_NAME": TUNED_FOR, "NUMBA_CPU_FEATURES": ""} if platform.machine() == SHIPS_FOR else {}
+    chosen = TUNED_FOR if platform.machine() == SHIPS_FOR else {}
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, kernel.name)
         command = [sys.executable, "-P", "-c", LOWER, json.dumps(sys.path), kernel.name, str(made)]
@@ -149,7 +150,8 @@ def unpacked(data: bytes) -> Portable:
 
 def maker() -> str:
     """What portable code depends on beside its sources."""
-    versions = f"Python {platform.python_version()}, numba {numba.__version__}, llvmlite {llvmlite.__version__}"
+    python = ".".join(platform.python_version_tuple()[:2])
+    versions = f"Python {python}, numba {numba.__version__}, llvmlite {llvmlite.__version__}"
     return f"{versions}, {platform.machine()}"
 
 
