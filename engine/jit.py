@@ -3,7 +3,7 @@
 What is called only from compiled code needs no wrappers for Python and C, which take long to compile;
 and it is compiled once for all whole numbers, not again for each that a caller writes out.
 Neither makes an array or keeps one (engine/room.py), so neither counts references to those it is given, which cost
-small points dear. Nothing divides by zero, so nothing looks whether it does.
+small points dear.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from typing import Any
 from numba import njit
 from numba.core.types.misc import unliteral
 
-kernel = njit(nogil=True, _nrt=False, error_model="numpy")
+kernel = njit(nogil=True, _nrt=False)
 """For engine.lower alone, which makes of it what engine.machine runs."""
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False, "error_model": "numpy"}
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
     compiled = njit(**options)(function)
     found = compiled.get_call_template
     compiled.get_call_template = lambda args, kws: found(tuple(map(unliteral, args)), kws)

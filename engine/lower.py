@@ -35,7 +35,7 @@ def lower(kernel: Kernel) -> Portable:
 
 
 def without_errors(code: str) -> str:
-    """LLVM's text without the errors that Numba packs into it: nothing raises them, and they tell where this lies."""
+    """LLVM's text without the errors that Numba packs into it: nobody reads them, and they tell where this lies."""
     code = re.sub(
         r"(@\.const\.pickledata\.\S+ = .*constant) \[\d+ x i8\] c\".*\"", r"\1 [1 x i8] zeroinitializer", code
     )
