@@ -43,6 +43,13 @@ def counted(builder: Any, values: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.ctpop.v{TABLES}i64"), [values])
 
 
+def rotated(builder: Any, values: Any, places: Any) -> Any:
+    """Each turned left by so many bits, modulo 64."""
+    kind = ir.FunctionType(LONGS, [LONGS] * 3)
+    turn = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fshl.v{TABLES}i64")
+    return builder.call(turn, [values, values, places])
+
+
 def mixed(builder: Any, z: Any) -> Any:
     """engine.keyed.mix."""
     for shift, factor in ((30, MIX_1), (27, MIX_2)):
@@ -97,11 +104,13 @@ def code_of_place_eight(context: Any, builder: Any, signature: Any, given: Any) 
     before = builder.add(low, each(1))
     room = builder.sub(high, before)
     words = [cgutils.alloca_once_value(builder, each(0)) for _ in range(WORDS)]
-    taken, looked = (cgutils.alloca_once_value(builder, each(0)) for _ in range(2))
+    # Twice what is still wanted: a step of two is one instruction under a mask, of a step of one LLVM makes two.
+    twice = cgutils.alloca_once_value(builder, builder.shl(most, each(1)))
+    looked = cgutils.alloca_once_value(builder, each(0))
 
     def put(places: Any, when: Any) -> None:
         """Set one place of each table, in that of its words where it lies."""
-        bit = builder.shl(each(1), builder.and_(places, each(63)))
+        bit = rotated(builder, each(1), places)
         bit, word = builder.select(when, bit, each(0)), builder.lshr(places, each(6))
         for number, kept in enumerate(words):
             own = builder.select(builder.icmp_unsigned("==", word, each(number)), bit, each(0))
@@ -120,9 +129,9 @@ def code_of_place_eight(context: Any, builder: Any, signature: Any, given: Any) 
         for field in range(FIELDS):
             places = builder.and_(builder.lshr(bits, each(BITS * field)), each((1 << BITS) - 1))
             inside = builder.icmp_unsigned("<", builder.sub(places, before), room)
-            now = builder.load(taken)
-            take = builder.and_(inside, builder.icmp_unsigned("<", now, most))
-            builder.store(builder.select(take, builder.add(now, each(1)), now), taken)
+            now = builder.load(twice)
+            take = builder.and_(inside, builder.icmp_unsigned("!=", now, each(0)))
+            builder.store(builder.select(take, builder.sub(now, each(2)), now), twice)
             upto = builder.add(number, each(field + 1))
             builder.store(builder.select(take, upto, builder.load(looked)), looked)
             put(places, take)
@@ -136,6 +145,7 @@ def code_of_place_eight(context: Any, builder: Any, signature: Any, given: Any) 
         total = builder.add(total, counted(builder, values))
         offset = builder.add(builder.mul(step, LONG(row)), builder.shl(at, LONG(3)))
         builder.store(values, builder.bitcast(builder.gep(data, [offset]), LONGS.as_pointer()), align=8)
-    for array, values in ((count, builder.load(taken)), (stop, builder.load(looked)), (pages, total)):
+    taken = builder.sub(most, builder.lshr(builder.load(twice), each(1)))
+    for array, values in ((count, taken), (stop, builder.load(looked)), (pages, total)):
         array.store(values)
     return context.get_dummy_value()

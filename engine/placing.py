@@ -9,7 +9,7 @@ from engine.blocks import draws, total_of
 from engine.eight import BITS, TABLES, WORDS, place_eight
 from engine.install import bits_of
 from engine.jit import inner
-from engine.keyed import draw
+from engine.keyed import S32, draw
 
 S6, LOW_6 = np.uint64(6), np.uint64(63)
 MOST_FIELDS = 7
@@ -86,8 +86,8 @@ def place_block(
     total = total_of(wanted)
     hashed = 0
     if fields <= MOST_FIELDS and 2 * total > ks.size:
-        slots = ks.size * fields  # some places are taken twice, or lie outside; a table more
-        hashed = (total + (total >> 4) + ks.size + slots - 1) // slots
+        slots = ks.size * fields  # some places are taken twice, or lie outside; a table may want more than the mean
+        hashed = (total + (total >> 4) + 7 * ks.size // 2 + slots - 1) // slots
     if n_words == WORDS and bits == BITS:
         for i in range(0, ks.size, TABLES):
             place_eight(present, i, ks, lo, hi, wanted, count, stop, pages, stream, first, hashed)
@@ -95,21 +95,23 @@ def place_block(
         place_by_rows(
             present, first, bits, fields, ks, lo, hi, wanted, count, stop, stream, hashed, hashes, pages, rows
         )
-    m = np.int64(0)
+    each, upto = np.uint64(fields), (ONE << S32) // np.uint64(fields) + ONE  # x * upto >> 32 is x // fields
+    crowded = np.uint16(0)
     for i in range(ks.size):
-        listed[m] = i
-        m += np.int64(pages[i] < np.int64(ks[i]))
-    for at in range(m):
-        left = np.int64(listed[at])
-        k, a, z = np.int64(ks[left]), np.int64(lo[left]), np.int64(hi[left])
-        if wanted[left] == 0:
-            place_absent(present, first, n, bits, fields, left, k, a, z, stream)
-        else:
-            hash_, field = np.int64(hashed), np.int64(0)
-            if count[left] == wanted[left]:
-                looked, each = np.uint32(stop[left]), np.uint32(fields)
-                hash_, field = np.int64(looked // each), np.int64(looked % each)
-            place_rest(present, first, n, bits, fields, left, k - pages[left], a, z, hash_, field, stream)
+        looked = np.uint64(stop[i]) if count[i] == wanted[i] else np.uint64(hashed * fields)
+        number = looked * upto >> S32
+        hashes[i] = number << S6 | (looked - number * each) * np.uint64(bits)
+        pages[i] -= np.int64(ks[i])
+    for i in range(ks.size):
+        crowded = np.uint16(crowded + ((wanted[i] == 0) & (ks[i] > two)))
+    if crowded > 0:
+        for i in range(ks.size):
+            if wanted[i] == 0 and pages[i] < 0:
+                place_absent(
+                    present, first, n, bits, fields, i, np.int64(ks[i]), np.int64(lo[i]), np.int64(hi[i]), stream
+                )
+                pages[i] = 0
+    place_rest(present, first, n, bits, fields, lo, hi, stream, hashes, pages, listed)
 
 
 @inner
@@ -145,25 +147,37 @@ def place_by_rows(
 
 @inner
 def place_rest(
-    present: Any, first: Any, n: Any, bits: Any, fields: Any, i: Any, left: Any, a: Any, z: Any, number: Any,
-    field: Any, stream: Any,
+    present: Any, first: Any, n: Any, bits: Any, fields: Any, lo: Any, hi: Any, stream: Any, at: Any, lacks: Any,
+    listed: Any,
 ) -> None:  # fmt: skip
-    """The same of one table, from one field of a hash of it on: so many are left."""
+    """Place what is left in each table: lacks, int64[n], up to 0.
+
+    One place a table in turn, as no branch foresees how many are left. at: uint64[n], where each is in its hashes:
+    the number of one (<< 6) and a bit in it; listed: uint16[n] is scratch.
+    """
     low, shift = np.uint64(n - 1), np.uint64(bits)
-    before, room = np.uint64(a), np.uint64(z - a)
-    h = draw(stream, (first + i) * 4096 + number) >> np.uint64(field * bits)
-    while left > 0:
-        if field == fields:
-            number, field = number + 1, 0
-            h = draw(stream, (first + i) * 4096 + number)
-        q = h & low
-        h >>= shift
-        field += 1
-        word = q >> S6
-        old = present[word, i]
-        new = old | (np.uint64(q - before < room) << (q & LOW_6))
-        present[word, i] = new
-        left -= old != new
+    end, next_hash = shift * np.uint64(fields - 1), np.uint64(64 - bits * fields)
+    m = np.int64(0)
+    for i in range(lacks.size):
+        listed[m] = i
+        m += np.int64(lacks[i] < 0)
+    while m > 0:
+        left = np.int64(0)
+        for turn in range(m):
+            table = np.int64(listed[turn])
+            place, before = at[table], np.uint64(lo[table])
+            bit = place & LOW_6
+            q = draw(stream, (first + table) * 4096 + np.int64(place >> S6)) >> bit & low
+            at[table] = place + shift + (next_hash if bit == end else ZERO)
+            word = q >> S6
+            old = present[word, table]
+            new = old | (np.uint64(q - before < np.uint64(hi[table]) - before) << (q & LOW_6))
+            present[word, table] = new
+            lack = lacks[table] + np.int64(old != new)
+            lacks[table] = lack
+            listed[left] = table
+            left += np.int64(lack < 0)
+        m = left
 
 
 @inner
