@@ -54,27 +54,32 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
     """Named columns from tallies."""
     counts = np.diff(points.offsets)
     several = bool((counts > 1).any())
-    last = points.offsets[1:] - 1 if several else slice(None)
     page = np.array([a.page_bytes for a in ARCHES], np.int64)[columns["arch"]]
-    rounds, tables_end = by_round(points.offsets, np.repeat(page, counts) if several else page, seen.per)
     out = columns_apart(len(points.kinds), len(COLUMNS))
     at = {name: i for i, name in enumerate(COLUMNS)}
 
     def by_lane(name: str, zapping: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> None:
         put_lanes(out[:, :, at[name]], zapping, under_munmap)
 
-    for i, name in enumerate(ROUND_COLUMNS):
-        out[:, :, at[name]] = rounds[last, :, i]
-    most = np.maximum(rounds[:, :, 2], rounds[:, :, 3])
-    out[:, :, at["vm_pte_kib_max"]] = np.maximum.reduceat(most, points.offsets[:-1], axis=0) if several else most
+    state = out[:, :, : len(ROUND_COLUMNS)]  # which COLUMNS begin with: of one round, the round's are the point's
+    rounds = columns_apart(len(seen.per), len(ROUND_COLUMNS)) if several else state
+    last = points.offsets[1:] - 1 if several else slice(None)
+    tables_end = by_round(points.offsets, np.repeat(page, counts) if several else page, seen.per, rounds)
+    if several:
+        state[:] = rounds[last]
+        most = np.maximum(rounds[:, :, 2], rounds[:, :, 3])
+        out[:, :, at["vm_pte_kib_max"]] = np.maximum.reduceat(most, points.offsets[:-1], axis=0)
+    else:
+        np.maximum(rounds[:, :, 2], rounds[:, :, 3], out=out[:, :, at["vm_pte_kib_max"]])
     for name, by_class in zip(("pte_tables_end", "pmd_tables_end", "pud_tables_end"), tables_end, strict=True):
         put_classes(out[:, :, at[name]], [values[last] for values in by_class])
     sums = np.ascontiguousarray(seen.sums.T)
     need = sums[lay.NEED_PTE] + sums[lay.NEED_PMD] + sums[lay.NEED_PUD]
     need_m = sums[lay.NEED_PTE_M] + sums[lay.NEED_PMD_M] + sums[lay.NEED_PUD_M]
     by_lane("vm_pte_kib_needed_end", need * (page // 1024), need_m * (page // 1024))
-    by_lane("pte_tables_empty_end", -sums[lay.NEED_PTE], -sums[lay.NEED_PTE_M])
-    out[:, :, at["pte_tables_empty_end"]] += out[:, :, at["pte_tables_end"]]
+    full = lanes(sums[lay.NEED_PTE], sums[lay.NEED_PTE_M])
+    empty = [values[last] - held for values, held in zip(tables_end[0], full, strict=True)]
+    put_classes(out[:, :, at["pte_tables_empty_end"]], empty)
 
     by_lane("zap_calls", sums[lay.CALLS], sums[lay.CALLS])
     by_lane("ptes_installed", sums[lay.INSTALLED], sums[lay.INSTALLED_M])
@@ -95,9 +100,9 @@ def finish(points: Encoded, columns: Columns, seen: Tally) -> Results:
 
 
 def by_round(
-    offsets: NDArray[np.int64], page: NDArray[np.int64], per: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], tuple[ByClass, ...]]:
-    """ROUND_COLUMNS of all rounds, int64[rounds, 7, 4]; PTE, PMD and PUD tables at their ends, of each class.
+    offsets: NDArray[np.int64], page: NDArray[np.int64], per: NDArray[np.int64], out: NDArray[np.int64]
+) -> tuple[ByClass, ...]:
+    """PTE, PMD and PUD tables at the ends of all rounds, of each class; out: ROUND_COLUMNS, int64[rounds, 7, 4].
 
     offsets: int64[n + 1], where a point's rounds begin; page: int64[rounds], bytes; per: int64[rounds, lay.PER]
     """
@@ -109,15 +114,14 @@ def by_round(
         return np.asarray(total - np.repeat(before, np.diff(offsets)))
 
     pmd, pud = (columns[at] if len(per) == len(offsets) - 1 else cumulative(at) for at in (lay.PMD_NEW, lay.PUD_NEW))
-    rounds = columns_apart(len(per), len(ROUND_COLUMNS))
     for i, at in enumerate((lay.PAGES_PEAK, lay.PAGES_END)):
-        put_lanes(rounds[:, :, i], columns[at] * page, columns[at + 1] * page)
+        put_lanes(out[:, :, i], columns[at] * page, columns[at + 1] * page)
     ends: tuple[ByClass, ...] = ()
     moments = (lay.PTE_PEAK, lay.PMD_PEAK_M, lay.PUD_PEAK_M), (lay.PTE_END, lay.PMD_END_M, lay.PUD_END_M)
     for i, (pte, pmd_m, pud_m) in enumerate(moments):
         ends = list(columns[pte : pte + CLASSES]), lanes(pmd, columns[pmd_m]), lanes(pud, columns[pud_m])
-        put_classes(rounds[:, :, 2 + i], [(a + b + c) * kib for a, b, c in zip(*ends, strict=True)])
-    return rounds, ends
+        put_classes(out[:, :, 2 + i], [(a + b + c) * kib for a, b, c in zip(*ends, strict=True)])
+    return ends
 
 
 def lanes(zapping: NDArray[np.int64], under_munmap: NDArray[np.int64]) -> ByClass:
