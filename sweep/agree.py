@@ -17,6 +17,7 @@ from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
 from engine.policy import POLICIES
 from engine.run import run_batch
 from engine.scenario import FIELD, Scenario, columns_of, row
+from sweep.identity import texts
 from sweep.live import MUNMAP, Kernel
 from sweep.plan import Plan
 from sweep.units import format_size, plain_number
@@ -62,7 +63,7 @@ class Verdict:
 def compare_all(plan: Plan, kernel: Kernel, policies: Sequence[str], exact_res: bool) -> Iterator[Verdict]:
     """Every point of a plan under each policy, in order."""
     for block in plan.points():
-        for place, point_id in enumerate(block.ids):
+        for place, point_id in enumerate(texts(block.ids)):
             yield from compare(row(block.columns, place), kernel, policies, exact_res, point_id)
 
 

@@ -182,7 +182,7 @@ def joined(blocks: Sequence[PointBlock]) -> PointBlock:
     if len(blocks) == 1:
         return blocks[0]
     return PointBlock(
-        [point for block in blocks for point in block.ids],
+        np.concatenate([block.ids for block in blocks]),
         {name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns},
         np.concatenate([block.repeat for block in blocks]),
         {name: [value for block in blocks for value in block.derived[name]] for name in blocks[0].derived},
@@ -192,7 +192,7 @@ def joined(blocks: Sequence[PointBlock]) -> PointBlock:
 def picked(block: PointBlock, places: NDArray[np.intp]) -> PointBlock:
     """The points at some places."""
     return PointBlock(
-        [block.ids[i] for i in places],
+        block.ids[places],
         {name: values[places] for name, values in block.columns.items()},
         block.repeat[places],
         {name: [values[i] for i in places] for name, values in block.derived.items()},

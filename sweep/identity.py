@@ -10,6 +10,7 @@ Of a trace it is {"model_version":1,"touch":"recorded","trace":"16 bytes of blak
 
 import json
 from hashlib import blake2b
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,22 @@ from sweep.axes import absent, show
 from sweep.grid import Grid
 from sweep.workload import is_trace
 
+Ids: TypeAlias = NDArray[np.bytes_]
+"""S20[n]: ids as their digits."""
 ID_BYTES = 10
+"""Of an id as a number."""
 _VERSION_KEY = "model_version"
 _KEYS = sorted([*FIELD, _VERSION_KEY])
+
+
+def spelled(numbers: bytes) -> Ids:
+    """Ids from their numbers, ID_BYTES each."""
+    return np.frombuffer(numbers.hex().encode(), f"S{2 * ID_BYTES}")
+
+
+def texts(ids: Ids) -> list[str]:
+    """Ids as a reader sees them."""
+    return [point.decode() for point in ids.tolist()]
 
 
 def canonical(columns: Columns, i: int) -> dict[str, int | float | str]:
@@ -44,14 +58,14 @@ def point_id(text: str) -> str:
     return blake2b(text.encode("ascii"), digest_size=ID_BYTES).hexdigest()
 
 
-def point_ids(columns: Columns) -> list[str]:
+def point_ids(columns: Columns) -> Ids:
     """The id of every row.
 
     A value's piece of JSON is spelled once for each distinct value of a column, together with what stands before it in
     all rows. Left for a row: to join as many pieces as columns vary, and the hash.
     """
     if is_trace(columns):
-        return [point_id(canonical_json(columns, i)) for i in range(len(columns["trace_hash"]))]
+        return np.array([point_id(canonical_json(columns, i)) for i in range(len(columns["trace_hash"]))], "S20")
     rows = len(columns["virt"])
     varying: list[list[bytes]] = []
     constant = b"{"
@@ -63,9 +77,10 @@ def point_ids(columns: Columns) -> list[str]:
             varying.append(np.array([constant + piece for piece in pieces], object)[place].tolist())
             constant = b""
     if not varying:
-        return [point_id(constant.decode())] * rows
+        return np.full(rows, point_id(constant.decode()), "S20")
     varying.append([constant] * rows)
-    return [blake2b(b"".join(texts), digest_size=ID_BYTES).hexdigest() for texts in zip(*varying, strict=True)]
+    join = b"".join
+    return spelled(join([blake2b(join(row), digest_size=ID_BYTES).digest() for row in zip(*varying, strict=True)]))
 
 
 def _pieces(key: str, columns: Columns, end: str) -> tuple[list[bytes], NDArray[np.intp] | None]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sweep import tables
 from sweep.errors import SweepFault
+from sweep.identity import ID_BYTES, Ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +46,8 @@ class Keys:
 
 
 def keys(ids: Any) -> Keys:
-    """Of ids as text, in a list or an Arrow array. SweepFault if one is none."""
-    characters = tables.id_bytes(ids)
+    """Of Ids, or of text in a list or an Arrow array. SweepFault if one is none."""
+    characters = _characters(ids) if isinstance(ids, np.ndarray) else tables.id_bytes(ids)
     try:
         packed = np.frombuffer(unhexlify(characters.tobytes()), np.uint8).reshape(-1, 10)
     except ValueError as error:
@@ -59,6 +60,10 @@ def keys(ids: Any) -> Keys:
     if (head[order[1:]] == head[order[:-1]]).any():
         order = np.lexsort((tail, head))
     return Keys(head[order], tail[order], order)
+
+
+def _characters(ids: Ids) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), 2 * ID_BYTES)
 
 
 class IdSet:

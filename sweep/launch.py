@@ -4,13 +4,11 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from engine.compiled import is_cold
 from sweep import provenance
@@ -24,7 +22,7 @@ from sweep.ledger import Ledger
 from sweep.places import Place
 from sweep.plan import Plan, check_sql, estimated_ns, make_plan
 from sweep.shards import Shards
-from sweep.store import RunWriter, Store
+from sweep.store import Store
 from sweep.units import human_ns
 
 EXECUTORS = ("auto", "ray", "processes", "inline")
@@ -103,7 +101,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
     with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
         status, ledger, todo = "fault", Ledger(writer, grid.policies), 0
         try:
-            plan = make_plan(grid, options.where, _tried(writer, options.rerun_failed))
+            plan = make_plan(grid, options.where, partial(writer.tried, rerun_failed=options.rerun_failed))
             account = plan.account
             todo = account.todo
             for warning in (*writer.problems, *account.warnings):
@@ -113,7 +111,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
             if todo:
                 progress.say(f"{writer.run_id}: {todo:,} point{'s' * (todo != 1)} on {why}")
                 Driver(plan, executor, ledger, options, progress, interrupts).run()
-            failed = len(writer.failed_ids())
+            failed = writer.failed
             cut_short = interrupts.asked and ledger.written < todo
             status = "interrupted" if cut_short else "failed" if failed else "ok"
         except (KeyboardInterrupt, UserError):
@@ -290,15 +288,3 @@ class Driver:
         if self._cold:
             return "" if done else "compiling the engine, once"
         return "" if self._executor.warm else starting
-
-
-def _tried(writer: RunWriter, rerun_failed: bool) -> Callable[[list[str]], Any]:
-    """Which points are not to be run: those that are ok and, unless asked for, those that are not."""
-    if rerun_failed:
-        return writer.done
-    failed = writer.failed_ids()
-
-    def tried(ids: list[str]) -> Any:
-        return writer.done(ids) | np.array([point in failed for point in ids], bool)
-
-    return tried

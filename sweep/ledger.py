@@ -15,6 +15,7 @@ from sweep import tables
 from sweep.batches import Task, joined, picked
 from sweep.compact import PART_POINTS
 from sweep.executors.base import Done, Failure, Labels
+from sweep.identity import texts
 from sweep.plan import PointBlock
 from sweep.store import RunWriter
 
@@ -96,7 +97,7 @@ class Ledger:
         self._add(entry)
         if not entry.told:
             return iter(())
-        names = task.block.columns.get("trace", task.block.ids)
+        names = task.block.columns.get("trace", texts(task.block.ids))
         return (f"{name}: {remark}" for name, remark in zip(names, entry.remarks, strict=True) if remark)
 
     def gave_up(self, task: Task, done: Done, failure: Failure) -> None:

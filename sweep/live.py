@@ -7,9 +7,10 @@ that no kernel can show, or this machine cannot bear, becomes a row with status 
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -124,7 +125,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
         with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
             status, log, account = "fault", Log(writer, policies, runner), None
             try:
-                plan = make_plan(grid, options.where, tried(writer, options.rerun_failed))
+                plan = make_plan(grid, options.where, partial(writer.tried, rerun_failed=options.rerun_failed))
                 account = plan.account
                 for warning in (*writer.problems, *account.warnings):
                     progress.say(f"warning: {warning}")
@@ -134,7 +135,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
                 interrupts.gentle = True
                 run(plan, runner, log, options, progress, interrupts)
                 log.commit()
-                failed = len(writer.failed_ids())
+                failed = writer.failed
                 status = "interrupted" if interrupts.asked else "failed" if failed else "ok"
             except (KeyboardInterrupt, UserError):
                 status = "interrupted"
@@ -186,12 +187,6 @@ def run(
             log.add(play(plan, one, kernel.policy) if plan.grid.traces else look_at(kernel, one, log.policies))
             done = log.counts.total()
             progress.show(State(todo, done, log.bad, todo, done))
-
-
-def tried(writer: RunWriter, rerun_failed: bool) -> Callable[[list[str]], Any]:
-    """Which points are not to be run: those that are ok and, unless asked for, those that are not."""
-    failed = set() if rerun_failed else writer.failed_ids()
-    return lambda ids: writer.done(ids) | np.array([point in failed for point in ids], bool)
 
 
 class Log:

@@ -18,12 +18,12 @@ from engine.scenario import ABSENT, Columns
 from sweep import sql, workload
 from sweep.errors import UserError, one_line
 from sweep.grid import Exclude, Grid
-from sweep.identity import ID_BYTES, point_ids
+from sweep.identity import Ids, point_ids, spelled
 from sweep.idset import IdSet, keys
 from sweep.space import CHUNK
 
 Mask = NDArray[np.bool_]
-Done = Callable[[list[str]], Mask]
+Done = Callable[[Ids], Mask]
 
 MOST_IDS = 4_000_000
 """Ids that are kept from the first pass to the second: 10 bytes each."""
@@ -59,7 +59,7 @@ class PlanAccount:
 class PointBlock:
     """Points to run: ids, complete columns, the repeat, and the derived columns as Python values."""
 
-    ids: list[str]
+    ids: Ids
     columns: Columns
     repeat: NDArray[np.int64]
     derived: dict[str, list[Any]]
@@ -80,7 +80,7 @@ class Plan:
                 continue
             columns, repeat = self.grid.columns_at(index)
             derived = _evaluated(self.grid, columns, [])[0] if self.grid.derive else {}
-            ids = _spelled(self.ids[number]) if self.ids else point_ids(columns)
+            ids = spelled(self.ids[number]) if self.ids else point_ids(columns)
             yield PointBlock(ids, columns, repeat, derived)
 
     def payload(self, block: PointBlock) -> Columns:
@@ -100,13 +100,8 @@ def make_plan(grid: Grid, where: str | None = None, done: Done | None = None) ->
         alive, names = tally.judge(chunk.columns, chunk.start)
         kept.append(np.packbits(alive))
         if grid.raw_points <= MOST_IDS:
-            ids.append(bytes.fromhex("".join(names)))
+            ids.append(bytes.fromhex(names.tobytes().decode()))
     return Plan(grid, tally.account(), tuple(kept), tuple(ids))
-
-
-def _spelled(ids: bytes) -> list[str]:
-    digits = ids.hex()
-    return [digits[i : i + 2 * ID_BYTES] for i in range(0, len(digits), 2 * ID_BYTES)]
 
 
 class _Tally:
@@ -125,7 +120,7 @@ class _Tally:
         self._rounds = self._most_rounds = 0
         self._kernels: frozenset[int] = frozenset()
 
-    def judge(self, columns: Columns, start: int) -> tuple[Mask, list[str]]:
+    def judge(self, columns: Columns, start: int) -> tuple[Mask, Ids]:
         """bool[n], true for the points to run, and their ids."""
         alive = self._selected(columns)
         index = np.flatnonzero(alive)
@@ -143,7 +138,7 @@ class _Tally:
             _evaluated(self._grid, chosen, [])  # a value that cannot be had is told here, not when the run has begun
         self._cost(chosen)
         alive[index] = fresh
-        return alive, ids if fresh.all() else [ids[i] for i in np.flatnonzero(fresh)]
+        return alive, ids[fresh]
 
     def _selected(self, columns: Columns) -> Mask:
         """What the exclude rules and `where` leave."""
@@ -162,7 +157,7 @@ class _Tally:
             alive &= wanted
         return alive
 
-    def _fresh(self, ids: Sequence[str]) -> Mask:
+    def _fresh(self, ids: Ids) -> Mask:
         """True for the first of equal ids."""
         given = keys(ids)
         fresh = given.first() & ~self._seen.has(given)

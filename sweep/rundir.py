@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sweep import parts, schema, tables
 from sweep.errors import DamagedError, UserError
-from sweep.idset import IdSet, keys
+from sweep.identity import Ids as PointIds
+from sweep.idset import IdSet, Keys, keys
 from sweep.locks import holder
 from sweep.places import Place
 
@@ -55,6 +59,11 @@ class Ids:
     ok: IdSet
     failed: dict[str, int]
 
+    def tried(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
+        """Which of these a launch passes over: those that are ok and, unless they are to run again, that failed."""
+        done = self.ok.has(keys(ids))
+        return done if rerun_failed or not self.failed else done | np.isin(ids, np.array(list(self.failed), ids.dtype))
+
 
 def read_ids(run: Place) -> tuple[Ids, list[str]]:
     """From the points parts; and a line for each that cannot be read: its points count as not run."""
@@ -67,10 +76,14 @@ def read_ids(run: Place) -> tuple[Ids, list[str]]:
     return ids, problems
 
 
-def note_points(ids: Ids, points: Any) -> None:
-    """Take in the rows of one points table (point_id, status, attempt), in the order in which they were committed."""
-    good, bad = tables.split_by_status(points.select(parts.NOTED))
-    ids.ok.add(keys(good.column("point_id")))
+def note_points(ids: Ids, points: Any, own: Keys | None = None) -> None:
+    """Take in the rows of one points table (point_id, status, attempt), in the order in which they were committed.
+
+    own: the keys of its ids, if somebody has them.
+    """
+    ok = tables.are_ok(points)
+    ids.ok.add((keys(points.column("point_id")) if own is None else own).where(ok))
+    good, bad = tables.parted(points.select(parts.NOTED), ok)
     for point, attempt in zip(bad.column("point_id").to_pylist(), bad.column("attempt").to_pylist(), strict=True):
         ids.failed[point] = max(attempt, ids.failed.get(point, 0))
     if ids.failed:

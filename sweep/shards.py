@@ -20,8 +20,8 @@ class Open:
 
 class Shards:
     def __init__(self) -> None:
-        self._open: dict[str, Open] = {}
-        self._closed: set[str] = set()
+        self._open: dict[bytes, Open] = {}
+        self._closed: set[bytes] = set()
 
     def add(self, task: Task, done: Done) -> Done | None:
         """The answer for the whole of the task's points, or None: more shards are to come, or the point is given up."""

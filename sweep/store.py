@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sweep import locks, parts, rundir, schema
 from sweep.errors import UserError, nearest, one_line
-from sweep.idset import keys
+from sweep.identity import Ids
 from sweep.places import Directory, Place, place_at, told
 from sweep.rundir import RunInfo
 from sweep.writer import RunWriter
@@ -142,16 +142,10 @@ class Store:
         finally:
             lock.release()
 
-    def done(self, run_id: str, rerun_failed: bool = False) -> Callable[[Sequence[str]], NDArray[np.bool_]]:
-        """Which points of a run a launch passes over: those with a row, or those that are ok. For `plan`: no lock."""
+    def tried(self, run_id: str, rerun_failed: bool = False) -> Callable[[Ids], NDArray[np.bool_]]:
+        """Which points of a run a launch passes over (rundir.Ids). For `plan`: no lock."""
         ids, _ = rundir.read_ids(self.root.child(run_id))
-        failed = set() if rerun_failed else set(ids.failed)
-
-        def has_row(wanted: Sequence[str]) -> NDArray[np.bool_]:
-            tried = np.array([point in failed for point in wanted], bool)
-            return np.asarray(tried | ids.ok.has(keys(wanted)))
-
-        return has_row
+        return lambda wanted: ids.tried(wanted, rerun_failed)
 
     def latest_run(self, run_name: str, engine: str = "model") -> RunInfo | None:
         """The run that a launch of this content goes on with: the highest of NAME, NAME-2, NAME-3, ..."""

@@ -21,6 +21,7 @@ from engine.policy import POLICIES
 from engine.scenario import ABSENT, FIELDS, Columns
 from sweep import schema
 from sweep.errors import DamagedError, SweepFault, UserError
+from sweep.identity import Ids
 from sweep.workload import is_trace
 
 _TYPES = {
@@ -32,6 +33,7 @@ _TYPES = {
 }
 Table: TypeAlias = pa.Table
 _CODED = pa.dictionary(pa.int32(), pa.string())
+_DECLARED = {column.name for columns in schema.TABLES.values() for column in columns}
 pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own returns pages at once, and each is expensive to get again
 _UNREADABLE = (pa.ArrowException, OSError)
 _PARQUET = {
@@ -70,7 +72,7 @@ def arrow_schema(columns: tuple[schema.Column, ...]) -> pa.Schema:
 
 def outcome_table(
     run_id: str,
-    ids: Sequence[str],
+    ids: Ids | Sequence[str],
     repeat: NDArray[np.int64],
     columns: Columns,
     results: Results | Sequence[Results],
@@ -85,7 +87,7 @@ def outcome_table(
     known, rows = set(several[0].known).intersection(*(some.known for some in several)), points * each
     arrays: dict[str, pa.Array] = {
         "run_id": _constant(run_id, rows),
-        "point_id": _spread(ids, np.repeat(np.arange(points), each)),
+        "point_id": _texts(np.repeat(ids, each)),
         "repeat": pa.array(np.repeat(np.asarray(repeat, np.int64), each)),
         "policy": _coded(np.tile(np.arange(each), points), tuple(policies)),
         "engine": _constant(engine, rows),
@@ -104,7 +106,7 @@ def outcome_table(
 
 def round_table(
     run_id: str,
-    ids: Sequence[str],
+    ids: Ids | Sequence[str],
     results: Results | Sequence[Results],
     policies: Sequence[str] = POLICIES,
     *,
@@ -129,7 +131,7 @@ def round_table(
     rows = values.shape[1]
     arrays: dict[str, pa.Array] = {
         "run_id": _constant(run_id, rows),
-        "point_id": _spread(ids, np.repeat(place, each)),
+        "point_id": _texts(np.asarray(ids)[np.repeat(place, each)]),
         "policy": _coded(np.tile(np.arange(each), len(place)), tuple(policies)),
         "engine": _constant(engine, rows),
         "round": pa.array(np.repeat(number, each)),
@@ -141,7 +143,7 @@ def round_table(
 
 def point_table(
     run_id: str,
-    ids: Sequence[str],
+    ids: Ids | Sequence[str],
     repeat: NDArray[np.int64],
     columns: Columns,
     derived: Mapping[str, list[Any]] | None = None,
@@ -163,7 +165,7 @@ def point_table(
         raise SweepFault(f"unknown status among {sorted(unknown)}")
     arrays: dict[str, pa.Array] = {
         "run_id": _constant(run_id, rows),
-        "point_id": pa.array(ids, pa.string()),
+        "point_id": _texts(ids),
         "repeat": pa.array(np.asarray(repeat, np.int64)),
         "engine": _constant(engine, rows),
         **scenario_arrays(columns),
@@ -229,10 +231,17 @@ def table_of(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any
 
 
 def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
-    """A Parquet file; `keep` is kept in it (`kept` gives it back)."""
+    """A Parquet file; `keep` is kept in it (`kept` gives it back). What `written` leaves out is."""
     sink = pa.BufferOutputStream()
-    pq.write_table(_keeping(table, keep or {}), sink, **_options(table.schema))
+    table = _keeping(written(table), keep or {})
+    pq.write_table(table, sink, **_options(table.schema))
     return bytes(sink.getvalue())
+
+
+def written(table: Table) -> Table:
+    """The columns that a file gets. A declared one of NULLs only costs as much as numbers, and views have it anyway."""
+    empty = {name for name in table.column_names if table.column(name).null_count == len(table)}
+    return table.drop_columns(sorted(empty & _DECLARED)) if len(table) else table
 
 
 def file_of(table: Table | None) -> bytes:
@@ -326,12 +335,17 @@ def id_bytes(ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> NDArray[np.uint
     return np.concatenate(parts)
 
 
-def split_by_status(points: Table) -> tuple[Table, Table]:
-    """The rows that are ok, and the others."""
-    good = pc.equal(points.column("status").cast(pa.string()), "ok")
-    if pc.all(good).as_py():
-        return points, points.slice(len(points))
-    return points.filter(good), points.filter(pc.invert(good))
+def are_ok(points: Table) -> NDArray[np.bool_]:
+    """bool[rows]."""
+    found: NDArray[np.bool_] = pc.equal(points.column("status").cast(pa.string()), "ok").to_numpy()
+    return found
+
+
+def parted(table: Table, wanted: NDArray[np.bool_]) -> tuple[Table, Table]:
+    """The rows that are wanted, and the others."""
+    if wanted.all():
+        return table, table.slice(len(table))
+    return table.filter(pa.array(wanted)), table.filter(pa.array(~wanted))
 
 
 def common(ids: pa.ChunkedArray, known: Iterable[str]) -> list[str]:
@@ -426,8 +440,11 @@ def _by_column(
     return values.reshape(len(columns), -1)
 
 
-def _spread(ids: Sequence[str], place: NDArray[np.int64]) -> pa.Array:
-    return pa.array(ids, pa.string()).take(pa.array(place))
+def _texts(ids: Ids | Sequence[str]) -> pa.Array:
+    """Strings of one length each, from where they lie."""
+    ids = np.ascontiguousarray(ids, bytes)
+    ends = np.arange(len(ids) + 1, dtype=np.int32) * np.int32(ids.itemsize)
+    return pa.Array.from_buffers(pa.string(), len(ids), [None, pa.py_buffer(ends), pa.py_buffer(ids)])
 
 
 def _constant(text: str, rows: int) -> pa.Array:

@@ -1,6 +1,6 @@
 """The one writer of a run: takes finished rows, commits them, refuses a point that is done already."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sweep import compact, parts, rundir, schema, tables
 from sweep.errors import SweepFault, UserError
-from sweep.idset import IdSet, keys
+from sweep.identity import Ids
+from sweep.idset import IdSet, Keys, keys
 from sweep.locks import RunLock
 from sweep.places import Directory, Place
 
@@ -35,13 +36,14 @@ class RunWriter:
         self._number = layout.next_number
         self._save(status="running", counts={"points": None})
 
-    def done(self, ids: Sequence[str]) -> NDArray[np.bool_]:
-        """Which of these points have an ok row."""
-        return self._ids.ok.has(keys(ids))
+    def tried(self, ids: Ids, rerun_failed: bool = False) -> NDArray[np.bool_]:
+        """Which of these points a launch passes over (rundir.Ids)."""
+        return self._ids.tried(ids, rerun_failed)
 
-    def failed_ids(self) -> set[str]:
+    @property
+    def failed(self) -> int:
         """Points whose last attempt was not ok."""
-        return set(self._ids.failed)
+        return len(self._ids.failed)
 
     def expect(self, points: int) -> None:
         """How many points the plan has in all, done ones too, so that `ls` can say what is left."""
@@ -55,7 +57,7 @@ class RunWriter:
         """
         if not points.num_rows:
             return
-        self._check(outcomes, rounds, points)
+        own = self._check(outcomes, rounds, points)
         points = tables.explained(tables.raise_attempts(points, self._ids.failed), self._document["derived"])
         given = {"outcomes": outcomes, "rounds": rounds}
         made = {name: t if isinstance(t, bytes) else tables.file_of(t) for name, t in given.items()}
@@ -65,7 +67,7 @@ class RunWriter:
         make = partial(tables.parquet_bytes, points)
         part = parts.write(self._run, (number, number), siblings, make, self._lock.check)
         self._parts[part] = compact.Size(points.num_rows, sum(map(len, siblings.values())))
-        rundir.note_points(self._ids, points)
+        rundir.note_points(self._ids, points, own)
 
     def compact(self) -> None:
         """Merge small parts, so that a run is a few files however often it was committed."""
@@ -106,17 +108,17 @@ class RunWriter:
         thorough = isinstance(self._run, Directory)  # an object store has checksums, and would send the whole run
         for part, points, problem in parts.examined(self._run, layout, thorough):
             if points is not None:
-                good, _ = tables.split_by_status(points)
-                if self._ids.ok.has(keys(good.column("point_id"))).any():
+                own = keys(points.column("point_id"))
+                if (self._ids.ok.has(own) & tables.are_ok(points)).any():
                     points, problem = None, f"{self._run}/{parts.POINTS}/{part.file}: has points that are there already"
             if points is None:
                 parts.set_aside(self._run, layout, part)
                 self.problems.append(f"{problem}; set aside in {self._run}/{parts.DAMAGED}, its points run again")
                 continue
-            rundir.note_points(self._ids, points)
+            rundir.note_points(self._ids, points, own)
             self._parts[part] = compact.Size(points.num_rows, layout.bytes_of(part))
 
-    def _check(self, outcomes: Any | None, rounds: Any | None, points: Any) -> None:
+    def _check(self, outcomes: Any | None, rounds: Any | None, points: Any) -> Keys:
         for table, name in ((outcomes, "outcomes"), (rounds, "rounds"), (points, "points")):
             if table is not None and not isinstance(table, bytes):
                 _must_be_own(table, self.run_id, schema.TABLES[name])
@@ -125,6 +127,7 @@ class RunWriter:
             raise SweepFault("a point that is done was to be written again")
         if not ids.first().all():
             raise SweepFault("a point twice in one commit")
+        return ids
 
     def _save(self, **changes: Any) -> None:
         now = max(datetime.now(UTC).isoformat(), self._document["updated"])  # a clock may be set back

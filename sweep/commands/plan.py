@@ -54,7 +54,7 @@ def planned(
     run = None if fresh else store.latest_run(run_name(grid), engine)
     if run is None:
         return make_plan(grid, where), None
-    return make_plan(grid, where, store.done(run.run_id, rerun_failed)), run.run_id
+    return make_plan(grid, where, store.tried(run.run_id, rerun_failed)), run.run_id
 
 
 def show(made: "Plan", goes_on_with: str | None, chosen: Format, *, points: bool = False) -> None:
@@ -139,17 +139,19 @@ def list_points(made: "Plan", chosen: Format) -> None:
 
 def _stored(made: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """Sizes in bytes, sparsity filled in."""
+    from sweep.identity import texts
     from sweep.tables import scenario_table
 
     for block in made.points():
         stored = scenario_table(block.columns).select(names).to_pydict().values()
-        yield from zip(block.ids, block.repeat.tolist(), *stored, *block.derived.values(), strict=True)
+        yield from zip(texts(block.ids), block.repeat.tolist(), *stored, *block.derived.values(), strict=True)
 
 
 def _spelled(made: "Plan", fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """Sizes with their units, what is absent empty."""
     from sweep.axes import spell_column
+    from sweep.identity import texts
 
     for block in made.points():
         spelled = (spell_column(name, block.columns[name]) for name in fields)
-        yield from zip(block.ids, block.repeat.tolist(), *spelled, *block.derived.values(), strict=True)
+        yield from zip(texts(block.ids), block.repeat.tolist(), *spelled, *block.derived.values(), strict=True)

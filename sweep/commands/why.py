@@ -116,11 +116,11 @@ def _columns(stored: dict[str, Any]) -> "Columns":
 def _in_grid(prefix: str, grid: "Grid") -> Iterator[Found]:
     """Raw points of the grid whose id starts so; the first of equal ones."""
     from engine import MODEL_VERSION
-    from sweep.identity import point_ids
+    from sweep.identity import point_ids, texts
 
     seen: set[str] = set()
     for chunk in grid.chunks(checked=False):
-        for row, point_id in enumerate(point_ids(chunk.columns)):
+        for row, point_id in enumerate(texts(point_ids(chunk.columns))):
             if point_id.startswith(prefix) and point_id not in seen:
                 seen.add(point_id)
                 repeat = int(chunk.repeat[row])

@@ -53,7 +53,7 @@ class Labels:
 
     run_id: str
     policies: Sequence[str]
-    ids: Sequence[str]
+    ids: NDArray[np.bytes_]
     repeat: NDArray[np.int64]
 
 

@@ -1,6 +1,6 @@
 """Stores for tests: made-up results, written through the real writer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
 from engine.policy import POLICIES
 from engine.scenario import Columns, Scenario, columns_of
 from sweep import parts, tables
+from sweep.identity import Ids
 from sweep.places import Directory, Place
 from sweep.store import RunWriter, Store
 
@@ -39,6 +40,16 @@ class FakeGrid:
 
 def point_id(number: int) -> str:
     return f"{number:020x}"
+
+
+def named(numbers: Iterable[int]) -> Ids:
+    return np.array([point_id(number) for number in numbers], bytes)
+
+
+def has_ok(writer: RunWriter, numbers: Iterable[int]) -> list[bool]:
+    """Which of these points the run has an ok row of."""
+    found: list[bool] = writer.tried(named(numbers), rerun_failed=True).tolist()
+    return found
 
 
 def scenarios(count: int) -> Columns:

@@ -24,7 +24,7 @@ from sweep.store import Store
 from tests.sweep import fakes
 from tests.sweep.buckets import BUCKET, SECRET, Proxy, s3
 from tests.sweep.fakes import Told, grid
-from tests.sweep.stores import commit, opened, point_id
+from tests.sweep.stores import commit, has_ok, opened, point_id
 
 SEEDS = list(range(1, 9))
 
@@ -266,7 +266,7 @@ def test_damage_is_set_aside(place: Place, damage: str) -> None:
     assert {row["point_id"] for row in rows(place)} == {point_id(n) for n in (2, 3, 4)}
     with opened(place) as again:
         assert [name in problem for problem in again.problems] == [True]
-        assert again.done([point_id(n) for n in range(5)]).tolist() == [False] * 2 + [True] * 3
+        assert has_ok(again, range(5)) == [False] * 2 + [True] * 3
     assert [entry.is_place for entry in there.child(parts.DAMAGED).entries()] == [False] * (
         2 if damage == "gone" else 3
     )
@@ -301,7 +301,7 @@ def test_a_lease_keeps_others_out(bucket: str, monkeypatch: pytest.MonkeyPatch) 
         process.wait()
     assert Store(root).find("last").status == "interrupted"
     with opened(root) as writer:
-        assert writer.done([point_id(i) for i in range(4)]).tolist() == [True, True, True, False]
+        assert has_ok(writer, range(4)) == [True, True, True, False]
 
 
 @pytest.fixture

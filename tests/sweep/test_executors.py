@@ -33,6 +33,7 @@ from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes, how_it_died
 from sweep.executors.ray import RayTasks
 from tests.sweep import fakes
+from tests.sweep.stores import named
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
@@ -115,15 +116,15 @@ def test_every_executor_gives_the_same_rows(executor: Executor) -> None:
 def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
     """The rows that the driver would have made of the results; where a point fails the results come as they are."""
     columns, repeat = points(1, 2, 3, rounds=2), np.zeros(3, np.int64)
-    labels = Labels("run", ("none", "munmap"), [f"{i:020x}" for i in range(3)], repeat)
+    labels = Labels("run", ("none", "munmap"), named(range(3)), repeat)
     done = answers(executor, Batch(1, columns, runner=fakes.RUNNER, labels=labels))[1]
     assert done.results is None
     assert done.files is not None
     results = fakes.run_batch(columns)
     outcomes = tables.outcome_table("run", labels.ids, repeat, columns, results, labels.policies)
     rounds = tables.round_table("run", labels.ids, results, labels.policies)
-    assert tables.read_part(done.files["outcomes"], "").equals(outcomes)
-    assert tables.read_part(done.files["rounds"], "").equals(rounds)
+    assert tables.read_part(done.files["outcomes"], "").equals(tables.written(outcomes))
+    assert tables.read_part(done.files["rounds"], "").equals(tables.written(rounds))
     done = answers(executor, Batch(2, points(1, fakes.RAISES, 3), runner=fakes.RUNNER, labels=labels))[2]
     assert done.files is None
     assert done.results is not None

@@ -13,7 +13,7 @@ from engine import MODEL_VERSION
 from engine.scenario import Scenario, columns_of
 from sweep import identity
 from sweep.grid import parse
-from sweep.identity import canonical, canonical_json, point_id, point_ids, run_name
+from sweep.identity import canonical, canonical_json, point_id, point_ids, run_name, texts
 
 shares = st.integers(0, 10**6).map(lambda n: n / 10**6)
 pages = st.integers(1, 1 << 20).map(lambda n: n * 65536)
@@ -44,9 +44,9 @@ def scenarios(draw: st.DrawFn) -> Scenario:
 def test_fast_ids_are_the_documented_ones(rows: list[Scenario]) -> None:
     """Whatever columns vary, point_ids hashes the canonical JSON of each row, which is json.dumps of `canonical`."""
     columns = columns_of(rows)
-    texts = [canonical_json(columns, i) for i in range(len(rows))]
-    assert point_ids(columns) == [point_id(text) for text in texts]
-    for i, text in enumerate(texts):
+    canonical_texts = [canonical_json(columns, i) for i in range(len(rows))]
+    assert texts(point_ids(columns)) == [point_id(text) for text in canonical_texts]
+    for i, text in enumerate(canonical_texts):
         assert json.loads(text) == canonical(columns, i) | {"model_version": MODEL_VERSION}
 
 
@@ -75,7 +75,7 @@ def test_model_version_is_part_of_an_id(monkeypatch: pytest.MonkeyPatch) -> None
     columns = columns_of([Scenario(virt=1 << 30, sparsity=0.5)])
     before = point_ids(columns)
     monkeypatch.setattr(identity, "MODEL_VERSION", MODEL_VERSION + 1)
-    assert point_ids(columns) != before
+    assert point_ids(columns).tolist() != before.tolist()
 
 
 def test_equal_rows_have_equal_ids_wherever_they_stand() -> None:
@@ -86,7 +86,7 @@ def test_equal_rows_have_equal_ids_wherever_they_stand() -> None:
     together = [point_id for chunk in grid.chunks(100) for point_id in point_ids(chunk.columns)]
     assert together == [point_id for chunk in grid.chunks(1) for point_id in point_ids(chunk.columns)]
     columns, _ = grid.columns_at(np.array([3, 0]))
-    assert point_ids(columns) == [together[3], together[0]]
+    assert point_ids(columns).tolist() == [together[3], together[0]]
 
 
 def test_run_name() -> None:

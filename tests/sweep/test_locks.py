@@ -14,7 +14,7 @@ from sweep import locks
 from sweep.errors import UserError
 from sweep.places import Directory
 from sweep.store import Store
-from tests.sweep.stores import opened, point_id
+from tests.sweep.stores import has_ok, opened
 
 HOLD = """
 import sys, time
@@ -55,7 +55,7 @@ def test_one_writer_a_run(tmp_path: Path, other: Callable[[], "subprocess.Popen[
         process.wait()
     assert store.find("last").status == "interrupted"
     with opened(tmp_path) as writer:
-        assert writer.done([point_id(i) for i in range(4)]).tolist() == [True, True, True, False]
+        assert has_ok(writer, range(4)) == [True, True, True, False]
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from engine.run import forecast
 from sweep import plan, space
 from sweep.errors import UserError
 from sweep.grid import Grid, parse
-from sweep.identity import point_ids
+from sweep.identity import Ids, point_ids
 from sweep.plan import PlanAccount, make_plan
 
 BASE = "schema: sweep/1\nname: a\nfixed: {virt: 1GiB, sparsity: 0.9}\n"
@@ -29,11 +29,11 @@ def grid_of(text: str, *overrides: str) -> Grid:
     return parse(text, "g.yaml", overrides)
 
 
-def ids_of(grid: Grid) -> list[str]:
+def ids_of(grid: Grid) -> list[bytes]:
     return [point_id for chunk in grid.chunks() for point_id in point_ids(chunk.columns)]
 
 
-def planned(made: plan.Plan) -> list[str]:
+def planned(made: plan.Plan) -> list[bytes]:
     return [point_id for block in made.points() for point_id in block.ids]
 
 
@@ -99,7 +99,7 @@ def test_done_points_are_left_out(done: list[int]) -> None:
     ids = ids_of(grid)
     finished = {ids[i] for i in done}
 
-    def asked(wanted: list[str]) -> NDArray[np.bool_]:
+    def asked(wanted: Ids) -> NDArray[np.bool_]:
         return np.array([point_id in finished for point_id in wanted], bool)
 
     made = make_plan(grid, None, asked)
@@ -111,7 +111,7 @@ def test_blocks_carry_columns_repeats_and_derived_values() -> None:
     """A block's rows belong together, and its derived columns are those of its points."""
     made = make_plan(grid_of(AXES + "exclude: [{threads: 8}]\nrepeats: 2\nderive: {pages: zap / 4096, way: order}\n"))
     for block in made.points():
-        assert point_ids(block.columns) == block.ids
+        assert point_ids(block.columns).tolist() == block.ids.tolist()
         assert (block.columns["seed"] == block.repeat).all()
         assert block.derived["pages"] == (block.columns["zap"] / 4096).tolist()
         assert block.derived["way"] == ["sequential"] * len(block.ids)

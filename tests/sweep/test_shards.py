@@ -30,7 +30,8 @@ SMALL = Scenario(virt=GIB, sparsity=0.99)
 
 def block(*scenarios: Scenario) -> PointBlock:
     points = len(scenarios)
-    return PointBlock([f"{i:020d}" for i in range(points)], columns_of(scenarios), np.zeros(points, np.int64), {})
+    names = np.array([f"{i:020d}" for i in range(points)], bytes)
+    return PointBlock(names, columns_of(scenarios), np.zeros(points, np.int64), {})
 
 
 def tasks(*scenarios: Scenario, workers: int = 2, ns: float = 1e6) -> list[Task]:

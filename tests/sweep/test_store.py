@@ -14,7 +14,18 @@ from sweep.errors import SweepFault, UserError
 from sweep.places import Directory
 from sweep.provenance import collect
 from sweep.store import Store, open_store
-from tests.sweep.stores import ROUNDS, FakeGrid, commit, filled, opened, part_paths, point_id, point_rows
+from tests.sweep.stores import (
+    ROUNDS,
+    FakeGrid,
+    commit,
+    filled,
+    has_ok,
+    named,
+    opened,
+    part_paths,
+    point_id,
+    point_rows,
+)
 
 
 def test_a_launch_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
@@ -25,13 +36,13 @@ def test_a_launch_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
     with opened(tmp_path) as second:
         assert second.resumed
         assert second.run_id == first.run_id
-        assert second.done([point_id(2), point_id(3)]).tolist() == [True, False]
+        assert has_ok(second, [2, 3]) == [True, False]
         commit(second, 3, 2)
         second.finish("ok", {})
     info = Store(tmp_path).find("last")
     assert (info.status, info.ok, info.failed, info.todo) == ("ok", 5, 0, 0)
     assert len(info.document["launches"]) == 2
-    assert Store(tmp_path).done(info.run_id)([point_id(4), point_id(5)]).tolist() == [True, False]
+    assert Store(tmp_path).tried(info.run_id)(named([4, 5])).tolist() == [True, False]
 
 
 def test_fresh_starts_another_run(tmp_path: Path) -> None:
@@ -79,13 +90,13 @@ def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None
     with opened(tmp_path) as writer:
         commit(writer, 0, 2, "failed", error="it broke")
         commit(writer, 1, 1, "timeout")
-        assert writer.failed_ids() == {point_id(0), point_id(1)}
+        assert writer.failed == 2
         writer.finish("failed", {})
     assert Store(tmp_path).find("last").failed == 2
     with opened(tmp_path) as writer:
-        assert not writer.done([point_id(0)]).any()
+        assert not any(has_ok(writer, [0]))
         commit(writer, 0, 3)
-        assert writer.failed_ids() == set()
+        assert writer.failed == 0
         writer.finish("ok", {})
     attempts = [
         row
@@ -134,7 +145,7 @@ def test_a_kill_within_a_commit_loses_that_commit_only(
     assert Store(tmp_path).find("last").status == "interrupted"
 
     with opened(tmp_path) as again:
-        assert again.done([point_id(1), point_id(2)]).tolist() == [True, False]
+        assert has_ok(again, [1, 2]) == [True, False]
         assert {path.name for table in schema.TABLES for path in (run / table).iterdir()} == first
         commit(again, 2, 2)
     assert [len(part_paths(run, table)) for table in schema.TABLES] == [2, 2, 2]
@@ -233,13 +244,13 @@ def test_a_damaged_part_is_set_aside(tmp_path: Path, table: str, damage: str) ->
             kept = {path.name for path in (run / "damaged").iterdir()}
             others = {f"{other}-{part.name}" for other in schema.TABLES if (damage, other) != ("gone", table)}
             assert kept == others
-        assert again.done([point_id(n) for n in range(5)]).tolist() == [False] * 2 + [True] * 3
+        assert has_ok(again, range(5)) == [False] * 2 + [True] * 3
         commit(again, 0, 2)
         again.finish("ok", {})
         assert Store(tmp_path).find("last").ok == 5
     with opened(tmp_path) as third:
         assert third.problems == []
-        assert third.done([point_id(n) for n in range(5)]).all()
+        assert all(has_ok(third, range(5)))
 
 
 def test_a_part_that_repeats_points_is_set_aside(tmp_path: Path) -> None:
@@ -252,7 +263,7 @@ def test_a_part_that_repeats_points_is_set_aside(tmp_path: Path) -> None:
         path.with_name(path.name.replace("000001", "000007")).write_bytes(path.read_bytes())
     with opened(tmp_path) as again:
         assert ["has points that are there already" in problem for problem in again.problems] == [True]
-        assert again.done([point_id(0), point_id(1)]).all()
+        assert all(has_ok(again, [0, 1]))
     assert [len(part_paths(run, table)) for table in schema.TABLES] == [1, 1, 1]
 
 
@@ -267,7 +278,7 @@ def test_many_commits_become_one_file(tmp_path: Path) -> None:
     assert [path.name.partition(".")[0] for path in (run / "points").iterdir()] == ["part-000001-000006"]
     with opened(tmp_path) as again:
         assert again.problems == []
-        assert again.failed_ids() == {point_id(9)}
+        assert again.failed == 1
         commit(again, 5, 2)
         commit(again, 9, 1)
         again.finish("ok", {})
@@ -311,7 +322,7 @@ def test_a_kill_within_a_merge_loses_and_doubles_nothing(
         assert sorted(point for rows in found for point in rows) == sorted([point_id(n) for n in range(3)] * each)
     with opened(tmp_path) as again:
         assert again.problems == []
-        assert again.done([point_id(n) for n in range(3)]).all()
+        assert all(has_ok(again, range(3)))
         again.finish("ok", {})
     assert [len(list((run / table).iterdir())) for table in schema.TABLES] == [1, 1, 1]
 
@@ -349,7 +360,7 @@ def test_a_disk_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.undo()
     with opened(tmp_path) as again:
         assert again.problems == []
-        assert again.done([point_id(n) for n in range(4)]).tolist() == [True, True, False, False]
+        assert has_ok(again, range(4)) == [True, True, False, False]
     assert not list(tmp_path.rglob("*.tmp"))
 
 
