@@ -12,6 +12,7 @@ from engine.jit import inner
 from engine.keyed import GOLDEN, OF_COUNT, OF_FIRST, OF_SPAN, mix
 
 SEVERAL = np.uint16(SEVERAL_INSIDE)
+TWO, THREE = np.uint64(2), np.uint64(3)
 
 
 @inner
@@ -143,21 +144,23 @@ def settle_ends(
 def next_flag(flags: Any, i: Any) -> Any:
     """The first i or above with flags[i] != 0, or flags.size; uint16[n], n a multiple of 4."""
     words = flags.view(np.uint64)
-    w, n = i >> 2, words.size
-    if w < n:
+    w, n, four, eight = np.uint64(i >> 2), np.uint64(words.size), np.uint64(4), np.uint64(8)  # unsigned: none counts
+    if w < n:  # from the end
         x = words[w] & ~((ONE << np.uint64(16 * (i & 3))) - ONE)
         if x != ZERO:
-            return w * 4 + (first_set(x) >> 4)
-        w += 1
-    while w + 8 <= n:  # mostly there is none: 32 at once
-        x = words[w] | words[w + 1] | words[w + 2] | words[w + 3]
-        if x | words[w + 4] | words[w + 5] | words[w + 6] | words[w + 7] != ZERO:
+            return np.int64(w * four) + (first_set(x) >> 4)
+        w += ONE
+    while w + eight <= n:  # mostly there is none: 32 at once
+        x = words[w] | words[w + ONE] | words[w + TWO] | words[w + THREE]
+        w += four
+        if x | words[w] | words[w + ONE] | words[w + TWO] | words[w + THREE] != ZERO:
+            w -= four
             break
-        w += 8
+        w += four
     while w < n:
         if words[w] != ZERO:
-            return w * 4 + (first_set(words[w]) >> 4)
-        w += 1
+            return np.int64(w * four) + (first_set(words[w]) >> 4)
+        w += ONE
     return flags.size
 
 
