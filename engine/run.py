@@ -30,6 +30,10 @@ KERNELS = (
 )
 
 
+ROW_NS = 6_000
+"""Of a point of no size: to encode and finish it, and to write its rows."""
+
+
 def run_batch(columns: Columns) -> Results:
     """Outcomes of complete columns (engine.scenario.complete), a row by itself. Raises ScenarioError."""
     check(columns)
@@ -173,5 +177,5 @@ def forecast(columns: Columns) -> Forecast:
     in_walk = 90 + entries / 8 + placed + 20 * calls + 5.0 * p * entries * (columns["refault"] > 0)
     way = ways(points)
     each = np.choose(way, (in_walk, in_slots, in_parts, in_counts))
-    ns = np.asarray(points[:, lay.END_TABLE] * rounds * each + 20_000, np.float64)
+    ns = np.asarray(points[:, lay.END_TABLE] * rounds * each + ROW_NS, np.float64)
     return Forecast(ns[which], frozenset(np.unique(way).tolist()))
