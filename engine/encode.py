@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,20 @@ def encode(columns: Columns) -> Encoded:
     offsets = np.append(0, np.cumsum(columns["rounds"]))
     seeds = columns["seed"].copy()  # contiguous, as kernels take it
     columns, kinds = kinds_of(columns)
+    content = tuple((name, kept.dtype.str, kept.tobytes()) for name, kept in columns.items() if name != "seed")
+    return Encoded(*encode_kinds(content), kinds, seeds, offsets)
+
+
+@lru_cache(maxsize=1)
+def encode_kinds(
+    content: tuple[tuple[str, str, bytes], ...],
+) -> tuple[NDArray[np.int64], NDArray[np.uint64], Cdfs]:
+    """par, lim and cdfs of kinds of points: of each column the name, the dtype and the bytes.
+
+    The last ones are kept: one batch after another has the same.
+    """
+    encode_kinds.cache_clear()  # as engine.chance.table, which keeps the CDFs
+    columns = {name: np.frombuffer(data, dtype) for name, dtype, data in content}
     par = encode_sizes(columns)
     lim = np.zeros((len(par), lay.LIMITS), np.uint64)
     entries = par[:, lay.ENTRIES]
@@ -93,7 +108,7 @@ def encode(columns: Columns) -> Encoded:
     for n, (least, most) in pool.ranges.items():
         par[par[:, lay.PLACES] == n, lay.SPANS : lay.MOST + 1] = first_row.get(n, 0), least, most
         par[entries == n, lay.PIN_SPANS] = first_row.get(n, 0)
-    return Encoded(par, lim, cdfs, kinds, seeds, offsets)
+    return par, lim, cdfs
 
 
 def encode_sizes(columns: Columns) -> NDArray[np.int64]:
