@@ -13,7 +13,8 @@ NEVER, MAYBE, ALWAYS = 0, 1, 2
 FULL = 1 << 64
 CELL_BITS, INSIDE_BITS = 12, 4
 CELLS = 1 << CELL_BITS
-EDGES = np.arange(CELLS, dtype=np.uint64) << np.uint64(64 - CELL_BITS)
+CELL = np.uint64(64 - CELL_BITS)
+CELL_LOW = (np.uint64(1) << CELL) - np.uint64(1)
 NONE_INSIDE, SEVERAL_INSIDE = 64, 128
 """A CDF's cells: 12 bits number them, 4 more tell where inside one a limit lies; marks that no 4 bits are."""
 
@@ -61,8 +62,10 @@ class Cdfs(NamedTuple):
 def cdf_of(low: int, values: list[int]) -> Cdf:
     """From its limits, that of low first."""
     limits = np.array(values, np.uint64)
-    below = limits.searchsorted(EDGES, side="right")
-    above = np.append(limits.searchsorted(EDGES[1:], side="left"), len(limits))
+    cell = (limits >> CELL).astype(np.int64)
+    above = np.cumsum(np.bincount(cell, minlength=CELLS))  # limits below the cell's end
+    inner = (limits & CELL_LOW) != 0
+    below = np.cumsum(np.bincount(cell + inner, minlength=CELLS)[:CELLS])  # limits up to its beginning
     inside = np.append(limits, np.uint64(0))[below] >> np.uint64(48) & np.uint64((1 << INSIDE_BITS) - 1)
     marks = np.where(above == below + 1, inside.astype(np.int64), SEVERAL_INSIDE)
     marks[above <= below] = NONE_INSIDE
@@ -104,12 +107,14 @@ def span(n: int, k: int) -> Cdf:
     if k < 2:
         return cdf_of(0, [])
     share, downwards = (1 << 128) // n, []  # C(s, k - 1) / (k C(n, k)) for s = n - 1, in 2^-128
-    for s in range(n - 2, k - 2, -1):
-        share = share * (s - k + 2) // (s + 1)
-        value = share * ((n - s) * k + s - k + 1) >> 64
+    ways = n + k - 1  # (n - s) k + s - k + 1 for s = n - 2
+    for above in range(n - 1, k - 1, -1):  # s + 1
+        share = share * (above - k + 1) // above
+        value = share * ways >> 64
         if value == 0:
             break
         downwards.append(value)
+        ways += k - 1
     return cdf_of(n - 1 - len(downwards), downwards[::-1])
 
 

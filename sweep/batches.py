@@ -94,11 +94,16 @@ class Stock:
     def left_ns(self) -> float:
         return float(self.cost_ns[-1] - self.cost_ns[self.at])
 
-    def take(self, cost_ns: float) -> Task:
-        """At least one point, and no more than the bounds."""
+    def take(self, cost_ns: float, last: bool = False) -> Task:
+        """At least one point, and no more than the bounds.
+
+        If nothing follows these, what is a task and some is two of a size: for few points left all others would wait.
+        """
+        two = last and TASK_POINTS < self.points < 2 * TASK_POINTS
+        most = -(-self.points // 2) if two else TASK_POINTS
         by_cost = int(np.searchsorted(self.cost_ns, self.cost_ns[self.at] + cost_ns))
         by_rounds = int(np.searchsorted(self.rounds, self.rounds[self.at] + TASK_ROUNDS, "right")) - 1
-        start, stop = self.at, max(min(by_cost, by_rounds, self.at + TASK_POINTS, len(self.block.ids)), self.at + 1)
+        start, stop = self.at, max(min(by_cost, by_rounds, self.at + most, len(self.block.ids)), self.at + 1)
         if stop - start > 1 and self.cost_ns[stop] - self.cost_ns[stop - 1] > cost_ns:
             stop -= 1  # a point that is more than a task by itself
         self.at = stop
@@ -146,7 +151,7 @@ class Batcher:
         stock = self._filled(target_ns)
         if stock is None or not stock.points:
             return None
-        task = stock.take(target_ns)
+        task = stock.take(target_ns, last=self._left_ns < 1.001 * stock.left_ns)
         self._left_ns -= task.estimate_ns
         if self._cuts is None or self._workers < 2 or len(task) > 1 or task.estimate_ns * self.ratio <= TASK_NS:
             return task

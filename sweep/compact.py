@@ -68,7 +68,7 @@ def merge(run: Place, group: list[Part], check: Callable[[], None]) -> Part:
     names = {
         table: [f"{table}/{part.file}" for part in group if part.file in layout.files[table]] for table in layout.files
     }
-    siblings = {table: _merged(run, names[table]) for table in parts.SIBLINGS if names[table]}
+    siblings = {table: parts.sealed(_merged(run, names[table])) for table in parts.SIBLINGS if names[table]}
     reach = (group[0].first, max(part.last for part in group))
     wide = parts.write(run, reach, siblings, partial(_merged, run, names[parts.POINTS]), check)
     run.delete(*(name for of_table in names.values() for name in of_table))

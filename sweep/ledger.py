@@ -16,6 +16,7 @@ from sweep.batches import Task, joined, picked
 from sweep.compact import PART_POINTS
 from sweep.executors.base import Done, Failure, Labels
 from sweep.identity import texts
+from sweep.parts import File
 from sweep.plan import PointBlock
 from sweep.store import RunWriter
 
@@ -42,7 +43,7 @@ class Entry:
     attempt: int
     node: str | None
     cpu_ns: int | None
-    files: Mapping[str, bytes] | None = None
+    files: Mapping[str, File] | None = None
 
     def __len__(self) -> int:
         return len(self.block.ids)

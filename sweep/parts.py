@@ -56,6 +56,18 @@ class Layout:
         return 1 + max(found, default=0)
 
 
+@dataclass(frozen=True, slots=True)
+class File:
+    """What becomes a file of a part, and its stamp: whoever makes the one makes the other."""
+
+    data: bytes
+    stamp: str
+
+
+def sealed(data: bytes) -> File:
+    return File(data, stamp(data))
+
+
 def look(run: Place) -> Layout:
     """What lies in a run. Looks again while parts are being merged: a listing may miss what comes and what goes."""
     for _ in range(_LOOKS):
@@ -94,7 +106,7 @@ def _part(name: str) -> Part | None:
 def write(
     run: Place,
     reach: tuple[int, int],
-    siblings: Mapping[str, bytes],
+    siblings: Mapping[str, File],
     points: Callable[[Mapping[str, str]], bytes],
     check: Callable[[], None],
 ) -> Part:
@@ -102,12 +114,12 @@ def write(
 
     `points` makes the points part, given what is to be kept in it: the hashes of the others.
     """
-    data = points({table: stamp(content) for table, content in siblings.items()})
+    data = points({table: file.stamp for table, file in siblings.items()})
     digest = hashed(data)[:_DIGITS]
     numbers = "-".join(f"{number:06d}" for number in dict.fromkeys(reach))
     part = Part(*reach, digest, f"part-{numbers}.{digest}.parquet")
-    for table, content in siblings.items():
-        run.put(f"{table}/{part.file}", content)
+    for table, file in siblings.items():
+        run.put(f"{table}/{part.file}", file.data)
     check()
     run.put(f"{POINTS}/{part.file}", data)
     return part

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -41,10 +41,12 @@ _PARQUET = {
     "write_statistics": ["run_id", "status", "attempt"],
     "max_rows_per_page": 1 << 20,
     "data_page_size": 1 << 24,
+    "write_batch_size": 1 << 16,
 }
-"""A page a column, as each page costs again what values that repeat save. Numbers as they are: with a dictionary they
-take twice as long to write, are no quicker to ask, and a third smaller. Zstandard would save more, but take longer to
-write and to read. Extremes help a query where they leave a file out: those of counters and policies never do."""
+"""A column at once and on one page, as each page costs again what values that repeat save. Numbers as they are: with a
+dictionary they take twice as long to write, are no quicker to ask, and a third smaller. Zstandard would save more, but
+take longer to write and to read. Extremes help a query where they leave a file out: those of counters and policies
+never do."""
 ROW_GROUP = 61_440
 """Rows of a merged part that are in memory at once, and what a thread of DuckDB then takes."""
 
@@ -91,7 +93,7 @@ def outcome_table(
         "repeat": pa.array(np.repeat(np.asarray(repeat, np.int64), each)),
         "policy": _coded(np.tile(np.arange(each), points), tuple(policies)),
         "engine": _constant(engine, rows),
-        **scenario_arrays({name: np.repeat(values, each) for name, values in columns.items()}),
+        **scenario_arrays(columns, each),
     }
     for name, row in zip(outcome.COLUMNS, values, strict=True):
         arrays[name] = pa.array(row) if name in known else pa.nulls(rows, pa.int64())
@@ -198,25 +200,26 @@ def explained(points: Table, derived: Mapping[str, str]) -> Table:
     return points.cast(pa.schema(fields, points.schema.metadata))
 
 
-def scenario_arrays(columns: Columns) -> dict[str, pa.Array]:
-    """The scenario's fields as they are stored: choices as text, sparsity always filled, res NULL where absent.
+def scenario_arrays(columns: Columns, each: int = 1) -> dict[str, pa.Array]:
+    """The scenario's fields as they are stored, each row so often: choices as text, sparsity always filled.
 
-    A trace has its own columns, and none of these.
+    res is NULL where absent. A trace has its own columns, and none of these.
     """
     if is_trace(columns):
-        return {column.name: pa.array(columns[column.name]) for column in schema.TRACE}
+        return {column.name: pa.array(np.repeat(columns[column.name], each)) for column in schema.TRACE}
     arrays: dict[str, pa.Array] = {}
-    given = columns["res"] != ABSENT
+    res, rows = columns["res"], len(columns["res"]) * each
+    sparsity = np.where(res == ABSENT, columns["sparsity"], 1 - res / np.maximum(columns["virt"], 1))
     for field in FIELDS:
-        values = columns[field.name]
-        if field.kind == "choice":
-            arrays[field.name] = _coded(values, field.choices)
-        elif field.name == "sparsity":
-            arrays[field.name] = pa.array(np.where(given, 1 - columns["res"] / np.maximum(columns["virt"], 1), values))
+        values = sparsity if field.name == "sparsity" else columns[field.name]
+        if len(values) and (values == values[0]).all() and values[0] != ABSENT:
+            arrays[field.name] = _constant(field.choices[values[0]] if field.choices else values[0].item(), rows)
+        elif field.choices:
+            arrays[field.name] = _coded(np.repeat(values, each), field.choices)
         elif field.name == "res":
-            arrays[field.name] = pa.array(values, mask=~given)
+            arrays[field.name] = pa.array(np.repeat(values, each), mask=np.repeat(values == ABSENT, each))
         else:
-            arrays[field.name] = pa.array(values)
+            arrays[field.name] = pa.array(np.repeat(values, each))
     return arrays
 
 
@@ -418,9 +421,14 @@ def _declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array]
     extra = set(arrays) - set(declared.names)
     if extra:
         raise SweepFault(f"undeclared columns: {', '.join(sorted(extra))}")
-    ordered = [arrays[f.name].cast(f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in declared]
+    ordered = [_as(arrays[f.name], f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in declared]
     exact = [f.with_nullable(array.null_count > 0) for f, array in zip(declared, ordered, strict=True)]
     return pa.Table.from_arrays(ordered, schema=pa.schema(exact))
+
+
+def _as(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    """A cast to what it is takes as long as a small column."""
+    return array if array.type.equals(type_) else array.cast(type_)
 
 
 def _by_column(
@@ -447,8 +455,10 @@ def _texts(ids: Ids | Sequence[str]) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(ids), [None, pa.py_buffer(ends), pa.py_buffer(ids)])
 
 
-def _constant(text: str, rows: int) -> pa.Array:
-    return _coded(np.zeros(rows, np.int32), (text,))
+@lru_cache(maxsize=32, typed=True)
+def _constant(value: str | float, rows: int) -> pa.Array:
+    """The same in all rows. Kept: most of a scenario is, in one batch after another."""
+    return _coded(np.zeros(rows, np.int32), (value,)) if isinstance(value, str) else pa.array(np.full(rows, value))
 
 
 def _coded(codes: NDArray[Any], words: Sequence[str]) -> pa.Array:

@@ -14,6 +14,7 @@ from sweep.errors import SweepFault, UserError
 from sweep.identity import Ids
 from sweep.idset import IdSet, Keys, keys
 from sweep.locks import RunLock
+from sweep.parts import File
 from sweep.places import Directory, Place
 
 
@@ -60,13 +61,13 @@ class RunWriter:
         own = self._check(outcomes, rounds, points)
         points = tables.explained(tables.raise_attempts(points, self._ids.failed), self._document["derived"])
         given = {"outcomes": outcomes, "rounds": rounds}
-        made = {name: t if isinstance(t, bytes) else tables.file_of(t) for name, t in given.items()}
-        siblings = {name: data for name, data in made.items() if data}
+        made = {name: t if isinstance(t, File) else parts.sealed(tables.file_of(t)) for name, t in given.items()}
+        siblings = {name: file for name, file in made.items() if file.data}
         self._lock.check()
         number, self._number = self._number, self._number + 1
         make = partial(tables.parquet_bytes, points)
         part = parts.write(self._run, (number, number), siblings, make, self._lock.check)
-        self._parts[part] = compact.Size(points.num_rows, sum(map(len, siblings.values())))
+        self._parts[part] = compact.Size(points.num_rows, sum(len(file.data) for file in siblings.values()))
         rundir.note_points(self._ids, points, own)
 
     def compact(self) -> None:
@@ -120,7 +121,7 @@ class RunWriter:
 
     def _check(self, outcomes: Any | None, rounds: Any | None, points: Any) -> Keys:
         for table, name in ((outcomes, "outcomes"), (rounds, "rounds"), (points, "points")):
-            if table is not None and not isinstance(table, bytes):
+            if table is not None and not isinstance(table, File):
                 _must_be_own(table, self.run_id, schema.TABLES[name])
         ids = keys(points.column("point_id"))
         if self._ids.ok.has(ids).any():

@@ -19,6 +19,7 @@ from engine.finish import Tally
 from engine.outcome import Results
 from engine.scenario import Columns
 from sweep import memory, tables
+from sweep.parts import File, sealed
 
 MODEL = "engine.run:run_batch"
 """The engine's entry point, `module:function`. By name, so that a payload holds data and no code."""
@@ -89,7 +90,7 @@ class Failure:
 class Done:
     """The answer. `results` holds the points that ran, in order; `failures` are (place in the batch, why).
 
-    `files` stand for the results of a batch with labels in which every point ran: tables.file_of each. `failure` is
+    `files` stand for the results of a batch with labels in which every point ran: a file of each. `failure` is
     the batch's, if it did not run; a shard's answer is its `tally`. What loading or compiling the engine took is in no
     figure.
     """
@@ -103,7 +104,7 @@ class Done:
     cpu_ns: int = 0
     wall_ns: int = 0
     tally: Tally | None = None
-    files: Mapping[str, bytes] | None = None
+    files: Mapping[str, File] | None = None
 
 
 class Executor(Protocol):
@@ -165,11 +166,12 @@ def run_batch(batch: Batch, begins: Callable[[], None] = lambda: None) -> Done:
     return replace(done, results=replace(results, values=_small(results.values), rounds=_small(results.rounds)))
 
 
-def _files(labels: Labels, columns: Columns, results: Results) -> dict[str, bytes]:
+def _files(labels: Labels, columns: Columns, results: Results) -> dict[str, File]:
     """The Parquet files of `outcomes` and `rounds`; what they cost is in no figure, as what the driver's cost."""
     outcomes = tables.outcome_table(labels.run_id, labels.ids, labels.repeat, columns, results, labels.policies)
     rounds = tables.round_table(labels.run_id, labels.ids, results, labels.policies)
-    return {"outcomes": tables.file_of(outcomes), "rounds": tables.file_of(rounds)}
+    made = {"outcomes": outcomes, "rounds": rounds}
+    return {name: sealed(tables.file_of(table)) for name, table in made.items()}
 
 
 def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:

@@ -66,6 +66,13 @@ def test_a_task_is_a_second_of_work(real: float) -> None:
     assert np.allclose(middle, min(TASK_NS, bound), rtol=0.05)
 
 
+def test_few_points_are_no_task_of_their_own() -> None:
+    """Of cheap points, whose tasks are full, the last two are of a size."""
+    for points, last in ((2 * TASK_POINTS + 1_000, [TASK_POINTS, 4_596, 4_596]), (2 * TASK_POINTS, [TASK_POINTS] * 2)):
+        tasks = run(Batcher(blocks([points // 2, points // 2]), each(1e3), 1e3 * points, 2))
+        assert [len(task) for task in tasks] == last
+
+
 def test_small_at_the_start_and_towards_the_end() -> None:
     """The first task is a probe; the last ones share what is left; none but the last is below a tenth of a second."""
     ns, points, workers = 1e7, 4_000, 4

@@ -123,8 +123,8 @@ def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
     results = fakes.run_batch(columns)
     outcomes = tables.outcome_table("run", labels.ids, repeat, columns, results, labels.policies)
     rounds = tables.round_table("run", labels.ids, results, labels.policies)
-    assert tables.read_part(done.files["outcomes"], "").equals(tables.written(outcomes))
-    assert tables.read_part(done.files["rounds"], "").equals(tables.written(rounds))
+    assert tables.read_part(done.files["outcomes"].data, "").equals(tables.written(outcomes))
+    assert tables.read_part(done.files["rounds"].data, "").equals(tables.written(rounds))
     done = answers(executor, Batch(2, points(1, fakes.RAISES, 3), runner=fakes.RUNNER, labels=labels))[2]
     assert done.files is None
     assert done.results is not None

@@ -20,6 +20,7 @@ from sweep.executors.inline import Inline
 from sweep.grid import Grid, parse
 from sweep.launch import LaunchOptions, Summary, choose, launch
 from sweep.ledger import Ledger
+from sweep.parts import sealed
 from sweep.plan import make_plan
 from sweep.sql import Database
 from sweep.store import Store
@@ -365,7 +366,7 @@ def test_files_wait_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(Writer(), POLICIES)  # type: ignore[arg-type]
     monkeypatch.setattr(ledger, "_write", lambda entries: written.append([e.files is not None for e in entries]))
     task = Task(next(make_plan(grid([1])).points()), 1.0)
-    for files in (None, {"outcomes": b"", "rounds": b""}, None):
+    for files in (None, {"outcomes": sealed(b""), "rounds": sealed(b"")}, None):
         list(ledger.ran(task, Done(1, files=files)))
         ledger.commit_if_due()
         ledger.settle()
