@@ -144,8 +144,9 @@ def settle_ends(
 def next_flag(flags: Any, i: Any) -> Any:
     """The first i or above with flags[i] != 0, or flags.size; uint16[n], n a multiple of 4."""
     words = flags.view(np.uint64)
-    w, n, four, eight = np.uint64(i >> 2), np.uint64(words.size), np.uint64(4), np.uint64(8)  # unsigned: none counts
-    if w < n:  # from the end
+    # Unsigned, as Numba takes each index that might be negative for one from the end, and looks.
+    w, n, four, eight = np.uint64(i >> 2), np.uint64(words.size), np.uint64(4), np.uint64(8)
+    if w < n:
         x = words[w] & ~((ONE << np.uint64(16 * (i & 3))) - ONE)
         if x != ZERO:
             return np.int64(w * four) + (first_set(x) >> 4)
