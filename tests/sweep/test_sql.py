@@ -103,6 +103,20 @@ def test_rows_come_back(tmp_path: Path) -> None:
     assert per_round == [{"n": 8 * len(POLICIES) * ROUNDS, "first": 1}]
 
 
+def test_a_column_that_no_file_has_is_null(tmp_path: Path) -> None:
+    """A file lacks columns of NULLs only; each view has all of its columns, in their order."""
+    with opened(tmp_path) as writer:
+        commit(writer, 0, 4)
+    (part,) = part_paths(tmp_path / writer.run_id, "outcomes")
+    assert not {"install_ns", "trace"} & set(tables.read_part(part, "").column_names)
+    with Database(Store(tmp_path)) as database:
+        told = database.query("SELECT DISTINCT install_ns, trace, pt_reclaim FROM outcomes").to_pylist()
+        described = {view: database.query(f"DESCRIBE {view}").to_pylist() for view in schema.VIEWS}
+    assert told == [{"install_ns": None, "trace": None, "pt_reclaim": None}]
+    for view, columns in schema.VIEWS.items():
+        assert [row["column_name"] for row in described[view]] == [column.name for column in columns]
+
+
 def test_the_view_of_rounds_has_those_of_points_with_one_too(tmp_path: Path) -> None:
     """Whatever lies in which file: it is what the engine says of each round."""
     scenarios = [
