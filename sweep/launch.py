@@ -111,7 +111,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
             if todo:
                 progress.say(f"{writer.run_id}: {todo:,} point{'s' * (todo != 1)} on {why}")
                 Driver(plan, executor, ledger, options, progress, interrupts).run()
-            failed = writer.failed
+            failed = len(writer.failed_ids())
             cut_short = interrupts.asked and ledger.written < todo
             status = "interrupted" if cut_short else "failed" if failed else "ok"
         except (KeyboardInterrupt, UserError):

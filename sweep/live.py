@@ -135,7 +135,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
                 interrupts.gentle = True
                 run(plan, runner, log, options, progress, interrupts)
                 log.commit()
-                failed = writer.failed
+                failed = len(writer.failed_ids())
                 status = "interrupted" if interrupts.asked else "failed" if failed else "ok"
             except (KeyboardInterrupt, UserError):
                 status = "interrupted"

@@ -41,10 +41,9 @@ class RunWriter:
         """Which of these points a launch passes over (rundir.Ids)."""
         return self._ids.tried(ids, rerun_failed)
 
-    @property
-    def failed(self) -> int:
+    def failed_ids(self) -> set[str]:
         """Points whose last attempt was not ok."""
-        return len(self._ids.failed)
+        return set(self._ids.failed)
 
     def expect(self, points: int) -> None:
         """How many points the plan has in all, done ones too, so that `ls` can say what is left."""

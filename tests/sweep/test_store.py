@@ -90,13 +90,13 @@ def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None
     with opened(tmp_path) as writer:
         commit(writer, 0, 2, "failed", error="it broke")
         commit(writer, 1, 1, "timeout")
-        assert writer.failed == 2
+        assert writer.failed_ids() == {point_id(0), point_id(1)}
         writer.finish("failed", {})
     assert Store(tmp_path).find("last").failed == 2
     with opened(tmp_path) as writer:
         assert not any(has_ok(writer, [0]))
         commit(writer, 0, 3)
-        assert writer.failed == 0
+        assert writer.failed_ids() == set()
         writer.finish("ok", {})
     attempts = [
         row
@@ -278,7 +278,7 @@ def test_many_commits_become_one_file(tmp_path: Path) -> None:
     assert [path.name.partition(".")[0] for path in (run / "points").iterdir()] == ["part-000001-000006"]
     with opened(tmp_path) as again:
         assert again.problems == []
-        assert again.failed == 1
+        assert again.failed_ids() == {point_id(9)}
         commit(again, 5, 2)
         commit(again, 9, 1)
         again.finish("ok", {})
