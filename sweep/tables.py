@@ -33,7 +33,6 @@ _TYPES = {
 }
 Table: TypeAlias = pa.Table
 _CODED = pa.dictionary(pa.int32(), pa.string())
-_DECLARED = {column.name for columns in schema.TABLES.values() for column in columns}
 pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own returns pages at once, and each is expensive to get again
 _UNREADABLE = (pa.ArrowException, OSError)
 _PARQUET = {
@@ -234,7 +233,7 @@ def table_of(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any
 
 
 def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
-    """A Parquet file; `keep` is kept in it (`kept` gives it back). What `written` leaves out is."""
+    """A Parquet file; `keep` is kept in it (`kept` gives it back). What `written` leaves out is not."""
     sink = pa.BufferOutputStream()
     table = _keeping(written(table), keep or {})
     pq.write_table(table, sink, **_options(table.schema))
@@ -242,9 +241,17 @@ def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
 
 
 def written(table: Table) -> Table:
-    """The columns that a file gets. A declared one of NULLs only costs as much as numbers, and views have it anyway."""
-    empty = {name for name in table.column_names if table.column(name).null_count == len(table)}
-    return table.drop_columns(sorted(empty & _DECLARED)) if len(table) else table
+    """The columns that a file gets: NULLs cost as much to write as numbers, so none of what its run cannot have.
+
+    All files of a run and table have the same columns, so that they are a dataset for everybody.
+    """
+    absent = [
+        column.name
+        for columns, sign in ((schema.SCENARIO, "virt"), (schema.TRACE, "trace"), (schema.KERNEL, "kernel_release"))
+        if sign in table.column_names and table.column(sign).null_count == len(table)
+        for column in columns
+    ]
+    return table.drop_columns(absent) if len(table) else table
 
 
 def file_of(table: Table | None) -> bytes:

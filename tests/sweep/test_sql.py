@@ -6,7 +6,9 @@ import threading
 import time
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
@@ -104,7 +106,7 @@ def test_rows_come_back(tmp_path: Path) -> None:
 
 
 def test_a_column_that_no_file_has_is_null(tmp_path: Path) -> None:
-    """A file lacks columns of NULLs only; each view has all of its columns, in their order."""
+    """A file lacks what its run cannot have; each view has all of its columns, in their order."""
     with opened(tmp_path) as writer:
         commit(writer, 0, 4)
     (part,) = part_paths(tmp_path / writer.run_id, "outcomes")
@@ -350,3 +352,19 @@ def test_readers_see_each_row_once_while_parts_are_merged(tmp_path: Path, monkey
     assert all(row == {"n": 21, "distinct_n": 21} for row in seen)
     for database in early:
         database.close()
+
+
+def test_a_run_is_a_dataset_for_anybody(tmp_path: Path) -> None:
+    """Plain readers take the columns of the first file: every file of a table has them all, whatever its rows hold."""
+    with opened(tmp_path) as writer:
+        commit(writer, 0, 4)
+        commit(writer, 4, 2, "failed", error="it broke")
+        commit(writer, 6, 1)
+    for name, rows in {"outcomes": 5 * len(POLICIES), "rounds": 5 * len(POLICIES) * ROUNDS, "points": 7}.items():
+        parts = [str(path) for path in part_paths(tmp_path / writer.run_id, name)]
+        table = pyarrow.dataset.dataset(parts).to_table()
+        assert table.num_rows == rows
+        assert len({tuple(pq.read_schema(part).names) for part in parts}) == 1
+        assert duckdb.sql(f"SELECT count(*) FROM read_parquet({parts})").fetchall() == [(rows,)]
+    assert table.column("error").to_pylist().count("it broke") == 2
+    assert table.column("res").to_pylist().count(None) == 3
