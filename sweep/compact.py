@@ -5,7 +5,6 @@ A kill at any moment leaves either the small ones or the wide one to count (part
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from sweep import parts, tables
 from sweep.parts import Part
@@ -68,9 +67,9 @@ def merge(run: Place, group: list[Part], check: Callable[[], None]) -> Part:
     names = {
         table: [f"{table}/{part.file}" for part in group if part.file in layout.files[table]] for table in layout.files
     }
-    siblings = {table: parts.sealed(_merged(run, names[table])) for table in parts.SIBLINGS if names[table]}
-    reach = (group[0].first, max(part.last for part in group))
-    wide = parts.write(run, reach, siblings, partial(_merged, run, names[parts.POINTS]), check)
+    merged = {table: parts.sealed(_merged(run, names[table])) for table in parts.SIBLINGS if names[table]}
+    merged[parts.POINTS] = parts.sealed(_merged(run, names[parts.POINTS], parts.stamps(merged)))
+    wide = parts.write(run, (group[0].first, max(part.last for part in group)), merged, check)
     run.delete(*(name for of_table in names.values() for name in of_table))
     return wide
 

@@ -1,7 +1,7 @@
 """Finished points on their way to the store: collected, then committed every few seconds."""
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,6 +70,7 @@ class Ledger:
     def __init__(self, writer: RunWriter, policies: Sequence[str]) -> None:
         self._writer, self._policies = writer, policies
         self._entries: list[Entry] = []
+        self._parts: deque[Entry] = deque()
         self._began = self._last = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "commit")
         self._commit: Future[None] | None = None
@@ -86,7 +87,9 @@ class Ledger:
         """For a task with points enough for a part, whose files the worker makes; None: the driver makes them."""
         if len(task) < PART_POINTS:
             return None
-        return Labels(self._writer.run_id, self._policies, task.block.ids, task.block.repeat)
+        writer, block = self._writer, task.block
+        attempt = writer.attempts(block.ids, task.attempt)
+        return Labels(writer.run_id, self._policies, block.ids, block.repeat, attempt, block.derived, writer.derived)
 
     def ran(self, task: Task, done: Done) -> Iterator[str]:
         """The engine answered for the task; failures are rows too. What is to be said of its points."""
@@ -108,16 +111,16 @@ class Ledger:
 
     def commit_if_due(self) -> None:
         """Start a commit if it is time. Raises what the one before met with."""
-        points, rounds = sum(map(len, self._entries)), sum(entry.rounds for entry in self._entries)
-        full = points >= MOST_POINTS or rounds >= MOST_ROUNDS
+        waiting = [*self._entries, *self._parts]
+        full = sum(map(len, waiting)) >= MOST_POINTS or sum(entry.rounds for entry in waiting) >= MOST_ROUNDS
         if self._commit is not None and (full or self._commit.done()):
             self.settle()
         now = time.monotonic()
         due = full or now - self._last >= max(COMMIT_S, (now - self._began) / PARTS_A_FOLD)
-        taken = [entry for entry in self._entries if due or entry.files is not None]  # files wait for no others
-        if taken and self._commit is None:
-            self._last = now if due else self._last
-            self._entries = [entry for entry in self._entries if entry not in taken]
+        if self._commit is None and (self._parts or (due and self._entries)):
+            taken: list[Entry] = []
+            if due:
+                self._last, taken, self._entries = now, self._entries, taken
             self._commit = self._thread.submit(self._write, taken)
 
     def commit(self) -> None:
@@ -141,18 +144,18 @@ class Ledger:
 
     def _write_rest(self) -> None:
         entries, self._entries = self._entries, []
-        if entries:
+        if entries or self._parts:
             self._thread.submit(self._write, entries).result()  # there: its memory is warm
 
     def _write(self, entries: list[Entry]) -> None:
-        """A part for each task that comes as files, and one for all others."""
-        others = [entry for entry in entries if entry.files is None]
-        for entry in entries:
-            if entry.files is not None:
-                self._writer.commit(entry.files["outcomes"], entry.files["rounds"], self._points_table([entry]))
-                self.written += len(entry)
-        if others:
-            self._write_one(others)
+        """A part for each task that came as files, also those that come meanwhile, and one for these entries."""
+        while self._parts:
+            part = self._parts.popleft()
+            assert part.files is not None
+            self._writer.commit_files(part.files, part.block.ids)
+            self.written += len(part)
+        if entries:
+            self._write_one(entries)
 
     def _write_one(self, entries: list[Entry]) -> None:
         run, good = self._writer.run_id, [e for e in entries if e.good is not None and e.results is not None]
@@ -196,5 +199,5 @@ class Ledger:
         )
 
     def _add(self, entry: Entry) -> None:
-        self._entries.append(entry)
+        (self._entries if entry.files is None else self._parts).append(entry)
         self.counts += Counter({"ok": len(entry) - len(entry.bad), entry.status: len(entry.bad)})

@@ -63,9 +63,24 @@ class File:
     data: bytes
     stamp: str
 
+    @property
+    def digest(self) -> str:
+        return self.stamp.partition("-")[2][:_DIGITS]
+
 
 def sealed(data: bytes) -> File:
     return File(data, stamp(data))
+
+
+def made(points: tables.Table, **others: tables.Table | None) -> dict[str, File]:
+    """The files of a part, by table: of those that have rows, and of points, which keeps the stamps of the others."""
+    siblings = {name: sealed(data) for name, table in others.items() if (data := tables.file_of(table))}
+    return siblings | {POINTS: sealed(tables.parquet_bytes(points, stamps(siblings)))}
+
+
+def stamps(siblings: Mapping[str, File]) -> dict[str, str]:
+    """What a points part keeps."""
+    return {table: file.stamp for table, file in siblings.items()}
 
 
 def look(run: Place) -> Layout:
@@ -103,25 +118,16 @@ def _part(name: str) -> Part | None:
     return Part(int(match[1]), int(match[2] or match[1]), match[3] or "", name) if match else None
 
 
-def write(
-    run: Place,
-    reach: tuple[int, int],
-    siblings: Mapping[str, File],
-    points: Callable[[Mapping[str, str]], bytes],
-    check: Callable[[], None],
-) -> Part:
-    """Put the files of the commits `reach`; points last, which makes them count. `check` is called just before.
-
-    `points` makes the points part, given what is to be kept in it: the hashes of the others.
-    """
-    data = points({table: file.stamp for table, file in siblings.items()})
-    digest = hashed(data)[:_DIGITS]
+def write(run: Place, reach: tuple[int, int], given: Mapping[str, File], check: Callable[[], None]) -> Part:
+    """Put the files of the commits `reach`; points last, which makes them count. `check` is called just before."""
+    digest = given[POINTS].digest
     numbers = "-".join(f"{number:06d}" for number in dict.fromkeys(reach))
     part = Part(*reach, digest, f"part-{numbers}.{digest}.parquet")
-    for table, file in siblings.items():
-        run.put(f"{table}/{part.file}", file.data)
+    for table in SIBLINGS:
+        if table in given:
+            run.put(f"{table}/{part.file}", given[table].data)
     check()
-    run.put(f"{POINTS}/{part.file}", data)
+    run.put(f"{POINTS}/{part.file}", given[POINTS].data)
     return part
 
 

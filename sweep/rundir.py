@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sweep import parts, schema, tables
 from sweep.errors import DamagedError, UserError
 from sweep.identity import Ids as PointIds
+from sweep.identity import texts
 from sweep.idset import IdSet, Keys, keys
 from sweep.locks import holder
 from sweep.places import Place
@@ -62,7 +63,25 @@ class Ids:
     def tried(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
         """Which of these a launch passes over: those that are ok and, unless they are to run again, that failed."""
         done = self.ok.has(keys(ids))
-        return done if rerun_failed or not self.failed else done | np.isin(ids, np.array(list(self.failed), ids.dtype))
+        return done if rerun_failed else done | self._failed(ids)
+
+    def attempts(self, ids: PointIds, attempt: int) -> int | NDArray[np.int64]:
+        """`attempt`, raised above the last one of each point that failed: int64[n] if one did."""
+        failed = self._failed(ids)
+        if not failed.any():
+            return attempt
+        return np.array([max(attempt, self.failed.get(i, 0) + 1) for i in texts(ids)], np.int64)
+
+    def note_ok(self, ids: PointIds, own: Keys) -> None:
+        """Take in points that are ok; `own`: their keys."""
+        self.ok.add(own)
+        for point in texts(ids[self._failed(ids)]):
+            del self.failed[point]
+
+    def _failed(self, ids: PointIds) -> NDArray[np.bool_]:
+        if not self.failed:
+            return np.zeros(len(ids), bool)
+        return np.isin(ids, np.array(list(self.failed), ids.dtype))
 
 
 def read_ids(run: Place) -> tuple[Ids, list[str]]:

@@ -150,7 +150,7 @@ def point_table(
     derived: Mapping[str, list[Any]] | None = None,
     *,
     status: str | Sequence[str] = "ok",
-    attempt: int | Sequence[int] = 1,
+    attempt: int | Sequence[int] | NDArray[np.int64] = 1,
     error: str | Sequence[str | None] | None = None,
     error_class: Sequence[str | None] | None = None,
     last_lines: Sequence[str | None] | None = None,

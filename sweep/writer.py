@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,25 +48,37 @@ class RunWriter:
         """How many points the plan has in all, done ones too, so that `ls` can say what is left."""
         self._save(counts={"points": points})
 
+    def attempts(self, ids: Ids, attempt: int) -> int | NDArray[np.int64]:
+        """Which attempt this is of each point (rundir.Ids)."""
+        return self._ids.attempts(ids, attempt)
+
+    @property
+    def derived(self) -> Mapping[str, str]:
+        """The grid's own columns, with their SQL."""
+        derived: dict[str, str] = self._document["derived"]
+        return derived
+
     def commit(self, outcomes: Any | None, rounds: Any | None, points: Any) -> None:
-        """Write one part a table; points last, which makes it count. Outcomes and rounds may be files already.
+        """Write one part a table; points last, which makes it count.
 
         A point that failed before and is here again gets a higher attempt number. A point that is ok already, or is
         here twice, is a fault, and nothing is written.
         """
         if not points.num_rows:
             return
-        own = self._check(outcomes, rounds, points)
-        points = tables.explained(tables.raise_attempts(points, self._ids.failed), self._document["derived"])
-        given = {"outcomes": outcomes, "rounds": rounds}
-        made = {name: t if isinstance(t, File) else parts.sealed(tables.file_of(t)) for name, t in given.items()}
-        siblings = {name: file for name, file in made.items() if file.data}
-        self._lock.check()
-        number, self._number = self._number, self._number + 1
-        make = partial(tables.parquet_bytes, points)
-        part = parts.write(self._run, (number, number), siblings, make, self._lock.check)
-        self._parts[part] = compact.Size(points.num_rows, sum(len(file.data) for file in siblings.values()))
+        for name, table in {"outcomes": outcomes, "rounds": rounds, "points": points}.items():
+            if table is not None:
+                _must_be_own(table, self.run_id, schema.TABLES[name])
+        own = self._check(points.column("point_id"))
+        points = tables.explained(tables.raise_attempts(points, self._ids.failed), self.derived)
+        self._write(parts.made(points, outcomes=outcomes, rounds=rounds), points.num_rows)
         rundir.note_points(self._ids, points, own)
+
+    def commit_files(self, files: Mapping[str, File], ids: Ids) -> None:
+        """The same with files (`parts.made`) that somebody else made of points that are all ok, under their ids."""
+        own = self._check(ids)
+        self._write(files, len(ids))
+        self._ids.note_ok(ids, own)
 
     def compact(self) -> None:
         """Merge small parts, so that a run is a few files however often it was committed."""
@@ -118,16 +129,19 @@ class RunWriter:
             rundir.note_points(self._ids, points, own)
             self._parts[part] = compact.Size(points.num_rows, layout.bytes_of(part))
 
-    def _check(self, outcomes: Any | None, rounds: Any | None, points: Any) -> Keys:
-        for table, name in ((outcomes, "outcomes"), (rounds, "rounds"), (points, "points")):
-            if table is not None and not isinstance(table, File):
-                _must_be_own(table, self.run_id, schema.TABLES[name])
-        ids = keys(points.column("point_id"))
-        if self._ids.ok.has(ids).any():
+    def _check(self, ids: Any) -> Keys:
+        own = keys(ids)
+        if self._ids.ok.has(own).any():
             raise SweepFault("a point that is done was to be written again")
-        if not ids.first().all():
+        if not own.first().all():
             raise SweepFault("a point twice in one commit")
-        return ids
+        return own
+
+    def _write(self, files: Mapping[str, File], points: int) -> None:
+        self._lock.check()
+        number, self._number = self._number, self._number + 1
+        part = parts.write(self._run, (number, number), files, self._lock.check)
+        self._parts[part] = compact.Size(points, sum(len(file.data) for file in files.values()))
 
     def _save(self, **changes: Any) -> None:
         now = max(datetime.now(UTC).isoformat(), self._document["updated"])  # a clock may be set back

@@ -8,7 +8,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from engine.finish import Tally
 from engine.outcome import Results
 from engine.scenario import Columns
-from sweep import memory, tables
-from sweep.parts import File, sealed
+from sweep import memory, parts, tables
+from sweep.identity import Ids
+from sweep.parts import File
 
 MODEL = "engine.run:run_batch"
 """The engine's entry point, `module:function`. By name, so that a payload holds data and no code."""
@@ -50,12 +51,15 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What rows say beside scenario and results."""
+    """What rows say beside scenario and results. `meanings`: the SQL of the derived columns."""
 
     run_id: str
     policies: Sequence[str]
-    ids: NDArray[np.bytes_]
+    ids: Ids
     repeat: NDArray[np.int64]
+    attempt: int | NDArray[np.int64] = 1
+    derived: Mapping[str, list[Any]] = field(default_factory=dict)
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class Failure:
 class Done:
     """The answer. `results` holds the points that ran, in order; `failures` are (place in the batch, why).
 
-    `files` stand for the results of a batch with labels in which every point ran: a file of each. `failure` is
+    `files` stand for the results of a batch with labels in which every point ran: a part of the run. `failure` is
     the batch's, if it did not run; a shard's answer is its `tally`. What loading or compiling the engine took is in no
     figure.
     """
@@ -139,10 +143,11 @@ class Executor(Protocol):
         ...
 
 
-def run_batch(batch: Batch, begins: Callable[[], None] = lambda: None) -> Done:
+def run_batch(batch: Batch, begins: Callable[[], None] = lambda: None, node: str | None = None) -> Done:
     """Run a batch in this process. A point that raises does not cost its neighbours: they run one by one then.
 
-    `begins` is called when its time begins, after what loading and compiling take.
+    `begins` is called when its time begins, after what loading and compiling take. `node`: where this is, if the host's
+    name does not say enough.
     """
     run = _engine(batch.runner)
     # Arrays that came through shared memory are read-only, and those of a batch may be parts of others.
@@ -158,20 +163,26 @@ def run_batch(batch: Batch, begins: Callable[[], None] = lambda: None) -> Done:
         else:
             tally, failures = _run_shard(columns, batch.shard)
     cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
-    done = Done(batch.number, End.RAN, None, failures, Failure(), platform.node(), cpu, wall, tally)
+    done = Done(batch.number, End.RAN, None, failures, Failure(), node or platform.node(), cpu, wall, tally)
     if results is None:
         return done
     if batch.labels is not None and not failures and not results.remarks:
-        return replace(done, files=_files(batch.labels, columns, results))
+        return replace(done, files=_files(batch.labels, columns, results, done))
     return replace(done, results=replace(results, values=_small(results.values), rounds=_small(results.rounds)))
 
 
-def _files(labels: Labels, columns: Columns, results: Results) -> dict[str, File]:
-    """The Parquet files of `outcomes` and `rounds`; what they cost is in no figure, as what the driver's cost."""
-    outcomes = tables.outcome_table(labels.run_id, labels.ids, labels.repeat, columns, results, labels.policies)
-    rounds = tables.round_table(labels.run_id, labels.ids, results, labels.policies)
-    made = {"outcomes": outcomes, "rounds": rounds}
-    return {name: sealed(tables.file_of(table)) for name, table in made.items()}
+def _files(labels: Labels, columns: Columns, results: Results, done: Done) -> dict[str, File]:
+    """The part that these points are; what it costs is in no figure, as what the driver's cost."""
+    run, ids, repeat = labels.run_id, labels.ids, labels.repeat
+    each_ns = done.cpu_ns // len(ids)
+    points = tables.point_table(
+        run, ids, repeat, columns, labels.derived, attempt=labels.attempt, node=done.node, cpu_ns=each_ns
+    )
+    return parts.made(
+        tables.explained(points, labels.meanings),
+        outcomes=tables.outcome_table(run, ids, repeat, columns, results, labels.policies),
+        rounds=tables.round_table(run, ids, results, labels.policies),
+    )
 
 
 def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:

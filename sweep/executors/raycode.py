@@ -8,7 +8,6 @@ import pickle
 import platform
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +59,6 @@ def run(code: str, notes: bytes, runner: str, packed: bytes) -> Any:
         _internal_kv_put(note, f"{node} {began}".encode(), overwrite=True)
 
     noted(0)
-    done = run_batch(batch, lambda: noted(time.time()))
+    done = run_batch(batch, lambda: noted(time.time()), node)
     _internal_kv_del(note)
-    return replace(done, node=node)
+    return done

@@ -78,7 +78,7 @@ def results(count: int, rounds: int = ROUNDS) -> Results:
     )
 
 
-def point_rows(run_id: str, ids: Sequence[str], **how: Any) -> tables.Table:
+def point_rows(run_id: str, ids: Ids | Sequence[str], **how: Any) -> tables.Table:
     """Rows of the points table for any ids."""
     return tables.point_table(run_id, ids, np.zeros(len(ids), np.int64), scenarios(len(ids)), **how)
 

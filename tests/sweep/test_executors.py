@@ -32,6 +32,7 @@ from sweep.executors.base import (
 from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes, how_it_died
 from sweep.executors.ray import RayTasks
+from sweep.parts import stamp
 from tests.sweep import fakes
 from tests.sweep.stores import named
 
@@ -114,17 +115,29 @@ def test_every_executor_gives_the_same_rows(executor: Executor) -> None:
 
 
 def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
-    """The rows that the driver would have made of the results; where a point fails the results come as they are."""
-    columns, repeat = points(1, 2, 3, rounds=2), np.zeros(3, np.int64)
-    labels = Labels("run", ("none", "munmap"), named(range(3)), repeat)
+    """A part, as the driver would have made it of the results; where a point fails the results come as they are."""
+    columns, repeat = points(1, 2, 3, rounds=2), np.arange(3)
+    labels = Labels(
+        "run", ("none", "munmap"), named(range(3)), repeat, 2, {"double": [2, 4, 6]}, {"double": "2 * seed"}
+    )
     done = answers(executor, Batch(1, columns, runner=fakes.RUNNER, labels=labels))[1]
     assert done.results is None
     assert done.files is not None
     results = fakes.run_batch(columns)
-    outcomes = tables.outcome_table("run", labels.ids, repeat, columns, results, labels.policies)
-    rounds = tables.round_table("run", labels.ids, results, labels.policies)
-    assert tables.read_part(done.files["outcomes"].data, "").equals(tables.written(outcomes))
-    assert tables.read_part(done.files["rounds"].data, "").equals(tables.written(rounds))
+    made = {
+        "outcomes": tables.outcome_table("run", labels.ids, repeat, columns, results, labels.policies),
+        "rounds": tables.round_table("run", labels.ids, results, labels.policies),
+        "points": tables.point_table(
+            "run", labels.ids, repeat, columns, labels.derived, attempt=2, node=done.node, cpu_ns=done.cpu_ns // 3
+        ),
+    }
+    for name, table in made.items():
+        timeless = [column for column in tables.written(table).column_names if column != "finished_at"]
+        got = tables.read_part(done.files[name].data, "")
+        assert got.select(timeless).equals(table.select(timeless))
+        assert done.files[name].stamp == stamp(done.files[name].data)
+    assert got.schema.field("double").metadata[b"meaning"] == b"derived: 2 * seed"
+    assert tables.kept(got) == {name: done.files[name].stamp for name in ("outcomes", "rounds")}
     done = answers(executor, Batch(2, points(1, fakes.RAISES, 3), runner=fakes.RUNNER, labels=labels))[2]
     assert done.files is None
     assert done.results is not None

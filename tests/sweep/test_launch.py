@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -362,15 +362,20 @@ def test_a_week_is_a_few_hundred_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_files_wait_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are a part by themselves, however soon; rows without files wait until there are more of them."""
-    written: list[list[bool]] = []
-    ledger = Ledger(Writer(), POLICIES)  # type: ignore[arg-type]
-    monkeypatch.setattr(ledger, "_write", lambda entries: written.append([e.files is not None for e in entries]))
-    task = Task(next(make_plan(grid([1])).points()), 1.0)
-    for files in (None, {"outcomes": sealed(b""), "rounds": sealed(b"")}, None):
+    written: list[int] = []
+
+    class Parts(Writer):
+        def commit_files(self, files: object, ids: Sequence[bytes]) -> None:
+            written.append(len(ids))
+
+    ledger = Ledger(Parts(), POLICIES)  # type: ignore[arg-type]
+    monkeypatch.setattr(ledger, "_write_one", lambda entries: written.append(-len(entries)))
+    task = Task(next(make_plan(grid([1, 2])).points()), 1.0)
+    for files in (None, {"points": sealed(b"")}, None):
         list(ledger.ran(task, Done(1, files=files)))
         ledger.commit_if_due()
         ledger.settle()
-    assert written == [[True]]
+    assert written == [2]
     ledger.commit()
     ledger.close()
-    assert written == [[True], [False, False]]
+    assert written == [2, -2]

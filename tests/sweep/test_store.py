@@ -11,6 +11,7 @@ import pytest
 
 from sweep import files, schema, tables
 from sweep.errors import SweepFault, UserError
+from sweep.parts import made
 from sweep.places import Directory
 from sweep.provenance import collect
 from sweep.store import Store, open_store
@@ -105,6 +106,25 @@ def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None
     ]
     assert [row["attempt"] for row in attempts if row["point_id"] == point_id(1)] == [1, 2, 3]
     assert Store(tmp_path).find("last").ok == 3
+
+
+def test_files_that_a_worker_made_count_as_rows_do(tmp_path: Path) -> None:
+    """They take the place of failed attempts, under the next numbers; what is done is refused."""
+    ids = named(range(3))
+    with opened(tmp_path) as writer:
+        commit(writer, 0, 2, "failed", error="it broke")
+        attempt = writer.attempts(ids, 1)
+        assert list(attempt) == [2, 2, 1]  # type: ignore[arg-type]
+        assert writer.attempts(ids[2:], 1) == 1
+        writer.commit_files(made(point_rows(writer.run_id, ids, attempt=attempt)), ids)
+        assert writer.failed_ids() == set()
+        assert all(has_ok(writer, range(3)))
+        with pytest.raises(SweepFault, match="done"):
+            writer.commit_files(made(point_rows(writer.run_id, ids[:1])), ids[:1])
+        writer.finish("ok", {})
+    assert (Store(tmp_path).find("last").ok, Store(tmp_path).find("last").failed) == (3, 0)
+    parts = part_paths(tmp_path / writer.run_id, "points")
+    assert [tables.read_part(path, "").column("attempt").to_pylist() for path in parts] == [[1, 1, 2, 2, 1]]
 
 
 def test_parts_of_others_and_parts_that_lack_columns_are_refused(tmp_path: Path) -> None:
