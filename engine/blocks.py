@@ -25,7 +25,7 @@ def draws(stream: Any, first: Any, stride: Any, out: Any) -> None:
 
 @inner
 def look_up(cells: Any, cdfs: Any, value: Any, mark: Any) -> None:
-    """What the numbered cells say; cells: uint32[n], value and mark: uint16[n] (engine.chance.Cdf)."""
+    """What the numbered cells say; cells: uint32[n], value and mark: uint16[n] (engine.cdfs.Cdf)."""
     table = cdfs.cells
     for i in range(cells.size):  # a loop of its own: it is all loads
         cells[i] = table[np.uint64(cells[i])]

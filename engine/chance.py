@@ -1,10 +1,7 @@
-"""Probabilities as integers: limits of single events, and CDFs, the same bits on every platform."""
+"""Probabilities as integers, the same bits on every platform: limits of single events."""
 
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
-from itertools import accumulate, chain
-from typing import NamedTuple
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +10,8 @@ NEVER, MAYBE, ALWAYS = 0, 1, 2
 FULL = 1 << 64
 CELL_BITS, INSIDE_BITS = 12, 4
 CELLS = 1 << CELL_BITS
-CELL = np.uint64(64 - CELL_BITS)
-CELL_LOW = (np.uint64(1) << CELL) - np.uint64(1)
 NONE_INSIDE, SEVERAL_INSIDE = 64, 128
-"""A CDF's cells: 12 bits number them, 4 more tell where inside one a limit lies; marks that no 4 bits are."""
+"""A CDF's cells (engine.cdfs): 12 bits number them, 4 more tell where in one a limit lies; marks that no 4 bits are."""
 
 
 def limit(p: Fraction) -> tuple[int, int]:
@@ -27,118 +22,6 @@ def limit(p: Fraction) -> tuple[int, int]:
     return (MAYBE, value) if value else (NEVER, 0)
 
 
-@dataclass(frozen=True)
-class Cdf:
-    """A distribution of whole numbers: the value for 64 random bits u is low + how many limits are not above u.
-
-    limits: uint64[*], floor(P(X <= j) x 2^64) from j = low on, 0 for all below; cells: uint32[CELLS], for each leading
-    12 bits of u the value below (<< 8) and where in the next 4 bits the one limit lies that is inside (or NONE_INSIDE,
-    or SEVERAL_INSIDE), so that 16 bits of u mostly tell the value.
-    """
-
-    low: int
-    limits: NDArray[np.uint64]
-    cells: NDArray[np.uint32]
-
-    @cached_property
-    def most(self) -> int:
-        """No u gives more, but for the last of all 2^64, which may give all there is."""
-        return self.low + int(np.count_nonzero(self.limits < np.uint64(FULL - 1)))
-
-
-class Cdfs(NamedTuple):
-    """Many of them, a row each, as compiled code takes them.
-
-    cells: uint32[rows x CELLS]; limits: uint64[*], those of row i from begins[i] to begins[i + 1];
-    begins: int64[rows + 1], lows: int64[rows]
-    """
-
-    cells: NDArray[np.uint32]
-    limits: NDArray[np.uint64]
-    begins: NDArray[np.int64]
-    lows: NDArray[np.int64]
-
-
-def cdf_of(low: int, values: list[int]) -> Cdf:
-    """From its limits, that of low first."""
-    limits = np.array(values, np.uint64)
-    cell = (limits >> CELL).astype(np.int64)
-    above = np.cumsum(np.bincount(cell, minlength=CELLS))  # limits below the cell's end
-    inner = (limits & CELL_LOW) != 0
-    below = np.cumsum(np.bincount(cell + inner, minlength=CELLS)[:CELLS])  # limits up to its beginning
-    inside = np.append(limits, np.uint64(0))[below] >> np.uint64(48) & np.uint64((1 << INSIDE_BITS) - 1)
-    marks = np.where(above == below + 1, inside.astype(np.int64), SEVERAL_INSIDE)
-    marks[above <= below] = NONE_INSIDE
-    return Cdf(low, limits, ((low + below) << 8 | marks).astype(np.uint32))
-
-
-@lru_cache(maxsize=1024)
-def binomial(n: int, p: Fraction) -> Cdf:
-    """How many of n extents are resident, for 0 < p < 1: each limit is within 1 of the exact floor.
-
-    Weights are built outwards from the mode in 192-bit integers, so neither tail underflows to a wrong value
-    that 64 bits could see; 21 ms of exact rationals become about 0.3 ms.
-    """
-    a, b = p.numerator, p.denominator - p.numerator
-    mode = min(n, (n + 1) * a // (a + b))
-    weights = [0] * (n + 1)
-    weights[mode] = 1 << 192
-    for j in range(mode, n):
-        weights[j + 1] = weights[j] * (n - j) * a // ((j + 1) * b)
-        if not weights[j + 1]:
-            break
-    for j in range(mode, 0, -1):
-        weights[j - 1] = weights[j] * j * b // ((n - j + 1) * a)
-        if not weights[j - 1]:
-            break
-    total = sum(weights)
-    limits = [min(upto * FULL // total, FULL - 1) for upto in accumulate(weights[:n])]
-    low = next((j for j, value in enumerate(limits) if value), n)
-    return cdf_of(low, limits[low:])
-
-
-@lru_cache(maxsize=1024)
-def span(n: int, k: int) -> Cdf:
-    """How far apart the first and the last of k of n extents lie (0 if k is 0), each limit within 1 of the exact floor.
-
-    P(S <= s) = C(s, k - 1) x ((n - s) k + s - k + 1) / (k C(n, k)): k - 1 others within s places after the first, which
-    n - s places can be; or all within the last s.
-    """
-    if k < 2:
-        return cdf_of(0, [])
-    share, downwards = (1 << 128) // n, []  # C(s, k - 1) / (k C(n, k)) for s = n - 1, in 2^-128
-    ways = n + k - 1  # (n - s) k + s - k + 1 for s = n - 2
-    for above in range(n - 1, k - 1, -1):  # s + 1
-        share = share * (above - k + 1) // above
-        value = share * ways >> 64
-        if value == 0:
-            break
-        downwards.append(value)
-        ways += k - 1
-    return cdf_of(n - 1 - len(downwards), downwards[::-1])
-
-
-@lru_cache(maxsize=1)
-def table(counts: tuple[tuple[int, Fraction], ...], ranges: tuple[tuple[int, int, int], ...]) -> Cdfs:
-    """Rows of binomial(n, p), at least one row, then for each (n, least, most) of span(n, k) for k from least to most.
-
-    Only the last one is kept: a row takes 16 KiB, and one table may have thousands.
-    """
-    table.cache_clear()  # not while the next is made either
-    sizes = [max(len(counts), 1), *(most + 1 - least for _, least, most in ranges)]
-    cells, lows = np.empty((sum(sizes), CELLS), np.uint32), np.empty(sum(sizes), np.int64)
-    limits: list[NDArray[np.uint64]] = []
-    rows = chain(
-        (binomial(n, p) for n, p in counts) if counts else (cdf_of(0, []),),
-        (span(n, k) for n, least, most in ranges for k in range(least, most + 1)),
-    )
-    for i, row in enumerate(rows):
-        cells[i], lows[i] = row.cells, row.low
-        limits.append(row.limits)
-    begins = np.cumsum([0, *(len(some) for some in limits)])
-    return Cdfs(cells.ravel(), np.concatenate(limits), begins.astype(np.int64), lows)
-
-
 PMD_HELD_SHARE = Fraction(1, 16)
 """A guess: the PMD lock is held for about 50 ns of a 713 ns visit (docs/method.md, section 6)."""
 
@@ -146,5 +29,9 @@ PMD_HELD_SHARE = Fraction(1, 16)
 @lru_cache(maxsize=1)
 def trylock_limits() -> NDArray[np.uint64]:
     """uint64[701]: limit at which one of m trylocks in one PMD table at one step fails; m above 700 as 700."""
-    held = [(1 - (1 - PMD_HELD_SHARE) ** max(m - 1, 0)) for m in range(701)]
-    return np.array([limit(p)[1] for p in held], np.uint64)
+    held, whole = PMD_HELD_SHARE.numerator, PMD_HELD_SHARE.denominator
+    limits, free, of = [0], 1, 1  # (1 - held / whole) ^ (m - 1) = free / of
+    for _ in range(700):
+        limits.append((of - free) * FULL // of)
+        free, of = free * (whole - held), of * whole
+    return np.array(limits, np.uint64)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from engine import layout as lay
 from engine.arch import ARCHES
-from engine.chance import ALWAYS, MAYBE, NEVER, Cdfs, binomial, limit, table
+from engine.cdfs import Cdfs, binomial, table
+from engine.chance import ALWAYS, MAYBE, NEVER, limit
 from engine.kinds import kinds_of
 from engine.scenario import ABSENT, FIELD, Columns, decimal
 
@@ -77,7 +78,7 @@ def encode_kinds(
 
     The last ones are kept: one batch after another has the same.
     """
-    encode_kinds.cache_clear()  # as engine.chance.table, which keeps the CDFs
+    encode_kinds.cache_clear()  # as engine.cdfs.table, which keeps the CDFs
     columns = {name: np.frombuffer(data, dtype) for name, dtype, data in content}
     par = encode_sizes(columns)
     lim = np.zeros((len(par), lay.LIMITS), np.uint64)

@@ -51,5 +51,5 @@ NEED_PTE, NEED_PMD, NEED_PUD, NEED_PTE_M, NEED_PMD_M, NEED_PUD_M, SUMS = range(8
     END_TABLE,
     PARAMETERS,
 ) = range(32)
-"""CDF, SPANS + k: rows of engine.chance.Cdfs; LEAST, MOST: of all k that have one."""
+"""CDF, SPANS + k: rows of engine.cdfs.Cdfs; LEAST, MOST: of all k that have one."""
 LIMIT_INSTALL, LIMIT_COVER, LIMIT_REFAULT, LIMITS = range(4)

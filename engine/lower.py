@@ -6,32 +6,43 @@ engine/portable/. What is left for the first run on a machine, engine/machine.py
 
 import re
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 from numba import typeof
 
+from engine.cdfs import CDF
+from engine.cells import ASKED
+from engine.chance import CELLS
 from engine.encode import encode
 from engine.machine import Kernel, Portable, leaves, maker, packed
-from engine.run import KERNELS, arguments, blank
+from engine.run import COMPILED, arguments, blank
 from engine.scenario import Scenario, columns_of
 
 
 def write(name: str, path: str) -> None:
     """The file of the kernel of that name."""
-    (kernel,) = (kernel for kernel in KERNELS if kernel.name == name)
+    (kernel,) = (kernel for kernel in COMPILED if kernel.name == name)
     Path(path).write_bytes(packed(lower(kernel)))
 
 
 def lower(kernel: Kernel) -> Portable:
     """One kernel, tuned for the CPU that NUMBA_CPU_NAME names."""
-    one = encode(columns_of([Scenario(virt=1 << 21, sparsity=0.5)]))
-    given = arguments(kernel, one, one.par, np.zeros(0, np.int64), blank(one))
+    given = taken(kernel)
     kernel.function.compile(tuple(map(typeof, given)))
     (signature,) = kernel.function.signatures
     module = llvm.parse_assembly(without_errors(kernel.function.inspect_llvm(signature)))
     module.get_function(kernel.function.overloads[signature].fndesc.llvm_func_name).name = kernel.entry
     return Portable(stripped(module, kernel.entry), [[array.dtype.str, array.ndim] for array in leaves(given)], maker())
+
+
+def taken(kernel: Kernel) -> tuple[Any, ...]:
+    """What a kernel is called with, for the types."""
+    if kernel is CDF:
+        return np.zeros(ASKED, np.int64), np.zeros(0, np.uint64), np.zeros(CELLS, np.uint32)
+    one = encode(columns_of([Scenario(virt=1 << 21, sparsity=0.0)]))  # no CDF: that needs compiled code
+    return arguments(kernel, one, one.par, np.zeros(0, np.int64), blank(one))
 
 
 def without_errors(code: str) -> str:

@@ -49,10 +49,10 @@ class Portable:
 
 @dataclass(eq=False)
 class Kernel:
-    """One way through the engine. `function` is its source, as Numba takes it; `room_for` makes its scratch."""
+    """Compiled code. `function` is its source, as Numba takes it; `room_for` makes scratch for points to walk."""
 
     function: Any
-    room_for: Callable[[NDArray[np.int64]], Any]
+    room_for: Callable[[NDArray[np.int64]], Any] = lambda par: ()
     _code: Code | None = None
     _arguments: list[list[Any]] = field(default_factory=list)
 

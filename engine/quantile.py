@@ -11,7 +11,7 @@ from engine.keyed import S16, S48, draw, field
 
 @inner
 def quantile(cdfs: Any, row: Any, high: Any, low: Any, index: Any) -> Any:
-    """The value of a row (engine.chance.Cdfs) for the index-th bits of streams high and low."""
+    """The value of a row (engine.cdfs.Cdfs) for the index-th bits of streams high and low."""
     return quantile_of(field(high, index), cdfs, row, low, index)
 
 

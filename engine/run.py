@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine import counts, parts, slots, walk
 from engine import layout as lay
+from engine.cdfs import CDF
 from engine.chance import trylock_limits
 from engine.encode import Encoded, encode, encode_sizes
 from engine.finish import Tally, finish
@@ -28,7 +29,8 @@ KERNELS = (
     Kernel(parts.walk_parts, parts.room_for),
     Kernel(counts.walk_counts, counts.room_for),
 )
-
+"""The ways through the engine."""
+COMPILED = (*KERNELS, CDF)
 
 ROW_NS = 6_000
 """Of a point of no size: to encode and finish it, and to write its rows."""
@@ -133,13 +135,14 @@ def load(columns: Columns) -> None:
     needed = [int(number) for number in np.unique(ways(encode_sizes(kinds_of(columns)[0])))]
     for number in sorted(needed, key=lambda number: (number + os.getpid()) % len(KERNELS)):
         KERNELS[number].ready()
+    CDF.ready()
 
 
 def load_compiled(numbers: Iterable[int]) -> None:
-    """Have those of these kernels ready that need no compiling."""
-    for number in numbers:
-        if KERNELS[number].is_compiled:
-            KERNELS[number].ready()
+    """Have those of these kernels ready that need no compiling, and what every batch needs."""
+    for kernel in (CDF, *(KERNELS[number] for number in numbers)):
+        if kernel.is_compiled:
+            kernel.ready()
 
 
 def alike(par: NDArray[np.int64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -187,7 +187,7 @@ def walk(
     room: room_for of these points' kinds; rows: int64[*]. Of all n points kinds, seeds: int64[n];
     offsets: int64[n + 1], where a point's rounds begin in pers: int64[all rounds, PER];
     works: int64[n, 7, WORK_COLUMNS]; all_sums: int64[n, SUMS]; accounts: int64[n, 8, 3], a row a policy and one for
-    all zapping ones. Of all kinds pars: int64[*, PARAMETERS]; lims: uint64[*, LIMITS]. cdfs: engine.chance.Cdfs, pars
+    all zapping ones. Of all kinds pars: int64[*, PARAMETERS]; lims: uint64[*, LIMITS]. cdfs: engine.cdfs.Cdfs, pars
     says which rows; contention: uint64[701].
     """
     for point in rows:

@@ -8,11 +8,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from engine.machine import SHIPPED, SHIPS_FOR, lowered, shipped
-from engine.run import KERNELS
+from engine.run import COMPILED
 
 
 def main(check: bool) -> int:
-    wanted = {shipped(kernel): kernel for kernel in KERNELS}
+    wanted = {shipped(kernel): kernel for kernel in COMPILED}
     missing, stale = [path for path in wanted if not path.exists()], set(SHIPPED.glob("*.xz")) - set(wanted)
     if check:
         for path in (*missing, *stale):

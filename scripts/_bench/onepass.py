@@ -9,7 +9,8 @@ from numba import njit
 from _bench.bench import Bench
 from _bench.figure import Figure, Reach, figure
 from _bench.points import large
-from engine.chance import binomial, limit
+from engine.cdfs import binomial
+from engine.chance import limit
 from engine.keyed import CALL, COUNT, draw, key
 from engine.policy import POLICIES
 from engine.run import run_batch

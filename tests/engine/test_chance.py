@@ -9,16 +9,18 @@ import pytest
 from scipy import stats
 
 from engine.arch import GIB, MIB
+from engine.cdfs import Cdf, binomial, cdf_of, span
 from engine.chance import (
     ALWAYS,
+    CELLS,
     FULL,
     INSIDE_BITS,
     MAYBE,
     NEVER,
+    NONE_INSIDE,
+    PMD_HELD_SHARE,
     SEVERAL_INSIDE,
-    binomial,
     limit,
-    span,
     trylock_limits,
 )
 from engine.keyed import draw, key, scale
@@ -95,6 +97,55 @@ def test_cells_agree_with_limits(n: int, k: int) -> None:
             assert ends[1] == (cell >> 8) + 1
 
 
+def slow_span(n: int, k: int) -> list[int]:
+    """Limits from 0 on, in whole numbers of any size, as engine.cells makes them in 128 bits."""
+    share, ways, downwards = FULL * FULL // n, n + k - 1, list[int]()
+    for above in range(n - 1, k - 1, -1):
+        share = share * (above - k + 1) // above
+        downwards.append(share * ways >> 64)
+        ways += k - 1
+    return [0] * (k - 1) + downwards[::-1]
+
+
+def slow_cells(limits: list[int]) -> list[int]:
+    """Of each cell how many limits lie up to its beginning, and its mark."""
+    cells, size = [], FULL // CELLS
+    for first in range(0, FULL, size):
+        inside = [limit for limit in limits if first < limit < first + size]
+        mark = (inside[0] - first) * 16 // size if len(inside) == 1 else SEVERAL_INSIDE if inside else NONE_INSIDE
+        cells.append(sum(limit <= first for limit in limits) << 8 | mark)
+    return cells
+
+
+def said(cdf: Cdf) -> list[int]:
+    limits: list[int] = cdf.limits.tolist()
+    return [0] * cdf.low + limits
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 32, 512])
+def test_spans_are_those_of_whole_numbers(n: int) -> None:
+    """Compiled code counts in pieces of 32 bits; to the bit, and no limit that is 0 is kept but what `low` says."""
+    for k in range(2, n + 1):
+        assert said(span(n, k)) == slow_span(n, k)
+        assert 0 not in span(n, k).limits
+    assert said(span(n, 1)) == said(span(n, 0)) == []
+
+
+@pytest.mark.parametrize(("n", "k"), [(2048, 2), (2048, 1024), (8192, 3), (8192, 700), (8192, 8191), (8192, 8192)])
+def test_spans_of_large_tables_are_too(n: int, k: int) -> None:
+    """arm64's tables have up to 8,192 entries."""
+    assert said(span(n, k)) == slow_span(n, k)
+
+
+def test_cells_are_what_counting_says() -> None:
+    """Of spans, of binomials, and where limits lie on a cell's border, beside it, at the ends, or there are none."""
+    border = 5 << 52
+    made = [cdf_of(3, [border - 1, border, border + 1, FULL - 1]), cdf_of(0, [1 << 48, 1 << 52]), cdf_of(7, [])]
+    made += [span(32, 5), span(512, 2), binomial(8, Fraction(1, 3)), binomial(512, Fraction(1, 10))]
+    for cdf in made:
+        assert cdf.cells.tolist() == slow_cells(said(cdf))
+
+
 @pytest.mark.parametrize("sparsity", [0.8, 0.5, 0.2])
 def test_every_set_of_places_is_as_likely(sparsity: float) -> None:
     """Of 8 extents a table, each choice of k comes as often as any other, for every k."""
@@ -118,6 +169,7 @@ def test_limit() -> None:
     assert limit(Fraction(1, 2)) == (MAYBE, 1 << 63)
     assert trylock_limits()[1] == 0
     assert trylock_limits()[2] == FULL // 16
+    assert trylock_limits().tolist() == [limit(1 - (1 - PMD_HELD_SHARE) ** max(m - 1, 0))[1] for m in range(701)]
 
 
 @pytest.mark.parametrize(("sparsity", "cluster_kib"), [(0.99, 4), (0.999, 64), (0.9, 512), (0.95, 2048), (0.9, 8192)])

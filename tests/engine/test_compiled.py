@@ -14,37 +14,40 @@ import pytest
 from engine import compiled, machine
 from engine.compiled import kept, sources_of
 from engine.encode import encode
+from engine.lower import taken
 from engine.machine import Kernel, leaves, maker, shipped, unpacked
-from engine.run import KERNELS, arguments, blank, call, run_batch
+from engine.run import COMPILED, KERNELS, arguments, blank, call, run_batch
 from engine.scenario import Scenario, columns_of
 from sweep.executors import base
 
 ROOT = Path(__file__).parents[2]
 LOADS = """
 from engine import machine
-from engine.run import KERNELS, load, load_compiled
+from engine.run import COMPILED, load, load_compiled
 from engine.scenario import Scenario, columns_of
 made, compiled = [], machine._compiled
 machine._compiled = lambda portable: made.append(1) or compiled(portable)
 load_compiled(range(4))
-print(*(int(kernel.is_ready) for kernel in KERNELS))
+print(*(int(kernel.is_ready) for kernel in COMPILED))
 load(columns_of([Scenario(virt=1 << 24, sparsity=0.5, zap=1 << 22)]))
-print(len(made), *(int(kernel.is_ready) for kernel in KERNELS))
+print(*(int(kernel.is_ready) for kernel in COMPILED))
+print(len(made))
 """
 ONE = columns_of([Scenario(virt=1 << 21, sparsity=0.5)])
 
 
 def test_processes_that_want_a_kernel_at_once_compile_it_once(tmp_path: Path) -> None:
-    """And only that one: calls of two slots go the way of slots, the second kernel. The next begins with it."""
+    """And only those: calls of two slots go the way of slots, the second; all need CDFs. The next begins with them."""
     env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
     def begin() -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", LOADS], env=env, stdout=subprocess.PIPE, text=True)
 
-    nothing, compiled, found = "0 0 0 0", "1 0 1 0 0", "0 0 1 0 0"
-    said = sorted(process.communicate()[0].splitlines() for process in (begin(), begin()))
-    assert said == [[nothing, found], [nothing, compiled]]
-    assert begin().communicate()[0].splitlines() == ["0 1 0 0", found]
+    nothing, both = "0 0 0 0 0", "0 1 0 0 1"
+    said = [process.communicate()[0].splitlines() for process in (begin(), begin())]
+    assert [ready for *ready, _ in said] == [[nothing, both]] * 2
+    assert sum(int(made) for *_, made in said) == 2
+    assert begin().communicate()[0].splitlines() == [both, both, "0"]
 
 
 def test_a_folder_that_cannot_be_written_costs_time_and_nothing_else(
@@ -58,14 +61,12 @@ def test_a_folder_that_cannot_be_written_costs_time_and_nothing_else(
     assert not fresh.is_compiled
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
+@pytest.mark.parametrize("kernel", COMPILED, ids=[kernel.name for kernel in COMPILED])
 def test_what_ships_is_of_these_sources(kernel: Kernel) -> None:
     """Else a new user would wait for Numba. `scripts/portable` makes it anew; it does not tell where it was made."""
     assert shipped(kernel).exists(), "run scripts/portable"
     ships = unpacked(shipped(kernel).read_bytes())
-    points = encode(ONE)
-    given = arguments(kernel, points, points.par, np.zeros(0, np.int64), blank(points))
-    assert ships.arguments == [[array.dtype.str, array.ndim] for array in leaves(given)]
+    assert ships.arguments == [[array.dtype.str, array.ndim] for array in leaves(taken(kernel))]
     code = str(llvm.parse_bitcode(ships.bits))
     assert kernel.entry in code
     assert not re.search(r"\.py|/engine|site-packages", code)
@@ -82,7 +83,7 @@ def test_what_ships_is_what_numba_makes_here() -> None:
 
 def test_the_sources_of_a_kernel_are_all_that_it_imports() -> None:
     """By Python's own parser, which takes too long for every start."""
-    for kernel in KERNELS:
+    for kernel in COMPILED:
         module = kernel.function.py_func.__module__
         for source in sources_of(module):
             for node in ast.walk(ast.parse(source.read_text())):
