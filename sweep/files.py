@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 _SUFFIX = ".tmp"
 
@@ -26,6 +27,17 @@ def write_text(path: Path, text: str) -> None:
     """`path` holds the old text or the new, never a part of it."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def leave(folder: Path, data: bytes) -> str:
+    """The name of a new temporary file in the folder that holds this; whoever gives it another name syncs it."""
+    path = folder / f".{uuid4().hex}{_SUFFIX}"
+    try:
+        path.write_bytes(data)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path.name
 
 
 def is_temporary(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The driver: plan, batches, executor, store. It alone writes; it prints nothing and reports through Progress."""
+"""The driver: plan, batches, executor, store. It alone commits; it prints nothing and reports through Progress."""
 
 import math
 import os
@@ -248,7 +248,8 @@ class Driver:
             self._numbers += 1
             self._flying[self._numbers] = task
             columns, runner = self._plan.payload(task.block), self._options.runner
-            batch = Batch(self._numbers, columns, self._limit(task), runner, task.shard, self._ledger.labels(task))
+            labels = self._ledger.labels(task, self._executor.near)
+            batch = Batch(self._numbers, columns, self._limit(task), runner, task.shard, labels)
             self._executor.submit(batch)
 
     def _limit(self, task: Task) -> float | None:

@@ -83,13 +83,17 @@ class Ledger:
     def bad(self) -> int:
         return self.counts.total() - self.counts["ok"]
 
-    def labels(self, task: Task) -> Labels | None:
-        """For a task with points enough for a part, whose files the worker makes; None: the driver makes them."""
+    def labels(self, task: Task, near: bool) -> Labels | None:
+        """For a task with points enough for a part, whose files the worker makes; None: the driver makes them.
+
+        `near`: the worker is on this machine.
+        """
         if len(task) < PART_POINTS:
             return None
         writer, block = self._writer, task.block
-        attempt = writer.attempts(block.ids, task.attempt)
-        return Labels(writer.run_id, self._policies, block.ids, block.repeat, attempt, block.derived, writer.derived)
+        attempt, folder = writer.attempts(block.ids, task.attempt), writer.folder if near else None
+        run, meanings = writer.run_id, writer.derived
+        return Labels(run, self._policies, block.ids, block.repeat, attempt, block.derived, meanings, folder)
 
     def ran(self, task: Task, done: Done) -> Iterator[str]:
         """The engine answered for the task; failures are rows too. What is to be said of its points."""

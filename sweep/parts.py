@@ -8,8 +8,9 @@ it is there, and those no longer count. So one listing of names says which rows 
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 
 from sweep import files, schema, tables
 from sweep.errors import DamagedError
@@ -58,10 +59,18 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What becomes a file of a part, and its stamp: whoever makes the one makes the other."""
+    """What becomes a file of a part, and its stamp: whoever makes the one makes the other.
+
+    `left`: the temporary file of the run's folder in which the data lie, if they do not come with this.
+    """
 
     data: bytes
     stamp: str
+    left: str = ""
+
+    @property
+    def size(self) -> int:
+        return int(self.stamp.partition("-")[0])
 
     @property
     def digest(self) -> str:
@@ -76,6 +85,14 @@ def made(points: tables.Table, **others: tables.Table | None) -> dict[str, File]
     """The files of a part, by table: of those that have rows, and of points, which keeps the stamps of the others."""
     siblings = {name: sealed(data) for name, table in others.items() if (data := tables.file_of(table))}
     return siblings | {POINTS: sealed(tables.parquet_bytes(points, stamps(siblings)))}
+
+
+def left(made: Mapping[str, File], folder: Path) -> dict[str, File]:
+    """The same, with the data in temporary files of the run's folder: it need not go through a pipe to get there."""
+    try:
+        return {name: replace(file, data=b"", left=files.leave(folder, file.data)) for name, file in made.items()}
+    except OSError:
+        return dict(made)  # the driver will meet with the same, and say so
 
 
 def stamps(siblings: Mapping[str, File]) -> dict[str, str]:
@@ -125,10 +142,17 @@ def write(run: Place, reach: tuple[int, int], given: Mapping[str, File], check: 
     part = Part(*reach, digest, f"part-{numbers}.{digest}.parquet")
     for table in SIBLINGS:
         if table in given:
-            run.put(f"{table}/{part.file}", given[table].data)
+            _put(run, f"{table}/{part.file}", given[table])
     check()
-    run.put(f"{POINTS}/{part.file}", given[POINTS].data)
+    _put(run, f"{POINTS}/{part.file}", given[POINTS])
     return part
+
+
+def _put(run: Place, name: str, file: File) -> None:
+    if file.left:
+        run.move(file.left, name)
+    else:
+        run.put(name, file.data)
 
 
 def hashed(data: bytes) -> str:
@@ -141,7 +165,7 @@ def stamp(data: bytes) -> str:
 
 
 def clean(run: Place, layout: Layout) -> None:
-    """Remove what a killed writer left: temporary files, and parts that do not count. For the lock's holder."""
+    """Remove what somebody who was killed left: temporary files, and parts that do not count. For the lock's holder."""
     loose = [entry.name for entry in run.entries() if files.is_temporary(entry.name)]
     run.delete(*loose, *layout.stray)
 

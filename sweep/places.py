@@ -147,6 +147,7 @@ class Directory(Place):
     def move(self, name: str, to: str) -> None:
         source, target = self.path / name, self.path / to
         with told(source):
+            files.sync(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             source.rename(target)
             files.sync(target.parent)

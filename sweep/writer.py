@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,6 +54,11 @@ class RunWriter:
         return self._ids.attempts(ids, attempt)
 
     @property
+    def folder(self) -> Path | None:
+        """Where workers of this machine may leave files; None: in no directory."""
+        return self._run.path.absolute() if isinstance(self._run, Directory) else None
+
+    @property
     def derived(self) -> Mapping[str, str]:
         """The grid's own columns, with their SQL."""
         derived: dict[str, str] = self._document["derived"]
@@ -101,6 +107,7 @@ class RunWriter:
         todo = counts.get("todo", todo if points is None else max(0, points - ok - failed))
         if status in ("ok", "failed"):
             self.compact()
+        parts.clean(self._run, parts.look(self._run))
         self._save(status=status, counts={"points": points, "ok": ok, "failed": failed, "todo": todo})
 
     def close(self) -> None:
@@ -141,7 +148,7 @@ class RunWriter:
         self._lock.check()
         number, self._number = self._number, self._number + 1
         part = parts.write(self._run, (number, number), files, self._lock.check)
-        self._parts[part] = compact.Size(points, sum(len(file.data) for file in files.values()))
+        self._parts[part] = compact.Size(points, sum(file.size for file in files.values()))
 
     def _save(self, **changes: Any) -> None:
         now = max(datetime.now(UTC).isoformat(), self._document["updated"])  # a clock may be set back

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,7 +52,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What rows say beside scenario and results. `meanings`: the SQL of the derived columns."""
+    """What rows say beside scenario and results. `meanings`: the SQL of the derived columns.
+
+    `folder`: where the worker may leave files for the driver, if it is on the same machine.
+    """
 
     run_id: str
     policies: Sequence[str]
@@ -60,6 +64,7 @@ class Labels:
     attempt: int | NDArray[np.int64] = 1
     derived: Mapping[str, list[Any]] = field(default_factory=dict)
     meanings: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,17 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.columns["virt"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A column that is the same throughout, as most are, travels as one value."""
+        columns = {name: v[:1] if (v[1:] == v[:-1]).all() else v for name, v in self.columns.items()}
+        return arrived, (len(self), columns, self.number, self.limit_s, self.runner, self.shard, self.labels)
+
+
+def arrived(points: int, columns: Columns, number: int, *others: Any) -> Batch:
+    """A batch as it was before its journey."""
+    whole = {name: v if len(v) == points else np.repeat(v, points) for name, v in columns.items()}
+    return Batch(number, whole, *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +138,11 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> int: ...
+
+    @property
+    def near(self) -> bool:
+        """Whether all workers are on this machine."""
+        ...
 
     @property
     def warm(self) -> bool:
@@ -178,11 +199,12 @@ def _files(labels: Labels, columns: Columns, results: Results, done: Done) -> di
     points = tables.point_table(
         run, ids, repeat, columns, labels.derived, attempt=labels.attempt, node=done.node, cpu_ns=each_ns
     )
-    return parts.made(
+    made = parts.made(
         tables.explained(points, labels.meanings),
         outcomes=tables.outcome_table(run, ids, repeat, columns, results, labels.policies),
         rounds=tables.round_table(run, ids, results, labels.policies),
     )
+    return made if labels.folder is None else parts.left(made, labels.folder)
 
 
 def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from sweep.executors.base import MODEL, Batch, Done, run_batch, warm
 class Inline:
     name = "inline"
     workers = 1
+    near = True
     capacity = 1
 
     def __init__(self, runner: str = MODEL) -> None:

@@ -65,6 +65,7 @@ class Processes:
     workers: int
     runner: str = MODEL
     name: str = "processes"
+    near: bool = True
     warm: bool = False
     _pool: list[Worker] = field(default_factory=list)
     _queue: deque[Batch] = field(default_factory=deque)

@@ -67,6 +67,10 @@ class RayTasks:
         self.workers = self.jobs or len(os.sched_getaffinity(0))
 
     @property
+    def near(self) -> bool:
+        return self.address is None
+
+    @property
     def capacity(self) -> int:
         """Twice the workers; with a time limit once, so that a task does not age in Ray's queue."""
         return self.workers if self.limited else 2 * self.workers

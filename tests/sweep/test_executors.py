@@ -1,6 +1,7 @@
 """The executors: the same rows from each, failures kept apart, lost and stuck batches told, no process left."""
 
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from engine.outcome import Results
+from engine.policy import POLICIES
 from engine.scenario import Columns, Scenario, columns_of
 from sweep import tables
 from sweep.errors import SweepFault, UserError
@@ -24,6 +26,7 @@ from sweep.executors.base import (
     Executor,
     Failure,
     Labels,
+    Shard,
     join,
     last_lines,
     limit_for,
@@ -32,6 +35,7 @@ from sweep.executors.base import (
 from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes, how_it_died
 from sweep.executors.ray import RayTasks
+from sweep.files import is_temporary
 from sweep.parts import stamp
 from tests.sweep import fakes
 from tests.sweep.stores import named
@@ -145,6 +149,43 @@ def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
     assert done.files is None
     assert done.results is not None
     assert done.results.remarks == ("so it is",) * 3
+
+
+def test_a_worker_of_this_machine_leaves_files_for_the_driver(executor: Executor, tmp_path: Path) -> None:
+    """So many bytes need not go through a pipe. Where it cannot, they come with the answer: the driver has a try."""
+    columns, ids, repeat = points(1, 2, 3), named(range(3)), np.arange(3)
+    labels = [Labels("run", POLICIES, ids, repeat, folder=folder) for folder in (None, tmp_path, tmp_path / "none")]
+    batches = [Batch(n, columns, runner=fakes.RUNNER, labels=given) for n, given in enumerate(labels)]
+    done = answers(executor, *batches)
+    sent, left, still_sent = (done[n].files for n in range(3))
+    assert sent is not None
+    assert left is not None
+    assert still_sent is not None
+    assert sorted(sent) == sorted(left) == sorted(still_sent) == ["outcomes", "points"]
+    assert sent["outcomes"] == still_sent["outcomes"]
+    assert not sent["outcomes"].left
+    assert sorted(file.left for file in left.values()) == sorted(path.name for path in tmp_path.iterdir())
+    for file in left.values():
+        assert is_temporary(file.left)
+        assert not file.data
+        assert stamp((tmp_path / file.left).read_bytes()) == file.stamp
+    assert left["outcomes"].stamp == sent["outcomes"].stamp
+
+
+def test_a_batch_arrives_as_it_was_sent() -> None:
+    """What is the same for all its points travels once."""
+    columns = points(*range(1000))
+    labels = Labels("run", POLICIES, named(range(1000)), np.arange(1000))
+    sent = Batch(3, columns, 1.5, fakes.RUNNER, Shard(1, 2, 3), labels)
+    there = pickle.loads(pickle.dumps(sent))
+    assert len(pickle.dumps(columns)) > 5 * len(pickle.dumps(replace(sent, labels=None)))
+    assert there.labels is not None
+    np.testing.assert_array_equal(there.labels.ids, labels.ids)
+    assert replace(there, columns={}, labels=None) == replace(sent, columns={}, labels=None)
+    assert list(there.columns) == list(columns)
+    for name, values in columns.items():
+        np.testing.assert_array_equal(there.columns[name], values)
+        assert there.columns[name].dtype == values.dtype
 
 
 def test_a_worker_keeps_the_memory_of_a_batch_for_the_next() -> None:

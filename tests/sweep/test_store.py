@@ -127,6 +127,19 @@ def test_files_that_a_worker_made_count_as_rows_do(tmp_path: Path) -> None:
     assert [tables.read_part(path, "").column("attempt").to_pylist() for path in parts] == [[1, 1, 2, 2, 1]]
 
 
+def test_what_a_lost_worker_left_goes_when_a_launch_ends(tmp_path: Path) -> None:
+    """It was to be a part's file; the point runs again, and leaves another."""
+    with opened(tmp_path) as writer:
+        assert writer.folder == tmp_path / writer.run_id
+        lost, kept = (files.leave(writer.folder, b"some rows") for _ in range(2))
+        Directory(writer.folder).move(kept, "outcomes/kept")
+        commit(writer, 0, 1)
+        assert (writer.folder / lost).exists()
+        writer.finish("ok", {})
+        assert not (writer.folder / lost).exists()
+        assert (writer.folder / "outcomes" / "kept").read_bytes() == b"some rows"
+
+
 def test_parts_of_others_and_parts_that_lack_columns_are_refused(tmp_path: Path) -> None:
     """What is in a run's files is that run's, with every declared column."""
     with opened(tmp_path) as writer:
