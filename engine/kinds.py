@@ -16,7 +16,11 @@ def kinds_of(columns: Columns) -> tuple[Columns, NDArray[np.int64]]:
     for values in varied:
         hashes = (hashes ^ values) * GOLDEN
         hashes ^= hashes >> np.uint64(29)
-    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    new = np.ones(rows, bool)
+    new[1:] = hashes[1:] != hashes[:-1]
+    runs = np.flatnonzero(new)  # a grid's repeats follow each other
+    _, first, which = np.unique(hashes[runs], return_index=True, return_inverse=True)
+    first, which = runs[first], np.repeat(which, np.diff(np.append(runs, rows)))
     if any((values[first][which] != values).any() for values in varied):  # two kinds, one hash
         first = which = np.arange(rows)
     return {name: values[first] for name, values in columns.items()}, which.astype(np.int64)

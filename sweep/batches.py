@@ -94,13 +94,8 @@ class Stock:
     def left_ns(self) -> float:
         return float(self.cost_ns[-1] - self.cost_ns[self.at])
 
-    def take(self, cost_ns: float, last: bool = False) -> Task:
-        """At least one point, and no more than the bounds.
-
-        If nothing follows these, what is a task and some is two of a size: for few points left all others would wait.
-        """
-        two = last and TASK_POINTS < self.points < 2 * TASK_POINTS
-        most = -(-self.points // 2) if two else TASK_POINTS
+    def take(self, cost_ns: float, most: int) -> Task:
+        """At least one point, and no more than the bounds."""
         by_cost = int(np.searchsorted(self.cost_ns, self.cost_ns[self.at] + cost_ns))
         by_rounds = int(np.searchsorted(self.rounds, self.rounds[self.at] + TASK_ROUNDS, "right")) - 1
         start, stop = self.at, max(min(by_cost, by_rounds, self.at + most, len(self.block.ids)), self.at + 1)
@@ -110,6 +105,16 @@ class Stock:
         return Task(cut(self.block, start, stop), float(self.cost_ns[stop] - self.cost_ns[start]))
 
 
+def evenly(points: int, workers: int) -> int:
+    """Most points of a task: so many that each worker has as many full tasks, else all would wait for one.
+
+    No more than TASK_POINTS, and no less than half of it, so that tasks of cheap points are parts.
+    """
+    rounds = math.ceil(points / (workers * TASK_POINTS))
+    tasks = max(1, min(workers * rounds, points // max(1, TASK_POINTS // 2)))
+    return max(1, math.ceil(points / tasks))
+
+
 class Batcher:
     """Cuts a stream of blocks into tasks; holds a block or two, never all points."""
 
@@ -117,13 +122,14 @@ class Batcher:
         self,
         blocks: Iterator[PointBlock],
         estimate: Estimate,
+        points: int,
         total_ns: float,
         workers: int,
         cuts: Cuts | None = None,
     ) -> None:
         self._blocks, self._estimate, self._cuts = blocks, estimate, cuts
         self._shards: deque[Task] = deque()
-        self._left_ns, self._workers = total_ns, workers
+        self._left_ns, self._workers, self._most = total_ns, workers, evenly(points, workers)
         self._reach_ns = SMALLEST_NS
         self._measured_ns = self._estimated_ns = 0.0
         self._stock: Stock | None = None
@@ -151,7 +157,7 @@ class Batcher:
         stock = self._filled(target_ns)
         if stock is None or not stock.points:
             return None
-        task = stock.take(target_ns, last=self._left_ns < 1.001 * stock.left_ns)
+        task = stock.take(target_ns, self._most)
         self._left_ns -= task.estimate_ns
         if self._cuts is None or self._workers < 2 or len(task) > 1 or task.estimate_ns * self.ratio <= TASK_NS:
             return task
@@ -161,7 +167,7 @@ class Batcher:
     def _filled(self, target_ns: float) -> Stock | None:
         """The stock, with enough points for the target if there are so many."""
         stock = self._stock
-        while stock is None or (stock.left_ns < target_ns and stock.points < TASK_POINTS):
+        while stock is None or (stock.left_ns < target_ns and stock.points < self._most):
             block = next(self._blocks, None)
             if block is None:
                 break

@@ -238,7 +238,8 @@ class Driver:
         account = self._plan.account
         whole = self._options.timeout_s is not None or self._options.runner != MODEL  # a limit is a whole point's
         workers = self._executor.workers
-        return Batcher(self._plan.points(), estimated_ns, account.estimate_ns, workers, None if whole else cuts)
+        blocks, work_ns = self._plan.points(), account.estimate_ns
+        return Batcher(blocks, estimated_ns, account.todo, work_ns, workers, None if whole else cuts)
 
     def _fill(self) -> None:
         while len(self._flying) < self._executor.capacity and not self._over():

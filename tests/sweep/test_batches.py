@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.scenario import Columns, complete
-from sweep.batches import SMALLEST_NS, TASK_NS, Batcher, Estimate, Task, cut, joined, picked
+from sweep.batches import SMALLEST_NS, TASK_NS, Batcher, Estimate, Task, cut, evenly, joined, picked
+from sweep.compact import PART_POINTS
 from sweep.plan import TASK_POINTS, TASK_ROUNDS, PointBlock
 
 
@@ -49,7 +50,7 @@ def run(batcher: Batcher, real: float = 1.0) -> list[Task]:
 @given(st.lists(st.integers(1, 400), max_size=8), st.floats(1e4, 1e9), st.integers(1, 9))
 def test_every_point_once_and_in_order(sizes: list[int], ns: float, workers: int) -> None:
     """However the blocks fall, the tasks hold all points, in order, and their own columns."""
-    tasks = run(Batcher(blocks(sizes), each(ns), ns * sum(sizes), workers))
+    tasks = run(Batcher(blocks(sizes), each(ns), sum(sizes), ns * sum(sizes), workers))
     assert [int(i) for task in tasks for i in task.block.ids] == list(range(sum(sizes)))
     for task in tasks:
         assert task.block.columns["seed"].tolist() == [int(i) for i in task.block.ids]
@@ -60,23 +61,33 @@ def test_every_point_once_and_in_order(sizes: list[int], ns: float, workers: int
 def test_a_task_is_a_second_of_work(real: float) -> None:
     """Once measured, tasks aim at a second of real CPU time, whatever the estimate's error."""
     ns, points = 1e6, 200_000
-    tasks = run(Batcher(blocks([50_000] * 4), each(ns), ns * points, 2), real)
+    tasks = run(Batcher(blocks([50_000] * 4), each(ns), points, ns * points, 2), real)
     middle = [len(task) * ns * real for task in tasks[5:12]]
-    bound = TASK_POINTS * ns * real
+    bound = evenly(points, 2) * ns * real
     assert np.allclose(middle, min(TASK_NS, bound), rtol=0.05)
 
 
-def test_few_points_are_no_task_of_their_own() -> None:
-    """Of cheap points, whose tasks are full, the last two are of a size."""
-    for points, last in ((2 * TASK_POINTS + 1_000, [TASK_POINTS, 4_596, 4_596]), (2 * TASK_POINTS, [TASK_POINTS] * 2)):
-        tasks = run(Batcher(blocks([points // 2, points // 2]), each(1e3), 1e3 * points, 2))
-        assert [len(task) for task in tasks] == last
+@pytest.mark.parametrize(
+    ("points", "workers", "tasks"),
+    [(100, 4, 1), (4_096, 4, 1), (8_192, 4, 2), (8_193, 1, 2), (17_384, 2, 4), (16_384, 2, 2), (20_000, 16, 4),
+     (100_000, 2, 14), (100_000, 16, 16), (10_000_000, 16, 1_232)],
+)  # fmt: skip
+def test_cheap_points_are_cut_so_that_all_workers_end_together(points: int, workers: int, tasks: int) -> None:
+    """As many tasks for each, all of a size; but no task so small that it is no part by itself."""
+    cut_in = [
+        len(task) for task in run(Batcher(blocks([points // 2, -(-points // 2)]), each(1), points, points, workers))
+    ]
+    assert len(cut_in) == tasks
+    assert max(cut_in) <= TASK_POINTS
+    assert tasks % workers == 0 or max(cut_in) < TASK_POINTS * 3 / 4
+    assert tasks == 1 or min(cut_in) >= PART_POINTS
+    assert max(cut_in) - min(cut_in) <= tasks
 
 
 def test_small_at_the_start_and_towards_the_end() -> None:
     """The first task is a probe; the last ones share what is left; none but the last is below a tenth of a second."""
     ns, points, workers = 1e7, 4_000, 4
-    tasks = run(Batcher(blocks([points]), each(ns), ns * points, workers))
+    tasks = run(Batcher(blocks([points]), each(ns), points, ns * points, workers))
     sizes = [task.estimate_ns for task in tasks]
     assert sizes[0] == pytest.approx(SMALLEST_NS)
     assert max(sizes) <= TASK_NS * 1.001
@@ -87,11 +98,11 @@ def test_small_at_the_start_and_towards_the_end() -> None:
 
 def test_answers_are_bounded() -> None:
     """Cheap points are cut by number, points of many rounds by their rounds; a huge one goes alone."""
-    many = run(Batcher(blocks([40_000]), each(1.0), 40_000.0, 1))
+    many = run(Batcher(blocks([5 * TASK_POINTS]), each(1.0), 5 * TASK_POINTS, 40_000.0, 1))
     assert max(map(len, many)) == TASK_POINTS
-    rounds = run(Batcher(iter([block(0, 5, TASK_ROUNDS // 2)]), each(1.0), 5.0, 1))
+    rounds = run(Batcher(iter([block(0, 5, TASK_ROUNDS // 2)]), each(1.0), 5, 5.0, 1))
     assert [len(task) for task in rounds] == [2, 2, 1]
-    huge = run(Batcher(iter([block(0, 3, 1_000_000)]), each(1.0), 3.0, 1))
+    huge = run(Batcher(iter([block(0, 3, 1_000_000)]), each(1.0), 3, 3.0, 1))
     assert [len(task) for task in huge] == [1, 1, 1]
 
 

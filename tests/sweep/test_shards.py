@@ -41,7 +41,7 @@ def tasks(*scenarios: Scenario, workers: int = 2, ns: float = 1e6) -> list[Task]
         return np.where(columns["virt"] == LARGE.virt, 8e9, ns)
 
     points = block(*scenarios)
-    batcher = Batcher(iter([points]), estimate, float(estimate(points.columns).sum()), workers, cuts)
+    batcher = Batcher(iter([points]), estimate, len(points.ids), float(estimate(points.columns).sum()), workers, cuts)
     return list(iter(batcher.next, None))
 
 
