@@ -1,4 +1,7 @@
-"""A child: the engine alone on a grid's points, on so many cores, with nothing written; the seconds, in JSON."""
+"""A child: the engine alone on a grid's points, on so many cores, with nothing written; the seconds, in JSON.
+
+It begins as the sweep's workers do, with its kernels loaded and nothing else made.
+"""
 
 import json
 import multiprocessing
@@ -6,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from engine.run import run_batch
+import numpy as np
+
+from engine import run
 from engine.scenario import Columns
 from sweep import memory
 from sweep.batches import cut
@@ -16,7 +21,7 @@ from sweep.plan import TASK_POINTS, make_plan
 
 def share(batches: list[Columns]) -> None:
     for batch in batches:
-        run_batch(batch)
+        run.run_batch(batch)
 
 
 def main(grid: Path, jobs: int) -> None:
@@ -25,7 +30,7 @@ def main(grid: Path, jobs: int) -> None:
     for block in make_plan(load(grid)).points():
         step = min(TASK_POINTS, -(-len(block.ids) // jobs))
         batches += [cut(block, at, at + step).columns for at in range(0, len(block.ids), step)]
-    run_batch({name: values[:8] for name, values in batches[0].items()})
+    run.load({name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]})
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=share, args=(batches[i::jobs],)) for i in range(jobs)]
     began = time.perf_counter()

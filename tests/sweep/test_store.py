@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,23 @@ def test_files_that_a_worker_made_count_as_rows_do(tmp_path: Path) -> None:
     assert (Store(tmp_path).find("last").ok, Store(tmp_path).find("last").failed) == (3, 0)
     parts = part_paths(tmp_path / writer.run_id, "points")
     assert [tables.read_part(path, "").column("attempt").to_pylist() for path in parts] == [[1, 1, 2, 2, 1]]
+
+
+def test_parts_with_other_digits_are_still_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier runs told BLAKE2b: what was not changed is whole, what was is found."""
+    with monkeypatch.context() as before, opened(tmp_path) as writer:
+        before.setattr("sweep.parts.digits", lambda data: blake2b(data, digest_size=16).hexdigest())
+        commit(writer, 0, 3)
+        commit(writer, 3, 3)
+    with opened(tmp_path) as writer:
+        assert not writer.problems
+        assert all(has_ok(writer, range(6)))
+    part = part_paths(tmp_path / writer.run_id, "outcomes")[1]
+    data = part.read_bytes()
+    part.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with opened(tmp_path) as writer:
+        assert [part.name in problem for problem in writer.problems] == [True]
+        assert has_ok(writer, range(6)) == [True] * 3 + [False] * 3
 
 
 def test_what_a_lost_worker_left_goes_when_a_launch_ends(tmp_path: Path) -> None:
