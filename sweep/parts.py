@@ -171,10 +171,10 @@ def stamp(data: bytes) -> str:
     return f"{len(data)}-{digits(data)}"
 
 
-def clean(run: Place, layout: Layout) -> None:
-    """Remove what somebody who was killed left: temporary files, and parts that do not count. For the lock's holder."""
+def clean(run: Place, *stray: str) -> None:
+    """Remove what somebody who was killed left: temporary files, and `stray` ones. For the lock's holder."""
     loose = [entry.name for entry in run.entries() if files.is_temporary(entry.name)]
-    run.delete(*loose, *layout.stray)
+    run.delete(*loose, *stray)
 
 
 def examined(run: Place, layout: Layout, thorough: bool) -> Iterator[tuple[Part, tables.Table | None, str]]:

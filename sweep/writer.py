@@ -32,7 +32,7 @@ class RunWriter:
         self._ids = rundir.Ids(IdSet(), {})
         self._parts: dict[parts.Part, compact.Size] = {}
         layout = parts.look(run)
-        parts.clean(run, layout)
+        parts.clean(run, *layout.stray)
         self._take_in(layout)
         self._number = layout.next_number
         self._save(status="running", counts={"points": None})
@@ -107,7 +107,7 @@ class RunWriter:
         todo = counts.get("todo", todo if points is None else max(0, points - ok - failed))
         if status in ("ok", "failed"):
             self.compact()
-        parts.clean(self._run, parts.look(self._run))
+        parts.clean(self._run)
         self._save(status=status, counts={"points": points, "ok": ok, "failed": failed, "todo": todo})
 
     def close(self) -> None:
