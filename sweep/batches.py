@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.scenario import Columns
+from sweep import tables
 from sweep.executors.base import Shard
 from sweep.plan import TASK_POINTS, TASK_ROUNDS, PointBlock
 
@@ -196,7 +197,7 @@ def joined(blocks: Sequence[PointBlock]) -> PointBlock:
         np.concatenate([block.ids for block in blocks]),
         {name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns},
         np.concatenate([block.repeat for block in blocks]),
-        {name: [value for block in blocks for value in block.derived[name]] for name in blocks[0].derived},
+        {name: tables.end_to_end([block.derived[name] for block in blocks]) for name in blocks[0].derived},
     )
 
 
@@ -206,5 +207,5 @@ def picked(block: PointBlock, places: NDArray[np.intp]) -> PointBlock:
         block.ids[places],
         {name: values[places] for name, values in block.columns.items()},
         block.repeat[places],
-        {name: [values[i] for i in places] for name, values in block.derived.items()},
+        {name: values.take(places) for name, values in block.derived.items()},
     )

@@ -53,6 +53,11 @@ class Entry:
         return 0 if self.results is None else len(self.results.rounds)
 
     @property
+    def in_memory(self) -> bool:
+        """Whether its files have come with it, instead of lying in the run's folder."""
+        return any(file.data for file in (self.files or {}).values())
+
+    @property
     def told(self) -> bool:
         """Whether any point has a remark."""
         return self.results is not None and bool(self.results.remarks)
@@ -92,8 +97,10 @@ class Ledger:
             return None
         writer, block = self._writer, task.block
         attempt, folder = writer.attempts(block.ids, task.attempt), writer.folder if near else None
+        # A piece of an array would bring along all that it was cut from.
+        derived = {name: tables.end_to_end([values]) for name, values in block.derived.items()}
         run, meanings = writer.run_id, writer.derived
-        return Labels(run, self._policies, block.ids, block.repeat, attempt, block.derived, meanings, folder)
+        return Labels(run, self._policies, block.ids, block.repeat, attempt, derived, meanings, folder)
 
     def ran(self, task: Task, done: Done) -> Iterator[str]:
         """The engine answered for the task; failures are rows too. What is to be said of its points."""
@@ -115,9 +122,10 @@ class Ledger:
 
     def commit_if_due(self) -> None:
         """Start a commit if it is time. Raises what the one before met with."""
-        waiting = [*self._entries, *self._parts]
-        full = sum(map(len, waiting)) >= MOST_POINTS or sum(entry.rounds for entry in waiting) >= MOST_ROUNDS
-        if self._commit is not None and (full or self._commit.done()):
+        points, rounds = sum(map(len, self._entries)), sum(entry.rounds for entry in self._entries)
+        full = points >= MOST_POINTS or rounds >= MOST_ROUNDS
+        crowded = full or sum(len(part) for part in tuple(self._parts) if part.in_memory) >= MOST_POINTS
+        if self._commit is not None and (crowded or self._commit.done()):
             self.settle()
         now = time.monotonic()
         due = full or now - self._last >= max(COMMIT_S, (now - self._began) / PARTS_A_FOLD)
@@ -152,14 +160,23 @@ class Ledger:
             self._thread.submit(self._write, entries).result()  # there: its memory is warm
 
     def _write(self, entries: list[Entry]) -> None:
-        """A part for each task that came as files, also those that come meanwhile, and one for these entries."""
+        """A part for each task that came as files, also those that come meanwhile, and one for these entries.
+
+        What cannot be written keeps nothing else from being tried; the first error is raised at the end.
+        """
+        problems: list[Exception] = []
         while self._parts:
             part = self._parts.popleft()
             assert part.files is not None
-            self._writer.commit_files(part.files, part.block.ids)
-            self.written += len(part)
+            try:
+                self._writer.commit_files(part.files, part.block.ids)
+                self.written += len(part)
+            except Exception as error:
+                problems.append(error)
         if entries:
             self._write_one(entries)
+        if problems:
+            raise problems[0]
 
     def _write_one(self, entries: list[Entry]) -> None:
         run, good = self._writer.run_id, [e for e in entries if e.good is not None and e.results is not None]

@@ -1,9 +1,9 @@
 """The parts of a run: which there are, which count, whether they are what was written.
 
 outcomes/part-000001.5f3a9c21.parquet, rounds/..., points/...  The eight digits are the CRC-32 of the points part, which
-itself keeps those of the outcomes and rounds parts of its name. A commit writes those two first and the points
-part last: a name that points/ lacks does not count. part-000001-000042.<hash> holds the rows of the parts 1 to 42 once
-it is there, and those no longer count. So one listing of names says which rows there are, and no file is ever changed.
+itself keeps those of the outcomes and rounds parts of its name. A commit writes those two first and the points part
+last: a name that points/ lacks does not count. part-000001-000042.<digits> holds the rows of the parts 1 to 42 once it
+is there, and those no longer count. So one listing of names says which rows there are, and no file is ever changed.
 """
 
 import re
@@ -14,8 +14,8 @@ from pathlib import Path
 from zlib import crc32
 
 from sweep import files, schema, tables
-from sweep.errors import DamagedError
-from sweep.places import Entry, Place
+from sweep.errors import DamagedError, UserError
+from sweep.places import Directory, Entry, Place
 
 POINTS = "points"
 SIBLINGS = tuple(table for table in schema.TABLES if table != POINTS)
@@ -88,12 +88,16 @@ def made(points: tables.Table, **others: tables.Table | None) -> dict[str, File]
     return siblings | {POINTS: sealed(tables.parquet_bytes(points, stamps(siblings)))}
 
 
-def left(made: Mapping[str, File], folder: Path) -> dict[str, File]:
+def leave(folder: Path, given: Mapping[str, File]) -> dict[str, File]:
     """The same, with the data in temporary files of the run's folder: it need not go through a pipe to get there."""
+    left: dict[str, File] = {}
     try:
-        return {name: replace(file, data=b"", left=files.leave(folder, file.data)) for name, file in made.items()}
-    except OSError:
-        return dict(made)  # the driver will meet with the same, and say so
+        for name, file in given.items():
+            left[name] = replace(file, data=b"", left=files.leave(folder, file.data))
+    except OSError:  # the driver will meet with the same, and say so
+        Directory(folder).delete(*(file.left for file in left.values()))
+        return dict(given)
+    return left
 
 
 def stamps(siblings: Mapping[str, File]) -> dict[str, str]:
@@ -150,10 +154,13 @@ def write(run: Place, reach: tuple[int, int], given: Mapping[str, File], check: 
 
 
 def _put(run: Place, name: str, file: File) -> None:
-    if file.left:
-        run.move(file.left, name)
-    else:
+    if not file.left:
         run.put(name, file.data)
+        return
+    try:
+        run.move(file.left, name)
+    except FileNotFoundError as error:
+        raise UserError(f"{run}/{file.left}: was removed just now; launch again: what was committed is kept") from error
 
 
 def digits(data: bytes) -> str:
@@ -197,14 +204,14 @@ def _examined(run: Place, layout: Layout, part: Part, thorough: bool) -> tables.
     if part.digest and not has(data, part.digest):
         raise DamagedError(f"{run}/{name}: is not what was written")
     points = tables.read_part(data, f"{run}/{name}", NOTED)
-    hashes = tables.kept(points)
+    stamped = tables.kept(points)
     for table in SIBLINGS:
         name, there = f"{table}/{part.file}", part.file in layout.files[table]
-        if there and not part.digest:  # written before parts had hashes
+        if there and not part.digest:  # written before parts had digits
             tables.read_part(run.open(name), f"{run}/{name}")
-        elif part.digest and there != (table in hashes):
+        elif part.digest and there != (table in stamped):
             raise DamagedError(f"{run}/{name}: {'was not written with its points' if there else 'is gone'}")
-        elif there and not _is(run, name, layout.files[table][part.file].size, hashes[table], thorough):
+        elif there and not _is(run, name, layout.files[table][part.file].size, stamped[table], thorough):
             raise DamagedError(f"{run}/{name}: is not what was written")
     return points
 

@@ -148,6 +148,7 @@ class Directory(Place):
         source, target = self.path / name, self.path / to
         with told(source):
             files.sync(source)
+        with told(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             source.rename(target)
             files.sync(target.parent)

@@ -57,12 +57,12 @@ class PlanAccount:
 
 @dataclass(frozen=True, slots=True)
 class PointBlock:
-    """Points to run: ids, complete columns, the repeat, and the derived columns as Python values."""
+    """Points to run: ids, complete columns, the repeat, and the derived columns as Arrow arrays."""
 
     ids: Ids
     columns: Columns
     repeat: NDArray[np.int64]
-    derived: dict[str, list[Any]]
+    derived: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ def matches(rule: Exclude, columns: Columns) -> Mask:
 
 def _evaluated(
     grid: Grid, columns: Columns, wheres: Sequence[str], derive: dict[str, str] | None = None
-) -> tuple[dict[str, list[Any]], list[Mask]]:
+) -> tuple[dict[str, Any], list[Mask]]:
     """Derived columns and conditions of points; the error names the expression that some point makes fail.
 
     DuckDB does not say which, so after an error they are tried one after another.

@@ -128,7 +128,7 @@ POINTS = (
     Column("last_lines", "string", "", "the traceback's last lines, or what its worker wrote last; NULL if ok or none"),
     Column("node", "string", "", "where it ran", coded=True),
     Column("cpu_ns", "int64", "ns", "CPU time: the batch's, divided by its points"),
-    Column("finished_at", "timestamp", "UTC", "when its batch was written"),
+    Column("finished_at", "timestamp", "UTC", "when its rows were made, by the clock of who made them"),
 )
 """One row a point that was tried; after these a grid's derived columns (run.json has their SQL)."""
 

@@ -182,8 +182,8 @@ def cost_ns(outcomes: tables.Table, prices: costtable.CostTable) -> list[float]:
 
 def point_conditions(
     columns: Columns, derive: dict[str, str], wheres: Sequence[str]
-) -> tuple[dict[str, list[Any]], list[NDArray[np.bool_]]]:
-    """Derived columns and conditions of many points, one value a point; a condition that is NULL does not hold.
+) -> tuple[dict[str, Any], list[NDArray[np.bool_]]]:
+    """Derived columns (Arrow arrays) and conditions of many points; a condition that is NULL does not hold.
 
     A derived column may use those before it, a condition all of them.
     """
@@ -194,7 +194,7 @@ def point_conditions(
         table = _limited(connection, DEFAULT_SECONDS, lambda: _evaluated(connection, columns, derive, wheres))
     finally:
         _close(connection)
-    values = {name: table.column(i).to_pylist() for i, name in enumerate(derive)}
+    values = {name: table.column(i).combine_chunks() for i, name in enumerate(derive)}
     masks = [table.column(i).fill_null(False).to_numpy() for i in range(len(derive), table.num_columns)]
     return values, masks
 

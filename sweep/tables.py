@@ -147,7 +147,7 @@ def point_table(
     ids: Ids | Sequence[str],
     repeat: NDArray[np.int64],
     columns: Columns,
-    derived: Mapping[str, list[Any]] | None = None,
+    derived: Mapping[str, Any] | None = None,
     *,
     status: str | Sequence[str] = "ok",
     attempt: int | Sequence[int] | NDArray[np.int64] = 1,
@@ -186,6 +186,11 @@ def point_table(
         array = array.cast(pa.float64()) if pa.types.is_null(array.type) else array
         table = table.append_column(pa.field(name, array.type, metadata={"unit": "", "meaning": "derived"}), array)
     return table
+
+
+def end_to_end(arrays: Sequence[pa.Array]) -> pa.Array:
+    """As one."""
+    return pa.concat_arrays(arrays)
 
 
 def explained(points: Table, derived: Mapping[str, str]) -> Table:

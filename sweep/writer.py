@@ -107,6 +107,7 @@ class RunWriter:
         todo = counts.get("todo", todo if points is None else max(0, points - ok - failed))
         if status in ("ok", "failed"):
             self.compact()
+        self._lock.check()
         parts.clean(self._run)
         self._save(status=status, counts={"points": points, "ok": ok, "failed": failed, "todo": todo})
 

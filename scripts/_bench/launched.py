@@ -35,7 +35,7 @@ def main(grid: Path, results: Path, executor: str, jobs: int) -> None:
     ended = time.time()
     if summary.status != "ok":
         sys.exit(f"the launch ended as {summary.status}")
-    last = max(path.stat().st_mtime for path in results.rglob("*.parquet"))
+    last = max(path.stat().st_ctime for path in results.rglob("*.parquet"))
     facts = {
         "points": summary.planned,
         "wall_s": ended - began,

@@ -144,7 +144,8 @@ def _stored(made: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
 
     for block in made.points():
         stored = scenario_table(block.columns).select(names).to_pydict().values()
-        yield from zip(texts(block.ids), block.repeat.tolist(), *stored, *block.derived.values(), strict=True)
+        derived = (values.to_pylist() for values in block.derived.values())
+        yield from zip(texts(block.ids), block.repeat.tolist(), *stored, *derived, strict=True)
 
 
 def _spelled(made: "Plan", fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
@@ -154,4 +155,5 @@ def _spelled(made: "Plan", fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]
 
     for block in made.points():
         spelled = (spell_column(name, block.columns[name]) for name in fields)
-        yield from zip(texts(block.ids), block.repeat.tolist(), *spelled, *block.derived.values(), strict=True)
+        derived = (values.to_pylist() for values in block.derived.values())
+        yield from zip(texts(block.ids), block.repeat.tolist(), *spelled, *derived, strict=True)

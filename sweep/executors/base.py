@@ -62,7 +62,7 @@ class Labels:
     ids: Ids
     repeat: NDArray[np.int64]
     attempt: int | NDArray[np.int64] = 1
-    derived: Mapping[str, list[Any]] = field(default_factory=dict)
+    derived: Mapping[str, Any] = field(default_factory=dict)
     meanings: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
 
@@ -204,7 +204,7 @@ def _files(labels: Labels, columns: Columns, results: Results, done: Done) -> di
         outcomes=tables.outcome_table(run, ids, repeat, columns, results, labels.policies),
         rounds=tables.round_table(run, ids, results, labels.policies),
     )
-    return made if labels.folder is None else parts.left(made, labels.folder)
+    return made if labels.folder is None else parts.leave(labels.folder, made)
 
 
 def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:

@@ -27,7 +27,7 @@ def fingerprint() -> str:
 
     digest = hashlib.blake2b(digest_size=16)
     for package in (engine, sweep):
-        for source in sorted(Path(package.__path__[0]).glob("*.py")):
+        for source in sorted(Path(package.__path__[0]).rglob("*.py")):
             digest.update(source.read_bytes())
     return digest.hexdigest()
 

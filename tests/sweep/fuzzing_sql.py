@@ -234,7 +234,7 @@ class Prey:
                 check_message(error)
                 self._must_not_tell(str(error), text)
                 continue
-            self._must_not_tell(str(values), text)
+            self._must_not_tell(str({name: array.to_pylist() for name, array in values.items()}), text)
             if [len(values.get("a", masks[0] if masks else []))] != [50]:
                 raise Found("not one value a point")
         return let_in

@@ -90,7 +90,7 @@ def commit(
     status: str = "ok",
     *,
     error: str | None = None,
-    derived: Mapping[str, list[Any]] | None = None,
+    derived: Mapping[str, Any] | None = None,
     policies: Sequence[str] = POLICIES,
     engine: str = "model",
 ) -> None:

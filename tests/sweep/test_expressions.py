@@ -1,14 +1,27 @@
 """Conditions and derived columns of a grid: SQL over one point, and nothing else."""
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from engine.scenario import Scenario, columns_of
+from engine.scenario import Columns, Scenario, columns_of
 from sweep import expressions, sql
 from sweep.errors import UserError
 from tests.sweep.stores import MIB, scenarios
+
+
+def evaluated(
+    columns: Columns, derive: dict[str, str], wheres: Sequence[str]
+) -> tuple[dict[str, list[Any]], list[NDArray[np.bool_]]]:
+    """With derived columns as Python values."""
+    values, masks = sql.point_conditions(columns, derive, wheres)
+    return {name: array.to_pylist() for name, array in values.items()}, masks
+
 
 REFUSED = [
     ("", "is empty"),
@@ -51,7 +64,7 @@ REFUSED = [
 def test_what_is_refused(where: str, told: str) -> None:
     """Not one plain expression over one point's columns: a line that says why."""
     with pytest.raises(UserError, match=told) as error:
-        sql.point_conditions(scenarios(3), {}, [where])
+        evaluated(scenarios(3), {}, [where])
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(("where", "derive or where"))
 
@@ -74,7 +87,7 @@ def test_what_is_refused(where: str, told: str) -> None:
 def test_what_is_no_sql_is_told_where_it_stands(where: str, told: str) -> None:
     """The user's own word, and its place in what they wrote: never what stands around it."""
     with pytest.raises(UserError) as error:
-        sql.point_conditions(scenarios(3), {}, [where])
+        evaluated(scenarios(3), {}, [where])
     assert str(error.value) == f"where {' '.join(where.split())!r}: {told}"
 
 
@@ -95,7 +108,7 @@ def test_values_and_conditions() -> None:
     columns = columns_of([Scenario(virt=4 * MIB, sparsity=0.5), Scenario(virt=8 * MIB, res=2 * MIB, order="random")])
     derive = {"pages": "virt * (1 - sparsity) / 4096", "twice": "pages * 2 -- a comment", "label": "arch || '!'"}
     wheres = ["res > 1", "twice > 1024", "order = 'random'", "virt >= 8MiB AND zap = 2M", "nullif(virt, 4194304) > 0"]
-    values, masks = sql.point_conditions(columns, derive, wheres)
+    values, masks = evaluated(columns, derive, wheres)
     assert values == {"pages": [512.0, 512.0], "twice": [1024.0, 1024.0], "label": ["x86-64!"] * 2}
     assert [mask.tolist() for mask in masks] == [
         [False, True],
@@ -110,9 +123,9 @@ def test_chunks_do_not_matter() -> None:
     """Any cut of the points gives the same values, in the points' order."""
     columns = scenarios(7)
     derive, wheres = {"pages": "virt * (1 - sparsity) / 4096"}, ["pages > 2000", "threads = 2"]
-    values, masks = sql.point_conditions(columns, derive, wheres)
+    values, masks = evaluated(columns, derive, wheres)
     for i in range(7):
-        alone, holds = sql.point_conditions({n: c[i : i + 1] for n, c in columns.items()}, derive, wheres)
+        alone, holds = evaluated({n: c[i : i + 1] for n, c in columns.items()}, derive, wheres)
         assert alone["pages"] == values["pages"][i : i + 1]
         assert [bool(mask[0]) for mask in holds] == [bool(mask[i]) for mask in masks]
     assert 0 < masks[0].sum() < 7
@@ -120,7 +133,7 @@ def test_chunks_do_not_matter() -> None:
 
 def test_what_is_in_quotes_stays() -> None:
     """Sizes and the field `order` are only seen outside of quotes."""
-    values, _ = sql.point_conditions(scenarios(1), {"a": "'2MiB order'", "b": '"order"', "c": "2MiB"}, [])
+    values, _ = evaluated(scenarios(1), {"a": "'2MiB order'", "b": '"order"', "c": "2MiB"}, [])
     assert values == {"a": ["2MiB order"], "b": ["sequential"], "c": [2 * MIB]}
 
 
@@ -138,7 +151,7 @@ def test_what_is_in_quotes_stays() -> None:
 )
 def test_types_of_derived_columns(name: str, expression: str, kind: type) -> None:
     """A derived column is whole numbers, doubles, text or truth, and JSON."""
-    values, _ = sql.point_conditions(scenarios(2), {name: expression}, [])
+    values, _ = evaluated(scenarios(2), {name: expression}, [])
     assert [type(value) for value in values[name]] == [kind] * 2
     json.dumps(values)
 
@@ -163,9 +176,9 @@ def test_derived_columns_that_are_refused(name: str, expression: str, told: str)
 
 def test_texts_stay_short() -> None:
     """So that columns made of columns made of columns cannot grow without end."""
-    assert sql.point_conditions(scenarios(1), {"a": f"'{'x' * 200}'"}, [])[0] == {"a": ["x" * 200]}
+    assert evaluated(scenarios(1), {"a": f"'{'x' * 200}'"}, [])[0] == {"a": ["x" * 200]}
     with pytest.raises(UserError, match="longer than 200 characters"):
-        sql.point_conditions(scenarios(1), {"a": f"'{'x' * 150}'", "b": "a || a"}, [])
+        evaluated(scenarios(1), {"a": f"'{'x' * 150}'", "b": "a || a"}, [])
 
 
 def test_checking_needs_no_points() -> None:
@@ -173,4 +186,4 @@ def test_checking_needs_no_points() -> None:
     sql.check_expressions({"pages": "virt / 4096"}, ["pages > 1", "zap < cluster"])
     with pytest.raises(UserError, match="did you mean 'cluster'"):
         sql.check_expressions({}, ["zap < clutser"])
-    assert sql.point_conditions(scenarios(2), {}, []) == ({}, [])
+    assert evaluated(scenarios(2), {}, []) == ({}, [])

@@ -17,15 +17,19 @@ from sweep.errors import SweepFault, UserError
 from sweep.executors import base
 from sweep.executors.base import Batch, Done, End, Failure
 from sweep.executors.inline import Inline
+from sweep.executors.processes import Processes
+from sweep.executors.ray import RayTasks
 from sweep.grid import Grid, parse
 from sweep.launch import LaunchOptions, Summary, choose, launch
 from sweep.ledger import Ledger
-from sweep.parts import sealed
+from sweep.parts import File, sealed
+from sweep.places import place_at
 from sweep.plan import make_plan
 from sweep.sql import Database
 from sweep.store import Store
 from tests.sweep import fakes
 from tests.sweep.fakes import Told, grid
+from tests.sweep.stores import opened
 
 
 @pytest.fixture
@@ -379,3 +383,44 @@ def test_files_wait_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.commit()
     ledger.close()
     assert written == [2, -2]
+
+
+def test_a_part_that_cannot_be_written_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others are tried, and so are the rows without files, before the first error is told."""
+    written: list[str] = []
+
+    class Parts(Writer):
+        def commit_files(self, files: dict[str, File], ids: object) -> None:
+            name = files["points"].left
+            if name in "ac":
+                raise UserError(f"{name} is gone")
+            written.append(name)
+
+    ledger = Ledger(Parts(), POLICIES)  # type: ignore[arg-type]
+    monkeypatch.setattr(ledger, "_write_one", lambda entries: written.append(f"{len(entries)} others"))
+    task = Task(next(make_plan(grid([1, 2])).points()), 1.0)
+    for left in "abcd":
+        list(ledger.ran(task, Done(1, files={"points": File(b"", "0-00000000", left)})))
+    ledger.gave_up(task, Done(1, End.LOST), Failure("lost", "Lost"))
+    with pytest.raises(UserError, match="a is gone"):
+        ledger.commit()
+    ledger.close()
+    assert written == ["b", "d", "1 others"]
+    assert ledger.written == 4
+
+
+def test_only_workers_of_this_machine_leave_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only in a directory. Tasks that are no part by themselves come without files."""
+    assert [tasks.near for tasks in (RayTasks(), RayTasks("auto"), Processes(1), Inline())] == [True, False, True, True]
+    monkeypatch.setattr("sweep.ledger.PART_POINTS", 2)
+    big, small = (Task(next(make_plan(grid(seeds)).points()), 1.0) for seeds in ([1, 2], [3]))
+    with opened(tmp_path) as writer, opened(place_at("memory://bucket/runs")) as in_bucket:
+        for told, near, folder in (
+            (writer, True, tmp_path / writer.run_id), (writer, False, None), (in_bucket, True, None)
+        ):  # fmt: skip
+            ledger = Ledger(told, POLICIES)
+            labels = ledger.labels(big, near)
+            assert labels is not None
+            assert labels.folder == folder
+            assert ledger.labels(small, near) is None
+            ledger.close()

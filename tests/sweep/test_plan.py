@@ -113,8 +113,8 @@ def test_blocks_carry_columns_repeats_and_derived_values() -> None:
     for block in made.points():
         assert point_ids(block.columns).tolist() == block.ids.tolist()
         assert (block.columns["seed"] == block.repeat).all()
-        assert block.derived["pages"] == (block.columns["zap"] / 4096).tolist()
-        assert block.derived["way"] == ["sequential"] * len(block.ids)
+        assert block.derived["pages"].to_pylist() == (block.columns["zap"] / 4096).tolist()
+        assert block.derived["way"].to_pylist() == ["sequential"] * len(block.ids)
         assert len(block.ids) <= 5
 
 

@@ -21,7 +21,7 @@ from sweep.errors import UserError
 from sweep.places import Directory
 from sweep.sql import Database
 from sweep.store import Store
-from tests.sweep.stores import ROUNDS, commit, filled, opened, part_paths, point_id, results
+from tests.sweep.stores import ROUNDS, commit, filled, opened, part_paths, point_id, results, scenarios
 
 SQL_TYPES = {"int64": "BIGINT", "float64": "DOUBLE", "string": "VARCHAR", "bool": "BOOLEAN"}
 
@@ -356,10 +356,11 @@ def test_readers_see_each_row_once_while_parts_are_merged(tmp_path: Path, monkey
 
 def test_a_run_is_a_dataset_for_anybody(tmp_path: Path) -> None:
     """Plain readers take the columns of the first file: every file of a table has them all, whatever its rows hold."""
+    derived = sql.point_conditions(scenarios(7), {"big": "CASE WHEN virt > 150MiB THEN 'big' END"}, [])[0]["big"]
     with opened(tmp_path) as writer:
-        commit(writer, 0, 4)
-        commit(writer, 4, 2, "failed", error="it broke")
-        commit(writer, 6, 1)
+        for first, count, *how in ((0, 2), (2, 2), (4, 2, "failed"), (6, 1)):
+            error, big = "it broke" if how else None, {"big": derived[first : first + count]}
+            commit(writer, first, count, *how, error=error, derived=big)
     for name, rows in {"outcomes": 5 * len(POLICIES), "rounds": 5 * len(POLICIES) * ROUNDS, "points": 7}.items():
         parts = [str(path) for path in part_paths(tmp_path / writer.run_id, name)]
         table = pyarrow.dataset.dataset(parts).to_table()
@@ -367,4 +368,5 @@ def test_a_run_is_a_dataset_for_anybody(tmp_path: Path) -> None:
         assert len({tuple(pq.read_schema(part).names) for part in parts}) == 1
         assert duckdb.sql(f"SELECT count(*) FROM read_parquet({parts})").fetchall() == [(rows,)]
     assert table.column("error").to_pylist().count("it broke") == 2
+    assert table.column("big").to_pylist() == [None] * 2 + ["big"] * 5
     assert table.column("res").to_pylist().count(None) == 3

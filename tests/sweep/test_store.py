@@ -3,16 +3,18 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sweep import files, schema, tables
 from sweep.errors import SweepFault, UserError
-from sweep.parts import made
+from sweep.parts import leave, made, stamp
 from sweep.places import Directory
 from sweep.provenance import collect
 from sweep.store import Store, open_store
@@ -27,6 +29,8 @@ from tests.sweep.stores import (
     part_paths,
     point_id,
     point_rows,
+    results,
+    scenarios,
 )
 
 
@@ -117,7 +121,18 @@ def test_files_that_a_worker_made_count_as_rows_do(tmp_path: Path) -> None:
         attempt = writer.attempts(ids, 1)
         assert list(attempt) == [2, 2, 1]  # type: ignore[arg-type]
         assert writer.attempts(ids[2:], 1) == 1
-        writer.commit_files(made(point_rows(writer.run_id, ids, attempt=attempt)), ids)
+        assert writer.folder is not None
+        columns, results_ = scenarios(3), results(3)
+        outcomes = tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, results_)
+        rounds = tables.round_table(writer.run_id, ids, results_)
+        points = point_rows(writer.run_id, ids, attempt=attempt)
+        files = leave(writer.folder, made(points, outcomes=outcomes, rounds=rounds))
+        writer.commit_files(files, ids)
+        there = {name: part_paths(tmp_path / writer.run_id, name)[-1].read_bytes() for name in schema.TABLES}
+        assert {name: stamp(data) for name, data in there.items()} == {name: file.stamp for name, file in files.items()}
+        assert tables.kept(tables.read_part(there["points"], "")) == {
+            name: files[name].stamp for name in ("outcomes", "rounds")
+        }
         assert writer.failed_ids() == set()
         assert all(has_ok(writer, range(3)))
         with pytest.raises(SweepFault, match="done"):
@@ -143,6 +158,29 @@ def test_parts_with_other_digits_are_still_known(tmp_path: Path, monkeypatch: py
     with opened(tmp_path) as writer:
         assert [part.name in problem for problem in writer.problems] == [True]
         assert has_ok(writer, range(6)) == [True] * 3 + [False] * 3
+
+
+def test_a_launch_whose_run_was_removed_leaves_the_next_ones_files_alone(tmp_path: Path) -> None:
+    """It has lost its lock with the folder, and whatever lies there now is another's."""
+    with opened(tmp_path) as removed:
+        shutil.rmtree(tmp_path / removed.run_id)
+        with opened(tmp_path) as writer:
+            assert writer.folder is not None
+            own = files.leave(writer.folder, b"some rows")
+            with pytest.raises(UserError, match="removed"):
+                removed.finish("interrupted", {})
+            assert (writer.folder / own).exists()
+
+
+def test_what_a_worker_left_and_somebody_took_is_told(tmp_path: Path) -> None:
+    """In a line; the points run again."""
+    with opened(tmp_path) as writer:
+        assert writer.folder is not None
+        left = leave(writer.folder, made(point_rows(writer.run_id, named([0]))))
+        (writer.folder / left["points"].left).unlink()
+        with pytest.raises(UserError, match="was removed just now"):
+            writer.commit_files(left, named([0]))
+        assert not any(has_ok(writer, [0]))
 
 
 def test_what_a_lost_worker_left_goes_when_a_launch_ends(tmp_path: Path) -> None:
