@@ -29,7 +29,7 @@ MOST_IDS = 4_000_000
 """Ids that are kept from the first pass to the second: 10 bytes each."""
 WORKER_BYTES = 180 << 20
 """A worker's memory before its first point: interpreter, NumPy, Arrow, Numba, the compiled kernels; measured."""
-TASK_POINTS, TASK_ROUNDS = 8_192, 131_072
+TASK_POINTS, TASK_ROUNDS = 10_240, 131_072
 """Most points and rounds of one task: bounds on its answer. A single point may have more rounds."""
 POINT_BYTES, ROUND_BYTES = 8_192, 1_152
 """What a point and a round add while a task runs, measured and rounded up."""

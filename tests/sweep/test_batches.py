@@ -70,8 +70,8 @@ def test_a_task_is_a_second_of_work(real: float) -> None:
 
 @pytest.mark.parametrize(
     ("points", "workers", "tasks"),
-    [(100, 4, 1), (4_096, 4, 1), (8_192, 4, 2), (8_193, 1, 2), (17_384, 2, 4), (16_384, 2, 2), (20_000, 16, 4),
-     (100_000, 2, 14), (100_000, 16, 16), (10_000_000, 16, 1_232)],
+    [(100, 4, 1), (5_120, 4, 1), (10_240, 4, 2), (10_241, 1, 2), (21_480, 2, 4), (20_480, 2, 2), (20_000, 16, 3),
+     (100_000, 2, 10), (100_000, 16, 16), (10_000_000, 16, 992)],
 )  # fmt: skip
 def test_cheap_points_are_cut_so_that_all_workers_end_together(points: int, workers: int, tasks: int) -> None:
     """As many tasks for each, all of a size; but no task so small that it is no part by itself."""
