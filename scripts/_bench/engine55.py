@@ -44,7 +44,7 @@ def whole_calls(bench: Bench) -> Iterator[Figure]:
         for coverage, point in points.items():
             run = bench.in_turn(lambda point=point: on_two(point, pool), triad)  # type: ignore[misc]
             name = f"2 MiB calls, coverage {coverage}, two cores"
-            yield figure(SECTION, name, run, unit="wall s", of=wall_s, yardstick="triad, two cores", reach=reach)
+            yield figure(SECTION, name, run, unit="wall s", of=wall_s, yardstick="triad, two cores")
 
 
 def on_two(point: Columns, pool: ThreadPoolExecutor) -> Any:
