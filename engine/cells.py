@@ -33,7 +33,7 @@ def fill_cdf(asked: Any, limits: Any, cells: Any) -> None:
 def fill_spans(asked: Any, limits: Any) -> None:
     """P(S <= s) = C(s, k - 1) x ((n - s) k + s - k + 1) / (k C(n, k)), from s = n - 2 down to where it is below 2^-64.
 
-    `share` is C(s, k - 1) / (k C(n, k)), 128 bits of it, as four times 32: a product of 32 and 26 bits fits 64.
+    a3 to a0 are 128 bits of C(s, k - 1) / (k C(n, k)), 32 each: a product of 32 and 26 bits fits 64.
     """
     n, k = asked[N], asked[K]
     by = np.uint64(n)
