@@ -35,7 +35,7 @@ COMMAND = """\
 import sys
 
 if __name__ == "__main__":
-    from sweep.cli import main
+    from sweep.cli.main import main
 
     sys.exit(main())
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine.policy import ALL
-from sweep.grid import load, parse
+from sweep.grid.loader import load, parse
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

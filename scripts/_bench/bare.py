@@ -13,10 +13,10 @@ import numpy as np
 
 from engine import run
 from engine.scenario import Columns
-from sweep import memory
-from sweep.batches import cut
-from sweep.grid import load
-from sweep.plan import TASK_POINTS, make_plan
+from sweep.executors import malloc_settings
+from sweep.grid.loader import load
+from sweep.run.batching import cut
+from sweep.run.plan import TASK_POINTS, make_plan
 
 
 def share(batches: list[Columns]) -> None:
@@ -25,7 +25,7 @@ def share(batches: list[Columns]) -> None:
 
 
 def main(grid: Path, jobs: int) -> None:
-    memory.keep()  # as the sweep's workers do
+    malloc_settings.keep()  # as the sweep's workers do
     batches = []
     for block in make_plan(load(grid)).points():
         step = min(TASK_POINTS, -(-len(block.ids) // jobs))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from sweep.grid import load
-from sweep.launch import LaunchOptions, State, launch
+from sweep.grid.loader import load
+from sweep.run.driver import LaunchOptions, State, launch
 
 
 class Clock:

@@ -1,1 +1,1 @@
-"""Where batches run: this process, local processes, Ray. One room each; all give the same rows."""
+"""Ways to run a batch of points: in this process, in local processes, on Ray. Imports store and what is below it."""

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from engine.finish import Tally
 from engine.outcome import Results
 from engine.scenario import Columns
-from sweep import memory, parts, tables
-from sweep.identity import Ids
-from sweep.parts import File
+from sweep.executors import malloc_settings
+from sweep.grid.point_id import Ids
+from sweep.store import arrow_tables, parts
+from sweep.store.parts import File
 
 MODEL = "engine.run:run_batch"
 """The engine's entry point, `module:function`. By name, so that a payload holds data and no code."""
-TRACES = "sweep.traceruns:run_batch"
+TRACES = "sweep.traces.trace_batches:run_batch"
 """The same for points that are traces."""
 
 Run = Callable[[Columns], Results]
@@ -196,13 +197,13 @@ def _files(labels: Labels, columns: Columns, results: Results, done: Done) -> di
     """The part that these points are; what it costs is in no figure, as what the driver's cost."""
     run, ids, repeat = labels.run_id, labels.ids, labels.repeat
     each_ns = done.cpu_ns // len(ids)
-    points = tables.point_table(
+    points = arrow_tables.point_table(
         run, ids, repeat, columns, labels.derived, attempt=labels.attempt, node=done.node, cpu_ns=each_ns
     )
     made = parts.made(
-        tables.explained(points, labels.meanings),
-        outcomes=tables.outcome_table(run, ids, repeat, columns, results, labels.policies),
-        rounds=tables.round_table(run, ids, results, labels.policies),
+        arrow_tables.explained(points, labels.meanings),
+        outcomes=arrow_tables.outcome_table(run, ids, repeat, columns, results, labels.policies),
+        rounds=arrow_tables.round_table(run, ids, results, labels.policies),
     )
     return made if labels.folder is None else parts.leave(labels.folder, made)
 
@@ -228,7 +229,7 @@ def warm(runner: str, kernels: Sequence[int] = ()) -> None:
     The first batch compiles the other kernels.
     """
     _engine(runner)
-    tables.warm()
+    arrow_tables.warm()
     if kernels:
         from engine.run import load_compiled
 
@@ -241,7 +242,7 @@ _loaded: dict[str, Run] = {}
 
 def _engine(runner: str) -> Run:
     if runner not in _loaded:
-        memory.keep()
+        malloc_settings.keep()
         module, _, function = runner.partition(":")
         _loaded[runner] = getattr(importlib.import_module(module), function)
     return _loaded[runner]

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO
 
-from sweep.errors import SweepFault
+from sweep.common.errors import SweepFault
 from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, run_batch, warm
 
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sweep.executors.processes import serve; serve()"

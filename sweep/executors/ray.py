@@ -21,10 +21,10 @@ from typing import Any
 
 import psutil
 
-from sweep.errors import SweepFault, UserError
-from sweep.executors import raycode, rayhome
+from sweep.common.errors import SweepFault, UserError
+from sweep.executors import ray_session_dir, ray_task
 from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, owned
-from sweep.executors.raywatch import GONE_S, Watch
+from sweep.executors.ray_cluster import GONE_S, Watch
 
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_S = 5.0
@@ -78,7 +78,7 @@ class RayTasks:
     def start(self, kernels: Sequence[int] = ()) -> None:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        self._code = raycode.fingerprint()  # first: a second Ray node of a host unpacks a job's folder again, under us
+        self._code = ray_task.fingerprint()  # first: a second Ray node of a host unpacks a job's folder again, under us
         if self.address is None:
             self._start_local()
         else:
@@ -88,7 +88,7 @@ class RayTasks:
         self._watch = Watch(self._notes)
         if self.address is not None:
             self._count_workers()
-        self._task = raycode.pack(ray)
+        self._task = ray_task.pack(ray)
         self._probe = self._send(tuple(kernels))
 
     def submit(self, batch: Batch) -> None:
@@ -130,8 +130,8 @@ class RayTasks:
 
     def _start_local(self) -> None:
         before = psutil.Process().children()
-        rayhome.remove_strays()
-        self.home, self._held_home = rayhome.make()
+        ray_session_dir.remove_strays()
+        self.home, self._held_home = ray_session_dir.make()
         os.environ.pop("RAY_AUTH_MODE", None)  # a Ray that starts here asks for a token, unless told otherwise
         os.environ["RAY_AUTH_TOKEN"] = _one_token()
         ray = _ray()
@@ -221,7 +221,7 @@ class RayTasks:
         if isinstance(cause, ImportError):
             why = f"Ray's workers cannot load the engine ({describe(cause)})"
             raise UserError(f"{why}; every node needs ptsweep's packages: pip install -r requirements.lock")
-        if isinstance(cause, RuntimeError) and str(cause).startswith(raycode.WRONG):
+        if isinstance(cause, RuntimeError) and str(cause).startswith(ray_task.WRONG):
             raise UserError(str(cause))
         if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
             raise UserError(f"Ray's workers cannot get the code: {describe(error)}")

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweep.sql import Database
-from sweep.store import open_store
+from sweep.query.database import Database
+from sweep.store.store import open_store
 from tests.sweep.clusters import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ derive: {resident_pages: "virt * (1 - sparsity) / 4096"}
 """
 PATCHES = "from sweep import ledger; ledger.COMMIT_S = 0.2; ledger.PART_POINTS = 12"
 """Commits so often that a launch has many; files made by workers for the larger tasks, by the driver for the others."""
-DRIVER = f"import sys; {PATCHES}; from sweep.cli import main; sys.exit(main())"
+DRIVER = f"import sys; {PATCHES}; from sweep.cli.main import main; sys.exit(main())"
 QUESTIONS = {
     "outcomes": "SELECT * EXCLUDE (run_id) FROM outcomes ORDER BY point_id, policy",
     "rounds": "SELECT * EXCLUDE (run_id) FROM rounds ORDER BY point_id, policy, round",

@@ -12,8 +12,8 @@ import numpy as np
 from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
 from engine.policy import POLICIES
 from engine.scenario import Columns
-from sweep.grid import Grid, parse
-from sweep.launch import State
+from sweep.grid.loader import Grid, parse
+from sweep.run.driver import State
 
 RUNNER = "tests.sweep.fakes:run_batch"
 RAISES, DIES, DIES_ONCE, HANGS, SLEEPS = 13, 666, 555, 777, 50

@@ -16,14 +16,16 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from sweep import axes, expressions, grid, gridfile, plan, space, units, yamltree
-from sweep.errors import UserError
-from sweep.grid import parse
+from sweep.common import units
+from sweep.common.errors import UserError
+from sweep.grid import field_values, grid, grid_file, loader, sql_expressions, yaml_nodes
+from sweep.grid.loader import parse
+from sweep.run import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 10
 MOST_PLANNED = 20_000
-GUIDES = (axes, expressions, grid, gridfile, plan, space, units, yamltree)
+GUIDES = (field_values, grid, grid_file, loader, plan, sql_expressions, units, yaml_nodes)
 WORDS = (
     *("schema: sweep/1", "name: a", "fixed: {virt: 64GiB, sparsity: 0.9}", "axes: {zap: [64KiB, 2MiB]}", "repeats: 3"),
     *(

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweep import sql
-from sweep.errors import UserError
-from sweep.sql import Database
-from sweep.store import open_store
+from sweep.common.errors import UserError
+from sweep.query import database
+from sweep.query.database import Database
+from sweep.store.store import open_store
 from tests.sweep.fuzzing import Found, Tally, check_message, limited
 from tests.sweep.stores import filled, scenarios
 
@@ -227,9 +227,9 @@ class Prey:
         for derive, wheres in (({}, [text]), ({"a": text}, [])):
             try:
                 with limited():
-                    sql.check_expressions(derive, wheres)
+                    database.check_expressions(derive, wheres)
                     let_in = True
-                    values, masks = sql.point_conditions(points, derive, wheres)
+                    values, masks = database.point_conditions(points, derive, wheres)
             except UserError as error:
                 check_message(error)
                 self._must_not_tell(str(error), text)

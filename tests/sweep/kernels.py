@@ -52,5 +52,5 @@ def install(monkeypatch: pytest.MonkeyPatch, kernel: FakeKernel) -> FakeKernel:
     def opened(limit_s: float | None = None) -> Iterator[FakeKernel]:
         yield kernel
 
-    monkeypatch.setattr("sweep.live.opened", opened)
+    monkeypatch.setattr("sweep.kernel.kernel_driver.opened", opened)
     return kernel

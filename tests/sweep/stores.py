@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
 from engine.policy import POLICIES
 from engine.scenario import Columns, Scenario, columns_of
-from sweep import parts, tables
-from sweep.identity import Ids
-from sweep.places import Directory, Place
-from sweep.store import RunWriter, Store
+from sweep.grid.point_id import Ids
+from sweep.store import arrow_tables, parts
+from sweep.store.storage import Directory, Place
+from sweep.store.store import RunWriter, Store
 
 MIB = 1 << 20
 ROUNDS = 2
@@ -78,9 +78,9 @@ def results(count: int, rounds: int = ROUNDS) -> Results:
     )
 
 
-def point_rows(run_id: str, ids: Ids | Sequence[str], **how: Any) -> tables.Table:
+def point_rows(run_id: str, ids: Ids | Sequence[str], **how: Any) -> arrow_tables.Table:
     """Rows of the points table for any ids."""
-    return tables.point_table(run_id, ids, np.zeros(len(ids), np.int64), scenarios(len(ids)), **how)
+    return arrow_tables.point_table(run_id, ids, np.zeros(len(ids), np.int64), scenarios(len(ids)), **how)
 
 
 def commit(
@@ -98,8 +98,8 @@ def commit(
     ids = [point_id(number) for number in range(first, first + count)]
     columns, made = scenarios(count), results(count)
     repeat: NDArray[np.int64] = np.zeros(count, np.int64)
-    outcomes = tables.outcome_table(writer.run_id, ids, repeat, columns, made, policies, engine=engine)
-    rounds = tables.round_table(writer.run_id, ids, made, policies, engine=engine)
+    outcomes = arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, made, policies, engine=engine)
+    rounds = arrow_tables.round_table(writer.run_id, ids, made, policies, engine=engine)
     how = {"derived": derived, "status": status, "error": error, "node": "a", "cpu_ns": 1, "engine": engine}
     points = point_rows(writer.run_id, ids, **how)
     good = status == "ok"

@@ -9,9 +9,9 @@ import pytest
 from engine.arch import ARCHES
 from engine.closed import aligned_reach, most_pte_tables, tables_for, unaligned_reach
 from engine.scenario import Scenario, columns_of
-from sweep.advice import Footprint, this_kernel
-from sweep.cli import main
-from sweep.knobs import KNOBS
+from sweep.cli.main import main
+from sweep.process.advice import Footprint, this_kernel
+from sweep.process.allocator_settings import KNOBS
 
 TRACE = Path(__file__).resolve().parent.parent / "data/allocator/jemalloc_mixed.csv.gz"
 SERVER = ["advise", "--virt", "55TiB", "--res", "590GiB", "--vmpte", "110GiB"]

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from sweep import again, provenance
-from sweep.cli import main
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.cli.main import main
+from sweep.query.database import Database
+from sweep.run import rerun
+from sweep.store import provenance
+from sweep.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = """schema: sweep/1
@@ -148,9 +149,9 @@ def test_what_like_does_not_take(run: str, capsys: pytest.CaptureFixture[str], w
 
 def test_conditions_of_several_launches_are_one() -> None:
     """A run that was launched for some points, then for others, has both; once for all, it has all."""
-    assert again._where([{"where": "a = 1"}, {"where": "a = 2 OR b"}, {"where": "a = 1"}]) == "(a = 1) OR (a = 2 OR b)"
-    assert again._where([{"where": "a = 1"}]) == "a = 1"
-    assert again._where([{"where": "a = 1"}, {"where": None}]) is None
+    assert rerun._where([{"where": "a = 1"}, {"where": "a = 2 OR b"}, {"where": "a = 1"}]) == "(a = 1) OR (a = 2 OR b)"
+    assert rerun._where([{"where": "a = 1"}]) == "a = 1"
+    assert rerun._where([{"where": "a = 1"}, {"where": None}]) is None
 
 
 def test_provenance_can_be_checked(run: str) -> None:
@@ -162,7 +163,7 @@ def test_provenance_can_be_checked(run: str) -> None:
     assert launch["lock_sha256"] == hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()
     sources = b"".join(path.read_bytes() for path in sorted((ROOT / "engine").glob("*.py")))
     assert launch["engine_sha256"] == hashlib.sha256(sources).hexdigest()
-    costs = ROOT / "sweep/costs" / f"{launch['cost_table']['name']}.json"
+    costs = ROOT / "sweep/common/costs" / f"{launch['cost_table']['name']}.json"
     assert launch["cost_table"]["sha256"] == hashlib.sha256(costs.read_bytes()).hexdigest()
     assert kept["grid"]["text"] == GRID
     assert kept["grid"]["overrides"] == ["axes.sparsity=[0.5, 0.99]"]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.scenario import Columns, complete
-from sweep.batches import SMALLEST_NS, TASK_NS, Batcher, Estimate, Task, cut, evenly, joined, picked
-from sweep.compact import PART_POINTS
-from sweep.plan import TASK_POINTS, TASK_ROUNDS, PointBlock
+from sweep.run.batching import SMALLEST_NS, TASK_NS, Batcher, Estimate, Task, cut, evenly, joined, picked
+from sweep.run.plan import TASK_POINTS, TASK_ROUNDS, PointBlock
+from sweep.store.compaction import PART_POINTS
 
 
 def block(first: int, points: int, rounds: int = 1) -> PointBlock:

@@ -14,13 +14,13 @@ from uuid import uuid4
 
 import pytest
 
-from sweep import locks, parts, places
-from sweep.cli import main
-from sweep.errors import UserError
-from sweep.launch import LaunchOptions, launch
-from sweep.places import Bucket, Directory, Place, place_at
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.cli.main import main
+from sweep.common.errors import UserError
+from sweep.query.database import Database
+from sweep.run.driver import LaunchOptions, launch
+from sweep.store import locks, parts, storage
+from sweep.store.storage import Bucket, Directory, Place, place_at
+from sweep.store.store import Store
 from tests.sweep import fakes
 from tests.sweep.buckets import BUCKET, SECRET, Proxy, s3
 from tests.sweep.fakes import Told, grid
@@ -196,9 +196,9 @@ def test_a_store_that_stops_ends_a_launch_with_a_line(
     server: Proxy, bucket: str, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch, patient: None
 ) -> None:
     """Once puts are answered no more, at whichever of them: a line; the next launch loses and doubles nothing."""
-    monkeypatch.setattr(places, "PATIENCE_S", 0.3)
-    monkeypatch.setattr("sweep.batches.TASK_POINTS", 2)
-    monkeypatch.setattr("sweep.ledger.COMMIT_S", 0.0)
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.3)
+    monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 2)
+    monkeypatch.setattr("sweep.run.result_buffer.COMMIT_S", 0.0)
     puts = [0]
 
     def broken(method: str, path: str) -> str:
@@ -250,8 +250,8 @@ def test_a_stop_and_a_start(server: Proxy, bucket: str, tmp_path: Path, patient:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between tries."""
-    monkeypatch.setattr(places, "_FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(places, "_LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(storage, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(storage, "_LONGEST_PAUSE_S", 0.1)
 
 
 @pytest.mark.parametrize("damage", ["short", "gone"])
@@ -274,7 +274,7 @@ def test_damage_is_set_aside(place: Place, damage: str) -> None:
 
 HOLD = """
 import sys, time
-from sweep.places import place_at
+from sweep.store.storage import place_at
 from tests.sweep.stores import commit, opened
 writer = opened(place_at(sys.argv[1]))
 commit(writer, 0, 3)

@@ -9,12 +9,12 @@ import pytest
 from engine.kernel.measure import FLUSHED, SIZES, Figure
 from engine.kernel.runner import Runner
 from engine.scenario import Scenario
-from sweep import costtable
-from sweep.calibrate import Prediction, fits, prices
-from sweep.cli import main
-from sweep.costtable import PRICED
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.cli.main import main
+from sweep.common import cost_tables
+from sweep.common.cost_tables import PRICED
+from sweep.kernel.calibrate import Prediction, fits, prices
+from sweep.query.database import Database
+from sweep.store.store import Store
 from tests.live import kernel
 
 __all__ = ["kernel"]
@@ -108,8 +108,8 @@ def test_a_table_of_this_machine(
     facts = json.loads(capsys.readouterr().out)
     assert facts == json.loads(Path("results/costs/here.json").read_text())
     assert facts["kernel"] == kernel.machine.release
-    table = costtable.load(Path("results/costs/here.json"))
-    published = costtable.load(costtable.SHIPPED / "published.json")
+    table = cost_tables.load(Path("results/costs/here.json"))
+    published = cost_tables.load(cost_tables.SHIPPED / "published.json")
     assert {cost.counter for cost in table.costs} >= {cost.counter for cost in published.costs} - {"ipis"}
     assert table.cpus == kernel.machine.cpus
     assert all(figure["low_ns"] <= figure["ns"] <= figure["high_ns"] for figure in facts["figures"].values())

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from engine.policy import POLICIES
-from sweep import cli, tables
-from sweep.cli import COMMANDS, main
-from sweep.commands.summary import told
-from sweep.grid import load
-from sweep.identity import point_ids, run_name
-from sweep.launch import Summary
-from sweep.store import Store
-from sweep.version import VERSION
+from sweep import __version__
+from sweep.cli import main as cli_main
+from sweep.cli.commands.summary import told
+from sweep.cli.main import COMMANDS, main
+from sweep.grid.loader import load
+from sweep.grid.point_id import point_ids, run_name
+from sweep.run.driver import Summary
+from sweep.store import arrow_tables
+from sweep.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("ray", "numba", "duckdb", "pyarrow", "numpy", "rich", "pydantic", "yaml", "psutil")
@@ -45,8 +46,9 @@ def in_process(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 def test_help_imports_nothing_heavy_and_no_command() -> None:
     """`sweep --help` names the commands from a table: it must answer before the hand is off the key."""
-    code = f"import sys; from sweep.cli import main; main(['--help']); print([m for m in {HEAVY} if m in sys.modules])"
-    done = in_process(code + "; print([m for m in sys.modules if m.startswith('sweep.commands')])")
+    code = "import sys; from sweep.cli.main import main; main(['--help']); "
+    code += f"print([m for m in {HEAVY} if m in sys.modules])"
+    done = in_process(code + "; print([m for m in sys.modules if m.startswith('sweep.cli.commands')])")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["[]", "[]"]
     assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
@@ -55,7 +57,7 @@ def test_help_imports_nothing_heavy_and_no_command() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_commands_help_is_light(command: str) -> None:
     """Its options, without the rooms that do the work."""
-    code = f"import sys; from sweep.cli import main; print(main([{command!r}, '--help']))"
+    code = f"import sys; from sweep.cli.main import main; print(main([{command!r}, '--help']))"
     done = in_process(f"{code}; print([m for m in ('ray', 'numba', 'duckdb', 'pyarrow') if m in sys.modules])")
     assert done.stdout.splitlines()[-2:] == ["0", "[]"], done.stdout + done.stderr
     assert f"Usage: sweep {command} " in done.stdout
@@ -78,7 +80,7 @@ def test_results_do_not_go_with_a_rays_job(
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     """The version, and no more."""
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"sweep {VERSION}\n"
+    assert capsys.readouterr().out == f"sweep {__version__}\n"
 
 
 def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +186,9 @@ def test_dry_run_heeds_the_other_options(grid: Path, capsys: pytest.CaptureFixtu
     with Store(Path("results")).open_run(loaded, run_name(loaded), False, {"version": "0"}) as writer:
         for i, status in enumerate(("ok", "failed")):
             columns = {name: values[i : i + 1] for name, values in chunk.columns.items()}
-            rows = tables.point_table(writer.run_id, ids[i : i + 1], chunk.repeat[i : i + 1], columns, status=status)
+            rows = arrow_tables.point_table(
+                writer.run_id, ids[i : i + 1], chunk.repeat[i : i + 1], columns, status=status
+            )
             writer.commit(None, None, rows)
         writer.finish("failed", {})
 
@@ -222,7 +226,7 @@ def test_a_reader_that_goes_away_is_no_error(grid: Path, words: list[str], strea
     """`sweep ... | head -1`: what was to be done is done, the exit code says how it went, nobody hears of it."""
     read, write = os.pipe()
     os.close(read)
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweep.cli import main; sys.exit(main({words!r}))"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweep.cli.main import main; sys.exit(main({words!r}))"
     gone = dict.fromkeys(streams, write)
     done = subprocess.run([sys.executable, "-c", code], cwd=grid.parent, check=False, **{"stderr": -1, **gone})  # type: ignore[call-overload]
     os.close(write)
@@ -238,7 +242,7 @@ def test_a_full_disk_is_no_fault_of_ours(grid: Path) -> None:
     """stdout that takes no more: exit code 2 and a line."""
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweep.cli import main; sys.exit(main(['ls']))"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweep.cli.main import main; sys.exit(main(['ls']))"
     for unbuffered in ("", "1"):
         with Path("/dev/full").open("w") as full:
             done = subprocess.run(
@@ -281,6 +285,6 @@ def test_ctrl_c_anywhere_is_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     def interrupt(words: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_call", interrupt)
+    monkeypatch.setattr(cli_main, "_call", interrupt)
     assert main(["plan"]) == 3
     assert capsys.readouterr().err == "sweep: interrupted\n"

@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.query.database import Database
+from sweep.store.store import Store
 from tests.sweep import fakes
 from tests.sweep.clusters import Cluster, Hosts, why_no_hosts
 
@@ -32,11 +32,11 @@ DRIVER = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from sweep import batches
-from sweep.launch import LaunchOptions, launch
+from sweep.run import batching
+from sweep.run.driver import LaunchOptions, launch
 from tests.sweep import fakes
 asked = json.loads(sys.argv[1])
-batches.TASK_POINTS = asked.pop("task_points")
+batching.TASK_POINTS = asked.pop("task_points")
 options = LaunchOptions(Path(asked.pop("results")), executor="ray", runner=fakes.RUNNER, **asked["options"])
 print(json.dumps(asdict(launch(fakes.grid(**asked["grid"]), options, fakes.Told()))))
 """

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from moto import mock_aws
 
-from sweep.cli import main
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.cli.main import main
+from sweep.query.database import Database
+from sweep.store.store import Store
 from tests.sweep.clusters import STORE_BYTES, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +119,7 @@ os.execvp(sys.argv[first], sys.argv[first:])
 """
 SWEEP = """#!{python}
 import pathlib, sys
-from sweep.launch import LaunchOptions, launch
+from sweep.run.driver import LaunchOptions, launch
 from tests.sweep import fakes
 assert sys.argv[1:-1] == ["launch", "grids/first.yaml", "--address"]
 options = LaunchOptions(pathlib.Path("results"), address=sys.argv[-1], runner=fakes.RUNNER)

@@ -14,12 +14,14 @@ import pytest
 from engine.outcome import COLUMNS, Results
 from engine.policy import POLICIES
 from engine.scenario import Scenario, columns_of
-from sweep import matching, schema, tables
-from sweep.cli import main
-from sweep.places import Place
-from sweep.sql import Database
-from sweep.store import Store
-from sweep.tables import KernelFacts
+from sweep.cli.main import main
+from sweep.common import schema
+from sweep.query import compare_sql
+from sweep.query.database import Database
+from sweep.store import arrow_tables
+from sweep.store.arrow_tables import KernelFacts
+from sweep.store.storage import Place
+from sweep.store.store import Store
 from tests.sweep import stores
 from tests.sweep.stores import MIB, opened, part_paths, point_id
 
@@ -62,7 +64,7 @@ def write(
         for i, point in enumerate(ids):
             one = {field: values[i : i + 1] for field, values in columns.items()}
             status, error = ("failed", "ValueError: no") if i in failed else ("ok", None)
-            row = tables.point_table(
+            row = arrow_tables.point_table(
                 name, [point], repeat[i : i + 1], one, status=status, error=error, node="a", engine=engine
             )
             if i in failed:
@@ -72,9 +74,9 @@ def write(
         ids, repeat = [ids[i] for i in good], repeat[good]
         made = Results(made.values[good], made.rounds[good], made.round_counts[good])
         writer.commit(
-            tables.outcome_table(name, ids, repeat, columns, made, policies, engine=engine, kernel=kernel),
-            tables.round_table(name, ids, made, policies, engine=engine),
-            tables.point_table(name, ids, repeat, columns, node="a", engine=engine),
+            arrow_tables.outcome_table(name, ids, repeat, columns, made, policies, engine=engine, kernel=kernel),
+            arrow_tables.round_table(name, ids, made, policies, engine=engine),
+            arrow_tables.point_table(name, ids, repeat, columns, node="a", engine=engine),
         )
         writer.finish("failed" if failed else "ok", {})
 
@@ -111,7 +113,7 @@ def test_a_run_launched_twice_is_equal(
     ids: list[str] = []
     for more in ([], ["--fresh", "--where", "threads = 2"], ["--fresh"]):
         if len(ids) == 2:
-            monkeypatch.setattr("sweep.identity.MODEL_VERSION", 99)
+            monkeypatch.setattr("sweep.grid.point_id.MODEL_VERSION", 99)
         capsys.readouterr()
         assert main([*launch, *more]) == 0
         ids.append(json.loads(capsys.readouterr().out)["run_id"])
@@ -168,9 +170,9 @@ def test_which_side_is_worse(tmp_path: Path, compare: Compare, a: str, b: str, v
     write(tmp_path, B, points, more)
     code, out, _ = compare("--json", "--rows", "0", a=a, b=b)
     facts = json.loads(out)
-    assert [row["column"] for row in facts["columns"]] == list(matching.COMPARED)
+    assert [row["column"] for row in facts["columns"]] == list(compare_sql.COMPARED)
     found = {row["column"]: row["verdict"] for row in facts["differences"]}
-    assert found == {c: "changed" if c in matching.ONLY_CHANGED else verdict for c in matching.COMPARED}
+    assert found == {c: "changed" if c in compare_sql.ONLY_CHANGED else verdict for c in compare_sql.COMPARED}
     assert {row["worse"] for row in facts["columns"]} == {None, int(verdict == "worse")}
     assert code == (5 if verdict == "worse" else 0)
 
@@ -179,7 +181,7 @@ def test_what_has_no_worse_side_is_no_regression(tmp_path: Path, compare: Compar
     """Such columns alone end with 0, however they differ."""
 
     def change(made: Results) -> None:
-        for column in matching.ONLY_CHANGED:
+        for column in compare_sql.ONLY_CHANGED:
             made.values[1, 2, COLUMNS.index(column)] *= 3
 
     points = scenarios([1, 2])
@@ -187,14 +189,14 @@ def test_what_has_no_worse_side_is_no_regression(tmp_path: Path, compare: Compar
     write(tmp_path, B, points, change)
     code, out, _ = compare()
     assert code == 0
-    assert f"{len(matching.ONLY_CHANGED)} are not" in out
+    assert f"{len(compare_sql.ONLY_CHANGED)} are not" in out
     assert "no regression" in out
 
 
 def test_every_counted_column_has_a_side() -> None:
     """No column is compared under a name that the schema does not have."""
-    assert {column.name for column in (*schema.STATE, *schema.WORK)} == set(matching.COMPARED)
-    assert set(matching.COMPARED) > matching.ONLY_CHANGED
+    assert {column.name for column in (*schema.STATE, *schema.WORK)} == set(compare_sql.COMPARED)
+    assert set(compare_sql.COMPARED) > compare_sql.ONLY_CHANGED
 
 
 def test_the_list_is_bounded_and_the_worst_is_first(tmp_path: Path, compare: Compare) -> None:
@@ -239,13 +241,13 @@ def test_rows_match_as_a_slow_twin_says(tmp_path: Path, compare: Compare, seed: 
     rows: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {A: {}, B: {}}
     with Database(Store(tmp_path)) as database:
         for row in database.query("SELECT * FROM outcomes").to_pylist():
-            rows[row["run_id"]][tuple(row[name] for name in matching.ROW)] = row
+            rows[row["run_id"]][tuple(row[name] for name in compare_sql.ROW)] = row
     both = rows[A].keys() & rows[B].keys()
     facts = json.loads(compare("--json")[1])
     wanted = {"matched": len(both), "only_a": len(rows[A].keys() - both), "only_b": len(rows[B].keys() - both)}
     assert facts["rows"] == wanted
     found = {row["column"]: (row["rows"], row["a_total"], row["b_total"]) for row in facts["columns"]}
-    for column in matching.COMPARED:
+    for column in compare_sql.COMPARED:
         pairs = [(rows[A][key][column], rows[B][key][column]) for key in both]
         differ = sum(one != other for one, other in pairs)
         assert found.get(column, (0,))[0] == differ

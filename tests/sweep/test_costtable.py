@@ -9,16 +9,17 @@ import pytest
 from engine.outcome import WORK
 from engine.run import run_batch
 from engine.scenario import Scenario, columns_of
-from sweep import costtable, tables
-from sweep.errors import UserError
-from sweep.sql import Database, cost_ns
+from sweep.common import cost_tables
+from sweep.common.errors import UserError
+from sweep.query.database import Database, cost_ns
+from sweep.store import arrow_tables
 from tests.sweep.stores import filled
 
 
 def test_cost_is_the_counters_times_the_table(tmp_path: Path) -> None:
     """cost_ns is the same sum in SQL and by hand; another table needs no new run; what is unknown has no cost."""
     store = filled(tmp_path, 2)
-    prices = {cost.counter: cost.ns for cost in costtable.load_all()["published"].costs}
+    prices = {cost.counter: cost.ns for cost in cost_tables.load_all()["published"].costs}
     look_ns = prices.pop("ptes_looked_at")
     mine = {"schema": "sweep-costs/1", "name": "mine", "counters": {"ipis": {"ns": 2}}}
     (tmp_path / "mine.json").write_text(json.dumps(mine))
@@ -46,9 +47,9 @@ def test_cost_is_the_counters_times_the_table(tmp_path: Path) -> None:
 
 def test_the_published_costs_are_complete() -> None:
     """Every counter has a price with a source and a machine, or says which counter covers it."""
-    tree = json.loads((costtable.SHIPPED / "published.json").read_text())
+    tree = json.loads((cost_tables.SHIPPED / "published.json").read_text())
     assert sorted([*tree["counters"], *tree["unpriced"]]) == sorted([*WORK, "ptes_looked_at"])
-    for cost in costtable.load_all()["published"].costs:
+    for cost in cost_tables.load_all()["published"].costs:
         assert all((cost.covers, cost.source, cost.machine, cost.date)), cost.counter
         assert cost.guess == ("guess" in cost.source), cost.counter
 
@@ -70,7 +71,7 @@ def test_bad_cost_tables(tmp_path: Path, text: str, told: str) -> None:
     """A cost table that is wrong is named with what is wrong."""
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(UserError, match=told) as error:
-        costtable.load(tmp_path / "bad.json")
+        cost_tables.load(tmp_path / "bad.json")
     assert str(error.value).startswith(str(tmp_path / "bad.json"))
 
 
@@ -92,9 +93,9 @@ COUNTED = [
 ]
 
 
-def rows_of(scenario: Scenario, policies: tuple[str, ...]) -> tables.Table:
+def rows_of(scenario: Scenario, policies: tuple[str, ...]) -> arrow_tables.Table:
     columns = columns_of([scenario])
-    return tables.outcome_table("r", ["p"], np.zeros(1, np.int64), columns, run_batch(columns), policies)
+    return arrow_tables.outcome_table("r", ["p"], np.zeros(1, np.int64), columns, run_batch(columns), policies)
 
 
 @pytest.mark.parametrize(("scenario", "policy", "counts"), COUNTED)
@@ -102,13 +103,13 @@ def test_what_follows_from_the_counters(scenario: Scenario, policy: str, counts:
     """Derived counts are those of pencil and paper, on a machine with four CPUs."""
     found = {}
     for name in counts:
-        cost = costtable.Cost(name, 1.0, "", "", "", "", guess=False)
-        (found[name],) = cost_ns(rows_of(scenario, (policy,)), costtable.CostTable("one", "", (cost,), cpus=4))
+        cost = cost_tables.Cost(name, 1.0, "", "", "", "", guess=False)
+        (found[name],) = cost_ns(rows_of(scenario, (policy,)), cost_tables.CostTable("one", "", (cost,), cpus=4))
     assert found == counts
 
 
 def test_a_count_per_table_is_not_free() -> None:
     """Small calls over many rounds: what refcount saves by freeing tables is less than what counting costs."""
     scenario = Scenario(virt=64 * MIB, sparsity=0.9, cluster=64 * KIB, zap=64 * KIB, rounds=3)
-    none, refcount = cost_ns(rows_of(scenario, ("none", "refcount")), costtable.load_all()["published"])
+    none, refcount = cost_ns(rows_of(scenario, ("none", "refcount")), cost_tables.load_all()["published"])
     assert refcount > none

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep import files
-from sweep.cli import main
-from sweep.store import Store
+from sweep.cli.main import main
+from sweep.common import atomic_write
+from sweep.store.store import Store
 from tests.sweep import fakes
 from tests.sweep.stores import commit, opened, part_paths
 
@@ -25,8 +25,8 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     path = tmp_path / "small.yaml"
     path.write_text(GRID)
     monkeypatch.setattr("sweep.executors.base.MODEL", fakes.RUNNER)
-    monkeypatch.setattr("sweep.batches.TASK_POINTS", 1)
-    monkeypatch.setattr("sweep.ledger.COMMIT_S", 0.0)
+    monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
+    monkeypatch.setattr("sweep.run.result_buffer.COMMIT_S", 0.0)
     return ["launch", str(path), "--executor", "inline", "--results", str(tmp_path / "results")]
 
 
@@ -41,7 +41,7 @@ def test_a_disk_that_fails_in_the_middle(
     number: int,
 ) -> None:
     """After any number of writes: exit code 2 and a line with where, what and what to do; then the rest is run."""
-    real, left = files.sync, [writes]
+    real, left = atomic_write.sync, [writes]
 
     def failing(path: Path) -> None:
         left[0] -= 1
@@ -50,7 +50,7 @@ def test_a_disk_that_fails_in_the_middle(
         real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "sync", failing)
+        patch.setattr(atomic_write, "sync", failing)
         assert main([*launch, "-q"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -70,7 +70,7 @@ def test_a_disk_that_fails_in_the_middle(
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from sweep.errors import UserError
+from sweep.common.errors import UserError
 from tests.sweep.stores import opened
 os.chdir(sys.argv[1])
 if os.geteuid() == 0:  # whom no permission binds

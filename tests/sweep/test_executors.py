@@ -16,8 +16,8 @@ import pytest
 from engine.outcome import Results
 from engine.policy import POLICIES
 from engine.scenario import Columns, Scenario, columns_of
-from sweep import tables
-from sweep.errors import SweepFault, UserError
+from sweep.common.atomic_write import is_temporary
+from sweep.common.errors import SweepFault, UserError
 from sweep.executors.base import (
     MODEL,
     Batch,
@@ -35,8 +35,8 @@ from sweep.executors.base import (
 from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes, how_it_died
 from sweep.executors.ray import RayTasks
-from sweep.files import is_temporary
-from sweep.parts import stamp
+from sweep.store import arrow_tables
+from sweep.store.parts import stamp
 from tests.sweep import fakes
 from tests.sweep.stores import named
 
@@ -129,19 +129,19 @@ def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
     assert done.files is not None
     results = fakes.run_batch(columns)
     made = {
-        "outcomes": tables.outcome_table("run", labels.ids, repeat, columns, results, labels.policies),
-        "rounds": tables.round_table("run", labels.ids, results, labels.policies),
-        "points": tables.point_table(
+        "outcomes": arrow_tables.outcome_table("run", labels.ids, repeat, columns, results, labels.policies),
+        "rounds": arrow_tables.round_table("run", labels.ids, results, labels.policies),
+        "points": arrow_tables.point_table(
             "run", labels.ids, repeat, columns, labels.derived, attempt=2, node=done.node, cpu_ns=done.cpu_ns // 3
         ),
     }
     for name, table in made.items():
-        timeless = [column for column in tables.written(table).column_names if column != "finished_at"]
-        got = tables.read_part(done.files[name].data, "")
+        timeless = [column for column in arrow_tables.written(table).column_names if column != "finished_at"]
+        got = arrow_tables.read_part(done.files[name].data, "")
         assert got.select(timeless).equals(table.select(timeless))
         assert done.files[name].stamp == stamp(done.files[name].data)
     assert got.schema.field("double").metadata[b"meaning"] == b"derived: 2 * seed"
-    assert tables.kept(got) == {name: done.files[name].stamp for name in ("outcomes", "rounds")}
+    assert arrow_tables.kept(got) == {name: done.files[name].stamp for name in ("outcomes", "rounds")}
     done = answers(executor, Batch(2, points(1, fakes.RAISES, 3), runner=fakes.RUNNER, labels=labels))[2]
     assert done.files is None
     assert done.results is not None

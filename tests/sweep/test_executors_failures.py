@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sweep.launch import LaunchOptions, launch
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.query.database import Database
+from sweep.run.driver import LaunchOptions, launch
+from sweep.store.store import Store
 from tests.sweep import fakes
 from tests.sweep.fakes import Told, grid
 
@@ -70,7 +70,7 @@ def test_a_poison_point_is_not_tried_again_unless_asked(
 
 def test_many_bad_points_end_a_launch(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """--max-failures counts what killed its worker as well; what is finished by then is kept."""
-    monkeypatch.setattr("sweep.batches.TASK_POINTS", 1)
+    monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
     summary = launch(
         grid([1, fakes.DIES, 2, 3, 4]), replace(options, executor="processes", jobs=1, max_failures=1), Told()
     )

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.scenario import Columns, Scenario, columns_of
-from sweep import expressions, sql
-from sweep.errors import UserError
+from sweep.common.errors import UserError
+from sweep.grid import sql_expressions
+from sweep.query import database
 from tests.sweep.stores import MIB, scenarios
 
 
@@ -19,7 +20,7 @@ def evaluated(
     columns: Columns, derive: dict[str, str], wheres: Sequence[str]
 ) -> tuple[dict[str, list[Any]], list[NDArray[np.bool_]]]:
     """With derived columns as Python values."""
-    values, masks = sql.point_conditions(columns, derive, wheres)
+    values, masks = database.point_conditions(columns, derive, wheres)
     return {name: array.to_pylist() for name, array in values.items()}, masks
 
 
@@ -100,7 +101,7 @@ def test_the_syntax_tree_shows_what_ends_the_expression(text: str) -> None:
         str(duckdb.execute("SELECT json_serialize_sql(?)", [f"SELECT ({one})"]).fetchall()[0][0]) for one in (text, "1")
     )
     with pytest.raises(UserError, match="not one expression"):
-        expressions.check_tree(tree, bare, ["zap"], "where")
+        sql_expressions.check_tree(tree, bare, ["zap"], "where")
 
 
 def test_values_and_conditions() -> None:
@@ -171,7 +172,7 @@ def test_types_of_derived_columns(name: str, expression: str, kind: type) -> Non
 def test_derived_columns_that_are_refused(name: str, expression: str, told: str) -> None:
     """A derived column has a name of its own and one plain value a point."""
     with pytest.raises(UserError, match=told):
-        sql.check_expressions({name: expression}, [])
+        database.check_expressions({name: expression}, [])
 
 
 def test_texts_stay_short() -> None:
@@ -183,7 +184,7 @@ def test_texts_stay_short() -> None:
 
 def test_checking_needs_no_points() -> None:
     """What is right and what is wrong shows before anything is expanded."""
-    sql.check_expressions({"pages": "virt / 4096"}, ["pages > 1", "zap < cluster"])
+    database.check_expressions({"pages": "virt / 4096"}, ["pages > 1", "zap < cluster"])
     with pytest.raises(UserError, match="did you mean 'cluster'"):
-        sql.check_expressions({}, ["zap < clutser"])
+        database.check_expressions({}, ["zap < clutser"])
     assert evaluated(scenarios(2), {}, []) == ({}, [])

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.scenario import FIELD
-from sweep import rundir
-from sweep.errors import UserError, printable
-from sweep.grid import parse
-from sweep.gridfile import TOP_KEYS
-from sweep.store import open_store
+from sweep.common.errors import UserError, printable
+from sweep.grid.grid_file import TOP_KEYS
+from sweep.grid.loader import parse
+from sweep.store import run_directory
+from sweep.store.store import open_store
 from tests.sweep.fuzzing import (
     WORDS,
     Found,
@@ -143,7 +143,7 @@ def test_no_name_leads_out_of_the_store(name: str, tmp_path: Path) -> None:
     for refused in (store.find, store.find_name, store.remove):
         with pytest.raises(UserError, match="no run"):
             refused(name)
-    assert not rundir.RUN_NAME.fullmatch(name) or len(name) > 100
+    assert not run_directory.RUN_NAME.fullmatch(name) or len(name) > 100
     with pytest.raises(UserError):
         parse(f"schema: sweep/1\nname: {name!r}\nfixed: {{virt: 1GiB, sparsity: 0.5}}\n", "g.yaml")
     assert (outside / "run.json").exists()

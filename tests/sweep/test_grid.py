@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from engine.policy import POLICIES
 from engine.scenario import ABSENT, FIELD
-from sweep.axes import show
-from sweep.errors import UserError
-from sweep.grid import Grid, load, parse
+from sweep.common.errors import UserError
+from sweep.grid.field_values import show
+from sweep.grid.loader import Grid, load, parse
 
 HEAD = "schema: sweep/1\nname: a\n"
 BASE = HEAD + "fixed: {virt: 1GiB, sparsity: 0.9}\n"

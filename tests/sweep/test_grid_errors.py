@@ -5,8 +5,8 @@ import time
 import pytest
 
 from engine.scenario import FIELD
-from sweep.errors import UserError
-from sweep.grid import parse
+from sweep.common.errors import UserError
+from sweep.grid.loader import parse
 
 HEAD = "schema: sweep/1\nname: a\n"
 BASE = HEAD + "fixed: {virt: 1GiB, sparsity: 0.9}\n"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from engine import MODEL_VERSION
 from engine.scenario import Scenario, columns_of
-from sweep import identity
-from sweep.grid import parse
-from sweep.identity import canonical, canonical_json, point_id, point_ids, run_name, texts
+from sweep.grid import point_id as identity
+from sweep.grid.loader import parse
+from sweep.grid.point_id import canonical, canonical_json, point_id, point_ids, run_name, texts
 
 shares = st.integers(0, 10**6).map(lambda n: n / 10**6)
 pages = st.integers(1, 1 << 20).map(lambda n: n * 65536)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep.errors import SweepFault
-from sweep.idset import IdSet, keys
+from sweep.common.errors import SweepFault
+from sweep.store.id_set import IdSet, keys
 
 IDS = st.text("0f", min_size=20, max_size=20)
 TAILS = st.builds("{:016x}{}".format, st.integers(0, 2), st.text("0f", min_size=4, max_size=4))

@@ -11,22 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.policy import POLICIES
-from sweep import launch as driver
-from sweep.batches import Task
-from sweep.errors import SweepFault, UserError
+from sweep.common.errors import SweepFault, UserError
 from sweep.executors import base
 from sweep.executors.base import Batch, Done, End, Failure
 from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes
 from sweep.executors.ray import RayTasks
-from sweep.grid import Grid, parse
-from sweep.launch import LaunchOptions, Summary, choose, launch
-from sweep.ledger import Ledger
-from sweep.parts import File, sealed
-from sweep.places import place_at
-from sweep.plan import make_plan
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.grid.loader import Grid, parse
+from sweep.query.database import Database
+from sweep.run import driver
+from sweep.run.batching import Task
+from sweep.run.driver import LaunchOptions, Summary, choose, launch
+from sweep.run.plan import make_plan
+from sweep.run.result_buffer import Ledger
+from sweep.store.parts import File, sealed
+from sweep.store.storage import place_at
+from sweep.store.store import Store
 from tests.sweep import fakes
 from tests.sweep.fakes import Told, grid
 from tests.sweep.stores import opened
@@ -72,7 +72,7 @@ def test_rows_do_not_tell_who_made_files_of_them(options: LaunchOptions, monkeyp
     monkeypatch.setattr(base, "_files", spied)
     said = {}
     for points in (1, 1_000):
-        monkeypatch.setattr("sweep.ledger.PART_POINTS", points)
+        monkeypatch.setattr("sweep.run.result_buffer.PART_POINTS", points)
         here = replace(options, results=Path(str(options.results), str(points)))
         for seeds in ([1, 2, 3], [4, fakes.RAISES, 5]):
             run(grid(seeds, f"seeds-{len(seeds)}-{seeds[0]}", rounds=2), here)
@@ -119,7 +119,7 @@ def test_what_where_left_out_is_still_to_run(options: LaunchOptions) -> None:
 
 def test_compiling_is_what_a_cold_launch_waits_for(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the first answer, for a ready worker has compiled no kernel yet; a warm one waits for the start."""
-    monkeypatch.setattr("sweep.batches.TASK_POINTS", 1)
+    monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
     monkeypatch.setattr(driver, "MODEL", fakes.RUNNER)
     for cold, words in ((True, "compiling the engine, once"), (False, "starting inline")):
         told = Told()
@@ -156,7 +156,7 @@ def test_failures_are_rows_and_run_again_only_when_asked(options: LaunchOptions)
 
 def test_a_launch_ends_after_so_many_failures(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is finished by then is kept, the rest is for the next launch."""
-    monkeypatch.setattr("sweep.batches.TASK_POINTS", 1)
+    monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
     summary = run(grid([1, fakes.RAISES, 2, 3]), replace(options, max_failures=1))
     assert (summary.status, summary.points) == ("failed", {"ok": 1, "failed": 1})
     assert by_seed(options) == {1: "ok", fakes.RAISES: "failed"}
@@ -249,7 +249,7 @@ def test_after_a_fault_what_is_finished_is_there(options: LaunchOptions, monkeyp
     """The executor breaks in the middle: rows are committed, it is stopped, the run says fault."""
     broken = Breaks()
     monkeypatch.setattr(driver, "choose", lambda *_: (broken, "broken"))
-    monkeypatch.setattr("sweep.batches.TASK_POINTS", 1)
+    monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
     progress = Told()
     with pytest.raises(SweepFault, match="broken"):
         launch(grid([1, 2, 3]), options, progress)
@@ -328,7 +328,7 @@ def test_a_commit_that_fails_costs_its_own_points_only(monkeypatch: pytest.Monke
             raise error
         writer.commit()
 
-    monkeypatch.setattr("sweep.ledger.COMMIT_S", 0.0)
+    monkeypatch.setattr("sweep.run.result_buffer.COMMIT_S", 0.0)
     ledger = Ledger(writer, POLICIES)  # type: ignore[arg-type]
     monkeypatch.setattr(ledger, "_write", commit)
     task, lost = Task(next(make_plan(grid([1])).points()), 1.0), Done(1, End.LOST)
@@ -412,7 +412,7 @@ def test_a_part_that_cannot_be_written_costs_nothing_else(monkeypatch: pytest.Mo
 def test_only_workers_of_this_machine_leave_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And only in a directory. Tasks that are no part by themselves come without files."""
     assert [tasks.near for tasks in (RayTasks(), RayTasks("auto"), Processes(1), Inline())] == [True, False, True, True]
-    monkeypatch.setattr("sweep.ledger.PART_POINTS", 2)
+    monkeypatch.setattr("sweep.run.result_buffer.PART_POINTS", 2)
     big, small = (Task(next(make_plan(grid(seeds)).points()), 1.0) for seeds in ([1, 2], [3]))
     with opened(tmp_path) as writer, opened(place_at("memory://bucket/runs")) as in_bucket:
         for told, near, folder in (

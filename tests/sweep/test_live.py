@@ -7,9 +7,9 @@ import pytest
 
 from engine.kernel.runner import Runner
 from engine.outcome import WORK
-from sweep.cli import main
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.cli.main import main
+from sweep.query.database import Database
+from sweep.store.store import Store
 from tests.live import kernel
 from tests.sweep.kernels import FakeKernel, install
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sweep import locks
-from sweep.errors import UserError
-from sweep.places import Directory
-from sweep.store import Store
+from sweep.common.errors import UserError
+from sweep.store import locks
+from sweep.store.storage import Directory
+from sweep.store.store import Store
 from tests.sweep.stores import has_ok, opened
 
 HOLD = """

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.run import forecast
-from sweep import plan, space
-from sweep.errors import UserError
-from sweep.grid import Grid, parse
-from sweep.identity import Ids, point_ids
-from sweep.plan import PlanAccount, make_plan
+from sweep.common.errors import UserError
+from sweep.grid import grid as grid_module
+from sweep.grid.loader import Grid, parse
+from sweep.grid.point_id import Ids, point_ids
+from sweep.run import plan
+from sweep.run.plan import PlanAccount, make_plan
 
 BASE = "schema: sweep/1\nname: a\nfixed: {virt: 1GiB, sparsity: 0.9}\n"
 AXES = BASE + "axes:\n  cluster: [4KiB, 64KiB, 2MiB]\n  zap: [64KiB, 2MiB]\n  threads: [1, 8]\n"
@@ -174,7 +175,7 @@ def test_chunks_of_any_size_make_one_plan(monkeypatch: pytest.MonkeyPatch) -> No
     grid = grid_of(AXES + "exclude: [{where: zap < cluster}]\nrepeats: 3\ninclude: [{threads: 8}]\n")
     made = make_plan(grid)
     points = planned(made)
-    monkeypatch.setattr(plan, "CHUNK", space.CHUNK)
+    monkeypatch.setattr(plan, "CHUNK", grid_module.CHUNK)
     again = make_plan(grid)
     assert planned(again) == points
     assert again.account.estimate_ns == pytest.approx(made.account.estimate_ns)

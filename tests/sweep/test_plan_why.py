@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.cli import main
+from sweep.cli.main import main
 
 GRID = """\
 schema: sweep/1

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from sweep.launch import State
-from sweep.progress import Silent, progress
+from sweep.cli.progress import Silent, progress
+from sweep.run.driver import State
 
 
 @pytest.fixture

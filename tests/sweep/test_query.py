@@ -15,14 +15,17 @@ from engine.outcome import Results
 from engine.policy import POLICIES
 from engine.run import run_batch
 from engine.scenario import Columns, Scenario, columns_of
-from sweep import named, render, schema, tables
-from sweep.cli import main
+from sweep.cli import output_formats
+from sweep.cli.main import main
+from sweep.common import schema
 from sweep.executors.base import join
-from sweep.store import Store
+from sweep.query import named_queries
+from sweep.store import arrow_tables
+from sweep.store.store import Store
 from tests import process
 from tests.sweep.stores import MIB, FakeGrid, commit, filled, opened, point_id, point_rows
 
-NAMES = [query.name for query in named.named_queries()]
+NAMES = [query.name for query in named_queries.named_queries()]
 Sweep = Callable[..., Any]
 
 
@@ -58,9 +61,9 @@ def store(root: Path, columns: Columns, made: Results) -> None:
     ids, repeat = [point_id(i) for i in range(len(columns["virt"]))], columns["seed"]
     with opened(root, "published-0123abcd") as writer:
         writer.commit(
-            tables.outcome_table(writer.run_id, ids, repeat, columns, made),
-            tables.round_table(writer.run_id, ids, made),
-            tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
+            arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, made),
+            arrow_tables.round_table(writer.run_id, ids, made),
+            arrow_tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
         )
         writer.commit(None, None, point_rows(writer.run_id, ["f" * 20], status="failed", error="it broke"))
         writer.finish("failed", {})
@@ -179,7 +182,7 @@ def test_sql_comes_from_anywhere(sweep: Sweep, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("sys.stdin", io.StringIO("SELECT count(*) AS n FROM outcomes"))
     for source in ("SELECT count(*) AS n FROM outcomes", str(tmp_path / "mine.sql"), "-"):
         assert json.loads(sweep("query", source, "--json")[1]) == [{"n": 28}]
-    assert sweep("query", "savings", "--sql")[1] == named.named_query("savings").sql
+    assert sweep("query", "savings", "--sql")[1] == named_queries.named_query("savings").sql
     code, _, err = sweep("query", "saving")
     assert code == 2
     assert "did you mean 'savings'" in err
@@ -310,16 +313,18 @@ def test_rm_asks(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_values_as_people_read_them() -> None:
     """Thousands are marked, NULL shows, control characters do not."""
-    shown = [render.shown(value) for value in (102640, 0.25, 1234567.891, None, True, "a\x1b[31m\nb", float("nan"))]
+    shown = [
+        output_formats.shown(value) for value in (102640, 0.25, 1234567.891, None, True, "a\x1b[31m\nb", float("nan"))
+    ]
     assert shown == ["102,640", "0.25", "1,234,568", "-", "yes", "a [31m b", "-"]
     out = io.StringIO()
-    assert render.write(["a|b", "n"], [["x|y", 1], [None, None]], "md", out) == 0
+    assert output_formats.write(["a|b", "n"], [["x|y", 1], [None, None]], "md", out) == 0
     assert out.getvalue() == "| a\\|b | n |\n| --- | ---: |\n| x\\|y | 1 |\n| - | - |\n"
     twice, lines = io.StringIO(), io.StringIO()
-    render.write(["a", "a", "a_1"], [[1, 2, 3]], "json", twice)
+    output_formats.write(["a", "a", "a_1"], [[1, 2, 3]], "json", twice)
     assert json.loads(twice.getvalue()) == [{"a": 1, "a_2": 2, "a_1": 3}]
-    render.write(["x\ny"], [[1]], "table", lines)
+    output_formats.write(["x\ny"], [[1]], "table", lines)
     assert lines.getvalue() == "x y\n---\n  1\n"
     empty = io.StringIO()
-    render.write(["a"], [], "json", empty)
+    output_formats.write(["a"], [], "json", empty)
     assert json.loads(empty.getvalue()) == []

@@ -9,10 +9,10 @@ import pytest
 from engine.policy import POLICIES
 from engine.run import run_batch
 from engine.scenario import Scenario, columns_of
-from sweep import tables
-from sweep.named import named_query
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.query.database import Database
+from sweep.query.named_queries import named_query
+from sweep.store import arrow_tables
+from sweep.store.store import Store
 from tests.sweep.stores import MIB, opened, point_id
 
 Rows = list[dict[str, Any]]
@@ -37,9 +37,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         made, ids, repeat = run_batch(columns), [point_id(i) for i in range(len(scenarios))], columns["seed"]
         with opened(root, f"{name}-0123abcd") as writer:
             writer.commit(
-                tables.outcome_table(writer.run_id, ids, repeat, columns, made, policies),
-                tables.round_table(writer.run_id, ids, made, policies),
-                tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
+                arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, made, policies),
+                arrow_tables.round_table(writer.run_id, ids, made, policies),
+                arrow_tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
             )
             writer.finish("ok", {})
     with Database(Store(root)) as opened_database:

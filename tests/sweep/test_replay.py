@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.policy import POLICIES
-from sweep.cli import main
+from sweep.cli.main import main
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 KERNEL = "step,op,start,length,stride"
@@ -267,7 +267,7 @@ def test_what_the_live_kernel_is_spared(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
 ) -> None:
     """Refused with the row before anything is mapped, here with 10,000 KiB of memory."""
-    monkeypatch.setattr("sweep.liveplay._available_kib", lambda: 10_000)
+    monkeypatch.setattr("sweep.kernel.kernel_replay._available_kib", lambda: 10_000)
     path = tmp_path / "t.csv"
     path.write_text(text)
     code, _, said = run(capsys, path, "--engine", "kernel")

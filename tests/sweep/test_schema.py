@@ -3,7 +3,8 @@
 import pytest
 
 from engine import outcome, scenario
-from sweep import schema, tables
+from sweep.common import schema
+from sweep.store import arrow_tables
 
 ALL = {**schema.VIEWS, **{f"stored {name}": columns for name, columns in schema.TABLES.items()}}
 
@@ -40,5 +41,5 @@ def test_a_name_means_one_thing() -> None:
 @pytest.mark.parametrize("columns", schema.TABLES.values(), ids=schema.TABLES)
 def test_units_and_meanings_travel_with_the_files(columns: tuple[schema.Column, ...]) -> None:
     """A field's metadata holds its unit and its meaning."""
-    for column, field in zip(columns, tables.arrow_schema(columns), strict=True):
+    for column, field in zip(columns, arrow_tables.arrow_schema(columns), strict=True):
         assert field.metadata == {b"unit": column.unit.encode(), b"meaning": column.meaning.encode()}

@@ -12,15 +12,14 @@ from engine.finish import Tally
 from engine.outcome import Results
 from engine.run import cuts, gathered, run_batch, run_shard
 from engine.scenario import Columns, Scenario, columns_of
-from sweep import batches, shards
-from sweep import launch as driver
-from sweep.batches import Batcher, Task
 from sweep.executors.base import Batch, Done, End, Failure, Shard
 from sweep.executors.base import run_batch as answer
-from sweep.grid import parse
-from sweep.launch import LaunchOptions, launch
-from sweep.plan import PointBlock
-from sweep.shards import Shards
+from sweep.grid.loader import parse
+from sweep.run import batching, driver, shards
+from sweep.run.batching import Batcher, Task
+from sweep.run.driver import LaunchOptions, launch
+from sweep.run.plan import PointBlock
+from sweep.run.shards import Shards
 from tests.sweep.fakes import Told
 
 GIB, TIB = 1 << 30, 1 << 40
@@ -116,7 +115,7 @@ def test_an_engine_that_raises_in_a_shard_is_a_failure() -> None:
 def test_a_sharded_launch_writes_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes that share a point, and this one that takes it whole: every outcome and round is the same."""
     text = "schema: sweep/1\nname: one\nfixed: {virt: 2TiB, sparsity: 0.99, zap: 1GiB, coverage: 0.9, rounds: 2}\n"
-    for module in (batches, driver):
+    for module in (batching, driver):
         monkeypatch.setattr(module, "TASK_NS", 1e6)
         monkeypatch.setattr(module, "SMALLEST_NS", 1e5)
     added: list[Columns] = []

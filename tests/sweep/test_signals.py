@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweep.interrupts import Interrupts
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.query.database import Database
+from sweep.run.signals import Interrupts
+from sweep.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0  # the first launch may have to compile the engine

@@ -16,11 +16,13 @@ from engine.outcome import COLUMNS, ROUND_COLUMNS
 from engine.policy import POLICIES
 from engine.run import run_batch
 from engine.scenario import Scenario, columns_of
-from sweep import schema, sql, tables
-from sweep.errors import UserError
-from sweep.places import Directory
-from sweep.sql import Database
-from sweep.store import Store
+from sweep.common import schema
+from sweep.common.errors import UserError
+from sweep.query import database as sql
+from sweep.query.database import Database
+from sweep.store import arrow_tables
+from sweep.store.storage import Directory
+from sweep.store.store import Store
 from tests.sweep.stores import ROUNDS, commit, filled, opened, part_paths, point_id, results, scenarios
 
 SQL_TYPES = {"int64": "BIGINT", "float64": "DOUBLE", "string": "VARCHAR", "bool": "BOOLEAN"}
@@ -110,7 +112,7 @@ def test_a_column_that_no_file_has_is_null(tmp_path: Path) -> None:
     with opened(tmp_path) as writer:
         commit(writer, 0, 4)
     (part,) = part_paths(tmp_path / writer.run_id, "outcomes")
-    assert not {"install_ns", "trace"} & set(tables.read_part(part, "").column_names)
+    assert not {"install_ns", "trace"} & set(arrow_tables.read_part(part, "").column_names)
     with Database(Store(tmp_path)) as database:
         told = database.query("SELECT DISTINCT install_ns, trace, pt_reclaim FROM outcomes").to_pylist()
         described = {view: database.query(f"DESCRIBE {view}").to_pylist() for view in schema.VIEWS}
@@ -127,9 +129,9 @@ def test_the_view_of_rounds_has_those_of_points_with_one_too(tmp_path: Path) -> 
     columns, ids = columns_of(scenarios), [point_id(number) for number in range(3)]
     made = run_batch(columns)
     with opened(tmp_path) as writer:
-        outcomes = tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, made)
-        points = tables.point_table(writer.run_id, ids, np.zeros(3, np.int64), columns, status="ok")
-        writer.commit(outcomes, tables.round_table(writer.run_id, ids, made), points)
+        outcomes = arrow_tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, made)
+        points = arrow_tables.point_table(writer.run_id, ids, np.zeros(3, np.int64), columns, status="ok")
+        writer.commit(outcomes, arrow_tables.round_table(writer.run_id, ids, made), points)
     with Database(Store(tmp_path)) as database:
         told = database.query("SELECT * FROM rounds ORDER BY point_id, round").to_pylist()
     assert [(row["point_id"], row["round"]) for row in told[:: len(POLICIES)]] == [

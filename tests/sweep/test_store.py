@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweep import files, schema, tables
-from sweep.errors import SweepFault, UserError
-from sweep.parts import leave, made, stamp
-from sweep.places import Directory
-from sweep.provenance import collect
-from sweep.store import Store, open_store
+from sweep.common import atomic_write, schema
+from sweep.common.errors import SweepFault, UserError
+from sweep.store import arrow_tables
+from sweep.store.parts import leave, made, stamp
+from sweep.store.provenance import collect
+from sweep.store.storage import Directory
+from sweep.store.store import Store, open_store
 from tests.sweep.stores import (
     ROUNDS,
     FakeGrid,
@@ -107,7 +108,7 @@ def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None
     attempts = [
         row
         for path in part_paths(tmp_path / writer.run_id, "points")
-        for row in tables.read_part(path, "", ["point_id", "attempt"]).to_pylist()
+        for row in arrow_tables.read_part(path, "", ["point_id", "attempt"]).to_pylist()
     ]
     assert [row["attempt"] for row in attempts if row["point_id"] == point_id(1)] == [1, 2, 3]
     assert Store(tmp_path).find("last").ok == 3
@@ -123,14 +124,14 @@ def test_files_that_a_worker_made_count_as_rows_do(tmp_path: Path) -> None:
         assert writer.attempts(ids[2:], 1) == 1
         assert writer.folder is not None
         columns, results_ = scenarios(3), results(3)
-        outcomes = tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, results_)
-        rounds = tables.round_table(writer.run_id, ids, results_)
+        outcomes = arrow_tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, results_)
+        rounds = arrow_tables.round_table(writer.run_id, ids, results_)
         points = point_rows(writer.run_id, ids, attempt=attempt)
         files = leave(writer.folder, made(points, outcomes=outcomes, rounds=rounds))
         writer.commit_files(files, ids)
         there = {name: part_paths(tmp_path / writer.run_id, name)[-1].read_bytes() for name in schema.TABLES}
         assert {name: stamp(data) for name, data in there.items()} == {name: file.stamp for name, file in files.items()}
-        assert tables.kept(tables.read_part(there["points"], "")) == {
+        assert arrow_tables.kept(arrow_tables.read_part(there["points"], "")) == {
             name: files[name].stamp for name in ("outcomes", "rounds")
         }
         assert writer.failed_ids() == set()
@@ -140,13 +141,13 @@ def test_files_that_a_worker_made_count_as_rows_do(tmp_path: Path) -> None:
         writer.finish("ok", {})
     assert (Store(tmp_path).find("last").ok, Store(tmp_path).find("last").failed) == (3, 0)
     parts = part_paths(tmp_path / writer.run_id, "points")
-    assert [tables.read_part(path, "").column("attempt").to_pylist() for path in parts] == [[1, 1, 2, 2, 1]]
+    assert [arrow_tables.read_part(path, "").column("attempt").to_pylist() for path in parts] == [[1, 1, 2, 2, 1]]
 
 
 def test_parts_with_other_digits_are_still_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Earlier runs told BLAKE2b: what was not changed is whole, what was is found."""
     with monkeypatch.context() as before, opened(tmp_path) as writer:
-        before.setattr("sweep.parts.digits", lambda data: blake2b(data, digest_size=16).hexdigest())
+        before.setattr("sweep.store.parts.digits", lambda data: blake2b(data, digest_size=16).hexdigest())
         commit(writer, 0, 3)
         commit(writer, 3, 3)
     with opened(tmp_path) as writer:
@@ -166,7 +167,7 @@ def test_a_launch_whose_run_was_removed_leaves_the_next_ones_files_alone(tmp_pat
         shutil.rmtree(tmp_path / removed.run_id)
         with opened(tmp_path) as writer:
             assert writer.folder is not None
-            own = files.leave(writer.folder, b"some rows")
+            own = atomic_write.leave(writer.folder, b"some rows")
             with pytest.raises(UserError, match="removed"):
                 removed.finish("interrupted", {})
             assert (writer.folder / own).exists()
@@ -187,7 +188,7 @@ def test_what_a_lost_worker_left_goes_when_a_launch_ends(tmp_path: Path) -> None
     """It was to be a part's file; the point runs again, and leaves another."""
     with opened(tmp_path) as writer:
         assert writer.folder == tmp_path / writer.run_id
-        lost, kept = (files.leave(writer.folder, b"some rows") for _ in range(2))
+        lost, kept = (atomic_write.leave(writer.folder, b"some rows") for _ in range(2))
         Directory(writer.folder).move(kept, "outcomes/kept")
         commit(writer, 0, 1)
         assert (writer.folder / lost).exists()
@@ -373,7 +374,7 @@ def test_many_commits_become_one_file(tmp_path: Path) -> None:
         again.finish("ok", {})
     for table in schema.TABLES:
         assert [path.name.partition(".")[0] for path in (run / table).iterdir()] == ["part-000001-000008"]
-    rows = tables.read_part(part_paths(run, "outcomes")[0], "").column("point_id").to_pylist()
+    rows = arrow_tables.read_part(part_paths(run, "outcomes")[0], "").column("point_id").to_pylist()
     assert [rows.count(point_id(n)) for n in (0, 4, 5, 6, 9)] == [7] * 5
     assert Store(tmp_path).find("last").ok == 8
 
@@ -407,7 +408,7 @@ def test_a_kill_within_a_merge_loses_and_doubles_nothing(
     monkeypatch.undo()
     run = tmp_path / writer.run_id
     for table, each in (("points", 1), ("outcomes", 7), ("rounds", 7 * ROUNDS)):
-        found = [tables.read_part(path, "").column("point_id").to_pylist() for path in part_paths(run, table)]
+        found = [arrow_tables.read_part(path, "").column("point_id").to_pylist() for path in part_paths(run, table)]
         assert sorted(point for rows in found for point in rows) == sorted([point_id(n) for n in range(3)] * each)
     with opened(tmp_path) as again:
         assert again.problems == []
@@ -437,7 +438,7 @@ def test_a_disk_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     def failing(path: Path) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files, "sync", failing)
+    monkeypatch.setattr(atomic_write, "sync", failing)
     with pytest.raises(UserError, match=rf"part-000002.*: {os.strerror(number)}; ") as told:
         commit(writer, 2, 2)
     assert "\n" not in str(told.value)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep.errors import UserError
-from sweep.units import (
+from sweep.common.errors import UserError
+from sweep.common.units import (
     INT64_MAX,
     POWERS,
     SCALE,

@@ -8,10 +8,10 @@ import pytest
 
 from engine.kernel.runner import Runner
 from engine.scenario import Scenario
-from sweep import drawn
-from sweep.agree import DIFFERS, compare
-from sweep.cli import main
-from sweep.grid import load
+from sweep.cli.main import main
+from sweep.grid.loader import load
+from sweep.kernel import random_scenarios
+from sweep.kernel.validate import DIFFERS, compare
 from tests.live import kernel
 from tests.sweep.kernels import FakeKernel, install
 
@@ -94,7 +94,7 @@ def test_the_same_seed_draws_the_same() -> None:
 
     def draws(seed: int) -> list[Scenario]:
         found: list[Scenario] = []
-        drawn.search(lambda s: found.append(s) or (), 12, seed, lambda verdict: None)  # type: ignore[func-returns-value]
+        random_scenarios.search(lambda s: found.append(s) or (), 12, seed, lambda verdict: None)  # type: ignore[func-returns-value]
         return found
 
     assert draws(1) == draws(1)

@@ -12,15 +12,16 @@ from engine.outcome import STATE, WORK
 from engine.policy import POLICIES
 from engine.replay import Replay
 from engine.scenario import FIELD
-from sweep import live, traceruns
-from sweep.cli import main
-from sweep.errors import UserError
+from sweep.cli.main import main
+from sweep.common.errors import UserError
+from sweep.common.text_lines import Rows
 from sweep.executors.base import TRACES
-from sweep.grid import Grid, load, parse
-from sweep.identity import point_ids, run_name
-from sweep.liveplay import SHOWN
-from sweep.rows import Rows
-from sweep.traces import steps
+from sweep.grid.loader import Grid, load, parse
+from sweep.grid.point_id import point_ids, run_name
+from sweep.kernel import kernel_driver
+from sweep.kernel.kernel_replay import SHOWN
+from sweep.traces import trace_batches
+from sweep.traces.trace_reader import steps
 from tests.live import why_not
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -72,8 +73,8 @@ def test_files_count_from_the_grid_and_on_the_command_line_from_here(
 def test_every_executor_gives_what_replay_gives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows of the store are the replay's figures; a scenario's fields and what no trace determines are NULL."""
     path = written(folder, "{trace: [basic-0000.csv, rich-1000.csv]}", "policies: [none, merged, munmap]\n")
-    columns = ", ".join((*STATE, *traceruns.DETERMINED))
-    unknown = [f'"{name}" IS NULL' for name in (*FIELD, *set(WORK) - set(traceruns.DETERMINED), "install_ns")]
+    columns = ", ".join((*STATE, *trace_batches.DETERMINED))
+    unknown = [f'"{name}" IS NULL' for name in (*FIELD, *set(WORK) - set(trace_batches.DETERMINED), "install_ns")]
     sql = f"SELECT trace, policy, {columns} FROM latest WHERE {' AND '.join(unknown)} ORDER BY trace, policy"
     found = []
     for executor in ("inline", "processes"):
@@ -97,7 +98,7 @@ def expected() -> list[dict[str, object]]:
         for policy in ("merged", "munmap", "none"):
             known = replay.outcome(policy) | {"zap_calls": purges}
             rows.append(
-                {"trace": trace.stem, "policy": policy} | {c: known[c] for c in (*STATE, *traceruns.DETERMINED)}
+                {"trace": trace.stem, "policy": policy} | {c: known[c] for c in (*STATE, *trace_batches.DETERMINED)}
             )
     return rows
 
@@ -162,12 +163,12 @@ def test_a_batch_equals_its_points_alone() -> None:
         "touch": np.array(["recorded", "all"], object),
         "content": np.array([BASIC.read_bytes(), RICH.read_bytes()], object),
     }
-    both = traceruns.run_batch(columns).values
+    both = trace_batches.run_batch(columns).values
     for i in range(2):
-        alone = traceruns.run_batch({name: values[i : i + 1] for name, values in columns.items()})
+        alone = trace_batches.run_batch({name: values[i : i + 1] for name, values in columns.items()})
         assert np.array_equal(alone.values[0], both[i])
     assert both.shape[1] == len(POLICIES)
-    assert f"{traceruns.__name__}:run_batch" == TRACES
+    assert f"{trace_batches.__name__}:run_batch" == TRACES
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixt
     unseen = [name for name in (*STATE, *WORK, "install_ns", "zap_ns") if name not in SHOWN]
     sql = (
         "SELECT count(*) AS rows FROM outcomes AS live JOIN outcomes AS model USING (point_id, policy) "
-        "WHERE live.engine = 'kernel' AND model.engine = 'model' AND "
+        "WHERE kernel_driver.engine = 'kernel' AND model.engine = 'model' AND "
         + " AND ".join([f"live.{c} = model.{c}" for c in SHOWN] + [f"live.{c} IS NULL" for c in unseen])
     )
     assert json.loads(said(capsys, "query", sql, "--json", *store)) == [{"rows": 2}]
@@ -224,5 +225,5 @@ def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixt
 def test_validate_is_for_scenarios(folder: Path) -> None:
     """The message names the command that holds the model to the kernel step by step."""
     with pytest.raises(UserError, match="sweep replay --engine kernel"):
-        live.scenarios_only(load(written(folder, "{trace: basic-0000.csv}")))
-    live.scenarios_only(parse(f"{HEAD}fixed: {{virt: 2MiB, sparsity: 0.5}}\n", "g"))
+        kernel_driver.scenarios_only(load(written(folder, "{trace: basic-0000.csv}")))
+    kernel_driver.scenarios_only(parse(f"{HEAD}fixed: {{virt: 2MiB, sparsity: 0.5}}\n", "g"))

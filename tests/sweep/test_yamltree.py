@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep import yamltree
-from sweep.errors import UserError
-from sweep.yamltree import MAX_BYTES, Mapping, Node, Scalar, Sequence, read
+from sweep.common.errors import UserError
+from sweep.grid import yaml_nodes
+from sweep.grid.yaml_nodes import MAX_BYTES, Mapping, Node, Scalar, Sequence, read
 
 
 def plain(node: Node) -> object:
@@ -84,7 +84,7 @@ def test_refusals(text: str, message: str) -> None:
 
 def test_number_of_values_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists, mappings and scalars are counted as they come."""
-    monkeypatch.setattr(yamltree, "MAX_NODES", 5)
+    monkeypatch.setattr(yaml_nodes, "MAX_NODES", 5)
     assert plain(read("[a, a, a, a]", "g.yaml")) == ["a"] * 4
     assert refused("[a, a, a, a, a]") == "g.yaml:1:14: [4]: more than 5 values"
 

@@ -1,1 +1,0 @@
-"""The commands, a module each; with sweep.cli the only rooms that print."""

@@ -1,0 +1,1 @@
+"""What every package uses: errors, units, files, columns, cost tables. Imports no other package of sweep."""

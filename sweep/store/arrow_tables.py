@@ -1,0 +1,493 @@
+"""The only room with pyarrow: results become typed tables, tables become Parquet files, and back."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine import outcome
+from engine.outcome import Results
+from engine.policy import POLICIES
+from engine.scenario import ABSENT, FIELDS, Columns
+from sweep.common import schema
+from sweep.common.errors import DamagedError, SweepFault, UserError
+from sweep.grid.point_id import Ids
+from sweep.traces.trace_points import is_trace
+
+_TYPES = {
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+Table: TypeAlias = pa.Table
+_CODED = pa.dictionary(pa.int32(), pa.string())
+pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own returns pages at once, and each is expensive to get again
+_UNREADABLE = (pa.ArrowException, OSError)
+_PARQUET = {
+    "compression": "lz4",
+    "write_statistics": ["run_id", "status", "attempt"],
+    "max_rows_per_page": 1 << 20,
+    "data_page_size": 1 << 24,
+    "write_batch_size": 1 << 16,
+}
+"""A column at once and on one page, as each page costs again what values that repeat save. Numbers as they are: with a
+dictionary they take twice as long to write, are no quicker to ask, and a third smaller. Zstandard would save more, but
+take longer to write and to read. Extremes help a query where they leave a file out: those of counters and policies
+never do."""
+ROW_GROUP = 61_440
+"""Rows of a merged part that are in memory at once, and what a thread of DuckDB then takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """What only the live kernel tells. install_ns, zap_ns: int64[n, policies]; None of traces, which are not timed."""
+
+    install_ns: NDArray[np.int64] | None
+    zap_ns: NDArray[np.int64] | None
+    release: str
+    pt_reclaim: bool
+
+
+@cache
+def arrow_schema(columns: tuple[schema.Column, ...]) -> pa.Schema:
+    """Declared columns as an Arrow schema; unit and meaning are the fields' metadata."""
+    return pa.schema(
+        [
+            pa.field(c.name, _CODED if c.coded else _TYPES[c.type], metadata={"unit": c.unit, "meaning": c.meaning})
+            for c in columns
+        ]
+    )
+
+
+def outcome_table(
+    run_id: str,
+    ids: Ids | Sequence[str],
+    repeat: NDArray[np.int64],
+    columns: Columns,
+    results: Results | Sequence[Results],
+    policies: Sequence[str] = POLICIES,
+    *,
+    engine: str = "model",
+    kernel: KernelFacts | None = None,
+) -> Table:
+    """A row a point and policy, policy fastest; only the rows of `policies`. Results may come in several pieces."""
+    points, each, several = len(ids), len(policies), [results] if isinstance(results, Results) else results
+    values = _by_column([some.values for some in several], points, outcome.COLUMNS, policies)
+    known, rows = set(several[0].known).intersection(*(some.known for some in several)), points * each
+    arrays: dict[str, pa.Array] = {
+        "run_id": _constant(run_id, rows),
+        "point_id": _texts(np.repeat(ids, each)),
+        "repeat": pa.array(np.repeat(np.asarray(repeat, np.int64), each)),
+        "policy": _coded(np.tile(np.arange(each), points), tuple(policies)),
+        "engine": _constant(engine, rows),
+        **scenario_arrays(columns, each),
+    }
+    for name, row in zip(outcome.COLUMNS, values, strict=True):
+        arrays[name] = pa.array(row) if name in known else pa.nulls(rows, pa.int64())
+    if kernel is not None:
+        if kernel.install_ns is not None and kernel.zap_ns is not None:
+            arrays["install_ns"] = pa.array(kernel.install_ns.reshape(rows))
+            arrays["zap_ns"] = pa.array(kernel.zap_ns.reshape(rows))
+        arrays["kernel_release"] = _constant(kernel.release, rows)
+        arrays["pt_reclaim"] = pa.array(np.full(rows, kernel.pt_reclaim))
+    return _declared(schema.OUTCOMES, arrays, rows)
+
+
+def round_table(
+    run_id: str,
+    ids: Ids | Sequence[str],
+    results: Results | Sequence[Results],
+    policies: Sequence[str] = POLICIES,
+    *,
+    engine: str = "model",
+) -> Table:
+    """A row a point, policy and round, of points with several: of one round, outcomes say the same (views.rounds).
+
+    Round fastest but one: point, round, policy.
+    """
+    several, each = [results] if isinstance(results, Results) else results, len(policies)
+    counts = np.concatenate([np.asarray(some.round_counts, np.int64) for some in several])
+    if len(counts) != len(ids):
+        raise SweepFault(f"rounds of {len(counts)} points for {len(ids)}")
+    if not (counts > 1).any():
+        return _declared(schema.ROUNDS, {}, 0)
+    values = _by_column([some.rounds for some in several], int(counts.sum()), outcome.ROUND_COLUMNS, policies)
+    place = np.repeat(np.arange(len(ids)), counts)
+    number = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    if (counts == 1).any():
+        kept = counts[place] > 1
+        place, number, values = place[kept], number[kept], values[:, np.repeat(kept, each)]
+    rows = values.shape[1]
+    arrays: dict[str, pa.Array] = {
+        "run_id": _constant(run_id, rows),
+        "point_id": _texts(np.asarray(ids)[np.repeat(place, each)]),
+        "policy": _coded(np.tile(np.arange(each), len(place)), tuple(policies)),
+        "engine": _constant(engine, rows),
+        "round": pa.array(np.repeat(number, each)),
+    }
+    for name, row in zip(outcome.ROUND_COLUMNS, values, strict=True):
+        arrays[name] = pa.array(row)
+    return _declared(schema.ROUNDS, arrays, rows)
+
+
+def point_table(
+    run_id: str,
+    ids: Ids | Sequence[str],
+    repeat: NDArray[np.int64],
+    columns: Columns,
+    derived: Mapping[str, Any] | None = None,
+    *,
+    status: str | Sequence[str] = "ok",
+    attempt: int | Sequence[int] | NDArray[np.int64] = 1,
+    error: str | Sequence[str | None] | None = None,
+    error_class: Sequence[str | None] | None = None,
+    last_lines: Sequence[str | None] | None = None,
+    node: str | Sequence[str | None] | None = None,
+    cpu_ns: int | Sequence[int | None] | None = None,
+    remarks: Sequence[str | None] | None = None,
+    engine: str = "model",
+) -> Table:
+    """A row a point. What is given once holds for all rows; `derived` holds the grid's own columns."""
+    rows = len(ids)
+    unknown = {status} if isinstance(status, str) else set(status)
+    if unknown := unknown - set(schema.POINT_STATUSES):
+        raise SweepFault(f"unknown status among {sorted(unknown)}")
+    arrays: dict[str, pa.Array] = {
+        "run_id": _constant(run_id, rows),
+        "point_id": _texts(ids),
+        "repeat": pa.array(np.asarray(repeat, np.int64)),
+        "engine": _constant(engine, rows),
+        **scenario_arrays(columns),
+        "remarks": _each(remarks, rows, "string"),
+        "status": _each(status, rows, "string", coded=True),
+        "attempt": _each(attempt, rows, "int64"),
+        "error": _each(error, rows, "string"),
+        "error_class": _each(error_class, rows, "string", coded=True),
+        "last_lines": _each(last_lines, rows, "string"),
+        "node": _each(node, rows, "string", coded=True),
+        "cpu_ns": _each(cpu_ns, rows, "int64"),
+        "finished_at": _each(datetime.now(UTC), rows, "timestamp"),
+    }
+    table = _declared(schema.POINTS, arrays, rows)
+    for name, values in (derived or {}).items():
+        array = pa.array(values)
+        array = array.cast(pa.float64()) if pa.types.is_null(array.type) else array
+        table = table.append_column(pa.field(name, array.type, metadata={"unit": "", "meaning": "derived"}), array)
+    return table
+
+
+def end_to_end(arrays: Sequence[pa.Array]) -> pa.Array:
+    """As one."""
+    return pa.concat_arrays(arrays)
+
+
+def explained(points: Table, derived: Mapping[str, str]) -> Table:
+    """The points table with the SQL of each derived column as its meaning."""
+    if not derived:
+        return points
+    fields = [
+        f.with_metadata({"unit": "", "meaning": f"derived: {derived[f.name]}"}) if f.name in derived else f
+        for f in points.schema
+    ]
+    return points.cast(pa.schema(fields, points.schema.metadata))
+
+
+def scenario_arrays(columns: Columns, each: int = 1) -> dict[str, pa.Array]:
+    """The scenario's fields as they are stored, each row so often: choices as text, sparsity always filled.
+
+    res is NULL where absent. A trace has its own columns, and none of these.
+    """
+    if is_trace(columns):
+        return {column.name: pa.array(np.repeat(columns[column.name], each)) for column in schema.TRACE}
+    arrays: dict[str, pa.Array] = {}
+    res, rows = columns["res"], len(columns["res"]) * each
+    sparsity = np.where(res == ABSENT, columns["sparsity"], 1 - res / np.maximum(columns["virt"], 1))
+    for field in FIELDS:
+        values = sparsity if field.name == "sparsity" else columns[field.name]
+        if len(values) and (values == values[0]).all() and values[0] != ABSENT:
+            arrays[field.name] = _constant(field.choices[values[0]] if field.choices else values[0].item(), rows)
+        elif field.choices:
+            arrays[field.name] = _coded(np.repeat(values, each), field.choices)
+        elif field.name == "res":
+            arrays[field.name] = pa.array(np.repeat(values, each), mask=np.repeat(values == ABSENT, each))
+        else:
+            arrays[field.name] = pa.array(np.repeat(values, each))
+    return arrays
+
+
+def scenario_table(columns: Columns) -> Table:
+    """The same as a table, with declared types."""
+    return _declared(schema.POINT, scenario_arrays(columns), len(columns["virt"]))
+
+
+def table_of(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A small table from rows; what a row lacks is NULL."""
+    return pa.Table.from_pylist([dict(row) for row in rows], arrow_schema(columns))
+
+
+def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
+    """A Parquet file; `keep` is kept in it (`kept` gives it back). What `written` leaves out is not."""
+    sink = pa.BufferOutputStream()
+    table = _keeping(written(table), keep or {})
+    pq.write_table(table, sink, **_options(table.schema))
+    return bytes(sink.getvalue())
+
+
+def written(table: Table) -> Table:
+    """The columns that a file gets: NULLs cost as much to write as numbers, so none of what its run cannot have.
+
+    All files of a run and table have the same columns, so that they are a dataset for everybody.
+    """
+    absent = [
+        column.name
+        for columns, sign in ((schema.SCENARIO, "virt"), (schema.TRACE, "trace"), (schema.KERNEL, "kernel_release"))
+        if sign in table.column_names and table.column(sign).null_count == len(table)
+        for column in columns
+    ]
+    return table.drop_columns(absent) if len(table) else table
+
+
+def file_of(table: Table | None) -> bytes:
+    """The same; no bytes if there are no rows."""
+    return parquet_bytes(table) if table is not None and table.num_rows else b""
+
+
+def write_parquet(table: Table, sink: Path | BinaryIO) -> None:
+    """A table as a Parquet file for whoever asked for one: small, and read everywhere."""
+    pq.write_table(table, sink, compression="zstd")
+
+
+def read_part(source: Any, name: str, columns: Sequence[str] | None = None) -> Table:
+    """Some columns of one part: a path, an open file or bytes. DamagedError if it is not whole."""
+    try:
+        with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
+            return file.read(columns=columns and list(columns))  # not read_table: that costs 5 ms a file
+    except FileNotFoundError as error:
+        raise DamagedError(f"{name}: is gone") from error
+    except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's or the permissions' fault, not the file's
+            raise UserError(f"{name}: {os.strerror(error.errno)}; change its permissions: the run needs it") from error
+        raise DamagedError(f"{name}: not a whole Parquet file ({_first_line(error)})") from error
+
+
+def merged(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> bytes:
+    """One Parquet file of the rows of several. Holds some row groups at a time."""
+    sink = pa.BufferOutputStream()
+    opened = [pq.ParquetFile(source) for source in sources]
+    schema_ = _unified([file.schema_arrow for file in opened]).with_metadata(dict(keep) if keep else None)
+    with pq.ParquetWriter(sink, schema_, **_options(schema_)) as writer:
+        waiting: list[Table] = []
+        for file in opened:
+            for group in range(file.num_row_groups):
+                waiting.append(_fitted(file.read_row_group(group), schema_))
+                if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+                    writer.write_table(pa.concat_tables(waiting), row_group_size=2 * ROW_GROUP)
+                    waiting = []
+            file.close()
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=2 * ROW_GROUP)
+    return bytes(sink.getvalue())
+
+
+def kept(table: Table) -> dict[str, str]:
+    """What `parquet_bytes` was told to keep."""
+    metadata = table.schema.metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
+
+
+def dataset(filesystem: Any, names: Sequence[str]) -> Any:
+    """The parts of an object store as one relation: DuckDB asks it for columns and rows, it asks the store."""
+    try:
+        schemas = [pq.read_schema(name, filesystem=filesystem) for name in names]
+    except FileNotFoundError:
+        raise
+    except _UNREADABLE as error:
+        raise DamagedError(f"SQL: cannot read the run's files: {_first_line(error)}") from error
+    return pyarrow.dataset.dataset(list(names), _unified(schemas), format="parquet", filesystem=filesystem)
+
+
+def rows(table: Table) -> Iterator[tuple[Any, ...]]:
+    """A table's rows as Python values."""
+    for batch in table.to_batches(max_chunksize=16_384):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def narrowed(table: Table) -> Table:
+    """Whole numbers as int64 where they fit: DuckDB's sums are 128 bits wide, which few programs read."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_decimal128(field.type) and field.type.scale == 0:
+            try:
+                table = table.set_column(i, field.name, table.column(i).cast(pa.int64()))
+            except pa.ArrowInvalid:
+                continue
+    return table
+
+
+def id_bytes(ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> NDArray[np.uint8]:
+    """Point ids as uint8[n, 20], their characters; SweepFault if one is not 20 long."""
+    array = ids.cast(pa.binary()) if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids, pa.binary())
+    try:
+        fixed = array.cast(pa.binary(20))
+    except pa.ArrowInvalid as error:
+        raise SweepFault("a point id that is not 20 characters long") from error
+    chunks = fixed.chunks if isinstance(fixed, pa.ChunkedArray) else [fixed]
+    parts = [np.empty((0, 20), np.uint8)]
+    for chunk in (c for c in chunks if len(c)):
+        characters = np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, 20)
+        parts.append(characters[chunk.offset : chunk.offset + len(chunk)])
+    return np.concatenate(parts)
+
+
+def are_ok(points: Table) -> NDArray[np.bool_]:
+    """bool[rows]."""
+    found: NDArray[np.bool_] = pc.equal(points.column("status").cast(pa.string()), "ok").to_numpy()
+    return found
+
+
+def parted(table: Table, wanted: NDArray[np.bool_]) -> tuple[Table, Table]:
+    """The rows that are wanted, and the others."""
+    if wanted.all():
+        return table, table.slice(len(table))
+    return table.filter(pa.array(wanted)), table.filter(pa.array(~wanted))
+
+
+def common(ids: pa.ChunkedArray, known: Iterable[str]) -> list[str]:
+    """The ids that are among the known ones."""
+    found: list[str] = ids.filter(pc.is_in(ids, pa.array(list(known), pa.string()))).to_pylist()
+    return found
+
+
+def raise_attempts(points: Table, known: Mapping[str, int]) -> Table:
+    """The points table with every attempt above the last known one of that point."""
+    if not known or not common(points.column("point_id"), known):
+        return points
+    rows = zip(points.column("point_id").to_pylist(), points.column("attempt").to_pylist(), strict=True)
+    attempts = pa.array([max(attempt, known.get(point, 0) + 1) for point, attempt in rows], pa.int64())
+    place = points.schema.get_field_index("attempt")
+    return points.set_column(place, points.schema.field(place), attempts)
+
+
+def warm() -> None:
+    """Make a file of no rows: the first one that Arrow makes takes some milliseconds longer."""
+    parquet_bytes(_declared(schema.OUTCOMES, {}, 0))
+
+
+def let_go() -> None:
+    """Give memory that was used and is free again back to the system: malloc keeps some 150 MB."""
+    pa.default_memory_pool().release_unused()
+
+
+def _options(fields: pa.Schema) -> dict[str, Any]:
+    """How Arrow writes a file of these columns: with a dictionary for words that come again."""
+    once = () if "policy" in fields.names else ("point_id",)
+    words = [f.name for f in fields if pa.types.is_dictionary(f.type) or pa.types.is_string(f.type)]
+    return {**_PARQUET, "use_dictionary": [name for name in words if name not in once]}
+
+
+def _keeping(table: Table, keep: Mapping[str, str]) -> Table:
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **keep}) if keep else table
+
+
+def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """All their columns, nullable where one lacks them.
+
+    Types may be wider than in one part: a derived column of NULLs only was stored as numbers.
+    """
+    try:
+        whole = pa.unify_schemas([schema_.remove_metadata() for schema_ in schemas], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise UserError(f"parts do not fit together: {_first_line(error)}") from error
+    gaps = {field.name for field in whole if any(field.name not in schema_.names for schema_ in schemas)}
+    return pa.schema([field.with_nullable(True) if field.name in gaps else field for field in whole])
+
+
+def _fitted(table: Table, schema_: pa.Schema) -> Table:
+    """The table with the columns of the schema, in its order; what it lacks is NULL."""
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.schema.names
+        else pa.nulls(len(table), field.type)
+        for field in schema_
+    ]
+    return pa.Table.from_arrays(columns, schema=schema_)
+
+
+def _declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array], rows: int) -> Table:
+    """The arrays in declared order and types; a declared column that is missing is NULL, another one a fault.
+
+    A column without NULLs is declared so: nothing is then written, nor read, to tell where they are.
+    """
+    declared = arrow_schema(columns)
+    extra = set(arrays) - set(declared.names)
+    if extra:
+        raise SweepFault(f"undeclared columns: {', '.join(sorted(extra))}")
+    ordered = [_as(arrays[f.name], f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in declared]
+    exact = [f.with_nullable(array.null_count > 0) for f, array in zip(declared, ordered, strict=True)]
+    return pa.Table.from_arrays(ordered, schema=pa.schema(exact))
+
+
+def _as(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    """A cast to what it is takes as long as a small column."""
+    return array if array.type.equals(type_) else array.cast(type_)
+
+
+def _by_column(
+    pieces: Sequence[NDArray[np.int64]], rows: int, columns: Sequence[str], policies: Sequence[str]
+) -> NDArray[np.int64]:
+    """int64[columns, rows x policies] from pieces of int64[n, 7, columns]: each is copied once, a whole one never."""
+    if {piece.shape[1:] for piece in pieces} != {(len(POLICIES), len(columns))} or sum(map(len, pieces)) != rows:
+        raise SweepFault(f"results of shapes {[piece.shape for piece in pieces][:3]} for {rows} rows")
+    whole = tuple(policies) == POLICIES
+    if whole and len(pieces) == 1:
+        return np.moveaxis(np.asarray(pieces[0], np.int64), 2, 0).reshape(len(columns), -1)
+    kept = slice(None) if whole else [POLICIES.index(policy) for policy in policies]
+    values, at = np.empty((len(columns), rows, len(policies)), np.int64), 0
+    for piece in pieces:
+        values[:, at : at + len(piece)] = np.moveaxis(piece, 2, 0)[..., kept]
+        at += len(piece)
+    return values.reshape(len(columns), -1)
+
+
+def _texts(ids: Ids | Sequence[str]) -> pa.Array:
+    """Strings of one length each, from where they lie."""
+    ids = np.ascontiguousarray(ids, bytes)
+    ends = np.arange(len(ids) + 1, dtype=np.int32) * np.int32(ids.itemsize)
+    return pa.Array.from_buffers(pa.string(), len(ids), [None, pa.py_buffer(ends), pa.py_buffer(ids)])
+
+
+@lru_cache(maxsize=32, typed=True)
+def _constant(value: str | float, rows: int) -> pa.Array:
+    """The same in all rows. Kept: most of a scenario is, in one batch after another."""
+    return _coded(np.zeros(rows, np.int32), (value,)) if isinstance(value, str) else pa.array(np.full(rows, value))
+
+
+def _coded(codes: NDArray[Any], words: Sequence[str]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(words, pa.string()))
+
+
+def _each(given: Any, rows: int, kind: str, coded: bool = False) -> pa.Array:
+    """A value for each row, or one for all."""
+    if given is None:
+        return pa.nulls(rows, _CODED if coded else _TYPES[kind])
+    if isinstance(given, str) and coded:
+        return _constant(given, rows)
+    if isinstance(given, str | int | datetime):
+        return pa.repeat(pa.scalar(given, _TYPES[kind]), rows)
+    array = pa.array(given, _TYPES[kind])
+    return array.dictionary_encode() if coded else array
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__

@@ -1,0 +1,78 @@
+"""Small parts become one: written beside them, then counted in their place by its name, then they are removed.
+
+A kill at any moment leaves either the small ones or the wide one to count (parts.py); the next launch removes the rest.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from sweep.store import arrow_tables, parts
+from sweep.store.parts import Part
+from sweep.store.storage import Place
+
+MOST_POINTS, MOST_BYTES = 65_536, 32 << 20
+"""Of a part that is made."""
+PART_POINTS, PART_BYTES = MOST_POINTS // 16, MOST_BYTES // 4
+"""What has so many is not small: a fast sweep commits such parts, and they stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Rows of the points part, and bytes of all files."""
+
+    points: int
+    bytes: int
+
+    def __add__(self, other: "Size") -> "Size":
+        return Size(self.points + other.points, self.bytes + other.bytes)
+
+    @property
+    def share(self) -> float:
+        """Of the largest part that is made."""
+        return max(self.points / MOST_POINTS, self.bytes / MOST_BYTES)
+
+    @property
+    def big(self) -> bool:
+        return self.points >= PART_POINTS or self.bytes >= PART_BYTES
+
+
+def compact(run: Place, sizes: Mapping[Part, Size], check: Callable[[], None]) -> dict[Part, Size]:
+    """Merge what is small; `check` says, before each merge counts, that the run is still ours."""
+    left = dict(sizes)
+    for group in groups(sizes):
+        wide = merge(run, group, check)
+        left[wide] = sum((left.pop(part) for part in group), Size(0, 0))
+    return left
+
+
+def groups(sizes: Mapping[Part, Size]) -> Iterator[list[Part]]:
+    """Neighbours that are small and make no more than a full part together."""
+    group: list[Part] = []
+    total = Size(0, 0)
+    for part in sorted(sizes, key=lambda part: part.first):
+        size = sizes[part]
+        if group and (size.big or (total + size).share > 1):
+            if len(group) > 1:
+                yield group
+            group, total = [], Size(0, 0)
+        if not size.big:
+            group.append(part)
+            total += size
+    if len(group) > 1:
+        yield group
+
+
+def merge(run: Place, group: list[Part], check: Callable[[], None]) -> Part:
+    layout = parts.look(run)
+    names = {
+        table: [f"{table}/{part.file}" for part in group if part.file in layout.files[table]] for table in layout.files
+    }
+    merged = {table: parts.sealed(_merged(run, names[table])) for table in parts.SIBLINGS if names[table]}
+    merged[parts.POINTS] = parts.sealed(_merged(run, names[parts.POINTS], parts.stamps(merged)))
+    wide = parts.write(run, (group[0].first, max(part.last for part in group)), merged, check)
+    run.delete(*(name for of_table in names.values() for name in of_table))
+    return wide
+
+
+def _merged(run: Place, names: list[str], keep: Mapping[str, str] | None = None) -> bytes:
+    return arrow_tables.merged([run.open(name) for name in names], keep)

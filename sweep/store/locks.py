@@ -1,0 +1,272 @@
+"""Who may write a run: one process at a time.
+
+In a directory the kernel's lock on a file, which ends with its process. In an object store a lease: each launch puts
+an object of its own under lock/, puts it again every few seconds, and writes only while no other's is there that lives.
+Dead is one whose process is gone from this machine, or that was not put again for LEASE_S, by the store's own clock. Of
+two that come at once the one whose name sorts first goes on. No conditional put is needed: each put its own before it
+looked, so one of the two sees the other. A writer whose lease was taken is told so before it commits.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from sweep.common.errors import UserError
+from sweep.store.storage import Bucket, Directory, Place, told
+
+LOCK = ".lock"
+LEASES = "lock"
+LEASE_S, BEAT_S, LOOK_S = 30.0, 5.0, 0.5
+_PATIENCE_S = 0.5
+
+
+class RunLock(Protocol):
+    def check(self) -> None:
+        """UserError if the run is no longer ours."""
+
+    def release(self) -> None: ...
+
+
+def lock(run: Place) -> RunLock:
+    """The right to write the run, until `release` or the process's end. UserError: who has it."""
+    if isinstance(run, Directory):
+        return Lock(run.path)
+    assert isinstance(run, Bucket)
+    return Lease(run)
+
+
+def holder(run: Place) -> str | None:
+    """Who writes the run: a pid, or a host and a pid; None if nobody does. An object store is believed for LEASE_S."""
+    if isinstance(run, Directory):
+        return _holder(run.path)
+    for entry in run.child(LEASES).entries():
+        recent = entry.modified_s is not None and abs(time.time() - entry.modified_s) < LEASE_S
+        claim = _claim(run, entry.name)
+        if claim and not _gone(entry.name, claim) and (recent or claim.get("place") == _this_place()):
+            return _name(claim)
+    return None
+
+
+class Lock:
+    """The kernel's lock on a run directory's file."""
+
+    def __init__(self, run: Path) -> None:
+        self._path = path = run / LOCK
+        with told(path):
+            try:
+                run.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError:  # as in /proc, where nothing can be made
+                raise UserError(
+                    f"{run.parent}: no directory can be made there; choose another with --results"
+                ) from None
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + _PATIENCE_S  # a reader that asks who holds it, holds it for microseconds
+        while not _flock(self._descriptor, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                pid = _pid(self._descriptor)
+                os.close(self._descriptor)
+                raise _busy(run.name, f"process {pid}")
+            time.sleep(0.01)
+        try:
+            self.check()
+        except UserError:
+            os.close(self._descriptor)
+            raise
+        _LOCKS.add(self)
+        with told(path):
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def check(self) -> None:
+        try:
+            same = self._path.stat().st_ino == os.fstat(self._descriptor).st_ino
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise UserError(f"{self._path.parent}: was removed just now; launch again")
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+_LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+
+def _forget_locks() -> None:
+    """A forked child must not hold its parent's locks beyond the parent's death."""
+    for held in list(_LOCKS):
+        held.release()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
+class Lease:
+    """An object under lock/ that is put again and again."""
+
+    def __init__(self, run: Bucket) -> None:
+        self._run, self._token = run, uuid4().hex
+        self._file = f"{LEASES}/{self._token}"
+        self._beats, self._owner, self._released, self._over = 0, False, False, threading.Event()
+        _OURS.add(self._token)
+        self._put()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+        try:
+            self._win()
+        except BaseException:
+            self.release()
+            raise
+        self._owner = True
+        self._put()
+
+    def check(self) -> None:
+        names = [entry.name for entry in self._run.child(LEASES).entries()]
+        others = [claim for name in names if name != self._token and (claim := _claim(self._run, name))]
+        if self._token not in names or any(claim["owner"] for claim in others):
+            self._over.set()
+            raise UserError(
+                f"{self._run}: another launch took this run over while the store was out of reach for this one; "
+                "what was committed is kept, the rest is for the other"
+            )
+
+    def release(self) -> None:
+        if self._released:
+            return
+        self._released = True
+        _OURS.discard(self._token)
+        self._over.set()
+        self._thread.join(BEAT_S)
+        with suppress(UserError):  # out of reach: then it ends by itself
+            self._run.delete(self._file)
+
+    def _win(self) -> None:
+        """Returns when no other claim is there that lives."""
+        watched: dict[str, tuple[float | None, float]] = {}
+        while True:
+            now, found = time.monotonic(), {entry.name: entry for entry in self._run.child(LEASES).entries()}
+            ours = found.pop(self._token, None)
+            ours_s = ours.modified_s if ours else None
+            for name, entry in list(found.items()):
+                claim = _claim(self._run, name)
+                stamp, since = watched.get(name, (entry.modified_s, now))
+                moved = stamp != entry.modified_s
+                watched[name] = (entry.modified_s, now if moved else since)
+                if claim is None or _gone(name, claim) or self._stale(ours_s, entry.modified_s, now - since):
+                    self._run.delete(f"{LEASES}/{name}")
+                    del found[name]
+                elif moved or claim.get("place") == _this_place() if claim["owner"] else name < self._token:
+                    raise _busy(self._run.name, _name(claim))
+            if not found:
+                return
+            time.sleep(LOOK_S)
+
+    @staticmethod
+    def _stale(ours_s: float | None, theirs_s: float | None, watched_s: float) -> bool:
+        """By the store's clock where it tells (ours was put a beat ago at most), else by our own watch."""
+        if ours_s is not None and theirs_s is not None and ours_s - theirs_s > LEASE_S:
+            return True
+        return watched_s > LEASE_S
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT_S):
+            try:
+                if self._owner and not self._run.has(self._file):
+                    return  # taken: to put it again would look alive
+                self._put()
+            except UserError:
+                continue  # out of reach; `check` says so if it cost us the lease
+
+    def _put(self) -> None:
+        self._beats += 1
+        claim = {
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "place": _this_place(),
+            "began": _began(os.getpid()),
+            "owner": self._owner,
+            "beat": self._beats,
+        }
+        self._run.put(self._file, json.dumps(claim).encode())
+
+
+def _claim(run: Place, name: str) -> dict[str, object] | None:
+    """What a claim says; None if it is gone or is none."""
+    try:
+        claim = json.loads(run.read(f"{LEASES}/{name}"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return claim if isinstance(claim, dict) and "owner" in claim else None
+
+
+_OURS: set[str] = set()
+"""The leases that this process holds."""
+
+
+def _gone(name: str, claim: dict[str, object]) -> bool:
+    """Whether its process ran on this machine and is no more, or is this one and has let it go."""
+    pid = claim.get("pid")
+    if not isinstance(pid, int) or claim.get("place") != _this_place() or not _this_place():
+        return False
+    began = _began(pid)
+    return claim.get("began") != began or (pid == os.getpid() and name not in _OURS)
+
+
+def _name(claim: dict[str, object]) -> str:
+    return f"process {claim.get('pid', '?')} on {claim.get('host') or '?'}"
+
+
+def _this_place() -> str:
+    """This boot of this machine, and these process numbers: a container counts its own."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - not a path
+    except OSError:
+        return ""
+
+
+def _began(pid: int) -> str | None:
+    """When a process began, in ticks since the boot, so that a number used again is another process (proc(5))."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _busy(name: str, who: str) -> UserError:
+    return UserError(f"{name} is being written by {who}; wait for it, or launch with --fresh")
+
+
+def _holder(run: Path) -> str | None:
+    try:
+        descriptor = os.open(run / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return None if _flock(descriptor, fcntl.LOCK_SH) else f"process {_pid(descriptor)}"
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise UserError(f"the file system of the results cannot lock files ({error.strerror})") from error
+    return True
+
+
+def _pid(descriptor: int) -> str:
+    return os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "?"

@@ -1,0 +1,229 @@
+"""The parts of a run: which there are, which count, whether they are what was written.
+
+outcomes/part-000001.5f3a9c21.parquet, rounds/..., points/...  The eight digits are the CRC-32 of the points part, which
+itself keeps those of the outcomes and rounds parts of its name. A commit writes those two first and the points part
+last: a name that points/ lacks does not count. part-000001-000042.<digits> holds the rows of the parts 1 to 42 once it
+is there, and those no longer count. So one listing of names says which rows there are, and no file is ever changed.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from zlib import crc32
+
+from sweep.common import atomic_write, schema
+from sweep.common.errors import DamagedError, UserError
+from sweep.store import arrow_tables
+from sweep.store.storage import Directory, Entry, Place
+
+POINTS = "points"
+SIBLINGS = tuple(table for table in schema.TABLES if table != POINTS)
+DAMAGED = "damaged"
+NOTED = ("point_id", "status", "attempt")
+_NAME = re.compile(r"part-([0-9]{6,})(?:-([0-9]{6,}))?(?:\.([0-9a-f]{8}))?\.parquet")
+_DIGITS = 8
+_LOOKS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The commits `first` to `last`, usually one; `file` is its name in every table's folder."""
+
+    first: int
+    last: int
+    digest: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The parts that count, in their order; all parts by table and name; and what does not count, as table/name."""
+
+    parts: tuple[Part, ...]
+    files: dict[str, dict[str, Entry]]
+    stray: tuple[str, ...]
+
+    def of(self, table: str) -> list[str]:
+        """`points/part-000001.5f3a9c21.parquet` and so on: what there is of one table."""
+        return [f"{table}/{part.file}" for part in self.parts if part.file in self.files[table]]
+
+    def bytes_of(self, part: Part) -> int:
+        return sum(entries[part.file].size for entries in self.files.values() if part.file in entries)
+
+    @property
+    def next_number(self) -> int:
+        """One more than any part of any table."""
+        found = [part.last for entries in self.files.values() for name in entries if (part := _part(name))]
+        return 1 + max(found, default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What becomes a file of a part, and its stamp: whoever makes the one makes the other.
+
+    `left`: the temporary file of the run's folder in which the data lie, if they do not come with this.
+    """
+
+    data: bytes
+    stamp: str
+    left: str = ""
+
+    @property
+    def size(self) -> int:
+        return int(self.stamp.partition("-")[0])
+
+    @property
+    def digest(self) -> str:
+        return self.stamp.partition("-")[2][:_DIGITS]
+
+
+def sealed(data: bytes) -> File:
+    return File(data, stamp(data))
+
+
+def made(points: arrow_tables.Table, **others: arrow_tables.Table | None) -> dict[str, File]:
+    """The files of a part, by table: of those that have rows, and of points, which keeps the stamps of the others."""
+    siblings = {name: sealed(data) for name, table in others.items() if (data := arrow_tables.file_of(table))}
+    return siblings | {POINTS: sealed(arrow_tables.parquet_bytes(points, stamps(siblings)))}
+
+
+def leave(folder: Path, given: Mapping[str, File]) -> dict[str, File]:
+    """The same, with the data in temporary files of the run's folder: it need not go through a pipe to get there."""
+    left: dict[str, File] = {}
+    try:
+        for name, file in given.items():
+            left[name] = replace(file, data=b"", left=atomic_write.leave(folder, file.data))
+    except OSError:  # the driver will meet with the same, and say so
+        Directory(folder).delete(*(file.left for file in left.values()))
+        return dict(given)
+    return left
+
+
+def stamps(siblings: Mapping[str, File]) -> dict[str, str]:
+    """What a points part keeps."""
+    return {table: file.stamp for table, file in siblings.items()}
+
+
+def look(run: Place) -> Layout:
+    """What lies in a run. Looks again while parts are being merged: a listing may miss what comes and what goes."""
+    for _ in range(_LOOKS):
+        found = {table: run.child(table).entries() for table in (POINTS, *SIBLINGS)}
+        if run.child(POINTS).entries() == found[POINTS]:
+            break
+    files_of = {table: {e.name: e for e in entries if _part(e.name)} for table, entries in found.items()}
+    parts = _counted([part for name in files_of[POINTS] if (part := _part(name))])
+    counted = {part.file for part in parts}
+    stray = [
+        f"{table}/{entry.name}"
+        for table, entries in found.items()
+        for entry in entries
+        if atomic_write.is_temporary(entry.name) or (_part(entry.name) and entry.name not in counted)
+    ]
+    return Layout(tuple(parts), files_of, tuple(stray))
+
+
+def _counted(committed: list[Part]) -> list[Part]:
+    """Without those whose commits a wider part holds."""
+    kept: list[Part] = []
+    wide = (0, 0)
+    for part in sorted(committed, key=lambda part: (part.first, -part.last, part.file)):
+        if part.last <= wide[1] and (part.first, part.last) != wide:
+            continue
+        kept.append(part)
+        wide = max(wide, (part.first, part.last), key=lambda reach: reach[1])
+    return kept
+
+
+def _part(name: str) -> Part | None:
+    match = _NAME.fullmatch(name)
+    return Part(int(match[1]), int(match[2] or match[1]), match[3] or "", name) if match else None
+
+
+def write(run: Place, reach: tuple[int, int], given: Mapping[str, File], check: Callable[[], None]) -> Part:
+    """Put the files of the commits `reach`; points last, which makes them count. `check` is called just before."""
+    digest = given[POINTS].digest
+    numbers = "-".join(f"{number:06d}" for number in dict.fromkeys(reach))
+    part = Part(*reach, digest, f"part-{numbers}.{digest}.parquet")
+    for table in SIBLINGS:
+        if table in given:
+            _put(run, f"{table}/{part.file}", given[table])
+    check()
+    _put(run, f"{POINTS}/{part.file}", given[POINTS])
+    return part
+
+
+def _put(run: Place, name: str, file: File) -> None:
+    if not file.left:
+        run.put(name, file.data)
+        return
+    try:
+        run.move(file.left, name)
+    except FileNotFoundError as error:
+        raise UserError(f"{run}/{file.left}: was removed just now; launch again: what was committed is kept") from error
+
+
+def digits(data: bytes) -> str:
+    """Tells damage, as a disk or a copy does it; whoever forges a file can forge any digits too. So they are quick."""
+    return f"{crc32(data):08x}"
+
+
+def has(data: bytes, told: str) -> bool:
+    """Whether these are the digits of the data. The first runs of this form told BLAKE2b's, or the first eight."""
+    return told == digits(data) or blake2b(data, digest_size=16).hexdigest().startswith(told)
+
+
+def stamp(data: bytes) -> str:
+    """What a points part keeps of another: size and digits."""
+    return f"{len(data)}-{digits(data)}"
+
+
+def clean(run: Place, *stray: str) -> None:
+    """Remove what somebody who was killed left: temporary files, and `stray` ones. For the lock's holder."""
+    loose = [entry.name for entry in run.entries() if atomic_write.is_temporary(entry.name)]
+    run.delete(*loose, *stray)
+
+
+def examined(run: Place, layout: Layout, thorough: bool) -> Iterator[tuple[Part, arrow_tables.Table | None, str]]:
+    """Each part with its points (id, status, attempt), or None and what is wrong with it.
+
+    Not `thorough`: of outcomes and rounds only the sizes are judged.
+    """
+    for part in layout.parts:
+        try:
+            yield part, _examined(run, layout, part, thorough), ""
+        except DamagedError as error:
+            yield part, None, str(error)
+        except FileNotFoundError:
+            yield part, None, f"{run}/{part.file}: is gone"
+
+
+def _examined(run: Place, layout: Layout, part: Part, thorough: bool) -> arrow_tables.Table:
+    name = f"{POINTS}/{part.file}"
+    data = run.read(name)
+    if part.digest and not has(data, part.digest):
+        raise DamagedError(f"{run}/{name}: is not what was written")
+    points = arrow_tables.read_part(data, f"{run}/{name}", NOTED)
+    stamped = arrow_tables.kept(points)
+    for table in SIBLINGS:
+        name, there = f"{table}/{part.file}", part.file in layout.files[table]
+        if there and not part.digest:  # written before parts had digits
+            arrow_tables.read_part(run.open(name), f"{run}/{name}")
+        elif part.digest and there != (table in stamped):
+            raise DamagedError(f"{run}/{name}: {'was not written with its points' if there else 'is gone'}")
+        elif there and not _is(run, name, layout.files[table][part.file].size, stamped[table], thorough):
+            raise DamagedError(f"{run}/{name}: is not what was written")
+    return points
+
+
+def _is(run: Place, name: str, size: int, stamped: str, thorough: bool) -> bool:
+    length, _, told = stamped.partition("-")
+    return length == str(size) and (not thorough or has(run.read(name), told))
+
+
+def set_aside(run: Place, layout: Layout, part: Part) -> None:
+    """Move a part's files into damaged/, the points part last: until then it counts, and is found again."""
+    for table in (*SIBLINGS, POINTS):
+        if part.file in layout.files[table]:
+            run.move(f"{table}/{part.file}", f"{DAMAGED}/{table}-{part.file}")

@@ -1,0 +1,168 @@
+"""The one writer of a run: takes finished rows, commits them, refuses a point that is done already."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.common import schema
+from sweep.common.errors import SweepFault, UserError
+from sweep.grid.point_id import Ids
+from sweep.store import arrow_tables, compaction, parts, run_directory
+from sweep.store.id_set import IdSet, Keys, keys
+from sweep.store.locks import RunLock
+from sweep.store.parts import File
+from sweep.store.storage import Directory, Place
+
+
+class RunWriter:
+    """Holds the run's lock from the start to `close`. Use it as a context manager.
+
+    What is committed stays, whatever happens after; a run that was closed without `finish` shows as interrupted.
+    `problems` are parts that were found damaged and set aside: their points count as not run.
+    """
+
+    def __init__(self, run: Place, lock: RunLock, document: dict[str, Any], resumed: bool) -> None:
+        self.run_id, self.resumed = run.name, resumed
+        self.problems: list[str] = []
+        self._run, self._lock, self._document = run, lock, document
+        self._ids = run_directory.Ids(IdSet(), {})
+        self._parts: dict[parts.Part, compaction.Size] = {}
+        layout = parts.look(run)
+        parts.clean(run, *layout.stray)
+        self._take_in(layout)
+        self._number = layout.next_number
+        self._save(status="running", counts={"points": None})
+
+    def tried(self, ids: Ids, rerun_failed: bool = False) -> NDArray[np.bool_]:
+        """Which of these points a launch passes over (run_directory.Ids)."""
+        return self._ids.tried(ids, rerun_failed)
+
+    def failed_ids(self) -> set[str]:
+        """Points whose last attempt was not ok."""
+        return set(self._ids.failed)
+
+    def expect(self, points: int) -> None:
+        """How many points the plan has in all, done ones too, so that `ls` can say what is left."""
+        self._save(counts={"points": points})
+
+    def attempts(self, ids: Ids, attempt: int) -> int | NDArray[np.int64]:
+        """Which attempt this is of each point (run_directory.Ids)."""
+        return self._ids.attempts(ids, attempt)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where workers of this machine may leave files; None: in no directory."""
+        return self._run.path.absolute() if isinstance(self._run, Directory) else None
+
+    @property
+    def derived(self) -> Mapping[str, str]:
+        """The grid's own columns, with their SQL."""
+        derived: dict[str, str] = self._document["derived"]
+        return derived
+
+    def commit(self, outcomes: Any | None, rounds: Any | None, points: Any) -> None:
+        """Write one part a table; points last, which makes it count.
+
+        A point that failed before and is here again gets a higher attempt number. A point that is ok already, or is
+        here twice, is a fault, and nothing is written.
+        """
+        if not points.num_rows:
+            return
+        for name, table in {"outcomes": outcomes, "rounds": rounds, "points": points}.items():
+            if table is not None:
+                _must_be_own(table, self.run_id, schema.TABLES[name])
+        own = self._check(points.column("point_id"))
+        points = arrow_tables.explained(arrow_tables.raise_attempts(points, self._ids.failed), self.derived)
+        self._write(parts.made(points, outcomes=outcomes, rounds=rounds), points.num_rows)
+        run_directory.note_points(self._ids, points, own)
+
+    def commit_files(self, files: Mapping[str, File], ids: Ids) -> None:
+        """The same with files (`parts.made`) that somebody else made of points that are all ok, under their ids."""
+        own = self._check(ids)
+        self._write(files, len(ids))
+        self._ids.note_ok(ids, own)
+
+    def compact(self) -> None:
+        """Merge small parts, so that a run is a few files however often it was committed."""
+        arrow_tables.let_go()
+        try:
+            self._parts = compaction.compact(self._run, self._parts, self._lock.check)
+        except UserError as error:  # a full disk, say: all rows are there, in more files
+            self.problems.append(f"{error}; the run keeps its small files")
+        arrow_tables.let_go()
+
+    def finish(self, status: str, counts: Mapping[str, int]) -> None:
+        """Say how it ended: ok, failed, interrupted or fault. ok and failed are counted here, for all launches.
+
+        `todo` comes from `counts`, else from what `expect` was told, else it is 0 after a run that went through.
+        """
+        if status not in run_directory.FINISHED:
+            raise SweepFault(f"a run cannot end as {status!r}")
+        ok, failed, points = len(self._ids.ok), len(self._ids.failed), self._document["counts"].get("points")
+        todo = None if status in ("interrupted", "fault") else 0
+        todo = counts.get("todo", todo if points is None else max(0, points - ok - failed))
+        if status in ("ok", "failed"):
+            self.compact()
+        self._lock.check()
+        parts.clean(self._run)
+        self._save(status=status, counts={"points": points, "ok": ok, "failed": failed, "todo": todo})
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _take_in(self, layout: parts.Layout) -> None:
+        """The points of every part; one that is damaged, or repeats what is there, is set aside."""
+        thorough = isinstance(self._run, Directory)  # an object store has checksums, and would send the whole run
+        for part, points, problem in parts.examined(self._run, layout, thorough):
+            if points is not None:
+                own = keys(points.column("point_id"))
+                if (self._ids.ok.has(own) & arrow_tables.are_ok(points)).any():
+                    points, problem = None, f"{self._run}/{parts.POINTS}/{part.file}: has points that are there already"
+            if points is None:
+                parts.set_aside(self._run, layout, part)
+                self.problems.append(f"{problem}; set aside in {self._run}/{parts.DAMAGED}, its points run again")
+                continue
+            run_directory.note_points(self._ids, points, own)
+            self._parts[part] = compaction.Size(points.num_rows, layout.bytes_of(part))
+
+    def _check(self, ids: Any) -> Keys:
+        own = keys(ids)
+        if self._ids.ok.has(own).any():
+            raise SweepFault("a point that is done was to be written again")
+        if not own.first().all():
+            raise SweepFault("a point twice in one commit")
+        return own
+
+    def _write(self, files: Mapping[str, File], points: int) -> None:
+        self._lock.check()
+        number, self._number = self._number, self._number + 1
+        part = parts.write(self._run, (number, number), files, self._lock.check)
+        self._parts[part] = compaction.Size(points, sum(file.size for file in files.values()))
+
+    def _save(self, **changes: Any) -> None:
+        now = max(datetime.now(UTC).isoformat(), self._document["updated"])  # a clock may be set back
+        self._document |= {**changes, "updated": now}
+        self._lock.check()
+        run_directory.write_document(self._run, self._document)
+
+
+def _must_be_own(table: Any, run_id: str, columns: tuple[schema.Column, ...]) -> None:
+    names = set(table.schema.names)
+    missing = {column.name for column in columns} - names
+    if missing:
+        raise SweepFault(f"a part without {', '.join(sorted(missing))}")
+    if table.num_rows and table.column("run_id")[0].as_py() != run_id:
+        raise SweepFault(f"a part of another run than {run_id}")

@@ -1,0 +1,271 @@
+"""The store: a place full of runs. Reading needs no lock; writing a run takes its lock (locks, writer)."""
+
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweep.common import schema
+from sweep.common.errors import UserError, nearest, one_line
+from sweep.grid.point_id import Ids
+from sweep.store import locks, parts, run_directory
+from sweep.store.run_directory import RunInfo
+from sweep.store.run_writer import RunWriter
+from sweep.store.storage import Directory, Place, place_at, told
+
+__all__ = ["RunInfo", "RunWriter", "Store", "open_store"]
+
+LAST = "last"
+_MAX_LAUNCHES = 100
+_COSTS = "costs"
+
+
+class GridLike(Protocol):
+    """What the store keeps of a grid."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def about(self) -> str | None: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def repeats(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def derive(self) -> Mapping[str, str]: ...
+    @property
+    def overrides(self) -> Sequence[str]: ...
+    def content(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Runs in the order of their last launch, and a line for each that cannot be read."""
+
+    runs: list[RunInfo]
+    problems: list[str]
+
+
+def open_store(place: str) -> "Store":
+    """A store at what a user wrote for --results: a directory, or a URI of an object store."""
+    return Store(place_at(place))
+
+
+class Store:
+    """Runs in one place, which need not exist yet."""
+
+    def __init__(self, root: Place | Path) -> None:
+        self.root: Place = root if isinstance(root, Place) else Directory(root)
+        if isinstance(self.root, Directory):
+            with told(self.root.path):
+                if self.root.path.exists() and not self.root.path.is_dir():
+                    raise UserError(f"{root}: not a directory; give the directory of the runs")
+
+    @property
+    def exists(self) -> bool:
+        """An object store has no empty folders: there it is one with something in it."""
+        return self.root.path.exists() if isinstance(self.root, Directory) else bool(self.root.entries())
+
+    def survey(self) -> Survey:
+        """Every run; one that cannot be read becomes a problem, not an error."""
+        survey = Survey([], [])
+        for name in self._names():
+            try:
+                run, problems = run_directory.read_info(self.root.child(name))
+            except UserError as error:
+                survey.problems.append(str(error))
+            else:
+                survey.runs.append(run)
+                survey.problems.extend(problems)
+        survey.runs.sort(key=lambda run: (run.updated, run.run_id))
+        return survey
+
+    def runs(self) -> list[RunInfo]:
+        """The runs that can be read; the last launched one last."""
+        return self.survey().runs
+
+    def latest(self) -> list[RunInfo]:
+        """The last launched run of each grid name."""
+        return list({run.grid: run for run in self.runs()}.values())
+
+    def find(self, wanted: str) -> RunInfo:
+        """A run by its id, the start of it, or `last`. UserError names the near ones."""
+        if wanted == LAST:
+            runs = self.runs()
+            if not runs:
+                raise UserError(f"no run in {self.root} yet; the next command: sweep launch GRID")
+            return runs[-1]
+        return self._info(self.find_name(wanted))
+
+    def find_name(self, wanted: str) -> str:
+        """The same for a run that may be unreadable: its id only."""
+        if wanted == LAST:
+            return self.find(LAST).run_id
+        names = self._names()
+        if wanted in names:
+            return wanted
+        close = [name for name in names if wanted and name.startswith(wanted)]
+        if len(close) == 1:
+            return close[0]
+        shown = repr(one_line(wanted))
+        if close:
+            raise UserError(f"run {shown} could be {_some(close)}; give more of it")
+        known = f" known: {_some(names)}" if names else f" no run in {self.root} yet"
+        raise UserError(f"no run {shown}{nearest(wanted, names) or ';'}{known}")
+
+    def remove(self, run_id: str) -> None:
+        """Delete a run; UserError while it is being written."""
+        name = self.find_name(run_id)
+        run = self.root.child(name)
+        if isinstance(run, Directory) and run.path.is_symlink():
+            run.path.unlink()
+            return
+        who = locks.holder(run)
+        if who is not None:
+            raise UserError(f"{name} is being written by {who}; stop it first")
+        lock = locks.lock(run)
+        try:
+            # run.json last: a killed `rm` leaves a run that can be removed, and none of whose rows count.
+            for table in (parts.POINTS, *parts.SIBLINGS):
+                run.child(table).delete_all()
+            run.delete_all()
+        finally:
+            lock.release()
+
+    def tried(self, run_id: str, rerun_failed: bool = False) -> Callable[[Ids], NDArray[np.bool_]]:
+        """Which points of a run a launch passes over (run_directory.Ids). For `plan`: no lock."""
+        ids, _ = run_directory.read_ids(self.root.child(run_id))
+        return lambda wanted: ids.tried(wanted, rerun_failed)
+
+    def latest_run(self, run_name: str, engine: str = "model") -> RunInfo | None:
+        """The run that a launch of this content goes on with: the highest of NAME, NAME-2, NAME-3, ..."""
+        for name in self._named(run_name):
+            run = self._info(name)
+            if run.engine == engine:
+                return run
+        return None
+
+    def open_run(self, grid: GridLike, run_name: str, fresh: bool, provenance: Mapping[str, Any]) -> RunWriter:
+        """Go on with the latest run of this name, or start one; `provenance` may say `engine` (else model)."""
+        engine = str(provenance.get("engine", "model"))
+        self._bury()
+        found = None if fresh else self.latest_run(run_name, engine)
+        name = found.run_id if found else self._free_name(run_name)
+        run = self.root.child(name)
+        lock = locks.lock(run)
+        try:
+            if found is None and run.has(run_directory.DOCUMENT):
+                raise UserError(f"{name} was started by another launch just now; launch again")
+            document = run_directory.read_document(run) if found else _document(grid, engine)
+            # `last` is the one launched last, even where a clock was set back.
+            now = max(datetime.now(UTC), self._last_update() + timedelta(microseconds=1))
+            launch = {"at": now.isoformat(), **provenance}
+            document["launches"] = [*document["launches"], launch][-_MAX_LAUNCHES:]
+            document["updated"] = now.isoformat()
+            return RunWriter(run, lock, document, resumed=found is not None)
+        except BaseException:
+            lock.release()
+            raise
+
+    def cost_files(self) -> list[Path]:
+        """Cost tables that were measured here (`calibrate` writes them)."""
+        return sorted((self.root.path / _COSTS).glob("*.json")) if isinstance(self.root, Directory) else []
+
+    def cost_path(self, name: str) -> Path:
+        """Where `calibrate` writes one."""
+        if isinstance(self.root, Directory):
+            return self.root.path / _COSTS / f"{name}.json"
+        raise UserError(
+            f"{self.root}: cost tables lie in directories; add -o FILE, and give it to query with --cost FILE"
+        )
+
+    def _free_name(self, run_name: str) -> str:
+        if not run_directory.RUN_NAME.fullmatch(run_name):
+            raise UserError(f"{one_line(run_name)!r} is no name for a run: letters, digits, . _ -, a letter first")
+        number = self._highest(run_name) + 1
+        return run_name if number == 1 else f"{run_name}-{number}"
+
+    def _last_update(self) -> datetime:
+        """When any run was last launched or finished, as its own clock said."""
+        last = datetime.fromtimestamp(0, UTC)
+        for name in self._names():
+            with suppress(UserError, KeyError, TypeError, ValueError):
+                last = max(last, datetime.fromisoformat(run_directory.read_document(self.root.child(name))["updated"]))
+        return last
+
+    def _info(self, name: str) -> RunInfo:
+        return run_directory.read_info(self.root.child(name))[0]
+
+    def _names(self) -> list[str]:
+        """Directories that are runs, or were before something broke them."""
+        names = [e.name for e in self.root.entries() if e.is_place and run_directory.RUN_NAME.fullmatch(e.name)]
+        marks = {run_directory.DOCUMENT, *schema.TABLES}
+        return [name for name in names if marks & {entry.name for entry in self.root.child(name).entries()}]
+
+    def _highest(self, run_name: str) -> int:
+        """The number of the latest run of a name, 0 if there is none: a fresh one always comes after it."""
+        for name in self._named(run_name):
+            return int(name[len(run_name) + 1 :] or 1)
+        return 0
+
+    def _named(self, run_name: str) -> list[str]:
+        """NAME-3, NAME-2, NAME: the latest first."""
+        numbers = {}
+        for name in self._names():
+            match = re.fullmatch(rf"{re.escape(run_name)}(?:-([0-9]{{1,6}}))?", name)
+            if match:
+                numbers[int(match[1] or 1)] = name
+        return [numbers[number] for number in sorted(numbers, reverse=True)]
+
+    def _bury(self) -> None:
+        """What an earlier version left when it was killed: directories of runs that were being made or removed."""
+        if isinstance(self.root, Directory):
+            for name in (e.name for e in self.root.entries() if e.name.startswith((".new-", ".removed-"))):
+                shutil.rmtree(self.root.path / name, ignore_errors=True)
+
+
+def _document(grid: GridLike, engine: str) -> dict[str, Any]:
+    from engine import MODEL_VERSION
+
+    now = datetime.now(UTC).isoformat()
+    return {
+        "schema": schema.RUN_SCHEMA,
+        "engine": engine,
+        "model_version": MODEL_VERSION,
+        "status": "running",
+        "created": now,
+        "updated": now,
+        "counts": {"points": None},
+        "grid": {
+            "name": grid.name,
+            "about": grid.about,
+            "source": Path(grid.source).name,
+            "repeats": grid.repeats,
+            "seed": grid.seed,
+            "content": grid.content(),
+            "text": grid.text,
+            "overrides": list(grid.overrides),
+        },
+        "launches": [],
+        "columns": {
+            table: {c.name: {"type": c.type, "unit": c.unit, "meaning": c.meaning} for c in columns}
+            for table, columns in schema.TABLES.items()
+        },
+        "derived": dict(grid.derive),
+    }
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,3 +1,0 @@
-"""The version, once."""
-
-VERSION = "0.1.0"
