@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import counts, parts, slots, walk
-from engine import layout as lay
-from engine.cdfs import CDF
-from engine.chance import trylock_limits
-from engine.encode import Encoded, encode, encode_sizes
-from engine.finish import Tally, finish
-from engine.kinds import kinds_of
-from engine.machine import Kernel
-from engine.outcome import Results
-from engine.policy import POLICIES
-from engine.scenario import ABSENT, Columns, check
+from engine.compilation.native_code import Kernel
+from engine.model.policy import POLICIES
+from engine.model.results import Results
+from engine.model.scenario import ABSENT, Columns, check
+from engine.random.binomial import trylock_limits
+from engine.random.inverse_cdf import CDF
+from engine.shortcuts import counts, parts, slots
+from engine.walk import columns as lay
+from engine.walk import walk
+from engine.walk.encode import Encoded, encode, encode_sizes
+from engine.walk.finish import Tally, finish
+from engine.walk.point_groups import kinds_of
 
 BY_WALK, BY_SLOTS, BY_PARTS, BY_COUNTS = range(4)
 KERNELS = (
@@ -37,7 +38,7 @@ ROW_NS = 6_000
 
 
 def run_batch(columns: Columns) -> Results:
-    """Outcomes of complete columns (engine.scenario.complete), a row by itself. Raises ScenarioError."""
+    """Outcomes of complete columns (engine.model.scenario.complete), a row by itself. Raises ScenarioError."""
     check(columns)
     points = encode(columns)
     return finish(points, columns, tally(points))
@@ -121,7 +122,7 @@ def call(kernel: Kernel, points: Encoded, par: NDArray[np.int64], kinds: NDArray
 def arguments(
     kernel: Kernel, points: Encoded, par: NDArray[np.int64], kinds: NDArray[np.int64], out: Tally
 ) -> tuple[Any, ...]:
-    """What a kernel takes (engine.walk.walk)."""
+    """What a kernel takes (engine.walk.walk.walk)."""
     wanted = np.zeros(len(par), np.bool_)
     wanted[kinds] = True
     rows = np.flatnonzero(wanted[points.kinds])

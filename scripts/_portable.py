@@ -1,4 +1,4 @@
-"""Bring engine/portable up to date: the kernels' portable code, made by Numba from their sources. `--check`: only look.
+"""Bring the kernels' portable code, made by Numba from their sources, up to date. `--check`: only look.
 
 Exit code 1 if something is out of date (--check), else 0.
 """
@@ -7,7 +7,7 @@ import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from engine.machine import SHIPPED, SHIPS_FOR, lowered, shipped
+from engine.compilation.native_code import SHIPPED, SHIPS_FOR, lowered, shipped
 from engine.run import COMPILED
 
 

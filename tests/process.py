@@ -2,10 +2,10 @@
 
 from functools import cache
 
-from engine.arch import GIB, MIB, TIB
-from engine.outcome import Results
+from engine.model.arch import GIB, MIB, TIB
+from engine.model.results import Results
+from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Columns, Scenario, columns_of
 
 COLUMNS: Columns = columns_of([Scenario(virt=55 * TIB, res=590 * GIB, cluster=2 * MIB, zap=2 * MIB, rounds=500)])
 """VIRT 55t, RES 590g; dense pages, moved so often that every slot has had a table: VmPTE 110g."""

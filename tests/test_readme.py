@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.policy import ALL
+from engine.model.policy import ALL
 from sweep.grid.loader import load, parse
 
 ROOT = Path(__file__).parent.parent

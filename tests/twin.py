@@ -8,9 +8,9 @@ from bisect import bisect_left
 
 import numpy as np
 
-from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
-from engine.policy import POLICIES
-from engine.scenario import Columns, Scenario, row
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
+from engine.model.scenario import Columns, Scenario, row
 from tests.twin_draws import Call, Choices
 from tests.twin_gather import Gather
 from tests.twin_space import Space, Visit

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import accumulate
 from math import comb, floor
 
-from engine.scenario import Scenario, decimal
+from engine.model.scenario import Scenario, decimal
 
 TWO64 = 1 << 64
 MASK = TWO64 - 1

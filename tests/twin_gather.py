@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from engine.arch import Arch
+from engine.model.arch import Arch
 
 STACK_SLOTS = 8  # MMU_GATHER_BUNDLE
 

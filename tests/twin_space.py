@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.outcome import COLUMNS, ROUND_COLUMNS
+from engine.model.results import COLUMNS, ROUND_COLUMNS
 from tests.twin_draws import Call, Choices
 from tests.twin_gather import Gather
 from tests.twin_threads import Piece, Steps, Trylock

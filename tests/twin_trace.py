@@ -1,4 +1,4 @@
-"""The slow twin of engine/trace.py and engine/replay.py: a page at a time, every table looked at after every operation.
+"""The slow twin of engine/traces: a page at a time, every table looked at after every operation.
 
 For traces of one mapping that is unmapped in part and never mapped or protected again: there every run of mapped pages
 is one VMA. How VMAs merge and split is judged by the live kernel's recordings.

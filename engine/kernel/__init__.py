@@ -1,1 +1,1 @@
-"""The live kernel as an engine: the same scenario in, the same columns out, in a fresh process a point."""
+"""Scenarios on the live kernel, in a child process. Imports run and what is below it."""

@@ -16,10 +16,10 @@ import socket
 import sys
 from pathlib import Path
 
-from engine.arch import GIB, MIB, TIB
-from engine.kernel.calls import MADV_DONTNEED, MADV_FREE, UNMAP, loop_ns
-from engine.kernel.stage import CallError, Hands, Stage, has_fifth_level, libc, rehearse
+from engine.kernel.syscalls import MADV_DONTNEED, MADV_FREE, UNMAP, loop_ns
+from engine.kernel.vma_stage import CallError, Hands, Stage, has_fifth_level, libc, rehearse
 from engine.kernel.wire import Wire
+from engine.model.arch import GIB, MIB, TIB
 
 ADVICE = {"dontneed": MADV_DONTNEED, "free": MADV_FREE, "munmap": UNMAP}
 BASES = (TIB, 32 * TIB, 88 * TIB)

@@ -6,14 +6,14 @@ from typing import Self
 
 import numpy as np
 
-from engine.arch import ARCHES, KIB
-from engine.kernel import look, machine, refuse, script, seen
-from engine.kernel.machine import Machine, UnfitError
-from engine.kernel.refuse import RefusedError
+from engine.kernel import feasibility, host, outcome, proc_reader, script
+from engine.kernel.feasibility import RefusedError
+from engine.kernel.host import Machine, UnfitError
+from engine.kernel.outcome import RES_END, RES_PEAK, VM_END, VM_PEAK, Seen
 from engine.kernel.script import Round, Script
-from engine.kernel.seen import RES_END, RES_PEAK, VM_END, VM_PEAK, Seen
 from engine.kernel.server import Hello, LostError, Server, TimedOutError
-from engine.scenario import Scenario
+from engine.model.arch import ARCHES, KIB
+from engine.model.scenario import Scenario
 
 __all__ = ["LostError", "RefusedError", "Runner", "Seen", "TimedOutError", "UnfitError"]
 
@@ -25,7 +25,7 @@ class Runner:
 
     def __init__(self, limit_s: float = LIMIT_S) -> None:
         self.limit_s = limit_s
-        self.machine: Machine = machine.look()
+        self.machine: Machine = host.look()
         self._scans, self._scans_guards = what_scans(self.machine.page_bytes)
         self._server: Server | None = None
 
@@ -52,7 +52,7 @@ class Runner:
     @property
     def columns(self) -> tuple[str, ...]:
         """The outcome columns that this kernel shows."""
-        return tuple(name for name in seen.SEEN if self._scans_guards or name not in seen.BY_SCAN)
+        return tuple(name for name in outcome.SEEN if self._scans_guards or name not in outcome.BY_SCAN)
 
     @property
     def counts_pages(self) -> bool:
@@ -61,8 +61,8 @@ class Runner:
 
     def run(self, scenario: Scenario, unmap: bool = False) -> Seen:
         """One point. Raises RefusedError before anything is touched, or TimedOutError, LostError."""
-        refuse.check(scenario, unmap, self.machine, self.hello.guards)
-        refuse.check_memory(scenario, machine.memory())
+        feasibility.check(scenario, unmap, self.machine, self.hello.guards)
+        feasibility.check_memory(scenario, host.memory())
         return self.perform(script.write(scenario, unmap))
 
     def perform(self, work: Script) -> Seen:
@@ -93,12 +93,12 @@ class Runner:
         page, virt = work.page, work.scenario.virt
         rounds = np.zeros((len(work.rounds), 4), np.int64)
         times, drift, left = np.zeros((len(work.rounds), 2), np.int64), 0, None
-        with look.Scanner(child, self._scans_guards) as scanner:
-            before = look.status(child)
+        with proc_reader.Scanner(child, self._scans_guards) as scanner:
+            before = proc_reader.status(child)
             for number in range(len(work.rounds)):
                 for half, (res_at, vm_at) in enumerate(((RES_PEAK, VM_PEAK), (RES_END, VM_END))):
                     times[number, half] = server.go_on()
-                    now = look.status(child)
+                    now = proc_reader.status(child)
                     resident = (now.vm_rss_kib - before.vm_rss_kib) * KIB
                     if self._scans:
                         entries = scanner.entries(base, virt, page)
@@ -106,7 +106,7 @@ class Runner:
                         resident = entries.present * page
                         left = entries.ranges if self._scans_guards else None
                     rounds[number, [res_at, vm_at]] = resident, now.vm_pte_kib - before.vm_pte_kib
-        return Seen(seen.columns(work, rounds, left), rounds, times, drift)
+        return Seen(outcome.columns(work, rounds, left), rounds, times, drift)
 
     def _probe(self) -> bool:
         """Two full tables, one zapped by one call, one by two: PT_RECLAIM frees the first and only that."""
@@ -133,7 +133,7 @@ def what_scans(page_bytes: int) -> tuple[bool, bool]:
     found = []
     for guards in (False, True):
         try:
-            with look.Scanner(os.getpid(), guards) as scanner:
+            with proc_reader.Scanner(os.getpid(), guards) as scanner:
                 scanner.entries(0, page_bytes, page_bytes)
             found.append(True)
         except OSError:

@@ -6,8 +6,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.realise import Ranges, Realisation
-from engine.scenario import Scenario
+from engine.kernel.scenario_pages import Ranges, Realisation
+from engine.model.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True)

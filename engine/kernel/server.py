@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernel.machine import UnfitError
+from engine.kernel.host import UnfitError
 from engine.kernel.wire import Wire
 
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from engine.kernel.child import serve; serve()"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from engine import run
-from engine.scenario import Columns
+from engine.model.scenario import Columns
 from sweep.executors import malloc_settings
 from sweep.grid.loader import load
 from sweep.run.batching import cut

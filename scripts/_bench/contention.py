@@ -6,11 +6,11 @@ from typing import Any
 from _bench.bench import Bench
 from _bench.figure import Figure, Reach, figure, per_second
 from _bench.triad import Triad
-from engine.arch import GIB
-from engine.outcome import COLUMNS
-from engine.policy import POLICIES
+from engine.model.arch import GIB
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS
+from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
 
 SECTION = "threads"
 VISITS, NONE = COLUMNS.index("table_visits"), POLICIES.index("none")

@@ -10,9 +10,9 @@ from _bench.bench import Bench
 from _bench.figure import Figure, Reach, Run, figure, wall_s
 from _bench.points import VIRT, large, tables_of
 from _bench.triad import Triad
-from engine.arch import GIB, KIB, MIB
+from engine.model.arch import GIB, KIB, MIB
+from engine.model.scenario import Columns
 from engine.run import cuts, gathered, run_batch, run_shard
-from engine.scenario import Columns
 
 SECTION = "engine"
 COVERAGES = (0.5, 0.9)
@@ -21,7 +21,7 @@ CLUSTERS = {"4 KiB": 4 * KIB, "64 KiB": 64 * KIB, "2 MiB": 2 * MIB, "64 MiB": 64
 PEAK_CHILD = """
 import sys
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
+from engine.model.scenario import Scenario, columns_of
 virt, zap, order = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 run_batch(columns_of([Scenario(virt=virt, sparsity=0.99, zap=zap, order=order, coverage=0.9)]))
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))

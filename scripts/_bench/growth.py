@@ -9,9 +9,9 @@ from scipy.optimize import curve_fit
 
 from _bench.bench import Bench
 from _bench.figure import Figure, Reach
-from engine.arch import GIB, KIB, MIB, TIB
+from engine.model.arch import GIB, KIB, MIB, TIB
+from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Columns, Scenario, columns_of
 
 SECTION = "growth"
 VIRTS = (*(GIB << n for n in range(0, 16, 2)), 55 * TIB)

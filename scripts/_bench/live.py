@@ -8,10 +8,10 @@ import psutil
 
 from _bench.bench import Bench
 from _bench.figure import Figure, Reach, timed
-from engine.arch import GIB, KIB, MIB
 from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError, UnfitError
+from engine.model.arch import GIB, KIB, MIB
+from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
 
 SECTION = "kernel"
 SHARE = 590 / (55 * 1024)

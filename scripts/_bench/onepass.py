@@ -9,12 +9,12 @@ from numba import njit
 from _bench.bench import Bench
 from _bench.figure import Figure, Reach, figure
 from _bench.points import large
-from engine.cdfs import binomial
-from engine.chance import limit
-from engine.keyed import CALL, COUNT, draw, key
-from engine.policy import POLICIES
+from engine.model.policy import POLICIES
+from engine.model.scenario import decimal, row
+from engine.random.binomial import limit
+from engine.random.inverse_cdf import binomial
+from engine.random.splitmix import CALL, COUNT, draw, key
 from engine.run import run_batch
-from engine.scenario import decimal, row
 
 SECTION = "policies"
 

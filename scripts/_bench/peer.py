@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from engine.arch import GIB
-from engine.outcome import COLUMNS
-from engine.policy import POLICIES
+from engine.model.arch import GIB
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS
+from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
 
 
 def point(seed: int) -> dict[str, int]:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.arch import GIB, KIB, MIB, TIB
-from engine.scenario import FIELD, Columns, Scenario, columns_of, complete
+from engine.model.arch import GIB, KIB, MIB, TIB
+from engine.model.scenario import FIELD, Columns, Scenario, columns_of, complete
 
 RANDOM = FIELD["order"].choices.index("random")
 VIRT, RES = 55 * TIB, 590 * GIB

@@ -14,7 +14,7 @@ SECTION = "start"
 FIRST_POINTS = """
 import sys
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
+from engine.model.scenario import Scenario, columns_of
 GIB, KIB = 1 << 30, 1 << 10
 kinds = [{}, {"zap": 4 << 20}, {"zap": 64 * KIB, "order": "random", "rounds": 2}, {"refault": 0.1}, {"threads": 8}]
 quick = sys.argv[1] == "True"

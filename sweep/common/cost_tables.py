@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.arch import ARCHES
-from engine.outcome import WORK
+from engine.model.arch import ARCHES
+from engine.model.results import WORK
 from sweep.common import schema
 from sweep.common.errors import UserError, unknown
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine import outcome, scenario
+from engine.model import results, scenario
 
 RUN_SCHEMA = "sweep-run/2"
 """Of run.json and the tables. Raised when a column changes its meaning or goes, not when one is added."""
@@ -89,8 +89,8 @@ _WORK = {
     "tlb_invlpgs": ("count", "single translations flushed"),
     "ipis": ("count", "interrupts sent to other CPUs to flush"),
 }
-STATE = tuple(Column(name, "int64", *_STATE[name]) for name in outcome.STATE)
-WORK = tuple(Column(name, "int64", *_WORK[name]) for name in outcome.WORK)
+STATE = tuple(Column(name, "int64", *_STATE[name]) for name in results.STATE)
+WORK = tuple(Column(name, "int64", *_WORK[name]) for name in results.WORK)
 KERNEL = (
     Column("install_ns", "int64", "ns", "measured time of all installs; NULL under the model"),
     Column("zap_ns", "int64", "ns", "measured time of all zaps; NULL under the model"),
@@ -109,7 +109,7 @@ ROUNDS = (
     Column("round", "int64", "count", "round, from 1"),
     *(
         Column(name, "int64", _STATE[name][0], _STATE[name][1].replace("the last", "the round's"))
-        for name in outcome.ROUND_COLUMNS
+        for name in results.ROUND_COLUMNS
     ),
 )
 """One row a point, policy and round: how VmPTE grows. Files hold those of points with several rounds."""

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.finish import Tally
-from engine.outcome import Results
-from engine.scenario import Columns
+from engine.model.results import Results
+from engine.model.scenario import Columns
+from engine.walk.finish import Tally
 from sweep.executors import malloc_settings
 from sweep.grid.point_id import Ids
 from sweep.store import arrow_tables, parts

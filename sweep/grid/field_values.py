@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.arch import KIB
-from engine.scenario import ABSENT, FIELD, MAX_VIRT_BYTES, Field, ScenarioError, check, complete
+from engine.model.arch import KIB
+from engine.model.scenario import ABSENT, FIELD, MAX_VIRT_BYTES, Field, ScenarioError, check, complete
 from sweep.common import units
 from sweep.common.errors import UserError, unknown
 from sweep.grid.grid_file import EXPANSIONS, Ends, Expansion, Points, Steps

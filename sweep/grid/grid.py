@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.scenario import FIELD, Columns, ScenarioError, check, complete
+from engine.model.scenario import FIELD, Columns, ScenarioError, check, complete
 from sweep.common.errors import UserError
 from sweep.grid import yaml_nodes
 from sweep.grid.field_values import Value, absent, show, spell

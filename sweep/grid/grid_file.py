@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, InstanceOf, Tag, ValidationError
 from pydantic_core import PydanticCustomError
 
-from engine.scenario import FIELD
+from engine.model.scenario import FIELD
 from sweep.common.errors import UserError, one_line, unknown
 from sweep.grid import yaml_nodes
 from sweep.grid.yaml_nodes import Mapping, Node, Scalar, Sequence, Spot, at

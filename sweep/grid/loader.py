@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.policy import POLICIES
-from engine.scenario import ABSENT, FIELD, Columns, complete
+from engine.model.policy import POLICIES
+from engine.model.scenario import ABSENT, FIELD, Columns, complete
 from sweep.common import units
 from sweep.common.errors import UserError, one_line, unknown
 from sweep.common.units import INT64_MAX

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import MODEL_VERSION
-from engine.scenario import FIELD, FIELDS, Columns, Field
+from engine.model.scenario import FIELD, FIELDS, Columns, Field
 from sweep.grid.field_values import absent, show
 from sweep.grid.loader import Grid
 from sweep.traces.trace_points import is_trace

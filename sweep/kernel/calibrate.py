@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernel.measure import FLUSHED, SIZES, Figure
+from engine.kernel.microbench import FLUSHED, SIZES, Figure
 from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError
-from engine.outcome import COLUMNS
+from engine.model.results import COLUMNS
+from engine.model.scenario import Scenario, row
 from engine.run import run_batch
-from engine.scenario import Scenario, row
 from sweep.common import atomic_write, cost_tables
 from sweep.common.cost_tables import COSTS_SCHEMA, SHIPPED, Cost, CostTable
 from sweep.query import database

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine.kernel.runner import LIMIT_S, LostError, RefusedError, Runner, Seen, TimedOutError, UnfitError
-from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
-from engine.policy import POLICIES
-from engine.scenario import Scenario, row
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
+from engine.model.scenario import Scenario, row
 from sweep.common.errors import UserError
 from sweep.grid.loader import Grid
 from sweep.grid.point_id import run_name

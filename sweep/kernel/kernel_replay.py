@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from engine.replay import Replay
-from engine.trace import PURGES, Operation
-from engine.tree import PAGE, SLOT, TraceError
+from engine.traces.address_space import PURGES, Operation
+from engine.traces.page_tables import PAGE, SLOT, TraceError
+from engine.traces.replay import Replay
 from sweep.common.errors import SweepFault, UserError
 from sweep.common.text_lines import Rows
 from sweep.kernel import replay_child

@@ -5,8 +5,8 @@ import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.arch import KIB, MIB
-from engine.scenario import Scenario
+from engine.model.arch import KIB, MIB
+from engine.model.scenario import Scenario
 from sweep.common.errors import UserError
 from sweep.kernel.validate import DIFFERS, FAILED, Verdict
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernel.runner import LostError, RefusedError, Seen, TimedOutError
-from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
-from engine.policy import POLICIES
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
+from engine.model.scenario import FIELD, Scenario, columns_of, row
 from engine.run import run_batch
-from engine.scenario import FIELD, Scenario, columns_of, row
 from sweep.common.units import format_size, plain_number
 from sweep.grid.point_id import texts
 from sweep.kernel.kernel_driver import MUNMAP, Kernel

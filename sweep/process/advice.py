@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.arch import ARCHES, Arch
-from engine.closed import aligned_reach, empty_share, most_pte_tables, tables_for, unaligned_reach
+from engine.model.arch import ARCHES, Arch
+from engine.model.closed_form import aligned_reach, empty_share, most_pte_tables, tables_for, unaligned_reach
 from sweep.common.errors import UserError
 from sweep.common.units import format_size, human
 from sweep.process.table_census import Census

@@ -9,9 +9,9 @@ from math import log
 
 import numpy as np
 
-from engine.closed import empty_share, expected_tables
-from engine.policy import POLICIES
-from engine.scenario import MAX_VIRT_BYTES
+from engine.model.closed_form import empty_share, expected_tables
+from engine.model.policy import POLICIES
+from engine.model.scenario import MAX_VIRT_BYTES
 from sweep.common.errors import UserError
 from sweep.common.units import format_size
 from sweep.process.table_census import Census, VmaCount

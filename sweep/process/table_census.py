@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.arch import ARCHES, Arch
+from engine.model.arch import ARCHES, Arch
 from sweep.common.errors import UserError
 from sweep.process.pagemap import FILE, GUARD, HUGE, PFNZERO, PRESENT, SWAPPED, PageMap, Runs
 from sweep.process.proc import Mapping, Sizes, exists, guarded, hugetlb_folders, mappings, sizes

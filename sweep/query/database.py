@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.scenario import Columns, complete
+from engine.model.scenario import Columns, complete
 from sweep.common import cost_tables, schema
 from sweep.common.errors import DamagedError, UserError, one_line, unknown
 from sweep.grid import sql_expressions

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.scenario import Columns
+from engine.model.scenario import Columns
 from sweep.executors.base import Shard
 from sweep.run.plan import TASK_POINTS, TASK_ROUNDS, PointBlock
 from sweep.store import arrow_tables

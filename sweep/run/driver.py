@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.compiled import is_cold
+from engine.compilation.cache import is_cold
 from sweep.common.errors import UserError, unknown
 from sweep.common.units import human_ns
 from sweep.executors.base import MODEL, TRACES, Batch, Done, End, Executor, limit_for

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.model.scenario import ABSENT, Columns
 from engine.run import Forecast, forecast
-from engine.scenario import ABSENT, Columns
 from sweep.common.errors import UserError, one_line
 from sweep.grid.grid import CHUNK
 from sweep.grid.loader import Exclude, Grid

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.outcome import Results
+from engine.model.results import Results
 from sweep.executors.base import Done, Failure, Labels
 from sweep.grid.point_id import texts
 from sweep.run.batching import Task, joined, picked

@@ -15,10 +15,9 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine import outcome
-from engine.outcome import Results
-from engine.policy import POLICIES
-from engine.scenario import ABSENT, FIELDS, Columns
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
+from engine.model.scenario import ABSENT, FIELDS, Columns
 from sweep.common import schema
 from sweep.common.errors import DamagedError, SweepFault, UserError
 from sweep.grid.point_id import Ids
@@ -84,7 +83,7 @@ def outcome_table(
 ) -> Table:
     """A row a point and policy, policy fastest; only the rows of `policies`. Results may come in several pieces."""
     points, each, several = len(ids), len(policies), [results] if isinstance(results, Results) else results
-    values = _by_column([some.values for some in several], points, outcome.COLUMNS, policies)
+    values = _by_column([some.values for some in several], points, COLUMNS, policies)
     known, rows = set(several[0].known).intersection(*(some.known for some in several)), points * each
     arrays: dict[str, pa.Array] = {
         "run_id": _constant(run_id, rows),
@@ -94,7 +93,7 @@ def outcome_table(
         "engine": _constant(engine, rows),
         **scenario_arrays(columns, each),
     }
-    for name, row in zip(outcome.COLUMNS, values, strict=True):
+    for name, row in zip(COLUMNS, values, strict=True):
         arrays[name] = pa.array(row) if name in known else pa.nulls(rows, pa.int64())
     if kernel is not None:
         if kernel.install_ns is not None and kernel.zap_ns is not None:
@@ -123,7 +122,7 @@ def round_table(
         raise SweepFault(f"rounds of {len(counts)} points for {len(ids)}")
     if not (counts > 1).any():
         return _declared(schema.ROUNDS, {}, 0)
-    values = _by_column([some.rounds for some in several], int(counts.sum()), outcome.ROUND_COLUMNS, policies)
+    values = _by_column([some.rounds for some in several], int(counts.sum()), ROUND_COLUMNS, policies)
     place = np.repeat(np.arange(len(ids)), counts)
     number = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
     if (counts == 1).any():
@@ -137,7 +136,7 @@ def round_table(
         "engine": _constant(engine, rows),
         "round": pa.array(np.repeat(number, each)),
     }
-    for name, row in zip(outcome.ROUND_COLUMNS, values, strict=True):
+    for name, row in zip(ROUND_COLUMNS, values, strict=True):
         arrays[name] = pa.array(row)
     return _declared(schema.ROUNDS, arrays, rows)
 

@@ -1,6 +1,7 @@
 """Where rows come from: versions, commit, host, kernel, CPU. Stored with every run; nothing of the environment is.
 
-The hashes are what anybody can check: `sha256sum requirements.lock`, `cat engine/*.py | sha256sum`.
+The hashes are what anybody can check: `sha256sum requirements.lock` and, in a checkout,
+`find engine -name "*.py" | LC_ALL=C sort | xargs cat | sha256sum`.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ def collect(**extra: Any) -> dict[str, Any]:
         "version": __version__,
         "model_version": engine.MODEL_VERSION,
         "git_commit": git_commit(HERE),
-        "engine_sha256": sha256(*sorted(Path(engine.__file__).parent.glob("*.py"))),
+        "engine_sha256": sha256(*sorted(Path(engine.__file__).parent.rglob("*.py"))),
         "lock_sha256": sha256(HERE.parents[1] / "requirements.lock"),
         "cost_table": {
             "name": cost_tables.DEFAULT,

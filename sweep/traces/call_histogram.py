@@ -4,10 +4,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from engine.arch import KIB, MIB
-from engine.trace import BY_SLOT, CLASS_OF, NONE
-from engine.tree import SLOT
-from engine.vma import Piece
+from engine.model.arch import KIB, MIB
+from engine.traces.address_space import BY_SLOT, CLASS_OF, NONE
+from engine.traces.page_tables import SLOT
+from engine.traces.vmas import Piece
 
 PURGES = ("dontneed", "free")
 KINDS = (*PURGES, "munmap")

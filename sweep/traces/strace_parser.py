@@ -6,8 +6,8 @@ With or without process numbers and times, to a file or to the terminal; `<unfin
 import re
 from collections.abc import Iterator
 
-from engine.tree import PAGE
-from engine.vma import READ, WRITE
+from engine.traces.page_tables import PAGE
+from engine.traces.vmas import READ, WRITE
 from sweep.common.errors import UserError
 from sweep.common.text_lines import Rows
 from sweep.traces.trace_reader import MOST_THREADS, Call, Programs, Skipped, checked

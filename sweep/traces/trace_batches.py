@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from engine.outcome import COLUMNS, ROUND_COLUMNS, STATE, Results
-from engine.policy import POLICIES
-from engine.scenario import Columns
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, STATE, Results
+from engine.model.scenario import Columns
 from sweep.traces.trace_replay import Play
 
 DETERMINED = ("zap_calls", "ptes_installed", "ptes_zapped", "pte_tables_allocated", "pte_tables_freed")

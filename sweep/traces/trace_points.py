@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.scenario import Columns, complete
+from engine.model.scenario import Columns, complete
 from sweep.common.errors import UserError
 from sweep.common.text_lines import Rows
 from sweep.traces.trace_reader import kind_of

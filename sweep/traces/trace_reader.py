@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import NamedTuple
 
-from engine.trace import HIGHEST, OPS, TOUCHES, Operation
-from engine.tree import PAGE
-from engine.vma import READ, WRITE
+from engine.traces.address_space import HIGHEST, OPS, TOUCHES, Operation
+from engine.traces.page_tables import PAGE
+from engine.traces.vmas import READ, WRITE
 from sweep.common.errors import UserError, one_line, unknown
 from sweep.common.text_lines import Rows
 

@@ -6,10 +6,10 @@ Memory grows with what is mapped and with the tables that exist, never with the 
 from collections.abc import Iterator
 from itertools import pairwise
 
-from engine.replay import Replay
-from engine.trace import PURGES
-from engine.tree import PAGE, TraceError
-from engine.vma import ANONYMOUS, READ, UNSEEN, WRITE, Piece
+from engine.traces.address_space import PURGES
+from engine.traces.page_tables import PAGE, TraceError
+from engine.traces.replay import Replay
+from engine.traces.vmas import ANONYMOUS, READ, UNSEEN, WRITE, Piece
 from sweep.common.errors import UserError
 from sweep.common.text_lines import Rows
 from sweep.traces.call_histogram import STACK_BYTES, Asks

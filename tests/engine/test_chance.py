@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from engine.arch import GIB, MIB
-from engine.cdfs import Cdf, binomial, cdf_of, span
-from engine.chance import (
+from engine.kernel.scenario_pages import Realisation
+from engine.model.arch import GIB, MIB
+from engine.model.results import COLUMNS
+from engine.model.scenario import Scenario, columns_of
+from engine.random.binomial import (
     ALWAYS,
     CELLS,
     FULL,
@@ -23,11 +25,9 @@ from engine.chance import (
     limit,
     trylock_limits,
 )
-from engine.keyed import draw, key, scale
-from engine.outcome import COLUMNS
-from engine.realise import Realisation
+from engine.random.inverse_cdf import Cdf, binomial, cdf_of, span
+from engine.random.splitmix import draw, key, scale
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
 
 MASK = FULL - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -98,7 +98,7 @@ def test_cells_agree_with_limits(n: int, k: int) -> None:
 
 
 def slow_span(n: int, k: int) -> list[int]:
-    """Limits from 0 on, in whole numbers of any size, as engine.cells makes them in 128 bits."""
+    """Limits from 0 on, in whole numbers of any size, as engine.random.cdf_cells makes them in 128 bits."""
     share, ways, downwards = FULL * FULL // n, n + k - 1, list[int]()
     for above in range(n - 1, k - 1, -1):
         share = share * (above - k + 1) // above

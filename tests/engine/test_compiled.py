@@ -11,22 +11,22 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from engine import compiled, machine
-from engine.compiled import kept, sources_of
-from engine.encode import encode
-from engine.lower import taken
-from engine.machine import Kernel, leaves, maker, shipped, unpacked
+from engine.compilation import cache, native_code
+from engine.compilation.cache import kept, sources_of
+from engine.compilation.native_code import Kernel, leaves, maker, shipped, unpacked
+from engine.model.scenario import Scenario, columns_of
+from engine.portable_code import taken
 from engine.run import COMPILED, KERNELS, arguments, blank, call, run_batch
-from engine.scenario import Scenario, columns_of
+from engine.walk.encode import encode
 from sweep.executors import base
 
 ROOT = Path(__file__).parents[2]
 LOADS = """
-from engine import machine
+from engine.compilation import native_code
 from engine.run import COMPILED, load, load_compiled
-from engine.scenario import Scenario, columns_of
-made, compiled = [], machine._compiled
-machine._compiled = lambda portable: made.append(1) or compiled(portable)
+from engine.model.scenario import Scenario, columns_of
+made, compiled = [], native_code._compiled
+native_code._compiled = lambda portable: made.append(1) or compiled(portable)
 load_compiled(range(4))
 print(*(int(kernel.is_ready) for kernel in COMPILED))
 load(columns_of([Scenario(virt=1 << 24, sparsity=0.5, zap=1 << 22)]))
@@ -78,7 +78,7 @@ def test_what_ships_is_what_numba_makes_here() -> None:
     ships = unpacked(shipped(kernel).read_bytes())
     if ships.maker != maker():
         pytest.skip(f"what ships was made by {ships.maker}; this is {maker()}")
-    assert unpacked(machine.lowered(kernel)) == ships
+    assert unpacked(native_code.lowered(kernel)) == ships
 
 
 def test_the_sources_of_a_kernel_are_all_that_it_imports() -> None:
@@ -88,12 +88,11 @@ def test_the_sources_of_a_kernel_are_all_that_it_imports() -> None:
         for source in sources_of(module):
             for node in ast.walk(ast.parse(source.read_text())):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-                if isinstance(node, ast.ImportFrom) and node.module == "engine":
-                    names = [f"engine.{name}" for name in names]
-                elif isinstance(node, ast.ImportFrom):
-                    names = [node.module or ""]
-                for name in (name for name in names if name.startswith("engine.")):
-                    assert source.parent / f"{name.removeprefix('engine.')}.py" in sources_of(module)
+                if isinstance(node, ast.ImportFrom):
+                    names = [node.module or "", *(f"{node.module}.{name}" for name in names)]
+                files = [ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("engine.")]
+                for path in (path for path in files if path.exists()):
+                    assert path in sources_of(module)
 
 
 @pytest.mark.parametrize("damage", ["", "cut", "flipped", "other"])
@@ -115,22 +114,24 @@ def test_what_others_could_have_put_there_is_not_run(tmp_path: Path, monkeypatch
     """In a folder for all: a folder of that name is used if nobody else may write to it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     mine = tmp_path / "mine"
-    assert compiled._own(mine) == mine
+    assert cache._own(mine) == mine
     mine.chmod(0o777)
-    assert compiled._own(mine) != mine
+    assert cache._own(mine) != mine
     (tmp_path / "link").symlink_to(tmp_path)
-    assert compiled._own(tmp_path / "link") != tmp_path / "link"
+    assert cache._own(tmp_path / "link") != tmp_path / "link"
 
 
 def test_changed_sources_are_other_portable_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Wherever they lie: a kernel's own file, or one that a file it imports imports."""
-    names = [source.stem for source in sources_of("engine.slots")]
-    assert {"slots", "install", "quantile", "keyed", "layout", "jit"} <= set(names)
-    assert not {"parts", "run", "machine", "encode"} & set(names)
+    names = [source.stem for source in sources_of("engine.shortcuts.slots")]
+    assert {"slots", "residency", "quantile", "splitmix", "columns", "jit"} <= set(names)
+    assert not {"parts", "run", "native_code", "encode"} & set(names)
     before = shipped(KERNELS[1])
-    for source in sources_of("engine.slots"):
-        (tmp_path / source.name).write_bytes(source.read_bytes() + b"#" * (source.stem == "quantile"))
-    monkeypatch.setattr("engine.compiled.HERE", tmp_path)
+    for source in sources_of("engine.shortcuts.slots"):
+        copy = tmp_path / source.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(source.read_bytes() + b"#" * (source.stem == "quantile"))
+    monkeypatch.setattr("engine.compilation.cache.ENGINE", tmp_path / "engine")
     assert shipped(KERNELS[1]).name != before.name
 
 
@@ -139,7 +140,7 @@ def test_without_portable_code_of_its_sources_numba_makes_it(monkeypatch: pytest
     columns = columns_of([Scenario(virt=1 << 30, sparsity=0.99, zap=1 << 22, rounds=3, seed=8)])
     before = run_batch(columns)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("engine.machine.SHIPS_FOR", "another machine")
+    monkeypatch.setattr("engine.compilation.native_code.SHIPS_FOR", "another machine")
     monkeypatch.setattr("engine.run.KERNELS", [Kernel(kernel.function, kernel.room_for) for kernel in KERNELS])
     np.testing.assert_array_equal(run_batch(columns).values, before.values)
     assert [path.name.partition("-")[0] for path in tmp_path.glob("*.xz-*-*[!k]")] == ["walk_slots"]

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.arch import GIB, KIB, MIB, TIB
-from engine.kernel import look, machine, refuse
-from engine.kernel.look import spanned
-from engine.kernel.machine import Machine, Memory, UnfitError
+from engine.kernel import feasibility, host, proc_reader
+from engine.kernel.host import Machine, Memory, UnfitError
+from engine.kernel.proc_reader import spanned
 from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError
+from engine.kernel.scenario_pages import Ranges
 from engine.kernel.script import Round, Script, common_pages, merged, pages_below
-from engine.outcome import COLUMNS
-from engine.policy import POLICIES
-from engine.realise import Ranges
+from engine.model.arch import GIB, KIB, MIB, TIB
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS
+from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
 from tests.live import kernel
 
 __all__ = ["kernel"]
@@ -66,8 +66,8 @@ def test_what_cannot_fit_is_refused_with_numbers(kernel: Runner) -> None:
         kernel.run(Scenario(virt=10 * TIB, sparsity=0))
     scenario = Scenario(virt=GIB, sparsity=0.5)
     with pytest.raises(RefusedError, match=r"needs 0\.\d\d GiB .*; 0\.60 GiB may be taken, by the test"):
-        refuse.check_memory(scenario, Memory(int(0.6 * GIB), "the test"))
-    refuse.check_memory(scenario, Memory(GIB, "the test"))
+        feasibility.check_memory(scenario, Memory(int(0.6 * GIB), "the test"))
+    feasibility.check_memory(scenario, Memory(GIB, "the test"))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_no_kernel_can_show_is_refused(scenario: Scenario, unmap: bool, bec
     """Each with its reason, whatever machine the test runs on."""
     here = Machine("6.12", "x86_64", 4096, "madvise", 65530, 0, threads=16, cpus=2)
     with pytest.raises(RefusedError, match=because):
-        refuse.check(scenario, unmap, here, guards=False)
+        feasibility.check(scenario, unmap, here, guards=False)
 
 
 def test_a_point_that_takes_too_long_is_killed(kernel: Runner) -> None:
@@ -101,31 +101,31 @@ def test_a_point_that_takes_too_long_is_killed(kernel: Runner) -> None:
 
 def test_a_killed_child_is_lost_and_the_next_point_runs(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """What dies takes only its own point along."""
-    whole = look.status
+    whole = proc_reader.status
 
-    def kill(pid: int) -> look.Status:
+    def kill(pid: int) -> proc_reader.Status:
         os.kill(pid, signal.SIGKILL)
         return whole(os.getpid())
 
     with Runner() as runner:
-        monkeypatch.setattr(look, "status", kill)
+        monkeypatch.setattr(proc_reader, "status", kill)
         with pytest.raises(LostError):
             runner.run(Scenario(virt=2 * MIB, sparsity=0))
-        monkeypatch.setattr(look, "status", whole)
+        monkeypatch.setattr(proc_reader, "status", whole)
         assert runner.run(Scenario(virt=2 * MIB, sparsity=0)).values["zap_calls"] == 1
 
 
 def test_a_child_goes_first_and_has_limits(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """When memory is short it dies before all others; it dumps no core, and can neither run nor grow without end."""
-    whole, found = look.status, dict[str, str]()
+    whole, found = proc_reader.status, dict[str, str]()
 
-    def spy(pid: int) -> look.Status:
+    def spy(pid: int) -> proc_reader.Status:
         found["oom"] = Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
         for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
             found[line[:26].strip()] = line[26:].split()[0]
         return whole(pid)
 
-    monkeypatch.setattr(look, "status", spy)
+    monkeypatch.setattr(proc_reader, "status", spy)
     kernel.run(Scenario(virt=64 * MIB, sparsity=0))
     assert (found["oom"], found["Max core file size"]) == ("1000", "0")
     assert int(found["Max cpu time"]) <= kernel.limit_s * (os.cpu_count() or 1) + 2
@@ -151,8 +151,8 @@ def test_limits_of_all_cgroups_above_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, group: str, limit: str, usage: str, stat: str
 ) -> None:
     """The limit that binds may be a parent's; cached files that nobody uses do not count against it."""
-    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(machine, "SYS", tmp_path / "sys")
+    monkeypatch.setattr(host, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(host, "SYS", tmp_path / "sys")
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text(f"1:cpu:/\n{line}\n")
     (tmp_path / group / "b").mkdir(parents=True)
@@ -160,7 +160,7 @@ def test_limits_of_all_cgroups_above_count(
         (tmp_path / group / name).write_text(f"{text}\n")
     (tmp_path / group / "b" / limit).write_text("max\n")
     free = 800 if "inactive" in stat else 700
-    assert list(machine.cgroup_rooms()) == [(free, "the limit of cgroup /a")]
+    assert list(host.cgroup_rooms()) == [(free, "the limit of cgroup /a")]
 
 
 RANGES = st.lists(st.integers(0, 60), max_size=12, unique=True).map(

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.arch import GIB, MIB
-from engine.kinds import kinds_of
+from engine.model.arch import GIB, MIB
+from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Columns, Scenario, columns_of
+from engine.walk.point_groups import kinds_of
 
 FIRST = Scenario(virt=GIB, sparsity=0.9, coverage=0.5, seed=1)
 OTHERS = (
@@ -32,7 +32,7 @@ def test_a_kind_has_many_seeds() -> None:
 def test_kinds_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then every point is its own kind, and the rows are the same."""
     before = run_batch(BATCH)
-    monkeypatch.setattr("engine.kinds.GOLDEN", np.uint64(0))
+    monkeypatch.setattr("engine.walk.point_groups.GOLDEN", np.uint64(0))
     kinds, which = kinds_of(BATCH)
     assert which.tolist() == list(range(7))
     np.testing.assert_array_equal(kinds["seed"], BATCH["seed"])

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.arch import GIB, MIB
-from engine.encode import encode
-from engine.finish import finish
-from engine.parts import by_lanes
+from engine.model.arch import GIB, MIB
+from engine.model.scenario import Scenario, columns_of
 from engine.run import BY_COUNTS, BY_PARTS, BY_SLOTS, BY_WALK, tally, ways
-from engine.scenario import Scenario, columns_of
+from engine.shortcuts.parts import by_lanes
+from engine.walk.encode import encode
+from engine.walk.finish import finish
 
 KIB = 1024
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.arch import GIB, MIB, TIB
-from engine.encode import encode
-from engine.outcome import COLUMNS
-from engine.policy import POLICIES
+from engine.model.arch import GIB, MIB, TIB
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS
+from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import run_batch, run_sharded, shards
-from engine.scenario import Columns, Scenario, columns_of
+from engine.walk.encode import encode
 
 KIB = 1024
 AT = {name: i for i, name in enumerate(COLUMNS)}

@@ -1,10 +1,10 @@
 """The published cases, to the kB (Linux commit 6375e95f381e, its cover letter and the arm64 posting)."""
 
-from engine.arch import GIB, MIB, TIB
-from engine.outcome import COLUMNS
-from engine.policy import POLICIES
+from engine.model.arch import GIB, MIB, TIB
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS
+from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
 from tests import process
 
 AT = {name: i for i, name in enumerate(COLUMNS)}

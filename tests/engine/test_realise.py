@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.realise import Ranges, Realisation
-from engine.scenario import Scenario
+from engine.kernel.scenario_pages import Ranges, Realisation
+from engine.model.scenario import Scenario
 from tests.twin_draws import Choices
 
 KIB = 1024

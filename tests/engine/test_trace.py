@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.policy import POLICIES
-from engine.replay import Replay
-from engine.trace import HIGHEST, Operation
-from engine.tree import MAX_TABLES, PMD_SPAN, PUD_SPAN, SLOT, TraceError
+from engine.model.policy import POLICIES
+from engine.traces.address_space import HIGHEST, Operation
+from engine.traces.page_tables import MAX_TABLES, PMD_SPAN, PUD_SPAN, SLOT, TraceError
+from engine.traces.replay import Replay
 from tests.twin_trace import Twin
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "kernel"
@@ -169,7 +169,7 @@ def test_what_no_process_can_ask_for(operation: Operation, told: str) -> None:
 def test_more_tables_than_a_machine_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replay ends at its limit, with a word, rather than eat the machine."""
     assert MAX_TABLES * SLOT == 8 << 40
-    monkeypatch.setattr("engine.tree.MAX_TABLES", 1000)
+    monkeypatch.setattr("engine.traces.page_tables.MAX_TABLES", 1000)
     replay = Replay(("merged",))
     replay.apply(Operation("mmap", BASE, 64 << 40))
     with pytest.raises(TraceError, match="too many to replay"):

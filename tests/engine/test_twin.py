@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.arch import ARCHES, MIB, Arch
-from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
-from engine.policy import POLICIES
+from engine.model.arch import ARCHES, MIB, Arch
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
+from engine.model.scenario import FIELD, Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import FIELD, Scenario, columns_of
 from tests import twin
 
 T = TypeVar("T")

@@ -5,9 +5,9 @@ from math import comb
 
 import pytest
 
-from engine.outcome import COLUMNS, Results
-from engine.policy import POLICIES
-from engine.scenario import Scenario
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, Results
+from engine.model.scenario import Scenario
 from tests import twin
 from tests.twin_draws import (
     What,

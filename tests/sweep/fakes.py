@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
-from engine.policy import POLICIES
-from engine.scenario import Columns
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
+from engine.model.scenario import Columns
 from sweep.grid.loader import Grid, parse
 from sweep.run.driver import State
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from engine.kernel import refuse
-from engine.kernel.machine import Machine
-from engine.kernel.seen import SEEN, VM_END, Seen
+from engine.kernel import feasibility
+from engine.kernel.host import Machine
+from engine.kernel.outcome import SEEN, VM_END, Seen
 from engine.kernel.server import Hello
-from engine.outcome import COLUMNS
-from engine.policy import POLICIES
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS
+from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
 
 MACHINE = Machine("6.99-fake", "x86_64", 4096, "madvise", 65530, 0, threads=1024, cpus=2)
 HELLO = Hello(guards=True, fifth_level=False, loop_ns=1.0)
@@ -34,7 +34,7 @@ class FakeKernel:
     asked: list[tuple[Scenario, bool]] = field(default_factory=list)
 
     def run(self, scenario: Scenario, unmap: bool = False) -> Seen:
-        refuse.check(scenario, unmap, self.machine, guards=True)
+        feasibility.check(scenario, unmap, self.machine, guards=True)
         self.asked.append((scenario, unmap))
         policy = POLICIES.index("munmap" if unmap else self.policy)
         model = run_batch(columns_of([scenario]))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.outcome import COLUMNS, ROUND_COLUMNS, Results
-from engine.policy import POLICIES
-from engine.scenario import Columns, Scenario, columns_of
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
+from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.grid.point_id import Ids
 from sweep.store import arrow_tables, parts
 from sweep.store.storage import Directory, Place

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.arch import ARCHES
-from engine.closed import aligned_reach, most_pte_tables, tables_for, unaligned_reach
-from engine.scenario import Scenario, columns_of
+from engine.model.arch import ARCHES
+from engine.model.closed_form import aligned_reach, most_pte_tables, tables_for, unaligned_reach
+from engine.model.scenario import Scenario, columns_of
 from sweep.cli.main import main
 from sweep.process.advice import Footprint, this_kernel
 from sweep.process.allocator_settings import KNOBS
@@ -35,7 +35,7 @@ def test_the_published_process(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_bounds_hold_for_what_the_engine_runs() -> None:
     """However the pages lie, the empty tables of a run are within the bounds of its VIRT, RES and VmPTE."""
-    from engine.outcome import COLUMNS
+    from engine.model.results import COLUMNS
     from engine.run import run_batch
 
     clusters = (4 << 10, 64 << 10, SLOT, 64 << 20)

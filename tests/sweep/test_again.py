@@ -161,7 +161,7 @@ def test_provenance_can_be_checked(run: str) -> None:
     assert {"python", "version", "model_version", "kernel", "cpu_model", "git_commit"} <= launch.keys()
     assert {"numpy", "numba", "ray", "pyarrow", "duckdb"} <= launch["packages"].keys()
     assert launch["lock_sha256"] == hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()
-    sources = b"".join(path.read_bytes() for path in sorted((ROOT / "engine").glob("*.py")))
+    sources = b"".join(path.read_bytes() for path in sorted((ROOT / "engine").rglob("*.py")))
     assert launch["engine_sha256"] == hashlib.sha256(sources).hexdigest()
     costs = ROOT / "sweep/common/costs" / f"{launch['cost_table']['name']}.json"
     assert launch["cost_table"]["sha256"] == hashlib.sha256(costs.read_bytes()).hexdigest()

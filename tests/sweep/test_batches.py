@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.scenario import Columns, complete
+from engine.model.scenario import Columns, complete
 from sweep.run.batching import SMALLEST_NS, TASK_NS, Batcher, Estimate, Task, cut, evenly, joined, picked
 from sweep.run.plan import TASK_POINTS, TASK_ROUNDS, PointBlock
 from sweep.store.compaction import PART_POINTS

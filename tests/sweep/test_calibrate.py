@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.kernel.measure import FLUSHED, SIZES, Figure
+from engine.kernel.microbench import FLUSHED, SIZES, Figure
 from engine.kernel.runner import Runner
-from engine.scenario import Scenario
+from engine.model.scenario import Scenario
 from sweep.cli.main import main
 from sweep.common import cost_tables
 from sweep.common.cost_tables import PRICED

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.policy import POLICIES
+from engine.model.policy import POLICIES
 from sweep import __version__
 from sweep.cli import main as cli_main
 from sweep.cli.commands.summary import told

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.outcome import COLUMNS, Results
-from engine.policy import POLICIES
-from engine.scenario import Scenario, columns_of
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, Results
+from engine.model.scenario import Scenario, columns_of
 from sweep.cli.main import main
 from sweep.common import schema
 from sweep.query import compare_sql

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.outcome import WORK
+from engine.model.results import WORK
+from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
 from sweep.common import cost_tables
 from sweep.common.errors import UserError
 from sweep.query.database import Database, cost_ns

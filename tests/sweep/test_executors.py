@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from engine.outcome import Results
-from engine.policy import POLICIES
-from engine.scenario import Columns, Scenario, columns_of
+from engine.model.policy import POLICIES
+from engine.model.results import Results
+from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.common.atomic_write import is_temporary
 from sweep.common.errors import SweepFault, UserError
 from sweep.executors.base import (

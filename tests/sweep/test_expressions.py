@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.scenario import Columns, Scenario, columns_of
+from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.common.errors import UserError
 from sweep.grid import sql_expressions
 from sweep.query import database

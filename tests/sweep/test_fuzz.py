@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.scenario import FIELD
+from engine.model.scenario import FIELD
 from sweep.common.errors import UserError, printable
 from sweep.grid.grid_file import TOP_KEYS
 from sweep.grid.loader import parse

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.policy import POLICIES
-from engine.scenario import ABSENT, FIELD
+from engine.model.policy import POLICIES
+from engine.model.scenario import ABSENT, FIELD
 from sweep.common.errors import UserError
 from sweep.grid.field_values import show
 from sweep.grid.loader import Grid, load, parse

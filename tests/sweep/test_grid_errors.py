@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from engine.scenario import FIELD
+from engine.model.scenario import FIELD
 from sweep.common.errors import UserError
 from sweep.grid.loader import parse
 

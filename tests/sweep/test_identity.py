@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import MODEL_VERSION
-from engine.scenario import Scenario, columns_of
+from engine.model.scenario import Scenario, columns_of
 from sweep.grid import point_id as identity
 from sweep.grid.loader import parse
 from sweep.grid.point_id import canonical, canonical_json, point_id, point_ids, run_name, texts

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.outcome import COLUMNS
-from engine.policy import POLICIES
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS
 from engine.run import run_batch
 from sweep.cli.main import main
 from sweep.common.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from engine.policy import POLICIES
+from engine.model.policy import POLICIES
 from sweep.common.errors import SweepFault, UserError
 from sweep.executors import base
 from sweep.executors.base import Batch, Done, End, Failure

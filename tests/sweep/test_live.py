@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.kernel.runner import Runner
-from engine.outcome import WORK
+from engine.model.results import WORK
 from sweep.cli.main import main
 from sweep.query.database import Database
 from sweep.store.store import Store
@@ -122,7 +122,7 @@ def test_elsewhere_than_on_linux(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     """One line that says so, exit code 2."""
-    monkeypatch.setattr("engine.kernel.machine.sys.platform", "darwin")
+    monkeypatch.setattr("engine.kernel.host.sys.platform", "darwin")
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("sweep: the kernel engine needs Linux")
 

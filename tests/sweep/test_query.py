@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from engine.outcome import Results
-from engine.policy import POLICIES
+from engine.model.policy import POLICIES
+from engine.model.results import Results
+from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Columns, Scenario, columns_of
 from sweep.cli import output_formats
 from sweep.cli.main import main
 from sweep.common import schema

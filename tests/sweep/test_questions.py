@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from engine.policy import POLICIES
+from engine.model.policy import POLICIES
+from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
 from sweep.query.database import Database
 from sweep.query.named_queries import named_query
 from sweep.store import arrow_tables

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.policy import POLICIES
+from engine.model.policy import POLICIES
 from sweep.cli.main import main
 
 DATA = Path(__file__).resolve().parent.parent / "data"

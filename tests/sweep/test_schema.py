@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine import outcome, scenario
+from engine.model import results, scenario
 from sweep.common import schema
 from sweep.store import arrow_tables
 
@@ -13,8 +13,8 @@ def test_every_field_and_counter_of_the_engine_is_declared() -> None:
     """Nothing that the engine takes or gives is left out of the tables, and in its order."""
     names = [column.name for column in schema.OUTCOMES]
     assert [column.name for column in schema.SCENARIO] == list(scenario.FIELD)
-    assert [name for name in names if name in outcome.COLUMNS] == list(outcome.COLUMNS)
-    assert [c.name for c in schema.ROUNDS][-len(outcome.ROUND_COLUMNS) :] == list(outcome.ROUND_COLUMNS)
+    assert [name for name in names if name in results.COLUMNS] == list(results.COLUMNS)
+    assert [c.name for c in schema.ROUNDS][-len(results.ROUND_COLUMNS) :] == list(results.ROUND_COLUMNS)
     assert {field.name for field in scenario.FIELDS} <= {column.name for column in schema.POINTS}
 
 

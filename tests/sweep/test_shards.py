@@ -8,10 +8,10 @@ import duckdb
 import numpy as np
 import pytest
 
-from engine.finish import Tally
-from engine.outcome import Results
+from engine.model.results import Results
+from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import cuts, gathered, run_batch, run_shard
-from engine.scenario import Columns, Scenario, columns_of
+from engine.walk.finish import Tally
 from sweep.executors.base import Batch, Done, End, Failure, Shard
 from sweep.executors.base import run_batch as answer
 from sweep.grid.loader import parse

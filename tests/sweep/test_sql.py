@@ -12,10 +12,10 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from engine.outcome import COLUMNS, ROUND_COLUMNS
-from engine.policy import POLICIES
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS
+from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from engine.scenario import Scenario, columns_of
 from sweep.common import schema
 from sweep.common.errors import UserError
 from sweep.query import database as sql

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.outcome import COLUMNS, ROUND_COLUMNS, STATE, WORK
-from engine.policy import POLICIES
-from engine.scenario import FIELDS, row
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, STATE, WORK
+from engine.model.scenario import FIELDS, row
 from sweep.common import schema
 from sweep.common.errors import DamagedError, SweepFault, UserError
 from sweep.store import arrow_tables

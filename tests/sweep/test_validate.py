@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.kernel.runner import Runner
-from engine.scenario import Scenario
+from engine.model.scenario import Scenario
 from sweep.cli.main import main
 from sweep.grid.loader import load
 from sweep.kernel import random_scenarios

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.outcome import STATE, WORK
-from engine.policy import POLICIES
-from engine.replay import Replay
-from engine.scenario import FIELD
+from engine.model.policy import POLICIES
+from engine.model.results import STATE, WORK
+from engine.model.scenario import FIELD
+from engine.traces.replay import Replay
 from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.common.text_lines import Rows
@@ -213,7 +213,7 @@ def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixt
     unseen = [name for name in (*STATE, *WORK, "install_ns", "zap_ns") if name not in SHOWN]
     sql = (
         "SELECT count(*) AS rows FROM outcomes AS live JOIN outcomes AS model USING (point_id, policy) "
-        "WHERE kernel_driver.engine = 'kernel' AND model.engine = 'model' AND "
+        "WHERE live.engine = 'kernel' AND model.engine = 'model' AND "
         + " AND ".join([f"live.{c} = model.{c}" for c in SHOWN] + [f"live.{c} IS NULL" for c in unseen])
     )
     assert json.loads(said(capsys, "query", sql, "--json", *store)) == [{"rows": 2}]

@@ -114,7 +114,7 @@ def _sizes(
 
 
 def _facts(found: Found, zaps: tuple[int, ...]) -> Iterator["Fact"]:
-    from engine.arch import ARCHES
+    from engine.model.arch import ARCHES
     from sweep.process import advice
 
     if found.footprint is not None:

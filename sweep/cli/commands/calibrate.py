@@ -43,7 +43,7 @@ def calibrate(
 
     Wants an idle machine: what else runs is in the figures.
     """
-    from engine.kernel.measure import Bench
+    from engine.kernel.microbench import Bench
     from sweep.cli.progress import progress
     from sweep.common import cost_tables
     from sweep.kernel import calibrate as room

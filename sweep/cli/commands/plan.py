@@ -122,7 +122,7 @@ def facts(made: "Plan", goes_on_with: str | None) -> dict[str, Any]:
 
 def list_points(made: "Plan", chosen: Format) -> None:
     """The points to run: csv and json stream them as a run would store them, the table shows the first as written."""
-    from engine.scenario import FIELD
+    from engine.model.scenario import FIELD
     from sweep.cli import output_formats
     from sweep.common import schema
 

@@ -159,7 +159,7 @@ def _live_rows(shown: "dict[str, list[Shown]]", own: str) -> Iterator[tuple[Any,
 
 def _policies(asked: Sequence[str] | None) -> tuple[str, ...]:
     """Policies in their own order; raises UserError."""
-    from engine.policy import POLICIES
+    from engine.model.policy import POLICIES
 
     names = [name.strip() for text in asked or POLICIES for name in text.split(",")]
     for name in names:
@@ -181,7 +181,7 @@ def _steps(play: "Play", policies: tuple[str, ...]) -> Iterator[tuple[Any, ...]]
 
 def played(path: str) -> "Play":
     """A trace played to its end for what it asks alone, skipped rows told. Raises UserError."""
-    from engine.policy import POLICIES
+    from engine.model.policy import POLICIES
     from sweep.traces.trace_reader import name_of
     from sweep.traces.trace_replay import Play
 

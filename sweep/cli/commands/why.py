@@ -13,7 +13,7 @@ from sweep.cli.commands.options import STORE, Facts, Override, Results, elsewher
 from sweep.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from engine.scenario import Columns
+    from engine.model.scenario import Columns
     from sweep.grid.loader import Grid
     from sweep.store.store import Store
 
@@ -102,7 +102,7 @@ def _columns(stored: dict[str, Any]) -> "Columns":
     """A stored point as a row of columns."""
     import numpy as np
 
-    from engine.scenario import FIELD, Scenario, columns_of
+    from engine.model.scenario import FIELD, Scenario, columns_of
     from sweep.common import schema
 
     if stored["trace_hash"] is not None:

@@ -1,0 +1,200 @@
+"""A scenario as lists of pages: what an install writes, where markers stand, which calls are made in which order.
+
+The walks draw the same pages table by table and keep only counts; here they are spelled out, so that somebody else (the
+live kernel) can be asked to do exactly that. Pages count from the VMA's start; ranges are int64[n, 2], first and end.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from engine.model.scenario import Scenario, columns_of
+from engine.numeric.bit_ops import ZERO, fill, first_set
+from engine.random.binomial import ALWAYS, MAYBE, NEVER
+from engine.random.splitmix import (
+    CALL,
+    CALL_LOW,
+    OF_EXTENT,
+    call_key,
+    key,
+    pins_of,
+    streams_of,
+)
+from engine.walk import columns as lay
+from engine.walk.encode import Encoded, encode
+from engine.walk.residency import cut, drawn_extents, place_extents, resident_extents
+
+Ranges = NDArray[np.int64]
+
+INSTALLS, MARKERS = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The calls of one round, thread after thread, each in the order in which it is made.
+
+    ranges: int64[n, 2]; thread t makes ranges[offsets[t] : offsets[t + 1]]
+    """
+
+    ranges: Ranges
+    offsets: NDArray[np.int64]
+
+
+class Realisation:
+    """One scenario's pages and calls, round by round (rounds count from 0)."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._points: Encoded = encode(columns_of([scenario]))
+        self._par, self._lim = self._points.par[0], self._points.lim[0]
+        self._seed = scenario.seed
+
+    @property
+    def pages(self) -> int:
+        return int(self._par[lay.PAGES])
+
+    @property
+    def tables(self) -> int:
+        """Slots of one PTE table, the last may be cut off."""
+        return int(self._par[lay.END_TABLE])
+
+    def markers(self, first_table: int = 0, end_table: int | None = None) -> Ranges:
+        """Pages with a guard marker, as maximal ranges within these tables; the same in every round."""
+        return self._ranges(MARKERS, 0, first_table, end_table)
+
+    def installs(self, round_: int, first_table: int = 0, end_table: int | None = None) -> Ranges:
+        """Pages that the install of a round writes (none has a marker), as maximal ranges within these tables."""
+        return self._ranges(INSTALLS, round_, first_table, end_table)
+
+    def calls(self, round_: int) -> Calls:
+        """The calls of a round, dealt to threads (docs/method.md, sections 2 and 6)."""
+        par = self._par
+        number = np.arange(par[lay.N_CALLS], dtype=np.int64)
+        if par[lay.COVER] == NEVER:
+            number = number[:0]
+        if par[lay.COVER] == MAYBE or par[lay.RANDOM]:
+            keys = call_keys(self._seed, round_, par[lay.N_CALLS])
+            if par[lay.COVER] == MAYBE:
+                number = number[keys[number] < self._lim[lay.LIMIT_COVER]]
+            if par[lay.RANDOM]:
+                number = number[np.argsort(keys[number], kind="stable")]
+        threads, n_calls = int(par[lay.THREADS]), max(int(par[lay.N_CALLS]), 1)
+        thread = number % threads if par[lay.INTERLEAVED] else number * threads // n_calls
+        by_thread = np.argsort(thread, kind="stable")
+        start = par[lay.SHIFT] + number[by_thread] * par[lay.ZAP]
+        ranges = np.stack([start, np.minimum(start + par[lay.ZAP], par[lay.PAGES])], axis=1)
+        return Calls(ranges, np.searchsorted(thread[by_thread], np.arange(threads + 1)).astype(np.int64))
+
+    def _ranges(self, what: int, round_: int, first: int, end: int | None) -> Ranges:
+        points, stop = self._points, self.tables if end is None else end
+        out: Ranges = np.empty((0, 2), np.int64)
+        for _ in range(2):  # the first pass counts, the second has room to write
+            n = spell_out(what, self._seed, round_, first, stop, self._par, self._lim, points.cdfs, out)
+            if n <= len(out):
+                break
+            out = np.empty((n, 2), np.int64)
+        return out
+
+
+@njit(cache=True)
+def spell_out(
+    what: Any, seed: Any, round_: Any, first: Any, end: Any, par: Any, lim: Any, cdfs: Any, out: Any
+) -> Any:  # fmt: skip
+    """Maximal ranges of the pages drawn in tables [first, end), into `out` as far as it goes; returns how many."""
+    entries, pages = par[lay.ENTRIES], par[lay.PAGES]
+    words = np.zeros(entries >> 6, np.uint64)
+    marker = np.zeros(entries >> 6, np.uint64)
+    scratch = np.zeros(entries >> 6, np.uint64)
+    streams, pins = streams_of(seed, round_ + 1)[round_], pins_of(seed)
+    n = 0
+    begin, stop = np.int64(-1), np.int64(-1)  # the range at hand
+    for table in range(first, end):
+        base = table * entries
+        valid = min(entries, pages - base)
+        draw_markers(par, cdfs, pins, table, valid, marker, scratch)
+        if what == MARKERS:
+            words[:] = marker
+        else:
+            draw_install(par, lim, cdfs, streams, table, valid, words, scratch)
+            for i in range(words.size):
+                words[i] &= ~marker[i]
+        at = 0
+        while at < valid:
+            at = next_entry(words, at, valid, True)
+            if at >= valid:
+                break
+            run_end = next_entry(words, at, valid, False)
+            if base + at != stop:
+                if begin >= 0:
+                    if n < len(out):
+                        out[n, 0], out[n, 1] = begin, stop
+                    n += 1
+                begin = base + at
+            stop = base + run_end
+            at = run_end
+    if begin >= 0:
+        if n < len(out):
+            out[n, 0], out[n, 1] = begin, stop
+        n += 1
+    return n
+
+
+@njit(cache=True)
+def draw_markers(par: Any, cdfs: Any, pins: Any, table: Any, valid: Any, words: Any, scratch: Any) -> None:
+    """The entries of one table that hold a guard marker."""
+    words[:] = ZERO
+    if par[lay.PIN] == NEVER:
+        return
+    entries = par[lay.ENTRIES]
+    if par[lay.PIN] == ALWAYS:
+        fill(words, 0, entries)
+    else:
+        k = resident_extents(table, cdfs, par[lay.PIN_CDF], pins)
+        place_extents(words, scratch, table, entries, k, 1, cdfs, par[lay.PIN_SPANS], pins)
+    cut(words, valid)
+
+
+@njit(cache=True)
+def draw_install(
+    par: Any, lim: Any, cdfs: Any, streams: Any, table: Any, valid: Any, words: Any,
+    scratch: Any,
+) -> None:  # fmt: skip
+    """The entries of one table that an install writes, markers not regarded."""
+    words[:] = ZERO
+    mode, places = par[lay.INSTALL], par[lay.PLACES]
+    if mode == NEVER:
+        return
+    if places > 0:
+        k = places
+        if mode == MAYBE:
+            k = resident_extents(table, cdfs, par[lay.CDF], streams)
+        place_extents(words, scratch, table, places, k, par[lay.CLUSTER], cdfs, par[lay.SPANS], streams)
+    else:
+        base = table * par[lay.ENTRIES]
+        drawn_extents(words, base, valid, par[lay.CLUSTER], mode, lim[lay.LIMIT_INSTALL], streams[OF_EXTENT])
+    cut(words, valid)
+
+
+@njit(cache=True)
+def next_entry(words: Any, first: Any, end: Any, wanted: Any) -> Any:
+    """The first entry from `first` on that is set (or, not `wanted`, is none); `end` if there is no such."""
+    at = first
+    while at < end:
+        x = words[at >> 6] if wanted else ~words[at >> 6]
+        x >>= np.uint64(at & 63)
+        if x != ZERO:
+            return min(at + first_set(x), end)
+        at = (at | 63) + 1
+    return end
+
+
+@njit(cache=True)
+def call_keys(seed: Any, round_: Any, n: Any) -> Any:
+    """uint64[n]: the key of each call, by which it is made and takes its place in random order."""
+    stream, low = key(seed, round_, CALL), key(seed, round_, CALL_LOW)
+    out = np.empty(n, np.uint64)
+    for i in range(n):
+        out[i] = call_key(stream, low, i)
+    return out

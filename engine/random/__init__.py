@@ -1,0 +1,1 @@
+"""Keyed random draws: SplitMix64 streams, binomial distributions by inverse CDF. Imports numeric and compilation."""
