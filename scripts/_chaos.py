@@ -7,8 +7,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from tests.sweep.chaos import Bench, Verdict, trial
-from tests.sweep.chaos_kinds import KINDS, MOUNTS, can_mount, order
+from tests.support.chaos import Bench, Verdict, trial
+from tests.support.chaos_kinds import KINDS, MOUNTS, can_mount, order
 
 
 def main() -> int:

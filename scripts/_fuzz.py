@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.sweep.fuzzing import Tally, bombs, fuzz_grids, judge_grid, memory_mib
-from tests.sweep.fuzzing_sql import fuzz_sql
+from tests.support.grid_fuzzing import Tally, bombs, fuzz_grids, judge_grid, memory_mib
+from tests.support.sql_fuzzing import fuzz_sql
 
 
 def main() -> int:

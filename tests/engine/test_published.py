@@ -5,7 +5,7 @@ from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from tests import process
+from tests.support import process_55tib
 
 AT = {name: i for i, name in enumerate(COLUMNS)}
 
@@ -32,7 +32,7 @@ def test_arm64_one_gib() -> None:
 
 def test_fifty_five_tib_process() -> None:
     """VIRT 55t, RES 590g, VmPTE 110g: every slot had a table; dense residents need 1.2g, and 108g come back."""
-    row = process.judged().values[0]
+    row = process_55tib.judged().values[0]
     none, merged = row[POLICIES.index("none")], row[POLICIES.index("merged")]
     gib = 1024 * 1024
     assert round(none[AT["vm_pte_kib_peak"]] / gib) == 110

@@ -18,7 +18,7 @@ from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import FIELD, Scenario, columns_of
 from engine.run import run_batch
-from tests import twin
+from tests.twin import walk
 
 T = TypeVar("T")
 CASES = int(os.environ.get("PTSWEEP_CASES", "300"))
@@ -197,7 +197,7 @@ def test_engine_equals_twin(shape: str) -> None:
     @cases(SHAPES[shape][1])
     @given(SCENARIOS[shape])
     def agree(scenario: Scenario) -> None:
-        assert_same(run_batch(columns_of([scenario])), twin.run(scenario), scenario)
+        assert_same(run_batch(columns_of([scenario])), walk.run(scenario), scenario)
 
     agree()
 
@@ -206,7 +206,7 @@ def test_engine_equals_twin(shape: str) -> None:
 @given(st.lists(st.one_of(*SCENARIOS.values()), min_size=2, max_size=5))
 def test_batch_equals_its_points(rows: list[Scenario]) -> None:
     columns = columns_of(rows)
-    assert_same(run_batch(columns), twin.run_batch(columns), rows)
+    assert_same(run_batch(columns), walk.run_batch(columns), rows)
 
 
 PAGE, TABLE = 4096, 2 * MIB
@@ -248,4 +248,4 @@ RARE: dict[str, dict[str, Any]] = {
 def test_rare_coincidences(case: str) -> None:
     """What no random scenario is likely to do."""
     scenario = Scenario(**RARE[case])
-    assert_same(run_batch(columns_of([scenario])), twin.run(scenario), scenario)
+    assert_same(run_batch(columns_of([scenario])), walk.run(scenario), scenario)

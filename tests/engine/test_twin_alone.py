@@ -8,8 +8,8 @@ import pytest
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, Results
 from engine.model.scenario import Scenario
-from tests import twin
-from tests.twin_draws import (
+from tests.twin import walk
+from tests.twin.draws import (
     What,
     binomial_thresholds,
     distinct_places,
@@ -63,7 +63,7 @@ def test_spans_count_subsets() -> None:
 
 def test_published_case_scaled() -> None:
     """Commit 6375e95f381e: touch 2 MiB, MADV_DONTNEED it, over and over; here 32 times."""
-    results = twin.run(Scenario(virt=64 * MIB, sparsity=0.0))
+    results = walk.run(Scenario(virt=64 * MIB, sparsity=0.0))
     for policy in POLICIES:
         got = figures(results, policy)
         freed = 0 if policy == "none" else 32
@@ -82,7 +82,7 @@ def test_published_case_scaled() -> None:
 
 
 def test_calls_shifted_by_a_page_cover_no_table() -> None:
-    results = twin.run(Scenario(virt=16 * MIB, sparsity=0.0, zap_shift=4 * KIB))
+    results = walk.run(Scenario(virt=16 * MIB, sparsity=0.0, zap_shift=4 * KIB))
     for policy, kept in (("none", 8), ("second_walk", 8), ("seed_inline", 8), ("merged", 8), ("refcount", 1)):
         got = figures(results, policy)
         assert got["pte_tables_end"] == kept, policy
@@ -93,18 +93,18 @@ def test_calls_shifted_by_a_page_cover_no_table() -> None:
 
 
 def test_two_half_calls_never_free_a_table() -> None:
-    results = twin.run(Scenario(virt=2 * MIB, sparsity=0.0, zap=MIB))
+    results = walk.run(Scenario(virt=2 * MIB, sparsity=0.0, zap=MIB))
     assert figures(results, "merged")["pte_tables_empty_end"] == 1
     assert figures(results, "refcount")["pte_tables_end"] == 0
 
 
 def test_slot_cut_off_by_the_end_is_not_whole() -> None:
-    results = twin.run(Scenario(virt=3 * MIB, sparsity=0.0, zap=4 * MIB))
+    results = walk.run(Scenario(virt=3 * MIB, sparsity=0.0, zap=4 * MIB))
     assert [figures(results, p)["pte_tables_freed"] for p in POLICIES] == [0, 2, 2, 1, 1, 1, 2]
 
 
 def test_guard_marker_pins_its_table() -> None:
-    results = twin.run(Scenario(virt=4 * MIB, sparsity=0.5, pinned=1.0, rounds=2))
+    results = walk.run(Scenario(virt=4 * MIB, sparsity=0.5, pinned=1.0, rounds=2))
     for policy in POLICIES:
         got = figures(results, policy)
         assert got["ptes_installed"] == got["res_bytes_peak"] == 0
@@ -118,7 +118,7 @@ def test_guard_marker_pins_its_table() -> None:
 
 def test_gather_fills_after_9678_pages() -> None:
     """= 18.9 dense tables: the break falls on entry 461 of table 18."""
-    results = twin.run(Scenario(virt=40 * MIB, sparsity=0.0, zap=40 * MIB, threads=3))
+    results = walk.run(Scenario(virt=40 * MIB, sparsity=0.0, zap=40 * MIB, threads=3))
     for policy in POLICIES:
         got = figures(results, policy)
         assert got["force_breaks"] == 1, policy
@@ -133,35 +133,35 @@ def test_gather_fills_after_9678_pages() -> None:
 
 @pytest.mark.parametrize(("pages", "breaks", "rescanned"), [(9_677, 0, 0), (9_678, 1, 0), (9_679, 1, 0)])
 def test_gather_one_page_less_and_more(pages: int, breaks: int, rescanned: int) -> None:
-    results = twin.run(Scenario(virt=pages * 4 * KIB, sparsity=0.0, zap=40 * MIB))
+    results = walk.run(Scenario(virt=pages * 4 * KIB, sparsity=0.0, zap=40 * MIB))
     assert figures(results, "none")["force_breaks"] == breaks
     assert figures(results, "merged")["ptes_rescanned"] == rescanned  # the broken slot is cut off: not whole
 
 
 def test_folios_fill_the_gather_by_two_slots() -> None:
-    results = twin.run(Scenario(virt=48 * MIB, sparsity=0.0, zap=48 * MIB, folio=8 * KIB))
+    results = walk.run(Scenario(virt=48 * MIB, sparsity=0.0, zap=48 * MIB, folio=8 * KIB))
     assert figures(results, "none")["force_breaks"] == 1  # after 4 + 19 x 255 folios: 9,698 pages
     assert figures(results, "seed_inline")["ptes_rescanned"] == 9_698 - 18 * 512
-    results = twin.run(Scenario(virt=48 * MIB, sparsity=0.0, zap=48 * MIB, folio=64 * KIB))
+    results = walk.run(Scenario(virt=48 * MIB, sparsity=0.0, zap=48 * MIB, folio=64 * KIB))
     assert figures(results, "none")["force_breaks"] == 0
 
 
 @pytest.mark.parametrize(("pages", "full", "invlpgs"), [(33, 0, 33), (34, 1, 0)])
 def test_flush_ceiling(pages: int, full: int, invlpgs: int) -> None:
-    got = figures(twin.run(Scenario(virt=pages * 4 * KIB, sparsity=0.0)), "none")
+    got = figures(walk.run(Scenario(virt=pages * 4 * KIB, sparsity=0.0)), "none")
     assert (got["tlb_flushes_full"], got["tlb_invlpgs"]) == (full, invlpgs)
 
 
 def test_table_batch_holds_509() -> None:
     """One call of 510 tables: a flush when 509 are held, one more for what follows."""
-    results = twin.run(Scenario(virt=1020 * MIB, sparsity=0.98, zap=1020 * MIB, threads=2))
+    results = walk.run(Scenario(virt=1020 * MIB, sparsity=0.98, zap=1020 * MIB, threads=2))
     assert figures(results, "none")["ipis"] == 1
     assert figures(results, "merged")["ipis"] == 2
     assert figures(results, "async")["ipis"] == 1 + 2
 
 
 def test_refaults_bring_tables_back() -> None:
-    results = twin.run(Scenario(virt=4 * MIB, sparsity=0.0, refault=1.0))
+    results = walk.run(Scenario(virt=4 * MIB, sparsity=0.0, refault=1.0))
     merged, munmap = figures(results, "merged"), figures(results, "munmap")
     assert (merged["pte_tables_allocated"], merged["pte_tables_freed"], merged["fast_paths"]) == (4, 2, 2)
     assert figures(results, "second_walk")["pte_tables_freed"] == 0
@@ -170,7 +170,7 @@ def test_refaults_bring_tables_back() -> None:
 
 
 def test_madv_free_frees_nothing_and_flushes_what_was_written() -> None:
-    results = twin.run(Scenario(virt=4 * MIB, sparsity=0.0, advice="free", rounds=2))
+    results = walk.run(Scenario(virt=4 * MIB, sparsity=0.0, advice="free", rounds=2))
     for policy in POLICIES[:-1]:
         got = figures(results, policy)
         assert (got["ptes_zapped"], got["pte_tables_freed"], got["ptes_installed"]) == (0, 0, 1024), policy
@@ -180,8 +180,8 @@ def test_madv_free_frees_nothing_and_flushes_what_was_written() -> None:
 
 
 def test_threads_change_counters_only() -> None:
-    one = twin.run(Scenario(virt=128 * MIB, sparsity=0.99, arch="arm64-4k"))
-    many = twin.run(Scenario(virt=128 * MIB, sparsity=0.99, arch="arm64-4k", threads=9))
+    one = walk.run(Scenario(virt=128 * MIB, sparsity=0.99, arch="arm64-4k"))
+    many = walk.run(Scenario(virt=128 * MIB, sparsity=0.99, arch="arm64-4k", threads=9))
     changed = {"fast_paths", "slow_paths", "pmd_trylocks_failed", "pmd_locks", "pte_locks_extra", "ptes_rescanned"}
     for policy in POLICIES:
         before, after = figures(one, policy), figures(many, policy)
@@ -193,7 +193,7 @@ def test_threads_change_counters_only() -> None:
 
 
 def test_no_pud_tables_with_64k_pages() -> None:
-    results = twin.run(Scenario(virt=512 * MIB, sparsity=0.999, arch="arm64-64k"))
+    results = walk.run(Scenario(virt=512 * MIB, sparsity=0.999, arch="arm64-64k"))
     assert figures(results, "none")["pud_tables_end"] == 0
     assert figures(results, "none")["vm_pte_kib_end"] == 2 * 64
     assert figures(results, "merged")["vm_pte_kib_end"] == 64

@@ -1,0 +1,186 @@
+"""Compiled kernels are made once on a machine, by what needs them, outside of what is timed."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from engine.compilation import cache, native_code
+from engine.compilation.cache import kept, sources_of
+from engine.compilation.native_code import Kernel, leaves, maker, shipped, unpacked
+from engine.model.scenario import Scenario, columns_of
+from engine.portable_code import taken
+from engine.run import COMPILED, KERNELS, arguments, blank, call, run_batch
+from engine.walk.encode import encode
+from sweep.executors import base
+from tests.paths import ROOT
+
+LOADS = """
+from engine.compilation import native_code
+from engine.run import COMPILED, load, load_compiled
+from engine.model.scenario import Scenario, columns_of
+made, compiled = [], native_code._compiled
+native_code._compiled = lambda portable: made.append(1) or compiled(portable)
+load_compiled(range(4))
+print(*(int(kernel.is_ready) for kernel in COMPILED))
+load(columns_of([Scenario(virt=1 << 24, sparsity=0.5, zap=1 << 22)]))
+print(*(int(kernel.is_ready) for kernel in COMPILED))
+print(len(made))
+"""
+ONE = columns_of([Scenario(virt=1 << 21, sparsity=0.5)])
+
+
+def test_processes_that_want_a_kernel_at_once_compile_it_once(tmp_path: Path) -> None:
+    """And only those: calls of two slots go the way of slots, the second; all need CDFs. The next begins with them."""
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+
+    def begin() -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", LOADS], env=env, stdout=subprocess.PIPE, text=True)
+
+    nothing, both = "0 0 0 0 0", "0 1 0 0 1"
+    said = [process.communicate()[0].splitlines() for process in (begin(), begin())]
+    assert [ready for *ready, _ in said] == [[nothing, both]] * 2
+    assert sum(int(made) for *_, made in said) == 2
+    assert begin().communicate()[0].splitlines() == [both, both, "0"]
+
+
+def test_a_folder_that_cannot_be_written_costs_time_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "folder"))
+    fresh = Kernel(KERNELS[1].function, KERNELS[1].room_for)
+    fresh.ready()
+    assert fresh.is_ready
+    assert not fresh.is_compiled
+
+
+@pytest.mark.parametrize("kernel", COMPILED, ids=[kernel.name for kernel in COMPILED])
+def test_what_ships_is_of_these_sources(kernel: Kernel) -> None:
+    """Else a new user would wait for Numba. `scripts/portable` makes it anew; it does not tell where it was made."""
+    assert shipped(kernel).exists(), "run scripts/portable"
+    ships = unpacked(shipped(kernel).read_bytes())
+    assert ships.arguments == [[array.dtype.str, array.ndim] for array in leaves(taken(kernel))]
+    code = str(llvm.parse_bitcode(ships.bits))
+    assert kernel.entry in code
+    assert not re.search(r"\.py|/engine|site-packages", code)
+
+
+def test_what_ships_is_what_numba_makes_here() -> None:
+    """To the bit, for the smallest kernel; scripts/portable has no other way to the others."""
+    kernel = KERNELS[1]
+    ships = unpacked(shipped(kernel).read_bytes())
+    if ships.maker != maker():
+        pytest.skip(f"what ships was made by {ships.maker}; this is {maker()}")
+    assert unpacked(native_code.lowered(kernel)) == ships
+
+
+def test_the_sources_of_a_kernel_are_all_that_it_imports() -> None:
+    """By Python's own parser, which takes too long for every start."""
+    for kernel in COMPILED:
+        module = kernel.function.py_func.__module__
+        for source in sources_of(module):
+            for node in ast.walk(ast.parse(source.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+                if isinstance(node, ast.ImportFrom):
+                    names = [node.module or "", *(f"{node.module}.{name}" for name in names)]
+                files = [ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("engine.")]
+                for path in (path for path in files if path.exists()):
+                    assert path in sources_of(module)
+
+
+@pytest.mark.parametrize("damage", ["", "cut", "flipped", "other"])
+def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
+    """Machine code that is not whole would end the process at its start, in every launch."""
+    path, good = tmp_path / "code", bytes(range(256)) * 9
+    assert kept(path, lambda: good) == good
+    data = path.read_bytes()
+    flipped = data[:999] + bytes([data[999] ^ 4]) + data[1000:]
+    path.write_bytes({"": b"", "cut": data[:-100], "flipped": flipped, "other": b"\0" * len(data)}[damage])
+    asked: list[int] = []
+    assert kept(path, lambda: asked.append(1) or good) == good  # type: ignore[func-returns-value]
+    assert asked == [1]
+    assert path.read_bytes() == data
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["code", "code.lock"]
+
+
+def test_what_others_could_have_put_there_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder for all: a folder of that name is used if nobody else may write to it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = tmp_path / "mine"
+    assert cache._own(mine) == mine
+    mine.chmod(0o777)
+    assert cache._own(mine) != mine
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert cache._own(tmp_path / "link") != tmp_path / "link"
+
+
+def test_changed_sources_are_other_portable_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Wherever they lie: a kernel's own file, or one that a file it imports imports."""
+    names = [source.stem for source in sources_of("engine.shortcuts.slots")]
+    assert {"slots", "residency", "quantile", "splitmix", "columns", "jit"} <= set(names)
+    assert not {"parts", "run", "native_code", "encode"} & set(names)
+    before = shipped(KERNELS[1])
+    for source in sources_of("engine.shortcuts.slots"):
+        copy = tmp_path / source.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(source.read_bytes() + b"#" * (source.stem == "quantile"))
+    monkeypatch.setattr("engine.compilation.cache.ENGINE", tmp_path / "engine")
+    assert shipped(KERNELS[1]).name != before.name
+
+
+def test_without_portable_code_of_its_sources_numba_makes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Here as another machine would: tuned for this CPU. The same bits come out of it, and it is kept."""
+    columns = columns_of([Scenario(virt=1 << 30, sparsity=0.99, zap=1 << 22, rounds=3, seed=8)])
+    before = run_batch(columns)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("engine.compilation.native_code.SHIPS_FOR", "another machine")
+    monkeypatch.setattr("engine.run.KERNELS", [Kernel(kernel.function, kernel.room_for) for kernel in KERNELS])
+    np.testing.assert_array_equal(run_batch(columns).values, before.values)
+    assert [path.name.partition("-")[0] for path in tmp_path.glob("*.xz-*-*[!k]")] == ["walk_slots"]
+
+
+def test_a_kernel_takes_only_what_it_was_made_for() -> None:
+    """Compiled code would not notice: it gets addresses."""
+    kernel = KERNELS[0]
+    kernel.ready()
+    points = encode(ONE)
+    good = arguments(kernel, points, points.par, np.zeros(0, np.int64), blank(points))
+    for bad in (good[:-1], (*good[:-1], good[-1].astype(np.int32)), (*good[:-1], good[-1][:, ::-1])):
+        with pytest.raises(TypeError, match="walk takes contiguous arrays"):
+            kernel(*bad)
+
+
+def test_a_batch_finds_its_kernels_loaded_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def clock() -> int:
+        asked.append("clock")
+        return 0
+
+    monkeypatch.setattr("engine.run.load", lambda columns: asked.append(f"load {len(columns['virt'])}"))
+    monkeypatch.setattr("time.thread_time_ns", clock)
+    base.run_batch(base.Batch(1, columns_of([Scenario(virt=1 << 21, sparsity=0.5)] * 3)))
+    assert asked == ["load 3", "clock", "clock"]
+
+
+def test_what_cannot_be_compiled_is_reported_by_its_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(kernel: Kernel) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(Kernel, "ready", fails)
+    done = base.run_batch(base.Batch(1, columns_of([Scenario(virt=1 << 21, sparsity=0.5)] * 2)))
+    assert [(i, why.error) for i, why in done.failures] == [(i, "RuntimeError: no compiler") for i in range(2)]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
+def test_every_kernel_can_be_called_for_no_point(kernel: Kernel) -> None:
+    one = encode(columns_of([Scenario(virt=1 << 46, sparsity=0.5)]))
+    call(kernel, one, one.par, np.zeros(0, np.int64), blank(one))
+    assert kernel.is_ready

@@ -1,0 +1,184 @@
+"""The live kernel does what the model says; what it cannot show or bear is refused before anything is touched."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.kernel import feasibility, host, proc_reader
+from engine.kernel.host import Machine, Memory, UnfitError
+from engine.kernel.proc_reader import spanned
+from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError
+from engine.kernel.scenario_pages import Ranges
+from engine.kernel.script import Round, Script, common_pages, merged, pages_below
+from engine.model.arch import GIB, KIB, MIB, TIB
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS
+from engine.model.scenario import Scenario, columns_of
+from engine.run import run_batch
+from tests.support.live_kernel import kernel
+
+__all__ = ["kernel"]
+
+NONE: Ranges = np.zeros((0, 2), np.int64)
+CALLS: Ranges = np.array([[0, 1]] * 1000, np.int64)
+POINTS = [
+    Scenario(virt=4 * KIB, sparsity=0),
+    Scenario(virt=2 * MIB, sparsity=0),
+    Scenario(virt=30 * MIB + 12 * KIB, sparsity=0.5, zap=64 * KIB, coverage=0.7, order="random", seed=1),
+    Scenario(virt=64 * MIB, sparsity=0.9, zap=3 * MIB, zap_shift=4 * KIB, rounds=3, seed=2),
+    Scenario(virt=64 * MIB, sparsity=0.5, cluster=2 * MIB, coverage=0.5, rounds=3, seed=3),
+    Scenario(virt=64 * MIB, sparsity=0.5, cluster=6 * MIB, zap=4 * MIB, pinned=0.0001, rounds=2, seed=4),
+    Scenario(virt=16 * MIB, sparsity=0.5, pinned=0.01, zap=2 * MIB - 4 * KIB, seed=5),
+    Scenario(virt=32 * MIB, sparsity=0.5, advice="free", rounds=2, seed=6),
+    Scenario(virt=48 * MIB, sparsity=0.2, threads=4, partition="interleaved", coverage=0.8, rounds=2, seed=7),
+    Scenario(virt=GIB + 2 * MIB, sparsity=0.999, zap=GIB, seed=8),
+    Scenario(virt=512 * GIB + 8 * MIB, sparsity=0.9999999, zap=64 * GIB, rounds=2, seed=9),
+]
+
+
+@pytest.mark.parametrize("scenario", POINTS, ids=range(len(POINTS)))
+@pytest.mark.parametrize("unmap", [False, True], ids=["madvise", "munmap"])
+def test_the_kernel_does_what_the_model_says(kernel: Runner, scenario: Scenario, unmap: bool) -> None:
+    """VmPTE to the byte and RES to the page at both moments of every round; and all that can be counted."""
+    policy = POLICIES.index("munmap" if unmap else kernel.policy)
+    model, seen = run_batch(columns_of([scenario])), kernel.run(scenario, unmap)
+    assert seen.rounds[:, 2:].tolist() == model.rounds[:, policy, 2:].tolist()
+    if kernel.counts_pages:
+        assert seen.rounds.tolist() == model.rounds[:, policy].tolist()
+        assert seen.values == {name: model.values[0, policy, COLUMNS.index(name)] for name in kernel.columns}
+    assert seen.install_ns > 0
+
+
+def test_the_loop_costs_little(kernel: Runner) -> None:
+    """What the loop itself takes a call is measured, and less than a call that does nothing."""
+    nothing = Script(Scenario(virt=2 * MIB, sparsity=1), False, NONE, (Round(NONE, NONE, CALLS, np.array([0, 1000])),))
+    assert 0 < kernel.hello.loop_ns < kernel.perform(nothing).zap_ns / 1000
+
+
+def test_what_cannot_fit_is_refused_with_numbers(kernel: Runner) -> None:
+    """Far too much by expectation, a little too much by the model: neither is tried."""
+    with pytest.raises(RefusedError, match=r"needs about 10\d{3}\.\d\d GiB .* MemAvailable"):
+        kernel.run(Scenario(virt=10 * TIB, sparsity=0))
+    scenario = Scenario(virt=GIB, sparsity=0.5)
+    with pytest.raises(RefusedError, match=r"needs 0\.\d\d GiB .*; 0\.60 GiB may be taken, by the test"):
+        feasibility.check_memory(scenario, Memory(int(0.6 * GIB), "the test"))
+    feasibility.check_memory(scenario, Memory(GIB, "the test"))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "unmap", "because"),
+    [
+        (Scenario(virt=MIB, sparsity=0, arch="arm64-16k", zap=32 * MIB, cluster=16 * KIB), False, "arch arm64-16k"),
+        (Scenario(virt=MIB, sparsity=0, refault=0.1), False, r"refault 0\.1"),
+        (Scenario(virt=MIB, sparsity=0, folio=64 * KIB), False, "folio 65536"),
+        (Scenario(virt=MIB, sparsity=0, threads=17), False, "threads 17: at most 16"),
+        (Scenario(virt=MIB, sparsity=0, pinned=0.5), False, "lacks MADV_GUARD_INSTALL"),
+        (Scenario(virt=TIB, sparsity=1, zap=4 * KIB), False, "268,435,456 calls"),
+        (Scenario(virt=GIB, sparsity=1, zap=4 * KIB, coverage=0.5), True, "262,401 mappings"),
+    ],
+)
+def test_what_no_kernel_can_show_is_refused(scenario: Scenario, unmap: bool, because: str) -> None:
+    """Each with its reason, whatever machine the test runs on."""
+    here = Machine("6.12", "x86_64", 4096, "madvise", 65530, 0, threads=16, cpus=2)
+    with pytest.raises(RefusedError, match=because):
+        feasibility.check(scenario, unmap, here, guards=False)
+
+
+def test_a_point_that_takes_too_long_is_killed(kernel: Runner) -> None:
+    """It ends as TimedOutError; its process is gone; the next point runs."""
+    with Runner() as impatient:
+        impatient.limit_s = 0.02
+        with pytest.raises(TimedOutError, match=r"no answer in 0\.02 s"):
+            impatient.run(Scenario(virt=256 * MIB, sparsity=0))
+        impatient.limit_s = 60
+        assert impatient.run(Scenario(virt=2 * MIB, sparsity=0)).values["zap_calls"] == 1
+
+
+def test_a_killed_child_is_lost_and_the_next_point_runs(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What dies takes only its own point along."""
+    whole = proc_reader.status
+
+    def kill(pid: int) -> proc_reader.Status:
+        os.kill(pid, signal.SIGKILL)
+        return whole(os.getpid())
+
+    with Runner() as runner:
+        monkeypatch.setattr(proc_reader, "status", kill)
+        with pytest.raises(LostError):
+            runner.run(Scenario(virt=2 * MIB, sparsity=0))
+        monkeypatch.setattr(proc_reader, "status", whole)
+        assert runner.run(Scenario(virt=2 * MIB, sparsity=0)).values["zap_calls"] == 1
+
+
+def test_a_child_goes_first_and_has_limits(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When memory is short it dies before all others; it dumps no core, and can neither run nor grow without end."""
+    whole, found = proc_reader.status, dict[str, str]()
+
+    def spy(pid: int) -> proc_reader.Status:
+        found["oom"] = Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
+        for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
+            found[line[:26].strip()] = line[26:].split()[0]
+        return whole(pid)
+
+    monkeypatch.setattr(proc_reader, "status", spy)
+    kernel.run(Scenario(virt=64 * MIB, sparsity=0))
+    assert (found["oom"], found["Max core file size"]) == ("1000", "0")
+    assert int(found["Max cpu time"]) <= kernel.limit_s * (os.cpu_count() or 1) + 2
+    assert 64 * MIB < int(found["Max address space"]) < 16 * GIB
+
+
+def test_only_linux_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere it is one clear line."""
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(UnfitError, match="needs Linux"):
+        Runner()
+
+
+@pytest.mark.parametrize(
+    ("line", "group", "limit", "usage", "stat"),
+    [
+        ("0::/a/b", "sys/fs/cgroup/a", "memory.max", "memory.current", "inactive_file 100"),
+        ("4:memory:/a/b", "sys/fs/cgroup/memory/a", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_x 1"),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_limits_of_all_cgroups_above_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, group: str, limit: str, usage: str, stat: str
+) -> None:
+    """The limit that binds may be a parent's; cached files that nobody uses do not count against it."""
+    monkeypatch.setattr(host, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(host, "SYS", tmp_path / "sys")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"1:cpu:/\n{line}\n")
+    (tmp_path / group / "b").mkdir(parents=True)
+    for name, text in ((limit, "1000"), (usage, "300"), ("memory.stat", stat)):
+        (tmp_path / group / name).write_text(f"{text}\n")
+    (tmp_path / group / "b" / limit).write_text("max\n")
+    free = 800 if "inactive" in stat else 700
+    assert list(host.cgroup_rooms()) == [(free, "the limit of cgroup /a")]
+
+
+RANGES = st.lists(st.integers(0, 60), max_size=12, unique=True).map(
+    lambda ends: np.array(sorted(ends)[: len(ends) // 2 * 2], np.int64).reshape(-1, 2)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(RANGES, RANGES, st.integers(1, 9))
+def test_ranges_add_up(some: Ranges, others: Ranges, span: int) -> None:
+    """Counting by ranges is counting by pages."""
+    mine = {page for start, end in some.tolist() for page in range(start, end)}
+    theirs = {page for start, end in others.tolist() for page in range(start, end)}
+    bounds = np.arange(0, 64, span, dtype=np.int64)
+    shuffled = some[::-1].copy()
+    assert pages_below(shuffled, bounds).tolist() == [sum(page < bound for page in mine) for bound in bounds]
+    assert common_pages(some, others) == len(mine & theirs)
+    assert spanned(some, span) == len({page // span for page in mine})
+    joined = merged(shuffled)
+    assert {page for start, end in joined.tolist() for page in range(start, end)} == mine
+    assert (joined[1:, 0] > joined[:-1, 1]).all()

@@ -1,0 +1,115 @@
+"""sweep advise: bounds that hold, shares that follow from the sizes, and a source on every line."""
+
+import json
+import os
+
+import pytest
+
+from engine.model.arch import ARCHES
+from engine.model.closed_form import aligned_reach, most_pte_tables, tables_for, unaligned_reach
+from engine.model.scenario import Scenario, columns_of
+from sweep.cli.main import main
+from sweep.process.advice import Footprint, this_kernel
+from sweep.process.allocator_settings import KNOBS
+from tests.paths import DATA
+
+TRACE = DATA / "allocator/jemalloc_mixed.csv.gz"
+SERVER = ["advise", "--virt", "55TiB", "--res", "590GiB", "--vmpte", "110GiB"]
+SLOT, GIB, TIB = 2 << 20, 1 << 30, 1 << 40
+
+
+def test_the_published_process(capsys: pytest.CaptureFixture[str]) -> None:
+    """VIRT 55t, RES 590g, VmPTE 110g: 108g at best, nothing at worst, 0.5 % if the pages lie evenly."""
+    assert main([*SERVER, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "Of 110.0 GiB of page tables reclaim can give back 108.6 GiB at best and 0 B at worst" in told["answer"][0]
+    facts = {fact["what"]: fact for fact in told["facts"]}
+    given = facts["reclaim can give back"]
+    assert (given["least"], round(given["most"] / GIB)) == (0, 109)
+    assert facts["PTE tables with an entry"]["least"] * 4096 == pytest.approx(1.15 * GIB, rel=0.01)
+    evenly = facts["if resident pages lie at random in extents of 4KiB"]["least"]
+    assert evenly == pytest.approx(0.0045 * 110 * GIB, rel=0.02)
+    assert facts["second_walk, seed_inline, merged: purges of 2MiB, unaligned to aligned"]["most"] == 1
+    assert all(fact["from"] for fact in facts.values())
+
+
+def test_bounds_hold_for_what_the_engine_runs() -> None:
+    """However the pages lie, the empty tables of a run are within the bounds of its VIRT, RES and VmPTE."""
+    from engine.model.results import COLUMNS
+    from engine.run import run_batch
+
+    clusters = (4 << 10, 64 << 10, SLOT, 64 << 20)
+    scenarios = [Scenario(virt=8 * GIB, sparsity=s, cluster=c) for c in clusters for s in (0.5, 0.99, 0.9995)]
+    values = run_batch(columns_of(scenarios)).values[:, 0]
+    for row in values.tolist():
+        found = dict(zip(COLUMNS, row, strict=True))
+        # Before the zaps all that `none` keeps: tables with an entry. Make it a process whose every slot has a table.
+        footprint = Footprint(8 * GIB, found["res_bytes_peak"], tables_for(4096, ARCHES[0])[1] * 4096)
+        upper = tables_for(4096, ARCHES[0])[1] - 4096
+        needed = found["vm_pte_kib_peak"] // 4 - upper if found["vm_pte_kib_peak"] // 4 > upper else 0
+        assert footprint.empty[0] <= 4096 - needed <= footprint.empty[1] + 9
+
+
+def test_reach_is_what_the_kernel_showed() -> None:
+    """At +1 page 2 MiB frees none, 4 MiB every second, 16 MiB 7 of 8 (reference: kernel truth)."""
+    assert [unaligned_reach(n * SLOT, SLOT) for n in (1, 2, 8)] == [0, 0.5, 0.875]
+    assert [aligned_reach(n * (1 << 20), SLOT) for n in (1, 2, 3, 4, 5)] == [0, 1, pytest.approx(2 / 3), 1, 0.8]
+    assert most_pte_tables(tables_for(100_000, ARCHES[0])[1], ARCHES[0]) == 100_000
+
+
+def test_a_small_process_is_not_one_mapping() -> None:
+    """A dozen tables for a program of five megabytes: its parts lie far apart, and the bounds allow for it."""
+    small = Footprint(virt=5 << 20, res=2 << 20, vmpte=48 << 10)
+    assert small.pte_tables == (4, 10)
+    assert small.needed == (1, 10)
+    assert small.empty == (0, 9)
+
+
+def test_a_process_and_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    """--pid adds what the page map says, --trace what was asked; each line says which."""
+    assert main(["advise", "--pid", str(os.getpid()), "--trace", str(TRACE), "--by", "facts", "--format", "json"]) == 0
+    out, told = capsys.readouterr()
+    sources = {fact["from"].partition(":")[0] for fact in json.loads(out)}
+    assert sources == {"process", "engine", "reference", "trace"}
+    assert "rows skipped" in told
+    assert main(["advise", "--pid", str(os.getpid()), "--trace", str(TRACE)]) == 0
+    first, _, third = capsys.readouterr().out.splitlines()[:3]
+    assert first.startswith("Of its PTE tables ")
+    assert third == (
+        "jemalloc_mixed gives back 459.2 MiB in 532 purges. Merged can act on 53% of it, "
+        "the whole slots in 52 of these calls."
+    )
+
+
+def test_each_allocator_has_a_knob_with_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    """jemalloc, tcmalloc, mimalloc, glibc, Go; and each kernel policy says where it is."""
+    assert {knob.allocator.split()[0] for knob in KNOBS} == {"jemalloc", "tcmalloc", "mimalloc", "glibc", "Go"}
+    assert all(knob.source.startswith("https://") for knob in KNOBS)
+    assert main([*SERVER]) == 0
+    out = capsys.readouterr().out
+    assert "jemalloc: MALLOC_CONF=dirty_decay_ms:N (default: 10000)" in out
+    assert "Linux 6.14" in out
+    assert this_kernel() in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "needs --virt, --res and --vmpte, or --pid, or --trace"),
+        (["--virt", "1TiB"], "--res and --vmpte missing"),
+        ([*SERVER[1:], "--pid", "1"], "not both"),
+        (["--virt", "1TiB", "--res", "2TiB", "--vmpte", "1GiB"], "--res 2TiB is more than --virt 1TiB"),
+        (["--virt", "1TiB", "--res", "1GiB", "--vmpte", "10GiB"], "--vmpte 10GiB is more than the tables of 1TiB"),
+        (["--virt", "1TiB", "--res", "1GiB", "--vmpte", "1"], "--vmpte: '1' has no unit"),
+        (["--virt", "1TiB", "--res", "1GiB", "--vmpte", "0B"], "less than one table"),
+        (["--virt", "0B", "--res", "0B", "--vmpte", "4KiB"], "--virt 0B"),
+        ([*SERVER[1:], "--zap", "0B"], "--zap 0B"),
+        (["--trace", "/nonexistent.csv"], "No such file"),
+    ],
+)
+def test_what_no_process_has(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    """One line, exit code 2."""
+    assert main(["advise", *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1

@@ -1,0 +1,290 @@
+"""The command line: light, lazy, one line for every error, and the exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.model.policy import POLICIES
+from sweep import __version__
+from sweep.cli import main as cli_main
+from sweep.cli.commands.summary import told
+from sweep.cli.main import COMMANDS, main
+from sweep.grid.loader import load
+from sweep.grid.point_id import point_ids, run_name
+from sweep.run.driver import Summary
+from sweep.store import arrow_tables
+from sweep.store.store import Store
+from tests.paths import ROOT
+
+HEAVY = ("ray", "numba", "duckdb", "pyarrow", "numpy", "rich", "pydantic", "yaml", "psutil")
+GRID = """schema: sweep/1
+name: small
+about: What does a small grid say?
+fixed: {virt: 64MiB}
+axes: {sparsity: [0.9, 0.99], zap: [64KiB, 2MiB]}
+"""
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    path = tmp_path / "small.yaml"
+    path.write_text(GRID)
+    return path
+
+
+def in_process(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy_and_no_command() -> None:
+    """`sweep --help` names the commands from a table: it must answer before the hand is off the key."""
+    code = "import sys; from sweep.cli.main import main; main(['--help']); "
+    code += f"print([m for m in {HEAVY} if m in sys.modules])"
+    done = in_process(code + "; print([m for m in sys.modules if m.startswith('sweep.cli.commands')])")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["[]", "[]"]
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_commands_help_is_light(command: str) -> None:
+    """Its options, without the rooms that do the work."""
+    code = f"import sys; from sweep.cli.main import main; print(main([{command!r}, '--help']))"
+    done = in_process(f"{code}; print([m for m in ('ray', 'numba', 'duckdb', 'pyarrow') if m in sys.modules])")
+    assert done.stdout.splitlines()[-2:] == ["0", "[]"], done.stdout + done.stderr
+    assert f"Usage: sweep {command} " in done.stdout
+
+
+def test_results_do_not_go_with_a_rays_job(
+    grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the folder of a Ray's job the usual place is refused, with the places that stay; another one is taken."""
+    job = grid.parent / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_0"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    launch = ["launch", str(grid), "--executor", "inline", "-q"]
+    assert main(launch) == 2
+    assert "--results results: lies in the Ray job's own folder, which Ray removes; give" in capsys.readouterr().err
+    assert not list(job.iterdir())
+    assert main([*launch, "--results", str(grid.parent / "kept")]) == 0
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version, and no more."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sweep {__version__}\n"
+
+
+def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """It shows the help, on stderr."""
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert "launch" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["lanch"], "sweep: unknown command 'lanch'; did you mean 'launch'? known: plan, launch, "),
+        (["launch", "--fres", "g.yaml"], "did you mean '--fresh'? see sweep launch --help"),
+        (["--bogus"], "sweep: no such option: --bogus; see sweep --help"),
+        (["launch"], "sweep: launch: missing argument 'GRID' (or --like RUN); see sweep launch --help"),
+        (["launch", "-j", "two", "g.yaml"], "sweep: launch: invalid value for '-j' / '--jobs': "),
+        (["launch", "no.yaml"], "no.yaml"),
+        (["query", "savings", "--format", "xml"], "invalid value for '--format': 'xml' is not one of 'table', 'csv'"),
+        (["launch", "small.yaml", "-j", "0"], "sweep: -j 0: must be above 0"),
+        (["launch", "small.yaml", "--timeout", "-1"], "sweep: --timeout -1.0: must be above 0"),
+        (["launch", "small.yaml", "--rerun", "all"], "sweep: --rerun: unknown choice 'all'; known: failed"),
+        (["launch", "small.yaml", "--executor", "rya"], "unknown executor 'rya'; did you mean 'ray'?"),
+        (["launch", "small.yaml", "--executor", "inline", "--address", "auto"], "sweep: --address auto: needs"),
+        (
+            ["launch", "small.yaml", "--executor", "inline", "--timeout", "3"],
+            "sweep: --timeout needs --executor processes",
+        ),
+        (["launch", "small.yaml", "--engine", "kernle"], "unknown engine 'kernle'; did you mean 'kernel'?"),
+        (["launch", "small.yaml", "--engine", "kernel", "-j", "2"], "sweep: -j: not with --engine kernel"),
+        (["launch", "small.yaml", "--where", "zapp > 1"], "sweep: --where: "),
+        (["launch", "small.yaml", "-S", "fixed.vrit=1GiB"], "virt"),
+        (["launch", "small.yaml", "--results", "ftp://host/x"], "sweep: --results: unknown scheme 'ftp'; known: "),
+    ],
+)
+def test_bad_usage_is_one_line(grid: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    """Exit code 2, one line on stderr that says what and what is allowed, nothing on stdout, no run begun.
+
+    A dry run refuses what a launch refuses.
+    """
+    for given in (words, [*words, "--dry-run"]) if words[0] == "launch" else (words,):
+        assert main(given) == 2
+        out, err = capsys.readouterr()
+        assert not out
+        assert told in err
+        assert len(err.splitlines()) == 1
+        assert not list(grid.parent.glob("results/*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nothing can be made")
+def test_a_place_where_nothing_can_be_made(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither root nor anybody else can write there: exit code 2 and a line."""
+    assert main(["launch", "small.yaml", "--executor", "inline", "--results", "/proc/none"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "sweep: /proc/none: no directory can be made there; choose another with --results\n",
+    )
+
+
+def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run, points, seconds; the table of savings; the command and the SQL that made it."""
+    assert main(["launch", "small.yaml", "--executor", "inline"]) == 0
+    out, err = capsys.readouterr()
+    run = next(Path("results").iterdir()).name
+    assert out.startswith(f"run      {run}: ok\npoints   4 ok\nseconds  ")
+    assert f"\nsweep query savings --run {run}\n" in out
+    assert out.index("second_walk") < out.index("SELECT")
+    assert f"sweep: {run}: 4 points on inline, this process (as asked)\n" in err
+    assert "\x1b" not in out + err
+    assert main(["query", "savings", "--run", run]) == 0
+    queried = capsys.readouterr().out
+    assert all(line in out for line in queried.splitlines() if "merged" in line)
+
+
+def test_launch_as_json_and_quiet(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Facts on stdout, nothing else anywhere."""
+    assert main(["launch", "small.yaml", "--executor", "inline", "--json", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    facts = json.loads(out)
+    assert (facts["status"], facts["points"], facts["planned"]) == ("ok", {"ok": 4}, 4)
+    saved = {row["policy"]: row["saved_percent"] for row in facts["policies"]}
+    assert list(saved) == list(POLICIES)
+    assert saved["none"] == 0 < saved["merged"] < saved["refcount"]
+    assert not err
+
+
+def test_dry_run_is_plan(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same words, and where it would run; nothing is written."""
+    assert main(["launch", "small.yaml", "--dry-run"]) == 0
+    dry, where = capsys.readouterr()
+    assert main(["plan", "small.yaml"]) == 0
+    assert capsys.readouterr().out == dry
+    assert where.startswith("sweep: would run on ")
+    assert not Path("results").exists()
+
+
+def test_dry_run_heeds_the_other_options(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--fresh runs all points again, --rerun failed those that are not ok; a plan passes over both."""
+    loaded = load(grid)
+    chunk = next(loaded.chunks())
+    ids = point_ids(chunk.columns)
+    with Store(Path("results")).open_run(loaded, run_name(loaded), False, {"version": "0"}) as writer:
+        for i, status in enumerate(("ok", "failed")):
+            columns = {name: values[i : i + 1] for name, values in chunk.columns.items()}
+            rows = arrow_tables.point_table(
+                writer.run_id, ids[i : i + 1], chunk.repeat[i : i + 1], columns, status=status
+            )
+            writer.commit(None, None, rows)
+        writer.finish("failed", {})
+
+    def todo(*words: str) -> int:
+        assert main(["launch", "small.yaml", "--dry-run", "--json", "-q", *words]) == 0
+        facts: dict[str, int] = json.loads(capsys.readouterr().out)
+        return facts["todo"]
+
+    assert (todo(), todo("--rerun", "failed"), todo("--fresh")) == (2, 3, 4)
+    assert len(list(Path("results").iterdir())) == 1
+
+
+def test_what_to_type_next_names_the_store(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands that are printed look where the rows are, quoted for a shell."""
+    assert main(["launch", "small.yaml", "--executor", "inline", "--results", "my runs"]) == 0
+    run = next(Path("my runs").iterdir()).name
+    assert f"\nsweep query savings --run {run} --results 'my runs'\n" in capsys.readouterr().out
+    assert main(["ls", "--results", "no runs"]) == 0
+    assert "sweep launch GRID --results 'no runs'" in capsys.readouterr().err
+
+
+def test_a_summary_of_nothing_says_what_is_true() -> None:
+    """Interrupted before the first point is not the same as nothing to do."""
+    summary = Summary("a-1", "interrupted", False, "inline", 1, planned=9, done_before=0)
+    assert told(summary, "results")[1] == "points   none finished of 9"
+    assert (
+        told(replace(summary, status="ok", planned=0, done_before=9), "results")[1]
+        == "points   none to run; 9 were done"
+    )
+
+
+@pytest.mark.parametrize("words", [["launch", "small.yaml", "--executor", "inline"], ["ls"], ["--help"]])
+@pytest.mark.parametrize("streams", [("stdout",), ("stdout", "stderr")])
+def test_a_reader_that_goes_away_is_no_error(grid: Path, words: list[str], streams: tuple[str, ...]) -> None:
+    """`sweep ... | head -1`: what was to be done is done, the exit code says how it went, nobody hears of it."""
+    read, write = os.pipe()
+    os.close(read)
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweep.cli.main import main; sys.exit(main({words!r}))"
+    gone = dict.fromkeys(streams, write)
+    done = subprocess.run([sys.executable, "-c", code], cwd=grid.parent, check=False, **{"stderr": -1, **gone})  # type: ignore[call-overload]
+    os.close(write)
+    said = done.stderr or b""
+    hint = b"no run in results; the next command: sweep launch GRID\n" if words == ["ls"] and done.stderr else b""
+    assert (done.returncode, said) == (0, hint if "launch" not in words else said)
+    if "launch" in words:
+        assert b"Traceback" not in said
+        assert Store(Path("results")).runs()[0].status == "ok"
+
+
+def test_a_full_disk_is_no_fault_of_ours(grid: Path) -> None:
+    """stdout that takes no more: exit code 2 and a line."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweep.cli.main import main; sys.exit(main(['ls']))"
+    for unbuffered in ("", "1"):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+                check=False,
+            )
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].endswith(": No space left on device")
+
+
+def test_arguments_are_text(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes that are not UTF-8, in a path or in SQL, are refused in a line."""
+    for words in (["plan", "\udcff.yaml"], ["query", "SELECT '\udcff'"], ["ls", "--results", "r\udcff"]):
+        assert main(words) == 2
+        assert "not UTF-8 text" in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_is_one_line(
+    grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 4; --debug, wherever it stands, shows the traceback."""
+    monkeypatch.setitem(COMMANDS, "launch", ("nothing", "help"))
+    assert main(["launch", "small.yaml"]) == 4
+    err = capsys.readouterr().err
+    assert err.startswith("sweep: fault of ours: ModuleNotFoundError: ")
+    assert err.endswith("; run with --debug\n")
+    assert len(err.splitlines()) == 1
+    for words in (["--debug", "launch", "small.yaml"], ["launch", "small.yaml", "--debug"]):
+        assert main(words) == 4
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_anywhere_is_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also outside of a launch."""
+
+    def interrupt(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_main, "_call", interrupt)
+    assert main(["plan"]) == 3
+    assert capsys.readouterr().err == "sweep: interrupted\n"

@@ -1,0 +1,300 @@
+"""sweep replay: tables from files that are right, and a clear line for those that are not."""
+
+import csv
+import gzip
+import io
+import json
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.model.policy import POLICIES
+from sweep.cli.main import main
+from tests.paths import DATA
+
+KERNEL = "step,op,start,length,stride"
+ALLOCATOR = "tid,op,addr,len"
+BASE = 16 << 40
+SLOT = 2 << 20
+MAPPED = f"{KERNEL}\n0,mmap,{BASE},{4 * SLOT},\n"
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    code = main(["replay", *map(str, words)])
+    return code, *capsys.readouterr()
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_steps_are_those_of_the_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exactly the columns asked for, step 0 left out, the same figures as the recording."""
+    code, out, told = run(capsys, DATA / "kernel/rich-1000.csv", "--steps", "--format", "csv", "--policy", "merged")
+    assert (code, told) == (0, "")
+    assert out.splitlines()[0] == "trace,step,policy,vm_pte_kib,res_kib"
+    with (DATA / "kernel/rich-1000.expected.csv").open(newline="") as file:
+        expected = [["rich-1000", step, "merged", pte, res] for step, pte, res in list(csv.reader(file))[1:]]
+    assert [list(row.values()) for row in table(out)] == expected
+
+
+def test_every_policy_in_order(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Without --policy all seven; a packed trace is the same trace."""
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(f"{MAPPED}1,write,{BASE},1,1\n".encode()))
+    code, out, _ = run(capsys, path, "--steps", "--json")
+    assert code == 0
+    rows = json.loads(out)
+    assert tuple(row["policy"] for row in rows) == POLICIES
+    assert {(row["trace"], row["vm_pte_kib"], row["res_kib"]) for row in rows} == {("a", 12, 4)}
+
+
+def test_calls_of_an_allocator(capsys: pytest.CaptureFixture[str]) -> None:
+    """jemalloc's calls: a tenth cover a whole slot; stacks of threads stand apart; what is unknown is told."""
+    path = DATA / "allocator/jemalloc_mixed.csv.gz"
+    code, out, told = run(capsys, path, "--format", "csv")
+    merged = next(row for row in table(out) if row["policy"] == "merged")
+    assert code == 0
+    assert (merged["purges"], merged["acting"], merged["vm_pte_kib_max"]) == ("532", "52", "")
+    assert (merged["acting_bytes_share"], merged["reached_bytes_share"]) == ("0.6563", "0.5314")
+    assert "32 rows skipped, the first is row 31: mmap without the address that it got" in told
+    assert "60 rows skipped, the first is row 44: another program's call" in told
+    _, out, _ = run(capsys, path, "--format", "csv", "--by", "size")
+    stacks = next(row for row in table(out) if row["size"] == "pthread stacks")
+    assert (stacks["calls"], stacks["bytes"], stacks["whole_slots"]) == ("3", str(3 * 8_368_128), "9")
+
+
+@pytest.mark.parametrize(
+    ("trace", "share"), [("jemalloc_decay0_large", 0.2023), ("mimalloc_large", 0.4228), ("glibc_large", 0.9131)]
+)
+def test_the_shares_that_came_with_the_traces(trace: str, share: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """20, 42 and 91 % of the bytes lie in slots that one call covers: what a whole-slot rule reaches."""
+    _, out, _ = run(capsys, DATA / f"allocator/{trace}.csv.gz", "--policy", "merged", "--format", "csv")
+    assert [float(row["reached_bytes_share"]) for row in table(out)] == [share]
+
+
+def test_memory_never_seen_mapped_is_one_mapping(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Pieces of a slot given back without their mmap lie in one VMA: a later call covers the whole slot."""
+    path, quarter = tmp_path / "a.csv", SLOT // 4
+    calls = [(BASE, quarter), (BASE + 2 * quarter, quarter), (BASE + quarter, quarter), (BASE, SLOT)]
+    path.write_text(ALLOCATOR + "\n" + "".join(f"1,MADV_DONTNEED,{start},{size}\n" for start, size in calls))
+    code, out, told = run(capsys, path, "--by", "size", "--format", "csv")
+    assert code == 0
+    assert sum(int(row["whole_slots"]) for row in table(out)) == 1
+    assert "4 calls gave back memory that the trace does not map" in told
+
+
+def test_touch_all_bounds_vm_pte(capsys: pytest.CaptureFixture[str]) -> None:
+    """strace output has addresses: the three stacks' whole slots go under merged, the bound is above what is left."""
+    code, out, told = run(capsys, DATA / "allocator/threads.strace", "--touch", "all", "--format", "csv")
+    rows = {row["policy"]: row for row in table(out)}
+    assert (code, told) == (0, "")
+    assert rows["merged"]["tables_freed"] == "9"
+    assert int(rows["none"]["vm_pte_kib_end"]) == int(rows["merged"]["vm_pte_kib_end"]) + 12
+
+
+def test_allocator_steps_need_touches(capsys: pytest.CaptureFixture[str]) -> None:
+    """VmPTE of calls alone would be a wrong table."""
+    code, _, told = run(capsys, DATA / "allocator/tcmalloc_large.csv.gz", "--steps")
+    assert code == 2
+    assert "--touch all" in told
+
+
+STRACE = f"""\
+100 brk(NULL) = 0x1000000
+100 12:00:01.5 mmap(NULL, {4 * SLOT}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0 <unfinished ...>
+101 madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = -1 EINVAL (Invalid argument)
+100 12:00:01.6 <... mmap resumed>) = {BASE:#x} <0.000012>
+[pid   101] madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = 0
+102 brk(NULL) = 0x2000000
+102 mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000
+102 munmap(0x7f0000000000, 8192) = 0
+100 mremap({BASE:#x}, {4 * SLOT}, {5 * SLOT}, MREMAP_MAYMOVE) = {BASE + 8 * SLOT:#x}
+100 madvise({BASE + 8 * SLOT:#x}, {SLOT}, 0x4 /* MADV_DONTNEED */) = 0
+100 openat(AT_FDCWD, "/etc/passwd", O_RDONLY) = 3
+100 brk(0x1200000) = 0x1200000
+100 madvise({BASE + 9 * SLOT:#x}, 4096, MADV_WILLNEED) = 0
+no line of strace
+100 munmap({BASE + 8 * SLOT:#x}, {5 * SLOT}) = 0
++++ exited with 0 +++
+100 madvise({BASE:#x}, 81"""
+
+
+def test_strace_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Unfinished calls are joined, failed ones and other programs' left out, mremap moves, a cut line is told."""
+    path = tmp_path / "calls.strace"
+    path.write_text(STRACE)
+    code, out, told = run(capsys, path, "--format", "csv", "--by", "size", "--touch", "all")
+    assert code == 0
+    found = [(row["call"], row["size"], row["calls"], row["whole_slots"]) for row in table(out)]
+    assert found == [("dontneed", "<4MiB", "2", "2"), ("munmap", "<32MiB", "1", "5")]
+    for reason in ("madvise that failed", "another program's call", "openat is none of", "MADV_WILLNEED gives nothing"):
+        assert f": {reason}" in told
+    assert "not a line of strace's" in told
+    assert "cut off, or not a line" in told
+    assert "the last row has no line end" in told
+    assert "does not map" not in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("{} ", "MAP_PRIVATE|MAP_ANONYMOUS", "MADV_DONTNEED"),
+        ("{}<a b> ", "MAP_PRIVATE|MAP_ANONYMOUS", "MADV_DONTNEED"),  # --decode-pids=comm
+        ("[pid   {}<x>] ", "MAP_PRIVATE|MAP_ANONYMOUS", "MADV_DONTNEED"),
+        ("[pid {}] [  28] ", "MAP_PRIVATE|MAP_ANONYMOUS", "MADV_DONTNEED"),  # -n
+        ("{} 12:00:01 [00007f49b48ef0d7] ", "MAP_PRIVATE|MAP_ANONYMOUS", "MADV_DONTNEED"),  # -t -i
+        ("{} (+     0.000110) ", "0x22", "0x4"),  # -r -X raw
+        ("{} 1700000000.123456 ", "0x22 /* MAP_PRIVATE|MAP_ANONYMOUS */", "0x4 /* MADV_DONTNEED */"),  # -ttt -X verbose
+    ],
+)
+def test_however_strace_was_asked(
+    words: tuple[str, str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Two neighbours are one VMA, of which a call covers a slot: whatever stands before the calls, names or numbers."""
+    start, flags, advice = words
+    rights = "0x3" if flags == "0x22" else "PROT_READ|PROT_WRITE"
+    path = tmp_path / "calls.strace"
+    path.write_text(
+        "".join(
+            f"{start.format(7)}{call}\n"
+            for call in (
+                f"mmap(NULL, {SLOT // 2}, {rights}, {flags}, -1, 0) = {BASE:#x}",
+                f"mmap(NULL, {SLOT // 2}, {rights}, {flags}, -1, 0) = {BASE + SLOT // 2:#x}",
+                f"madvise({BASE:#x}, {SLOT}, {advice}) = 0 <0.000031>",
+            )
+        )
+    )
+    _, out, told = run(capsys, path, "--format", "csv", "--by", "size")
+    assert [(row["calls"], row["whole_slots"]) for row in table(out)] == [("1", "1")]
+    assert told == ""
+
+
+def test_a_file_between_is_another_vma(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A call over a slot that anonymous memory shares with a file mapping covers no whole slot of either."""
+    path = tmp_path / "calls.strace"
+    half = SLOT // 2
+    path.write_text(
+        f"1 mmap(NULL, {half}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = {BASE:#x}\n"
+        f"1 mmap(NULL, {half}, PROT_READ|PROT_WRITE, MAP_PRIVATE, 3, 0) = {BASE + half:#x}\n"
+        f"1 madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = 0\n"
+    )
+    _, out, _ = run(capsys, path, "--format", "csv", "--by", "size")
+    assert [(row["bytes"], row["whole_slots"]) for row in table(out)] == [(str(SLOT), "0")]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty"),
+        (KERNEL, "no row after the header"),
+        ("step,op,start,length\n0,mmap,0,1\n", "row 1: a trace starts with step,op,start,length,stride"),
+        (MAPPED + "1,write,175921", "row 3: 3 columns, not the 5"),
+        (MAPPED + f"1,wriet,{BASE},1,1\n", "row 3: unknown op 'wriet'; did you mean 'write'?"),
+        (MAPPED + f"2,free,{BASE},4096,\n1,free,{BASE},4096,\n", "row 4: step 1 after step 2; steps must rise"),
+        (MAPPED + f"1,write,{BASE},4096,\n", "row 3: stride must be a whole number"),
+        (MAPPED + f"1,write,{BASE},4096,0\n", "row 3: write: stride 0 must be 1 or more"),
+        (MAPPED + f"1,free,{BASE},1_000,\n", "row 3: length must be a whole number of at most 64 bits, not '1_000'"),
+        (MAPPED + f"1,free,{1 << 63},4096,\n", "row 3: free: [0x8000000000000000, +0x1000) is beyond"),
+        (MAPPED + f"1,free,{1 << 64},4096,\n", "row 3: start must be a whole number of at most 64 bits"),
+        (MAPPED + f"1,free,{BASE + 1},4096,\n", "row 3: free: start 0x100000000001 is not on a 4096-byte page"),
+        (MAPPED + "x" * 70_000, "row 3: longer than 65536 bytes"),
+        (f"{ALLOCATOR}\n1,mmap,4096\n", "row 2: 3 columns, not the 4"),
+        (f"{ALLOCATOR}\n1,mmap,-4096,4096\n", "row 2: addr must be a whole number"),
+        ("open(1) = 2\n", "not one call of mmap, munmap"),
+    ],
+)
+def test_hostile_traces(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, told: str) -> None:
+    """One line with file and row, exit code 2."""
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    code, _, said = run(capsys, path, "--steps", "--format", "csv", "--touch", "all")
+    assert code == 2
+    assert said.startswith(f"sweep: {path}: ")
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_what_is_skipped_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Unknown calls, absurd addresses, missing steps: the table stands, and says what is not in it."""
+    path = tmp_path / "a.csv"
+    path.write_text(
+        f"{ALLOCATOR}\n1,fork,1,1\n1,MADV_DONTNEED,{1 << 63},4096\n1,MADV_DONTNEED,5,4096\n1,munmap,4096,0\n"
+    )
+    code, out, told = run(capsys, path, "--format", "csv", "--policy", "merged")
+    assert (code, table(out)[0]["purges"]) == (0, "0")
+    assert told.count("1 row skipped") == 4
+    path.write_text(MAPPED + f"5,write,{BASE},4096,4096")
+    _, _, told = run(capsys, path)
+    assert "4 steps are missing" in told
+    assert "the last row has no line end" in told
+
+
+HERE = platform.machine() == "x86_64" and sys.platform == "linux"
+LIVE = ["vma-00447.csv", "vma-00549.csv", "rich-1004.csv", "basic-0003.csv"]
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux", reason="the model's geometry is x86-64's"
+)
+def test_the_live_kernel_plays_along(capsys: pytest.CaptureFixture[str]) -> None:
+    """VmPTE and RES of a process that does the same are those of the model, step by step."""
+    code, out, told = run(capsys, *(DATA / "kernel" / name for name in LIVE), "--engine", "kernel", "--format", "csv")
+    if "this kernel refuses guard" in told:
+        pytest.skip("this kernel has no guard markers (Linux 6.13)")
+    assert code == 0, out
+    assert [(row["steps"], row["agree"]) for row in table(out)] == [
+        ("150", "150"),
+        ("150", "150"),
+        ("40", "40"),
+        ("40", "40"),
+    ]
+
+
+@pytest.mark.skipif(not HERE, reason="the model's geometry is x86-64's")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"{KERNEL}\n0,free,{BASE},4096,\n", "starts with an mmap"),
+        (f"{MAPPED}1,write,{BASE},{4 * SLOT},4096\n", "row 3: needs more than half of the free"),
+        (f"{KERNEL}\n0,mmap,65536,{(1 << 47) - (1 << 20)},\n", "row 2: [0x10000, 0x7ffffff10000) is where the child"),
+        (f"{ALLOCATOR}\n1,brk,0,0\n", "only kernel traces can be played"),
+    ],
+)
+def test_what_the_live_kernel_is_spared(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+) -> None:
+    """Refused with the row before anything is mapped, here with 10,000 KiB of memory."""
+    monkeypatch.setattr("sweep.kernel.kernel_replay._available_kib", lambda: 10_000)
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    code, _, said = run(capsys, path, "--engine", "kernel")
+    assert code == 2
+    assert told in said
+
+
+def test_packed_and_cut_off(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A gzip file that ends early is an error after its last whole row."""
+    path = tmp_path / "a.csv.gz"
+    whole = gzip.compress((DATA / "kernel/rich-1000.csv").read_bytes())
+    path.write_bytes(whole[:400])
+    code, _, told = run(capsys, path)
+    assert code == 2
+    assert "the compressed data ends early" in told
+
+
+def test_no_such_file_or_policy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Usage errors name the nearest right name."""
+    assert "No such file" in run(capsys, tmp_path / "none.csv")[2]
+    assert "did you mean 'merged'?" in run(capsys, tmp_path, "--policy", "mergd")[2]
+
+
+def test_traces_of_one_name_go_by_their_paths(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """a/t.csv and b/t.csv can be told apart in one table."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.csv").write_text(MAPPED + f"1,write,{BASE},1,1\n")
+    _, out, _ = run(capsys, tmp_path / "a/t.csv", tmp_path / "b/t.csv", "--format", "csv", "--policy", "none")
+    assert [row["trace"] for row in table(out)] == [f"{tmp_path}/a/t.csv", f"{tmp_path}/b/t.csv"]

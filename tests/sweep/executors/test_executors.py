@@ -1,0 +1,384 @@
+"""The executors: the same rows from each, failures kept apart, lost and stuck batches told, no process left."""
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from engine.model.policy import POLICIES
+from engine.model.results import Results
+from engine.model.scenario import Columns, Scenario, columns_of
+from sweep.common.atomic_write import is_temporary
+from sweep.common.errors import SweepFault, UserError
+from sweep.executors.base import (
+    MODEL,
+    Batch,
+    Done,
+    End,
+    Executor,
+    Failure,
+    Labels,
+    Shard,
+    join,
+    last_lines,
+    limit_for,
+    run_batch,
+)
+from sweep.executors.inline import Inline
+from sweep.executors.processes import Processes, how_it_died
+from sweep.executors.ray import RayTasks
+from sweep.store import arrow_tables
+from sweep.store.parts import stamp
+from tests.paths import ROOT
+from tests.support import fake_engine
+from tests.support.small_stores import named
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Processes]:
+    executor = Processes(2, fake_engine.RUNNER)
+    executor.start()
+    yield executor
+    executor.stop()
+
+
+@pytest.fixture(scope="module")
+def ray_tasks() -> Iterator[RayTasks]:
+    """One Ray for all tests of this module: a start takes seven seconds. It leaves no process and no directory."""
+    before = set(psutil.Process().children(recursive=True))
+    executor = RayTasks(jobs=2, runner=fake_engine.RUNNER)
+    executor.start()
+    place = executor.home
+    assert place is not None
+    assert place.is_dir()
+    started = set(psutil.Process().children(recursive=True)) - before
+    yield executor
+    executor.stop()
+    assert not [process for process in started if process.is_running()]
+    assert not place.exists()
+
+
+@pytest.fixture(params=["processes", "ray"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    fixture: Executor = request.getfixturevalue({"processes": "pool", "ray": "ray_tasks"}[request.param])
+    return fixture
+
+
+def points(*seeds: int, rounds: int = 1) -> Columns:
+    return columns_of([Scenario(virt=1 << 21, sparsity=0.5, rounds=rounds, seed=seed) for seed in seeds])
+
+
+def answers(executor: Executor, *batches: Batch) -> dict[int, Done]:
+    """All answers, by number."""
+    for batch in batches:
+        executor.submit(batch)
+    done: dict[int, Done] = {}
+    end = time.monotonic() + PATIENCE_S
+    while len(done) < len(batches) and time.monotonic() < end:
+        done |= {answer.number: answer for answer in executor.wait(0.5)}
+    return done
+
+
+def same(a: Results | None, b: Results | None) -> bool:
+    assert a is not None
+    assert b is not None
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name)) and getattr(a, name).dtype == getattr(b, name).dtype
+        for name in ("values", "rounds", "round_counts")
+    )
+
+
+def test_every_executor_gives_the_same_rows(executor: Executor) -> None:
+    """What the real engine says of mixed scenarios is the same, bit for bit, here and anywhere."""
+    columns = columns_of(
+        [
+            Scenario(virt=64 << 20, sparsity=0.99, cluster=1 << 16, threads=8, rounds=3, seed=1),
+            Scenario(virt=1 << 30, res=1 << 26, zap=1 << 16, order="random", refault=0.01),
+            Scenario(virt=1 << 30, sparsity=0.5, arch="arm64-64k", advice="free"),
+        ]
+    )
+    here = run_batch(Batch(1, columns, runner=MODEL))
+    inline = Inline(MODEL)
+    inline.start()
+    for other in (inline, executor):
+        there = answers(other, Batch(1, columns, runner=MODEL))[1]
+        assert there.end is End.RAN
+        assert there.cpu_ns > 0
+        assert there.node
+        assert same(here.results, there.results)
+
+
+def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
+    """A part, as the driver would have made it of the results; where a point fails the results come as they are."""
+    columns, repeat = points(1, 2, 3, rounds=2), np.arange(3)
+    labels = Labels(
+        "run", ("none", "munmap"), named(range(3)), repeat, 2, {"double": [2, 4, 6]}, {"double": "2 * seed"}
+    )
+    done = answers(executor, Batch(1, columns, runner=fake_engine.RUNNER, labels=labels))[1]
+    assert done.results is None
+    assert done.files is not None
+    results = fake_engine.run_batch(columns)
+    made = {
+        "outcomes": arrow_tables.outcome_table("run", labels.ids, repeat, columns, results, labels.policies),
+        "rounds": arrow_tables.round_table("run", labels.ids, results, labels.policies),
+        "points": arrow_tables.point_table(
+            "run", labels.ids, repeat, columns, labels.derived, attempt=2, node=done.node, cpu_ns=done.cpu_ns // 3
+        ),
+    }
+    for name, table in made.items():
+        timeless = [column for column in arrow_tables.written(table).column_names if column != "finished_at"]
+        got = arrow_tables.read_part(done.files[name].data, "")
+        assert got.select(timeless).equals(table.select(timeless))
+        assert done.files[name].stamp == stamp(done.files[name].data)
+    assert got.schema.field("double").metadata[b"meaning"] == b"derived: 2 * seed"
+    assert arrow_tables.kept(got) == {name: done.files[name].stamp for name in ("outcomes", "rounds")}
+    done = answers(executor, Batch(2, points(1, fake_engine.RAISES, 3), runner=fake_engine.RUNNER, labels=labels))[2]
+    assert done.files is None
+    assert done.results is not None
+    done = run_batch(Batch(3, columns, runner="tests.support.fake_engine:remark", labels=labels))
+    assert done.files is None
+    assert done.results is not None
+    assert done.results.remarks == ("so it is",) * 3
+
+
+def test_a_worker_of_this_machine_leaves_files_for_the_driver(executor: Executor, tmp_path: Path) -> None:
+    """So many bytes need not go through a pipe. Where it cannot, they come with the answer: the driver has a try."""
+    columns, ids, repeat = points(1, 2, 3), named(range(3)), np.arange(3)
+    labels = [Labels("run", POLICIES, ids, repeat, folder=folder) for folder in (None, tmp_path, tmp_path / "none")]
+    batches = [Batch(n, columns, runner=fake_engine.RUNNER, labels=given) for n, given in enumerate(labels)]
+    done = answers(executor, *batches)
+    sent, left, still_sent = (done[n].files for n in range(3))
+    assert sent is not None
+    assert left is not None
+    assert still_sent is not None
+    assert sorted(sent) == sorted(left) == sorted(still_sent) == ["outcomes", "points"]
+    assert sent["outcomes"] == still_sent["outcomes"]
+    assert not sent["outcomes"].left
+    assert sorted(file.left for file in left.values()) == sorted(path.name for path in tmp_path.iterdir())
+    for file in left.values():
+        assert is_temporary(file.left)
+        assert not file.data
+        assert stamp((tmp_path / file.left).read_bytes()) == file.stamp
+    assert left["outcomes"].stamp == sent["outcomes"].stamp
+
+
+def test_a_batch_arrives_as_it_was_sent() -> None:
+    """What is the same for all its points travels once."""
+    columns = points(*range(1000))
+    labels = Labels("run", POLICIES, named(range(1000)), np.arange(1000))
+    sent = Batch(3, columns, 1.5, fake_engine.RUNNER, Shard(1, 2, 3), labels)
+    there = pickle.loads(pickle.dumps(sent))
+    assert len(pickle.dumps(columns)) > 5 * len(pickle.dumps(replace(sent, labels=None)))
+    assert there.labels is not None
+    np.testing.assert_array_equal(there.labels.ids, labels.ids)
+    assert replace(there, columns={}, labels=None) == replace(sent, columns={}, labels=None)
+    assert list(there.columns) == list(columns)
+    for name, values in columns.items():
+        np.testing.assert_array_equal(there.columns[name], values)
+        assert there.columns[name].dtype == values.dtype
+
+
+def test_a_worker_keeps_the_memory_of_a_batch_for_the_next() -> None:
+    """Once warm, memory that was used and given back is there again without a page fault a page."""
+    code = (
+        "import resource, sys, numpy as np; from sweep.executors import malloc_settings\n"
+        "if sys.argv[1] == 'kept': malloc_settings.keep()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def some(): return [np.ones(3 << 20, np.uint8) for _ in range(30)]\n"
+        "def batch(): some(); return some()\n"
+        "batch(); before = faults(); batch(); print(faults() - before)"
+    )
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", code, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("given back", "kept")
+    }
+    assert faults["kept"] < faults["given back"] / 10
+
+
+def test_a_point_that_raises_does_not_cost_its_neighbours(executor: Executor) -> None:
+    """It is named with its error; the others have their results, in order."""
+    done = answers(executor, Batch(2, points(1, fake_engine.RAISES, 3, rounds=2), runner=fake_engine.RUNNER))[2]
+    ((place, failure),) = done.failures
+    assert (place, failure.error, failure.kind) == (1, "ValueError: no seed 13 here", "ValueError")
+    assert 'raise ValueError(f"no seed {RAISES}' in failure.last_lines
+    assert done.results is not None
+    assert done.results.values[:, 0, 0].tolist() == [1, 3]
+    assert done.results.rounds[:, 0, 0].tolist() == [1, 1, 3, 3]
+
+
+def test_a_batch_that_kills_its_worker_is_lost_and_the_next_is_not(executor: Executor) -> None:
+    """Only the batch that was on the dead worker is lost; the pool has a new worker for what follows."""
+    batches = [
+        Batch(n, points(seed), runner=fake_engine.RUNNER) for n, seed in enumerate((1, fake_engine.DIES, 2, 3), 1)
+    ]
+    done = answers(executor, *batches)
+    assert [done[n].end for n in (1, 2, 3, 4)] == [End.RAN, End.LOST, End.RAN, End.RAN]
+    assert done[2].failure.error
+    assert done[2].failure.kind == {"processes": "SIGKILL", "ray": "WorkerCrashed"}[executor.name]
+    assert done[2].node == done[1].node
+    assert [d.results.values[0, 0, 0] for n, d in sorted(done.items()) if d.results is not None] == [1, 2, 3]
+
+
+def test_a_stuck_batch_ends_at_its_limit(executor: Executor) -> None:
+    """Its process is killed, even where Python cannot interrupt it."""
+    begin = time.monotonic()
+    done = answers(executor, Batch(7, points(fake_engine.HANGS), limit_s=0.5, runner=fake_engine.RUNNER))[7]
+    assert done.end is End.TIMEOUT
+    assert 0.4 < time.monotonic() - begin < 20
+    assert answers(executor, Batch(8, points(4), limit_s=5, runner=fake_engine.RUNNER))[8].end is End.RAN
+
+
+def test_results_are_the_drivers_own(ray_tasks: RayTasks) -> None:
+    """Arrays do not hold Ray's shared memory: they can be written."""
+    done = answers(ray_tasks, Batch(1, points(*range(1000, 3000)), runner=fake_engine.RUNNER))[1]
+    assert done.results is not None
+    assert done.results.values.flags.owndata
+    assert done.results.values.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "token", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}]
+)
+def test_ray_refuses_a_client_without_its_token(ray_tasks: RayTasks, token: dict[str, str], tmp_path: Path) -> None:
+    """Ray's ports listen on every interface: no token, no entry. And the token does not lie in anybody's home."""
+    import ray
+
+    knock = f"from ray._raylet import GcsClient; GcsClient(address={ray.get_runtime_context().gcs_address!r})"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment = clean | token | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", knock], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Authentication token is missing or incorrect" in done.stderr
+    with_it = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
+    subprocess.run([sys.executable, "-c", knock], env=clean | with_it, capture_output=True, check=True)
+
+
+def test_a_pool_leaves_no_process() -> None:
+    """Stopped in the middle of work, and also when it was never ready."""
+    before = set(psutil.Process().children(recursive=True))
+    for wait_s in (0.0, 1.5):
+        pool = Processes(2, fake_engine.RUNNER)
+        pool.start()
+        pool.submit(Batch(1, points(fake_engine.HANGS), runner=fake_engine.RUNNER))
+        pool.wait(wait_s)
+        pool.stop()
+        pool.stop()
+        assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def test_workers_die_with_a_killed_driver() -> None:
+    """kill -9 of the driver ends its workers, even in the middle of a loop."""
+    driver = (
+        "import os, signal\n"
+        "from sweep.executors.base import Batch\n"
+        "from sweep.executors.processes import Processes\n"
+        "from tests.support import fake_engine\n"
+        "from tests.sweep.executors.test_executors import points\n"
+        "pool = Processes(2, fake_engine.RUNNER)\n"
+        "pool.start()\n"
+        "pool.submit(Batch(1, points(fake_engine.HANGS), runner=fake_engine.RUNNER))\n"
+        "while not pool.warm: pool.wait(1)\n"
+        "print(*[w.process.pid for w in pool._pool], flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", driver], cwd=ROOT, capture_output=True, text=True, check=False)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    end = time.monotonic() + 10
+    while any(map(psutil.pid_exists, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def test_a_pool_that_cannot_start_says_so() -> None:
+    """An engine that is not there is one error, not a loop of dying workers."""
+    pool = Processes(1, "engine.nothing:run_batch")
+    pool.start()
+    with pytest.raises(SweepFault, match="cannot load the engine"):
+        answers(pool, Batch(1, points(1)))
+    pool.stop()
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:1", "cannot reach the cluster: ConnectionRefusedError"),
+        ("nowhere", "not an address; known: auto, HOST:PORT, ray://HOST:PORT"),
+        ("http://127.0.0.1:8265", "not an address"),
+        ("ray://127.0.0.1:1", "ray://"),
+    ],
+)
+def test_a_cluster_that_is_not_there(address: str, told: str) -> None:
+    """One line, soon."""
+    with pytest.raises(UserError, match=told):
+        RayTasks(address).start()
+
+
+def test_limits() -> None:
+    """A batch has its points' budget, but one stuck point is not waited for as long as all might take."""
+    assert limit_for(1, 2.0, 0.5) == 2.0
+    assert limit_for(3, 2.0, 0.5) == 6.0
+    assert limit_for(1000, 2.0, 0.9) == 12.0
+
+
+def test_batches_travel_read_only() -> None:
+    """Arrays from shared memory are read-only; the engine gets arrays of its own kind."""
+    columns = points(5)
+    for values in columns.values():
+        values.setflags(write=False)
+    assert run_batch(Batch(1, columns, runner=fake_engine.RUNNER)).failures == ()
+
+
+def test_last_lines() -> None:
+    """Of a long text the end, of a long line the start."""
+    assert last_lines("a\nb\n\n") == "a\nb"
+    assert last_lines("\n".join(map(str, range(100)))).splitlines()[0] == "88"
+    assert len(last_lines("x" * 5000)) == 200
+
+
+def test_what_a_dying_worker_wrote_is_told(pool: Processes) -> None:
+    """Its last lines on stderr are in the answer: here Python's own, of a crash in compiled code."""
+    done = answers(pool, Batch(1, points(fake_engine.CRASHES), runner=fake_engine.RUNNER))[1]
+    assert (done.end, done.failure.kind) == (End.LOST, "SIGSEGV")
+    assert "Segmentation fault" in done.failure.last_lines
+    assert "fake_engine.py" in done.failure.last_lines
+
+
+def test_a_worker_that_the_kernel_killed_for_memory_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel's count of such kills, which has risen since the worker began."""
+    count = tmp_path / "vmstat"
+    count.write_text("pgfault 9\noom_kill 3\n")
+    monkeypatch.setattr("sweep.executors.processes.OOM_COUNTS", (tmp_path / "none", count))
+    pool = Processes(1, fake_engine.RUNNER)
+    pool.start()
+    try:
+        assert answers(pool, Batch(1, points(1), runner=fake_engine.RUNNER))[1].end is End.RAN
+        count.write_text("pgfault 10\noom_kill 4\n")
+        done = answers(pool, Batch(2, points(fake_engine.DIES), runner=fake_engine.RUNNER))[2]
+    finally:
+        pool.stop()
+    assert (done.end, done.failure.kind) == (End.LOST, "OutOfMemory")
+
+
+def test_joined_results() -> None:
+    """The parts' rows, one after another."""
+    parts = [run_batch(Batch(n, points(n), runner=fake_engine.RUNNER)).results for n in (1, 2)]
+    assert join([part for part in parts if part is not None]).values[:, 0, 0].tolist() == [1, 2]
+
+
+def test_how_it_died() -> None:
+    """By name of the signal, or by status."""
+    assert how_it_died(-9) == Failure("worker process died of SIGKILL", "SIGKILL")
+    assert how_it_died(3, "bye") == Failure("worker process ended with 3", "Exit", "bye")
+    assert len(Batch(1, points(1, 2))) == 2
+    assert replace(Done(1), end=End.LOST).end.value == "lost"

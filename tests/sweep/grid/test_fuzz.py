@@ -1,0 +1,168 @@
+"""Hostile input, in short: a thousand made-up grids, bombs, SQL, names. `scripts/fuzz` tries a hundred thousand."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.model.scenario import FIELD
+from sweep.common.errors import UserError, printable
+from sweep.grid.grid_file import TOP_KEYS
+from sweep.grid.loader import parse
+from sweep.store import run_directory
+from sweep.store.store import open_store
+from tests.paths import ROOT
+from tests.support.grid_fuzzing import (
+    WORDS,
+    Found,
+    Guide,
+    bombs,
+    check_message,
+    corpus,
+    fuzz_grids,
+    judge_grid,
+    limited,
+    memory_mib,
+    mutated,
+)
+from tests.support.small_stores import filled
+from tests.support.sql_fuzzing import Prey, fuzz_sql
+
+KEYS = [*FIELD, "where", "pow2", "range", "from", "to", "step"]
+LEAVES = st.one_of(
+    st.sampled_from([*WORDS, *FIELD]), st.integers().map(str), st.floats().map(str), st.text(max_size=20)
+)
+NODES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4).map(lambda items: f"[{', '.join(items)}]"),
+        st.dictionaries(
+            st.sampled_from([*FIELD, "where", "pow2", "range", "from", "to", "step"]), inner, max_size=4
+        ).map(lambda made: "{" + ", ".join(f"{key}: {value}" for key, value in made.items()) + "}"),
+    ),
+    max_leaves=12,
+)
+GRIDS = st.dictionaries(st.sampled_from([*TOP_KEYS, "zap"]), NODES, max_size=6).map(
+    lambda made: "".join(
+        f"{key}: {value}\n"
+        for key, value in ({"schema": "sweep/1", "name": "a", "fixed": "{virt: 1GiB, res: 1MiB}"} | made).items()
+    )
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(GRIDS)
+def test_grids_of_any_shape(text: str) -> None:
+    """A grid that could be one is planned, or refused in one clean line."""
+    judge_grid(text)
+
+
+def test_a_thousand_grids_guided_by_coverage() -> None:
+    """None makes a traceback, a hang, an unclean line, or is accepted and then cannot be planned and run."""
+    tally = fuzz_grids(1000, seed=7)
+    assert tally.found == []
+    assert tally.accepted > 20
+    assert tally.kept > 20
+
+
+FOUND = {
+    "a tag without end": f"schema: !!python/object/apply:{'os.' * 1000} [id]\n",
+    "an anchor without end": f"schema: &{'a' * 5000} x\n",
+    "a trace's name": "schema: sweep/1\nname: a\nworkload: {trace: [\U00036401.csv]}\n",
+    "a rare letter in a key": "schema: sweep/1\nname: a\nfixed: {vir\U000750e8, GiB}\n",
+}
+"""What scripts/fuzz has found: messages that were not one clean line."""
+
+
+@pytest.mark.parametrize("name", sorted(FOUND))
+def test_what_was_found_stays_mended(name: str) -> None:
+    """Each is refused in one clean line."""
+    assert not judge_grid(FOUND[name])
+
+
+@pytest.mark.parametrize("name", sorted(bombs()))
+def test_bombs(name: str) -> None:
+    """What is made to cost is refused or planned within seconds, and in little memory."""
+    before = memory_mib()
+    judge_grid(bombs()[name])
+    assert memory_mib() - before < 400
+
+
+def test_hostile_sql(tmp_path: Path) -> None:
+    """Statements, conditions and derived columns read no file, write none, set nothing, and end."""
+    tally = fuzz_sql(300, seed=7, folder=tmp_path)
+    assert tally.found == []
+    assert tally.accepted > 20
+
+
+def forever() -> None:
+    while True:
+        pass
+
+
+def test_the_judges_notice(tmp_path: Path) -> None:
+    """They would find a file that was read, one that was written, an unclean line, and a loop."""
+    prey = Prey(tmp_path)
+    with pytest.raises(Found, match="told the canary"):
+        prey.judge_query("SELECT 'canary-' || '7f3a'")
+    (tmp_path / "new").touch()
+    with pytest.raises(Found, match="files have come"):
+        prey.check_traces()
+    with pytest.raises(Found, match="not one clean line"):
+        check_message(UserError("a\x1b[31m"))
+    with pytest.raises(Found, match="took longer"), limited(1):
+        forever()
+    guide = Guide()
+    assert guide.run(lambda: judge_grid("schema: sweep/1"))
+    assert not guide.run(lambda: judge_grid("schema: sweep/1"))
+    assert mutated("a: 1", corpus(), random.Random(1)) == mutated("a: 1", corpus(), random.Random(1))
+
+
+def test_a_query_that_hears_no_interrupt_is_left_behind(tmp_path: Path) -> None:
+    """Its command ends in time all the same, with one line and exit code 2."""
+    filled(tmp_path)
+    sql = "SELECT sum(levenshtein(repeat('a', 300000 + range::INT), repeat('b', 300000))) FROM range(2000)"
+    words = ["query", sql, "--timeout", "1", "--results", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep.cli", *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "sweep: SQL: took longer than 1 s; raise --timeout, or ask for less\n")
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/etc", ".", "a/b", "a\\b", "x\0y", "\x1b[31m", "-rf", "a" * 5000, ""])
+def test_no_name_leads_out_of_the_store(name: str, tmp_path: Path) -> None:
+    """A run's name, a grid's name: what is not a plain name is refused, and nothing is touched."""
+    outside = tmp_path / "x"
+    outside.mkdir()
+    (outside / "run.json").write_text("{}")
+    store = filled(tmp_path / "results")
+    for refused in (store.find, store.find_name, store.remove):
+        with pytest.raises(UserError, match="no run"):
+            refused(name)
+    assert not run_directory.RUN_NAME.fullmatch(name) or len(name) > 100
+    with pytest.raises(UserError):
+        parse(f"schema: sweep/1\nname: {name!r}\nfixed: {{virt: 1GiB, sparsity: 0.5}}\n", "g.yaml")
+    assert (outside / "run.json").exists()
+
+
+@pytest.mark.parametrize("place", ["ftp://host/x", "s3://", "s3:///key", "://x", "S3://b/../../c"])
+def test_places_that_are_none(place: str) -> None:
+    """A URI that names nothing that can be a store is one line, never a traceback, and never another place."""
+    with pytest.raises(UserError) as caught:
+        open_store(place)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_terminal_would_obey_is_spelled_out(tmp_path: Path) -> None:
+    """In the name of a file, a column or a run: no escape sequence comes out of the program."""
+    assert printable("a\x1b[31m\u202e\n") == "a\\x1b[31m\\u202e\\n"
+    commands = (["plan", str(tmp_path / "a\x1b[31m.yaml")], ["query", 'SELECT 1 AS "a\x1b[31m"'], ["a\x1b[31m"])
+    for words in commands:
+        command = [sys.executable, "-m", "sweep.cli", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+        assert b"\x1b" not in done.stdout + done.stderr
+        assert done.stdout + done.stderr

@@ -1,0 +1,137 @@
+"""sweep launch --engine kernel: the model's rows, with measured times, and NULL where the kernel shows nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.kernel.runner import Runner
+from engine.model.results import WORK
+from sweep.cli.main import main
+from sweep.query.database import Database
+from sweep.store.store import Store
+from tests.support.fake_kernel import FakeKernel, install
+from tests.support.live_kernel import kernel
+
+__all__ = ["kernel"]
+
+GRID = """schema: sweep/1
+name: small
+about: does it run?
+policies: [none, merged, munmap]
+fixed: {sparsity: 0.5}
+axes: {virt: [2MiB, 5MiB], zap: [64KiB, 2MiB], refault: [0]}
+derive: {pages: "virt // 4096"}
+"""
+LIVE = ["launch", "small.yaml", "--engine", "kernel"]
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "small.yaml"
+    path.write_text(GRID)
+    return path
+
+
+def rows(sql: str) -> list[dict[str, Any]]:
+    with Database(Store(Path("results"))) as database:
+        return list(database.query(sql).to_pylist())
+
+
+@pytest.mark.usefixtures("grid")
+def test_rows_are_the_models_where_both_have_them(kernel: Runner) -> None:
+    """One grid on both engines: two runs; equal state; the kernel's own policy and munmap, nothing else."""
+    assert main(LIVE) == 0
+    assert main(["launch", "small.yaml", "--executor", "inline"]) == 0
+    seen = rows("SELECT * FROM outcomes WHERE engine = 'kernel'")
+    assert {row["policy"] for row in seen} == {kernel.policy, "munmap"}
+    assert len(seen) == 8
+    for row in seen:
+        assert row["kernel_release"] == kernel.machine.release
+        assert row["pt_reclaim"] == kernel.pt_reclaim
+        assert row["install_ns"] > 0
+        assert row["zap_ns"] > 0
+        assert {name for name in WORK if row[name] is not None} == set(WORK) & set(kernel.columns)
+    model = {(r["point_id"], r["policy"]): r for r in rows("SELECT * FROM outcomes WHERE engine = 'model'")}
+    for row in seen if kernel.counts_pages else []:
+        other = model[row["point_id"], row["policy"]]
+        assert {name: row[name] for name in kernel.columns} == {name: other[name] for name in kernel.columns}
+    assert len(rows("SELECT * FROM rounds WHERE engine = 'kernel'")) == 8
+    assert {row["pages"] for row in rows("SELECT pages FROM points WHERE engine = 'kernel'")} == {512, 1280}
+
+
+@pytest.mark.usefixtures("grid")
+def test_a_refused_point_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status refused, with the reason; the others run; the launch ends with 1 and can try again."""
+    fake = install(monkeypatch, FakeKernel())
+    assert main([*LIVE, "-S", "axes.refault=[0, 0.5]"]) == 1
+    assert "4 ok, 4 refused" in capsys.readouterr().out
+    refused = rows("SELECT error, attempt FROM failures WHERE status = 'refused'")
+    assert [(row["error"][:12], row["attempt"]) for row in refused] == [("refault 0.5:", 1)] * 4
+    asked = len(fake.asked)
+    assert main([*LIVE, "-S", "axes.refault=[0, 0.5]", "--rerun", "failed"]) == 1
+    assert len(fake.asked) == asked  # what is ok is not run again
+    assert rows("SELECT max(attempt) AS last FROM failures") == [{"last": 2}]
+
+
+@pytest.mark.usefixtures("grid")
+def test_munmap_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grid's policies say what is run; a grid that names none asks for the kernel's own."""
+    fake = install(monkeypatch, FakeKernel())
+    assert main([*LIVE, "-S", "policies=[none, merged]"]) == 0
+    Path("all.yaml").write_text(GRID.replace("policies: [none, merged, munmap]\n", ""))
+    assert main(["launch", "all.yaml", "--engine", "kernel"]) == 0
+    assert {unmap for _, unmap in fake.asked} == {False}
+
+
+@pytest.mark.usefixtures("grid")
+def test_ends_after_so_many_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--fail-fast ends at the first point that is not ok; the next launch goes on behind it."""
+    install(monkeypatch, FakeKernel())
+    words = [*LIVE, "-S", "axes.refault=[0.5, 0]", "--fail-fast"]
+    assert main(words) == 1
+    assert rows("SELECT status FROM points") == [{"status": "refused"}]
+    assert main(words) == 1
+    assert rows("SELECT count(*) AS n FROM points") == [{"n": 3}]
+
+
+@pytest.mark.usefixtures("grid")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-S", "policies=[refcount]"], "policies: this kernel shows merged and munmap; the grid asks for refcount"),
+        (["--executor", "ray"], "--executor ray: not with --engine kernel"),
+        (["-j", "2"], "-j: not with --engine kernel"),
+        (["--engine", "kernal"], "unknown engine 'kernal'; did you mean 'kernel'?"),
+    ],
+)
+def test_what_does_not_go_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    """One line and exit code 2, and no run left behind."""
+    install(monkeypatch, FakeKernel())
+    assert main([*LIVE, *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("results").exists()
+
+
+@pytest.mark.usefixtures("grid")
+@pytest.mark.parametrize("words", [LIVE, ["validate", "small.yaml"]], ids=["launch", "validate"])
+def test_elsewhere_than_on_linux(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """One line that says so, exit code 2."""
+    monkeypatch.setattr("engine.kernel.host.sys.platform", "darwin")
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("sweep: the kernel engine needs Linux")
+
+
+def test_a_kernel_without_reclaim_shows_none(monkeypatch: pytest.MonkeyPatch, grid: Path) -> None:
+    """Rows go by what the probe found."""
+    install(monkeypatch, FakeKernel(policy="none", pt_reclaim=False))
+    assert main(LIVE) == 0
+    assert rows("SELECT DISTINCT policy, pt_reclaim FROM outcomes ORDER BY policy") == [
+        {"policy": "munmap", "pt_reclaim": False},
+        {"policy": "none", "pt_reclaim": False},
+    ]

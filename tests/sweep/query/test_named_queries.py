@@ -1,0 +1,183 @@
+"""The questions that compare with none: held to the plain way, a point at a time, which their SQL spares itself."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from engine.model.policy import POLICIES
+from engine.model.scenario import Scenario, columns_of
+from engine.run import run_batch
+from sweep.query.database import Database
+from sweep.query.named_queries import named_query
+from sweep.store import arrow_tables
+from sweep.store.store import Store
+from tests.support.small_stores import MIB, opened, point_id
+
+Rows = list[dict[str, Any]]
+KIB = 1024
+SHOWN = [policy for policy in POLICIES if policy != "none"]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """Three runs: of all policies with unlike rounds, the same with one number of rounds, and one without none."""
+    root = tmp_path_factory.mktemp("questions")
+    axes = [(virt, sparsity, zap) for virt in (64, 96) for sparsity in (0.99, 0.999) for zap in (64 * KIB, 2 * MIB)]
+    unlike = [
+        Scenario(virt=v * MIB, sparsity=s, zap=z, zap_shift=z // 2 * (r > 1), coverage=0.5, rounds=r, threads=r)
+        for v, s, z in axes
+        for r in (1, 2, 3, 5)
+    ]
+    alike = [Scenario(virt=v * MIB, sparsity=s, zap=z, cluster=64 * KIB, rounds=6) for v, s, z in axes]
+    runs = {"unlike": (unlike, POLICIES), "alike": (alike, POLICIES), "lacks": (unlike[:8], ("refcount", "merged"))}
+    for name, (scenarios, policies) in runs.items():
+        columns = columns_of(scenarios)
+        made, ids, repeat = run_batch(columns), [point_id(i) for i in range(len(scenarios))], columns["seed"]
+        with opened(root, f"{name}-0123abcd") as writer:
+            writer.commit(
+                arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, made, policies),
+                arrow_tables.round_table(writer.run_id, ids, made, policies),
+                arrow_tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
+            )
+            writer.finish("ok", {})
+    with Database(Store(root)) as opened_database:
+        yield opened_database
+
+
+def grouped(rows: Rows, *names: str) -> dict[tuple[Any, ...], Rows]:
+    """The rows of each combination of values."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[name] for name in names)].append(row)
+    return groups
+
+
+def compared(database: Database) -> Rows:
+    """Every row of `latest` with its point's row of none in `none`, or None."""
+    rows: Rows = database.query("SELECT * FROM latest").to_pylist()
+    none = {(row["run_id"], row["point_id"]): row for row in rows if row["policy"] == "none"}
+    return [row | {"none": none.get((row["run_id"], row["point_id"]))} for row in rows]
+
+
+def total(rows: Rows, name: str) -> Any:
+    return sum(row[name] for row in rows)
+
+
+def total_of_none(rows: Rows, name: str) -> Any:
+    return sum(row["none"][name] for row in rows)
+
+
+def savings(rows: Rows) -> dict[tuple[Any, ...], dict[str, Any]]:
+    answers = {}
+    for key, group in grouped(rows, "run_id", "policy").items():
+        saved = (
+            100 * (1 - total(group, "vm_pte_kib_end") / total_of_none(group, "vm_pte_kib_end"))
+            if group[0]["none"]
+            else None
+        )
+        answers[key] = {
+            "points": len(group),
+            "end_mib": total(group, "vm_pte_kib_end") / len(group) / KIB,
+            "saved_percent": saved,
+            "locks": total(group, "pmd_locks") + total(group, "pte_locks_extra"),
+            "cost_ms": total(group, "cost_ns") / 1e6,
+        }
+    return answers
+
+
+def cost(rows: Rows) -> dict[tuple[Any, ...], dict[str, Any]]:
+    answers: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for key, group in grouped(rows, "run_id", "policy").items():
+        freed = total(group, "pte_tables_freed")
+        answers[key] = dict.fromkeys(("extra_ms", "extra_percent", "extra_ns_a_freed_table")) | {"tables_freed": freed}
+        if group[0]["none"]:
+            extra = sum(row["cost_ns"] - row["none"]["cost_ns"] for row in group)
+            answers[key]["extra_ms"] = extra / 1e6
+            answers[key]["extra_percent"] = 100 * extra / total_of_none(group, "cost_ns")
+            answers[key]["extra_ns_a_freed_table"] = extra / freed if freed else None
+    return answers
+
+
+def at_peak(rows: Rows) -> dict[tuple[Any, ...], dict[str, Any]]:
+    answers = {}
+    compared_rows = [row for row in rows if row["none"] and row["policy"] != "none"]
+    for (run, cluster, rounds, policy), group in grouped(
+        compared_rows, "run_id", "cluster", "rounds", "policy"
+    ).items():
+        kib, none = total(group, "vm_pte_kib_peak"), total_of_none(group, "vm_pte_kib_peak")
+        answers[run, cluster / KIB, rounds, policy] = {
+            "none_gib": none / len(group) / MIB,
+            "res_gib": total(group, "res_bytes_peak") / len(group) / KIB**3,
+            "saved_percent": 100 * (1 - kib / none),
+        }
+    return answers
+
+
+def shares(rows: Rows, kib: str, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """What each policy saves, in percent, and what is possible at the end."""
+    answers = {}
+    for key, group in grouped([row for row in rows if row["none"]], *names).items():
+        none = sum(row[kib] for row in group if row["policy"] == "none")
+        saved = {p: 100 * (1 - sum(row[kib] for row in group if row["policy"] == p) / none) for p in SHOWN}
+        needed = sum(row["vm_pte_kib_needed_end"] for row in group if row["policy"] == "none")
+        answers[key] = saved | {"possible": 100 * (1 - needed / none)}
+    return answers
+
+
+def by_sparsity(rows: Rows) -> dict[tuple[Any, ...], dict[str, Any]]:
+    names = ("run_id", "sparsity", "cluster")
+    end = shares(rows, "vm_pte_kib_end", *names)
+    peak = shares([row for row in rows if row["rounds"] > 1], "vm_pte_kib_peak", *names)
+    told = {(run, s, c / KIB, "end"): answer for (run, s, c), answer in end.items()}
+    return told | {(run, s, c / KIB, "peak"): answer | {"possible": None} for (run, s, c), answer in peak.items()}
+
+
+def in_kib(answers: dict[tuple[Any, ...], dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Keys of bytes, after the run, as the question prints them."""
+    return {(key[0], *(value / KIB for value in key[1:])): answer for key, answer in answers.items()}
+
+
+PLAIN: dict[str, tuple[tuple[str, ...], Callable[[Rows], dict[tuple[Any, ...], dict[str, Any]]]]] = {
+    "savings": (("run_id", "policy"), savings),
+    "cost": (("run_id", "policy"), cost),
+    "at_peak": (("run_id", "cluster_kib", "rounds", "policy"), at_peak),
+    "by_zap": (("run_id", "zap_kib"), lambda rows: in_kib(shares(rows, "vm_pte_kib_end", "run_id", "zap"))),
+    "by_shift": (
+        ("run_id", "zap_kib", "shift_kib"),
+        lambda rows: in_kib(shares(rows, "vm_pte_kib_end", "run_id", "zap", "zap_shift")),
+    ),
+    "by_sparsity": (("run_id", "sparsity", "cluster_kib", "moment"), by_sparsity),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_answers_are_those_of_the_plain_way(database: Database, name: str) -> None:
+    """Each point beside its own row of none gives the same figures; a run without none has none of them."""
+    keys, plain = PLAIN[name]
+    told = database.query(named_query(name).sql).to_pylist()
+    answers = {tuple(row[key] for key in keys): row for row in told}
+    expected = plain(compared(database))
+    assert len(answers) == len(told)
+    assert answers.keys() == expected.keys()
+    for key, figures in expected.items():
+        shown = {figure: answers[key][figure] for figure in figures}
+        assert shown == pytest.approx(figures, abs=0.051 if name == "cost" else 0.0051), key
+
+
+def test_growth_knows_each_points_rounds(database: Database) -> None:
+    """Whether the points of a run have as many rounds or not: the rows are those of each point's own last round."""
+    rows = database.query(
+        "SELECT r.*, rounds FROM rounds AS r JOIN latest USING (run_id, point_id, policy)"
+    ).to_pylist()
+    kept = [row for row in rows if row["round"] in (1, 2, 4) or row["round"] == row["rounds"]]
+    told = database.query(named_query("growth").sql).to_pylist()
+    expected = grouped(kept, "run_id", "rounds", "round")
+    assert {(row["run_id"], row["rounds"], row["round"]) for row in told} == expected.keys()
+    for row in told:
+        group = expected[row["run_id"], row["rounds"], row["round"]]
+        for policy, points in grouped(group, "policy").items():
+            mib = sum(point["vm_pte_kib_peak"] for point in points) / len(points) / KIB
+            assert row[policy[0]] == pytest.approx(mib, abs=0.00051)
+            assert row["points"] == len(points)

@@ -1,0 +1,182 @@
+"""Interrupts and kills of the real command: exit code 3, finished work kept, no process left, and it goes on."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sweep.query.database import Database
+from sweep.run.signals import Interrupts
+from sweep.store.store import Store
+from tests.paths import ROOT
+
+PATIENCE_S = 300.0  # the first launch may have to compile the engine
+GRID = """schema: sweep/1
+name: slow
+fixed: {virt: 512GiB, sparsity: 0.99, zap: 64KiB}
+repeats: 3000
+"""
+
+
+Begin = Callable[..., "Launch"]
+
+
+class Launch:
+    """`sweep launch` in a process of its own, and all processes that came of it."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        (folder / "slow.yaml").write_text(GRID)
+        self.results = folder / "results"
+        self.temporary = tempfile.mkdtemp(prefix="t", dir="/tmp")  # short: Ray puts sockets there
+        command = [sys.executable, "-m", "sweep.cli", "launch", str(folder / "slow.yaml"), *words]
+        self.process = subprocess.Popen(
+            [*command, "-j", "2", "--results", str(self.results)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={n: v for n, v in os.environ.items() if n != "RAY_ADDRESS"} | {"TMPDIR": self.temporary},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        self.family = {psutil.Process(self.process.pid)}
+
+    def clear(self) -> None:
+        """Whatever a failed test leaves."""
+        for process in self.family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self.process.communicate()
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def until(self, what: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not what():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < end, "too slow"
+            time.sleep(0.05)
+        self.family |= set(psutil.Process(self.process.pid).children(recursive=True))
+
+    def committed(self) -> list[Path]:
+        return list(self.results.glob("*/points/part-*.parquet"))
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr; none of the family may live on."""
+        out, err = self.process.communicate(timeout=60)
+        _, alive = psutil.wait_procs([p for p in self.family if p.is_running()], timeout=10)
+        assert not alive
+        assert not list(Path(self.temporary).iterdir())
+        return self.process.returncode, out, err
+
+    def rows(self) -> tuple[int, int]:
+        """(points, distinct points) that are ok."""
+        with Database(Store(self.results)) as database:
+            table = database.query(
+                "SELECT count(*) AS n, count(DISTINCT point_id) AS d FROM points WHERE status = 'ok'"
+            )
+        return table.to_pylist()[0]["n"], table.to_pylist()[0]["d"]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Starts launches into one store."""
+    launches: list[Launch] = []
+
+    def one(*words: str) -> Launch:
+        launches.append(Launch(tmp_path, *words))
+        return launches[-1]
+
+    yield one
+    for launch in launches:
+        launch.clear()
+
+
+def test_a_launch_that_is_ended_again_and_again_loses_nothing(begin: Begin) -> None:
+    """Ctrl-C, kill -9, SIGTERM: what was committed stays, no point twice, nobody left; the next goes on from there."""
+    kept = 0
+    for number in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM):
+        launch = begin("--executor", "processes")
+        parts = len(launch.committed())
+        launch.until(lambda: len(launch.committed()) > parts)  # noqa: B023 - called within the loop
+        launch.process.send_signal(number)
+        code, out, err = launch.end()
+        ok, distinct = launch.rows()
+        assert ok == distinct > kept
+        kept = ok
+        run = Store(launch.results).runs()[0]
+        assert (run.status, run.todo) == ("interrupted", 3000 - kept)
+        if number == signal.SIGKILL:
+            assert code == -signal.SIGKILL
+        else:
+            assert code == 3
+            assert ": interrupted\n" in out
+            assert "the same command goes on from here" in err
+
+
+def test_the_second_signal_ends_at_once(begin: Begin) -> None:
+    """Also while the first is being answered: exit code 3, nobody left."""
+    launch = begin("--executor", "processes")
+    launch.until(launch.committed)
+    started = time.monotonic()
+    for _ in range(2):
+        launch.process.send_signal(signal.SIGINT)
+        time.sleep(0.001)
+    code, _, _ = launch.end()
+    assert code == 3
+    assert time.monotonic() - started < 10
+    assert launch.rows()[0] > 0
+
+
+def test_a_killed_worker_costs_no_point(begin: Begin) -> None:
+    """The pool puts another in its place and the batch runs again."""
+    launch = begin("--executor", "processes", "-S", "repeats=400")
+    launch.until(launch.committed)
+    psutil.Process(launch.process.pid).children()[0].kill()
+    code, out, _ = launch.end()
+    assert code == 0, out
+    assert launch.rows() == (400, 400)
+
+
+def test_ray_ends_with_the_first_signal(begin: Begin) -> None:
+    """SIGTERM to a launch on Ray: exit code 3, rows kept, no process of Ray and no directory left."""
+    launch = begin("--executor", "ray")
+    launch.until(launch.committed)
+    launch.process.send_signal(signal.SIGTERM)
+    code, out, err = launch.end()
+    assert code == 3
+    assert ": interrupted\n" in out
+    assert "Traceback" not in err
+    assert launch.rows()[0] > 0
+
+
+def test_interrupts_put_the_handlers_back() -> None:
+    """Outside of a launch, signals do what they did before; what was ignored stays ignored within."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        handler = signal.getsignal(signal.SIGINT)
+        with Interrupts() as interrupts:
+            assert signal.getsignal(signal.SIGINT) != handler
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            interrupts.gentle = True
+            signal.raise_signal(signal.SIGTERM)
+            assert interrupts.asked == signal.SIGTERM
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # cleaning up is not interrupted
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_before_the_loop_one_signal_is_enough() -> None:
+    """While planning there is nothing to keep."""
+    with Interrupts(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,213 @@
+"""Results become rows, rows become files."""
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, STATE, WORK
+from engine.model.scenario import FIELDS, row
+from sweep.common import schema
+from sweep.common.errors import DamagedError, SweepFault, UserError
+from sweep.store import arrow_tables
+from tests.support.small_stores import point_id, results, scenarios
+
+COUNT = 5
+IDS = [point_id(i) for i in range(COUNT)]
+REPEAT = np.arange(COUNT, dtype=np.int64)
+
+
+def test_a_row_a_point_and_policy() -> None:
+    """The fast way gives the rows that a plain loop gives."""
+    columns, made = scenarios(COUNT), results(COUNT)
+    rows = arrow_tables.outcome_table("r", IDS, REPEAT, columns, made).to_pylist()
+    expected = [
+        {"run_id": "r", "point_id": IDS[i], "repeat": i, "policy": policy, "engine": "model"}
+        | {name: int(made.values[i, p, c]) for c, name in enumerate(COLUMNS)}
+        for i in range(COUNT)
+        for p, policy in enumerate(POLICIES)
+    ]
+    assert [{name: got[name] for name in expected[0]} for got in rows] == expected
+
+
+def test_scenarios_are_stored_as_people_say_them() -> None:
+    """Choices are text, sparsity is always there, res is NULL where it was not given."""
+    columns = scenarios(COUNT)
+    rows = arrow_tables.point_table("r", IDS, REPEAT, columns).to_pylist()
+    for i, got in enumerate(rows):
+        scenario = row(columns, i)
+        for field in FIELDS:
+            if field.name != "sparsity":
+                assert got[field.name] == getattr(scenario, field.name)
+        assert got["sparsity"] == pytest.approx(float(1 - scenario.installed_share))
+    stored = arrow_tables.scenario_table(columns)
+    assert stored.schema.names == [*(field.name for field in FIELDS), *(column.name for column in schema.TRACE)]
+    assert all(stored.column(column.name).null_count == COUNT for column in schema.TRACE)
+
+
+def test_only_the_policies_asked_for() -> None:
+    """A grid's policies are the rows, in the grid's order; the others are not written."""
+    made, wanted = results(COUNT), ("none", "merged")
+    table = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), made, wanted)
+    assert table.column("policy").to_pylist() == list(wanted) * COUNT
+    merged = made.values[:, POLICIES.index("merged"), COLUMNS.index("ipis")]
+    assert table.column("ipis").to_pylist()[1::2] == merged.tolist()
+
+
+def test_rounds_count_from_one() -> None:
+    """A row a point, round and policy, with the round's own figures."""
+    made = results(2, rounds=3)
+    rows = arrow_tables.round_table("r", IDS[:2], made, ("none", "munmap")).to_pylist()
+    assert [(r["point_id"], r["round"], r["policy"]) for r in rows] == [
+        (IDS[i], number, policy) for i in range(2) for number in (1, 2, 3) for policy in ("none", "munmap")
+    ]
+    last = made.rounds[5, POLICIES.index("munmap")].tolist()
+    assert [rows[-1][name] for name in ROUND_COLUMNS] == last
+
+
+def test_a_single_round_stands_in_outcomes_alone() -> None:
+    """Files hold the rounds of points with several; the view `rounds` has all (test_sql.py)."""
+    made = replace(results(2), rounds=results(3, rounds=1).rounds, round_counts=np.array([1, 2]))
+    rows = arrow_tables.round_table("r", IDS[:2], made, ("none", "munmap")).to_pylist()
+    assert [(r["point_id"], r["round"]) for r in rows] == [(IDS[1], 1), (IDS[1], 1), (IDS[1], 2), (IDS[1], 2)]
+    assert rows[0]["res_bytes_peak"] == made.rounds[1, 0, 0]
+    assert arrow_tables.file_of(arrow_tables.round_table("r", IDS[:2], results(2, rounds=1))) == b""
+
+
+def test_the_model_measures_nothing_and_the_kernel_shows_little() -> None:
+    """What an engine cannot know is NULL, never 0."""
+    model = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
+    for column in schema.KERNEL:
+        assert model.column(column.name).null_count == model.num_rows
+    times = np.arange(COUNT, dtype=np.int64).reshape(COUNT, 1)
+    facts = arrow_tables.KernelFacts(times, times * 2, "6.18.1", True)
+    seen = replace(results(COUNT), known=(*STATE, "zap_calls"))
+    kernel = arrow_tables.outcome_table(
+        "r", IDS, REPEAT, scenarios(COUNT), seen, ("merged",), engine="kernel", kernel=facts
+    )
+    assert kernel.column("zap_ns").to_pylist() == [0, 2, 4, 6, 8]
+    assert kernel.column("pt_reclaim").to_pylist() == [True] * COUNT
+    unseen = {name for name in WORK if kernel.column(name).null_count == COUNT}
+    assert unseen == set(WORK) - {"zap_calls"}
+
+
+def test_points_tell_how_they_went() -> None:
+    """Status, attempt, error, node and time are given once for all, or one a row; derived columns come last."""
+    table = arrow_tables.point_table(
+        "r",
+        IDS,
+        REPEAT,
+        scenarios(COUNT),
+        {"pages": [1, 2, 3, 4, 5], "unknown": [None] * COUNT},
+        status=["ok", "failed", "ok", "lost", "ok"],
+        attempt=[1, 2, 1, 1, 1],
+        error=[None, "it broke", None, "node gone", None],
+        node="a",
+    )
+    assert table.schema.names == [*(column.name for column in schema.POINTS), "pages", "unknown"]
+    assert table.column("error").to_pylist()[1] == "it broke"
+    assert table.column("cpu_ns").null_count == COUNT
+    assert table.schema.field("unknown").type == pa.float64()
+    with pytest.raises(SweepFault, match="status"):
+        arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), status="fine")
+
+
+def test_results_of_other_points_are_a_fault() -> None:
+    """Shapes that do not fit are never written."""
+    with pytest.raises(SweepFault):
+        arrow_tables.outcome_table("r", IDS[:2], REPEAT[:2], scenarios(2), results(3))
+    with pytest.raises(SweepFault):
+        arrow_tables.round_table("r", IDS[:2], results(3))
+
+
+def test_an_undeclared_column_is_a_fault() -> None:
+    """No table has a column that schema.py does not know."""
+    with pytest.raises(SweepFault, match="undeclared columns: secret"):
+        arrow_tables._declared(schema.ROUNDS, {"secret": pa.array([1])}, 1)
+
+
+def test_a_part_comes_back() -> None:
+    """Bytes of Parquet hold what the table tells, its units, and what they were told to keep."""
+    table = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
+    data = arrow_tables.parquet_bytes(table, {"rounds": "abc"})
+    back = arrow_tables.read_part(data, "part")
+    assert back.equals(table.select(back.column_names))
+    left_out = [table.column(name) for name in table.column_names if name not in back.column_names]
+    assert len(left_out) >= len(schema.TRACE + schema.KERNEL)
+    assert all(column.null_count == len(table) for column in left_out)
+    assert arrow_tables.kept(back) == {"rounds": "abc"}
+    assert pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0).column(0).compression == "LZ4"
+    assert back.schema.field("virt").metadata[b"unit"] == b"bytes"
+    assert arrow_tables.file_of(table) == arrow_tables.parquet_bytes(table)
+    assert arrow_tables.file_of(table.slice(0, 0)) == b""
+
+
+def test_parts_become_one(tmp_path: Path) -> None:
+    """Rows stay in order, with units; a column that some lack is NULL there; types widen, or it is refused."""
+    low = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [None] * COUNT})
+    high = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [1] * COUNT, "more": ["x"] * COUNT})
+    text = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": ["x"] * COUNT})
+    for name, table in {"low": low, "high": high, "text": text}.items():
+        (tmp_path / name).write_bytes(arrow_tables.parquet_bytes(table))
+    assert "pages" in arrow_tables.read_part(tmp_path / "low", "low").column_names  # nothing else tells of it
+    back = arrow_tables.read_part(arrow_tables.merged([tmp_path / "low", tmp_path / "high"], {"rounds": "abc"}), "wide")
+    assert back.column("point_id").to_pylist() == IDS * 2
+    assert back.column("pages").to_pylist() == [None] * COUNT + [1.0] * COUNT
+    assert back.column("more").to_pylist() == [None] * COUNT + ["x"] * COUNT
+    assert back.schema.field("virt").metadata[b"unit"] == b"bytes"
+    assert arrow_tables.kept(back) == {"rounds": "abc"}
+    with pytest.raises(UserError, match="do not fit together"):
+        arrow_tables.merged([tmp_path / "high", tmp_path / "text"])
+
+
+def test_only_columns_with_gaps_are_nullable(tmp_path: Path) -> None:
+    """A part says which of its columns have no NULL; merged with one that has some, they are nullable."""
+    whole = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
+    assert {field.name for field in whole.schema if field.nullable} == {
+        column.name for column in (*schema.TRACE, *schema.KERNEL)
+    } | {"res"}
+    seen = replace(results(COUNT), known=(*STATE, "zap_calls"))
+    part = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), seen)
+    for name, table in {"whole": whole, "part": part}.items():
+        (tmp_path / name).write_bytes(arrow_tables.parquet_bytes(table))
+    for order in (["whole", "part"], ["part", "whole"]):
+        back = arrow_tables.read_part(arrow_tables.merged([tmp_path / name for name in order]), "wide")
+        assert back.column("ipis").null_count == part.num_rows
+        assert back.schema.field("ipis").nullable
+        assert not back.schema.field("zap_calls").nullable
+    (tmp_path / "old").write_bytes(arrow_tables.parquet_bytes(whole.drop_columns(["zap_calls"])))
+    for order in (["whole", "old"], ["old", "whole"]):
+        back = arrow_tables.read_part(arrow_tables.merged([tmp_path / name for name in order]), "wide")
+        assert back.column("zap_calls").null_count == whole.num_rows
+
+
+def test_a_truncated_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be read is one line with the file's name; what may not be read is another matter than damage."""
+    path = tmp_path / "part-000001.parquet"
+    path.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DamagedError, match=r"part-000001\.parquet: not a whole Parquet file") as told:
+        arrow_tables.read_part(path, str(path))
+    assert "\n" not in str(told.value)
+    with pytest.raises(DamagedError, match="gone"):
+        arrow_tables.read_part(tmp_path / "none", "none")
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(pq, "ParquetFile", forbidden)
+    with pytest.raises(UserError, match="part: Permission denied; change its permissions: the run needs it") as other:
+        arrow_tables.read_part(path, "part")
+    assert not isinstance(other.value, DamagedError)
+
+
+def test_wide_sums_are_narrowed() -> None:
+    """DuckDB's 128-bit sums become int64 where they fit, and stay exact where they do not."""
+    wide = pa.table({"a": pa.array([1, None], pa.decimal128(38, 0)), "b": pa.array([2**70, 1], pa.decimal128(38, 0))})
+    narrow = arrow_tables.narrowed(wide)
+    assert narrow.schema.types == [pa.int64(), pa.decimal128(38, 0)]
+    assert narrow.column("a").to_pylist() == [1, None]

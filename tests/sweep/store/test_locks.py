@@ -1,0 +1,80 @@
+"""One process writes a run; any number read it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweep.common.errors import UserError
+from sweep.store import locks
+from sweep.store.storage import Directory
+from sweep.store.store import Store
+from tests.support.small_stores import has_ok, opened
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tests.support.small_stores import commit, opened
+writer = opened(Path(sys.argv[1]))
+commit(writer, 0, 3)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Callable[[], "subprocess.Popen[str]"]:
+    """Starts another process that writes a run and then waits."""
+
+    def start() -> "subprocess.Popen[str]":
+        process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    return start
+
+
+def test_one_writer_a_run(tmp_path: Path, other: Callable[[], "subprocess.Popen[str]"]) -> None:
+    """A second process gets one line with the pid; reading goes on; a killed writer's run can be gone on with."""
+    process = other()
+    try:
+        store = Store(tmp_path)
+        assert (store.find("last").status, store.find("last").ok) == ("running", 3)
+        with pytest.raises(UserError, match=rf"is being written by process {process.pid}"):
+            opened(tmp_path)
+        with pytest.raises(UserError, match=rf"is being written by process {process.pid}; stop it first"):
+            store.remove("first")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert store.find("last").status == "interrupted"
+    with opened(tmp_path) as writer:
+        assert has_ok(writer, range(4)) == [True, True, True, False]
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """A worker that outlives its parent does not keep the run locked."""
+    writer = opened(tmp_path)
+    ours, childs = socket.socketpair()
+    child = os.fork()
+    if not child:
+        childs.send(b"forked")
+        childs.recv(1)
+        os._exit(0)
+    try:
+        assert ours.recv(6) == b"forked"
+        assert locks.holder(Directory(tmp_path / writer.run_id)) == f"process {os.getpid()}"
+        writer.close()
+        assert locks.holder(Directory(tmp_path / writer.run_id)) is None
+        opened(tmp_path).close()
+    finally:
+        ours.send(b".")
+        os.waitpid(child, 0)
+        ours.close()
+        childs.close()

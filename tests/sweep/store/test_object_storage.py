@@ -1,0 +1,382 @@
+"""A store in a bucket: the same commands, the same rows, whatever the object store does in the middle."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from sweep.cli.main import main
+from sweep.common.errors import UserError
+from sweep.query.database import Database
+from sweep.run.driver import LaunchOptions, launch
+from sweep.store import locks, parts, storage
+from sweep.store.storage import Bucket, Directory, Place, place_at
+from sweep.store.store import Store
+from tests.support import fake_engine
+from tests.support.fake_engine import Told, grid
+from tests.support.s3_server import BUCKET, SECRET, Proxy, s3
+from tests.support.small_stores import commit, has_ok, opened, point_id
+
+SEEDS = list(range(1, 9))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Proxy]:
+    with s3() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def bucket(server: Proxy) -> str:
+    return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture(params=["directory", "s3", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place of each kind, empty."""
+    if request.param == "directory":
+        return Directory(tmp_path / "results")
+    if request.param == "s3":
+        return place_at(request.getfixturevalue("bucket"))
+    return place_at(f"memory://{uuid4().hex}/results")
+
+
+def run(root: Place | Path, seeds: list[int] = SEEDS, **how: Any) -> Any:
+    return launch(
+        grid(seeds, rounds=2), LaunchOptions(root, executor="inline", runner=fake_engine.RUNNER, **how), Told()
+    )
+
+
+def rows(root: Place | Path, sql: str = "SELECT * FROM outcomes ORDER BY point_id, policy") -> list[dict[str, Any]]:
+    with Database(Store(root)) as database:
+        found: list[dict[str, Any]] = database.query(sql).to_pylist()
+        return found
+
+
+def test_places_are_alike(place: Place) -> None:
+    """What is put is there whole, once; names are sorted; what is not there is said so, or is fine to delete."""
+    assert place.entries() == place.child("none").entries() == []
+    place.put("a/two", b"2")
+    place.put("a/one", b"1" * 100_000)
+    place.put("a/two", b"22")
+    assert [(entry.name, entry.is_place) for entry in place.entries()] == [("a", True)]
+    assert [(e.name, e.is_place, e.size) for e in place.child("a").entries()] == [
+        ("one", False, 100_000),
+        ("two", False, 2),
+    ]
+    assert place.read("a/two") == b"22"
+    place.move("a/two", "b/three")
+    assert (place.has("a/two"), place.has("b/three")) == (False, True)
+    with pytest.raises(FileNotFoundError):
+        place.read("a/two")
+    place.delete("a/two", "b/three")
+    place.delete_all()
+    place.delete_all()
+    assert not place.has("a/one")
+
+
+def test_the_store_is_the_same_anywhere(place: Place, tmp_path: Path) -> None:
+    """Launch, resume, failures, query, ls, rm: what a directory does, a bucket does, to the value."""
+    here = tmp_path / "here"
+    for root in (here, place):
+        first = run(root, where="seed < 5")
+        assert (first.status, first.points) == ("ok", {"ok": 4})
+        second = run(root)
+        assert (second.run_id, second.resumed, second.done_before, second.points) == (first.run_id, True, 4, {"ok": 4})
+        assert run(root, [1, fake_engine.RAISES]).points == {"ok": 1, "failed": 1}
+        assert run(root, fresh=True).run_id == f"{first.run_id}-2"
+    for view in ("outcomes", "latest", "rounds", "failures"):
+        asked = (
+            f"SELECT * EXCLUDE (finished_at, cpu_ns) FROM {view} ORDER BY ALL"
+            if view == "failures"
+            else f"FROM {view} ORDER BY ALL"
+        )
+        assert rows(place, asked) == rows(here, asked)
+    store = Store(place)
+    assert [(r.run_id, r.status, r.ok, r.failed, r.todo) for r in store.runs()] == [
+        (r.run_id, r.status, r.ok, r.failed, r.todo) for r in Store(here).runs()
+    ]
+    kept = parts.look(store.find("last").path)
+    assert all(len(kept.of(table)) == 1 for table in kept.files)
+    for name in [info.run_id for info in store.runs()]:
+        store.remove(name)
+    assert store.runs() == []
+
+
+def test_the_commands(bucket: str, server: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--results takes the URI in every command; no secret is in the store, in what is printed or in the words said."""
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        "schema: sweep/1\nname: small\nfixed: {virt: 2MiB, sparsity: 0.5, rounds: 2}\naxes: {seed: [1, 2]}\n"
+    )
+    there = ["--results", bucket]
+    for words, told in (
+        (["plan", str(path)], "to run"),
+        (["launch", str(path), "--executor", "inline"], "points   2 ok"),
+        (["launch", str(path), "--executor", "inline"], "2 were done"),
+        (["plan", str(path)], "done in small-"),
+        (["ls"], "small-"),
+        (["show"], "files      3"),
+        (["query", "SELECT count(*) AS n FROM outcomes"], "14"),
+        (["rm", "last", "--yes"], ""),
+        (["ls"], "no run in s3://"),
+    ):
+        assert main([*words, *there]) == 0
+        out, err = capsys.readouterr()
+        assert told in out + err
+        assert SECRET not in out + err
+        if words[0] == "show":
+            run_json = Store(place_at(bucket)).find("last").path.read("run.json").decode()
+            assert SECRET not in run_json
+            assert "somebody" not in run_json
+
+
+def test_runs_of_a_bucket_are_compared(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As those of a directory are: a run again is equal; of another engine, not."""
+    root = place_at(bucket)
+    first, again = run(root).run_id, run(root, fresh=True).run_id
+    assert main(["compare", first, again, "--results", bucket]) == 0
+    assert "rows       56 matched; 0 only in A, 0 only in B" in capsys.readouterr().out
+    launch(grid(SEEDS, rounds=2), LaunchOptions(root, executor="inline", fresh=True), Told())
+    assert main(["compare", first, "last", "--results", bucket]) == 5
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("s3://me:hidden@bucket/results", "no user or password in a URI"),
+        ("s3://bucket/results?secret_key=hidden", "option 'secret_key' in a URI: allowed: region"),
+        ("s3://bucket/../other", "not a bucket and a prefix"),
+        ("s3://", "not a bucket and a prefix"),
+        ("sftp://host/results", "unknown scheme 'sftp'"),
+        ("nosuch://host/results", "others show files before they are whole"),
+        ("oci://bucket/results", "needs the package that reads oci://"),
+    ],
+)
+def test_uris_that_are_refused(uri: str, told: str) -> None:
+    """One line, and what is secret in it is not repeated."""
+    with pytest.raises(UserError, match="--results") as error:
+        place_at(uri)
+    assert told in str(error.value)
+    assert "hidden" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bucket_that_is_not_there(server: Proxy) -> None:
+    """It is said at once, with the bucket and what to look at."""
+    with pytest.raises(UserError, match=r"s3://nosuch/x.*look at the bucket's name and the credentials"):
+        run(place_at("s3://nosuch/x"))
+
+
+@pytest.mark.parametrize("fault", ["503", "cut", "hang"])
+def test_a_launch_goes_on_through_failures(
+    server: Proxy, bucket: str, tmp_path: Path, fault: str, patient: None
+) -> None:
+    """One request in four is refused, cut or unanswered, and the rows are those of a quiet run, each once."""
+    dice = random.Random(fault)
+    server.fault = lambda method, path: fault if dice.random() < 0.25 else ""
+    try:
+        summary = run(place_at(bucket))
+    finally:
+        server.fault = lambda method, path: ""
+    assert (summary.status, summary.points) == ("ok", {"ok": len(SEEDS)})
+    run(tmp_path)
+    assert rows(place_at(bucket)) == rows(tmp_path)
+
+
+@pytest.mark.parametrize("after", [0, 3, 8, 20])
+def test_a_store_that_stops_ends_a_launch_with_a_line(
+    server: Proxy, bucket: str, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch, patient: None
+) -> None:
+    """Once puts are answered no more, at whichever of them: a line; the next launch loses and doubles nothing."""
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.3)
+    monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 2)
+    monkeypatch.setattr("sweep.run.result_buffer.COMMIT_S", 0.0)
+    puts = [0]
+
+    def broken(method: str, path: str) -> str:
+        puts[0] += method == "PUT"
+        return "503" if puts[0] > after and method != "GET" else ""
+
+    server.fault = broken
+    try:
+        ended = None
+        try:
+            run(place_at(bucket))
+        except UserError as error:
+            ended = str(error)
+    finally:
+        server.fault = lambda method, path: ""
+    if puts[0] > after:
+        assert ended is None or (f"{bucket}/" in ended and "launch again when the store answers" in ended)
+    assert "\n" not in (ended or "")
+    monkeypatch.undo()
+    assert run(place_at(bucket)).status == "ok"
+    run(tmp_path)
+    assert rows(place_at(bucket)) == rows(tmp_path)
+
+
+def test_a_stop_and_a_start(server: Proxy, bucket: str, tmp_path: Path, patient: None) -> None:
+    """The server goes away in the middle and comes back: the launch waits for it and ends well."""
+    stopped = threading.Event()
+
+    def pull(method: str, path: str) -> str:
+        if method == "PUT" and "outcomes/" in path and not stopped.is_set():
+            stopped.set()
+            threading.Thread(target=restart).start()
+        return "503" if stopped.is_set() else ""
+
+    def restart() -> None:
+        server.stop()
+        time.sleep(0.5)
+        server.fault = lambda method, path: ""
+        server.start()
+
+    server.fault = pull
+    summary = run(place_at(bucket))
+    assert stopped.is_set()
+    assert (summary.status, summary.points) == ("ok", {"ok": len(SEEDS)})
+    run(tmp_path)
+    assert rows(place_at(bucket)) == rows(tmp_path)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short pauses between tries."""
+    monkeypatch.setattr(storage, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(storage, "_LONGEST_PAUSE_S", 0.1)
+
+
+@pytest.mark.parametrize("damage", ["short", "gone"])
+def test_damage_is_set_aside(place: Place, damage: str) -> None:
+    """In a bucket too: named, moved to damaged/, its points run again; a query leaves it out until then."""
+    with opened(place) as writer:
+        commit(writer, 0, 2)
+        commit(writer, 2, 3)
+    there = place.child(writer.run_id)
+    name = parts.look(there).of("outcomes")[0]
+    there.put(name, there.read(name)[:100]) if damage == "short" else there.delete(name)
+    assert {row["point_id"] for row in rows(place)} == {point_id(n) for n in (2, 3, 4)}
+    with opened(place) as again:
+        assert [name in problem for problem in again.problems] == [True]
+        assert has_ok(again, range(5)) == [False] * 2 + [True] * 3
+    assert [entry.is_place for entry in there.child(parts.DAMAGED).entries()] == [False] * (
+        2 if damage == "gone" else 3
+    )
+
+
+HOLD = """
+import sys, time
+from sweep.store.storage import place_at
+from tests.support.small_stores import commit, opened
+writer = opened(place_at(sys.argv[1]))
+commit(writer, 0, 3)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lease_keeps_others_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in a bucket has one writer; a killed one's run can be gone on with at once on its machine."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, bucket], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        root = place_at(bucket)
+        assert Store(root).find("last").status == "running"
+        busy = rf"is being written by process {process.pid} on "
+        with pytest.raises(UserError, match=busy):
+            opened(root)
+        with pytest.raises(UserError, match=busy):
+            Store(root).remove("first")
+    finally:
+        process.kill()
+        process.wait()
+    assert Store(root).find("last").status == "interrupted"
+    with opened(root) as writer:
+        assert has_ok(writer, range(4)) == [True, True, True, False]
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, this process is on another machine than the leases that it took before."""
+    monkeypatch.setattr(locks, "LOOK_S", 0.05)
+    monkeypatch.setattr(locks, "BEAT_S", 0.1)
+    return lambda: monkeypatch.setattr(locks, "_this_place", lambda: "another machine")
+
+
+def test_a_lease_that_is_kept(bucket: str, elsewhere: Callable[[], None]) -> None:
+    """Another machine sees the lease being put again and again, and stays away."""
+    writer = opened(place_at(bucket))
+    elsewhere()
+    with pytest.raises(UserError, match="is being written by process"):
+        opened(place_at(bucket))
+    commit(writer, 0, 1)
+    writer.close()
+
+
+def test_a_lease_that_runs_out(bucket: str, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever does not put it again loses it; when it wakes up it is told before it can commit, and no row doubles."""
+    monkeypatch.setattr(locks.Lease, "_beat", lambda self: None)
+    root = place_at(bucket)
+    sleeper = opened(root)
+    commit(sleeper, 0, 1)
+    elsewhere()
+    monkeypatch.setattr(locks, "LEASE_S", 0.5)
+    with opened(root) as taker:
+        commit(taker, 1, 1)
+        with pytest.raises(UserError, match="another launch took this run over"):
+            commit(sleeper, 1, 1)
+        with pytest.raises(UserError, match="another launch took this run over"):
+            sleeper.finish("ok", {})
+        sleeper.close()
+        commit(taker, 2, 1)
+        taker.finish("ok", {})
+    assert [row["n"] for row in rows(root, "SELECT count(*) AS n FROM outcomes GROUP BY point_id")] == [7, 7, 7]
+
+
+def test_of_two_at_once_one_goes_on(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches that start together never both write; the others get a line."""
+    monkeypatch.setattr(locks, "LOOK_S", 0.05)
+    run_place = place_at(bucket).child("first-00000000")
+    assert isinstance(run_place, Bucket)
+    won: list[locks.RunLock] = []
+    lost: list[str] = []
+    start = threading.Barrier(4)
+
+    def contend() -> None:
+        start.wait()
+        try:
+            won.append(locks.lock(run_place))
+        except UserError as error:
+            lost.append(str(error))
+
+    threads = [threading.Thread(target=contend) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) <= 1
+    assert all("is being written by" in line for line in lost)
+    for held in won:
+        held.release()
+    assert run_place.child(locks.LEASES).entries() == []
+
+
+def test_json_of_a_lease_tells_no_secret(bucket: str) -> None:
+    """It says who holds it: host, pid, since when."""
+    with opened(place_at(bucket)) as writer:
+        there = place_at(bucket).child(writer.run_id)
+        (lease,) = there.child(locks.LEASES).entries()
+        claim = json.loads(there.read(f"{locks.LEASES}/{lease.name}"))
+    assert claim["pid"] == os.getpid()
+    assert SECRET not in json.dumps(claim)

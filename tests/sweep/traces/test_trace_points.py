@@ -1,0 +1,229 @@
+"""Traces as points of a grid: what they are known by, that they run like any point, and what does not go with them."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.model.policy import POLICIES
+from engine.model.results import STATE, WORK
+from engine.model.scenario import FIELD
+from engine.traces.replay import Replay
+from sweep.cli.main import main
+from sweep.common.errors import UserError
+from sweep.common.text_lines import Rows
+from sweep.executors.base import TRACES
+from sweep.grid.loader import Grid, load, parse
+from sweep.grid.point_id import point_ids, run_name
+from sweep.kernel import kernel_driver
+from sweep.kernel.kernel_replay import SHOWN
+from sweep.traces import trace_batches
+from sweep.traces.trace_reader import steps
+from tests.paths import DATA
+from tests.support.live_kernel import why_not
+
+HEAD = "schema: sweep/1\nname: t\n"
+BASIC, RICH = DATA / "kernel/basic-0000.csv", DATA / "kernel/rich-1000.csv"
+
+
+def written(folder: Path, workload: str, more: str = "") -> Path:
+    path = folder / "t.yaml"
+    path.write_text(f"{HEAD}workload: {workload}\n{more}")
+    return path
+
+
+def ids(grid: Grid) -> list[str]:
+    return [point for chunk in grid.chunks() for point in point_ids(chunk.columns)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two kernel traces and two allocators' beside the grid."""
+    for path in (BASIC, RICH, DATA / "allocator/threads.strace", DATA / "allocator/tcmalloc_large.csv.gz"):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def test_a_trace_is_its_text(folder: Path) -> None:
+    """Neither path, name nor packing is part of a point; another touch or another byte is another point."""
+    (folder / "same.csv.gz").write_bytes(gzip.compress(BASIC.read_bytes()))
+    (folder / "other.csv").write_bytes(BASIC.read_bytes() + b"\n")
+    one, same, other = (
+        load(written(folder, f"{{trace: {name}}}")) for name in ("basic-0000.csv", "same.csv.gz", "other.csv")
+    )
+    assert ids(one) == ids(same) != ids(other)
+    assert run_name(one) == run_name(same) != run_name(other)
+    assert ids(load(written(folder, "{trace: basic-0000.csv, touch: all}"))) != ids(one)
+
+
+def test_files_count_from_the_grid_and_on_the_command_line_from_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a grid and its traces move together, and as a shell completes names."""
+    (folder / "there").mkdir()
+    monkeypatch.chdir(folder / "there")
+    path = written(folder, "{trace: basic-0000.csv}")
+    assert load(path).traces[0].rows == 42
+    assert [trace.name for trace in load(path, ["workload.trace=../rich-1000.csv"]).traces] == ["rich-1000"]
+
+
+def test_every_executor_gives_what_replay_gives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows of the store are the replay's figures; a scenario's fields and what no trace determines are NULL."""
+    path = written(folder, "{trace: [basic-0000.csv, rich-1000.csv]}", "policies: [none, merged, munmap]\n")
+    columns = ", ".join((*STATE, *trace_batches.DETERMINED))
+    unknown = [f'"{name}" IS NULL' for name in (*FIELD, *set(WORK) - set(trace_batches.DETERMINED), "install_ns")]
+    sql = f"SELECT trace, policy, {columns} FROM latest WHERE {' AND '.join(unknown)} ORDER BY trace, policy"
+    found = []
+    for executor in ("inline", "processes"):
+        store = str(folder / executor)
+        assert main(["launch", str(path), "-q", "--executor", executor, "--results", store]) == 0
+        capsys.readouterr()
+        assert main(["query", sql, "--json", "--results", store]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1] == expected()
+
+
+def expected() -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for trace in (BASIC, RICH):
+        replay, purges = Replay(), 0
+        with Rows(str(trace)) as lines:
+            next(iter(lines))
+            for step in steps(lines):
+                replay.apply(step.operation)
+                purges += step.operation.op in ("dontneed", "dontneed_locked", "free")
+        for policy in ("merged", "munmap", "none"):
+            known = replay.outcome(policy) | {"zap_calls": purges}
+            rows.append(
+                {"trace": trace.stem, "policy": policy} | {c: known[c] for c in (*STATE, *trace_batches.DETERMINED)}
+            )
+    return rows
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def test_it_resumes_and_explains_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """plan, launch, query and why know traces: what is done is not run again, and a point says where it stands."""
+    more = 'policies: [none, merged]\nderive: {kind: "left(trace, 4)"}\n'
+    path = str(written(folder, "{trace: [basic-0000.csv, rich-1000.csv]}", more))
+    store = ("--results", str(folder / "results"))
+    listed = json.loads(said(capsys, "plan", path, "--points", "--format", "json", *store))
+    assert [(row["trace"], row["touch"], row["trace_rows"], row["kind"]) for row in listed] == [
+        ("basic-0000", "recorded", 42, "basi"),
+        ("rich-1000", "recorded", 42, "rich"),
+    ]
+    launch = ("launch", path, "-q", "--json", "--executor", "inline", *store)
+    first = json.loads(said(capsys, *launch, "--where", "trace = 'rich-1000'"))
+    second = json.loads(said(capsys, *launch))
+    assert (first["points"], second["points"], second["done_before"]) == ({"ok": 1}, {"ok": 1}, 1)
+    answer = json.loads(said(capsys, "query", "by_trace", "--json", *store))
+    assert [(row["trace"], row["none_kib"]) for row in answer] == [("basic-0000", 72), ("rich-1000", 120)]
+    for words in ((), (path,)):
+        facts = json.loads(said(capsys, "why", listed[1]["point_id"], *words, "--json", *store))
+        assert facts["agrees"]
+        assert facts["scenario"] == {"touch": "recorded", "trace": listed[1]["trace_hash"]}
+    assert facts["grid"]["places"]["trace"].endswith("workload.trace[1]")
+
+
+def test_what_a_trace_leaves_out_goes_with_its_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Skipped rows are a remark of the point; a trace at fault is a failed point with its row, and costs no other."""
+    (folder / "cut.csv").write_bytes(BASIC.read_bytes()[:300] + b"\n")
+    path = written(folder, "{trace: [cut.csv, threads.strace, tcmalloc_large.csv.gz], touch: all}", "policies: none\n")
+    store = ("--results", str(folder / "results"))
+    assert main(["launch", str(path), "--executor", "inline", *store]) == 1
+    assert "warning: tcmalloc_large: 629 rows skipped" in capsys.readouterr().err
+    points = json.loads(said(capsys, "query", "SELECT trace, status, error, remarks FROM points", "--json", *store))
+    told = {row["trace"]: (row["status"], row["error"], row["remarks"]) for row in points}
+    assert told["cut"][0] == "failed"
+    assert "cut: row 9: " in told["cut"][1]
+    assert told["threads"] == ("ok", None, None)
+    assert "counts as mapped" in told["tcmalloc_large"][2]
+
+
+def test_a_file_that_changes_meanwhile_is_not_taken(folder: Path) -> None:
+    """The id says which text was played, so another text is refused."""
+    trace = load(written(folder, "{trace: basic-0000.csv}")).traces[0]
+    assert gzip.decompress(trace.content()) == BASIC.read_bytes()
+    (folder / "basic-0000.csv").write_bytes(RICH.read_bytes())
+    with pytest.raises(UserError, match="has changed since the grid was read"):
+        trace.content()
+
+
+def test_a_batch_equals_its_points_alone() -> None:
+    """As for scenarios: what runs beside a trace changes no figure."""
+    columns = {
+        "trace": np.array(["a", "b"], object),
+        "touch": np.array(["recorded", "all"], object),
+        "content": np.array([BASIC.read_bytes(), RICH.read_bytes()], object),
+    }
+    both = trace_batches.run_batch(columns).values
+    for i in range(2):
+        alone = trace_batches.run_batch({name: values[i : i + 1] for name, values in columns.items()})
+        assert np.array_equal(alone.values[0], both[i])
+    assert both.shape[1] == len(POLICIES)
+    assert f"{trace_batches.__name__}:run_batch" == TRACES
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("workload: {trace: nope.csv}", "t.yaml:3:19: workload.trace: "),
+        ("workload: {trace: [basic-0000.csv, nope.csv]}", "t.yaml:3:36: workload.trace[1]: "),
+        ("workload: {trace: []}", "t.yaml:3:19: workload.trace: an empty list"),
+        ("workload: {trace: t.yaml}", "a trace starts with step,op,start,length,stride"),
+        ("workload: {}", "t.yaml:3:11: workload: key 'trace' is required"),
+        ("workload: {trcae: a.csv}", "t.yaml:3:12: workload: unknown key 'trcae'; did you mean 'trace'?"),
+        ("workload: {trace: basic-0000.csv, touch: al}", "workload.touch: unknown touch 'al'; did you mean 'all'?"),
+        ("workload: {trace: threads.strace}", "3:19: workload.trace: threads records no touches; add `touch: all`"),
+        (
+            "workload: {trace: basic-0000.csv}\naxes: {sparsity: [0.5]}",
+            "t.yaml:4:1: 'axes' does not go with `workload`",
+        ),
+        ("workload: {trace: basic-0000.csv}\nfixed: {virt: 1GiB}", "t.yaml:4:1: 'fixed' does not go with `workload`"),
+        ("workload: {trace: basic-0000.csv}\nrepeats: 2", "t.yaml:4:1: 'repeats' does not go"),
+        ("workload: {trace: basic-0000.csv}\nexclude: [{zap: 2MiB}]", "t.yaml:4:17: exclude[0].zap: a trace has none"),
+        ("workload: {trace: basic-0000.csv}\nderive: {touch: '1'}", "t.yaml:4:10: derive: 'touch'"),
+    ],
+)
+def test_what_does_not_go_with_a_trace(folder: Path, text: str, told: str) -> None:
+    """An error with its line."""
+    path = folder / "t.yaml"
+    path.write_text(f"{HEAD}{text}\n")
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert told in str(error.value)
+
+
+@pytest.mark.skipif(bool(why_not()), reason=f"no live kernel: {why_not()}")
+def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--engine kernel: the columns that show from outside equal the model's, the others are NULL; same ids."""
+    path, store = (
+        str(written(folder, "{trace: [basic-0000.csv, rich-1000.csv]}")),
+        ("--results", str(folder / "results")),
+    )
+    said(capsys, "launch", path, "-q", "--executor", "inline", *store)
+    said(capsys, "launch", path, "-q", "--engine", "kernel", *store)
+    unseen = [name for name in (*STATE, *WORK, "install_ns", "zap_ns") if name not in SHOWN]
+    sql = (
+        "SELECT count(*) AS rows FROM outcomes AS live JOIN outcomes AS model USING (point_id, policy) "
+        "WHERE live.engine = 'kernel' AND model.engine = 'model' AND "
+        + " AND ".join([f"live.{c} = model.{c}" for c in SHOWN] + [f"live.{c} IS NULL" for c in unseen])
+    )
+    assert json.loads(said(capsys, "query", sql, "--json", *store)) == [{"rows": 2}]
+    assert main(["launch", path, "-q", "--engine", "kernel", "-S", "workload.touch=all", *store]) == 1
+    failures = said(capsys, "query", "SELECT DISTINCT status, error FROM failures", "--format", "csv", *store)
+    assert "refused,the live kernel plays what is recorded" in failures
+
+
+def test_validate_is_for_scenarios(folder: Path) -> None:
+    """The message names the command that holds the model to the kernel step by step."""
+    with pytest.raises(UserError, match="sweep replay --engine kernel"):
+        kernel_driver.scenarios_only(load(written(folder, "{trace: basic-0000.csv}")))
+    kernel_driver.scenarios_only(parse(f"{HEAD}fixed: {{virt: 2MiB, sparsity: 0.5}}\n", "g"))

@@ -1,0 +1,166 @@
+"""The engine's slow twin: docs/method.md followed entry by entry, one policy and one address space at a time.
+
+Nothing here is shared with the engine but its vocabulary. Kernel functions are named as in Linux 6.14, mm/memory.c
+unless said otherwise. A policy is a `Space` with some hooks of its own; twin_threads.py adds contention.
+"""
+
+from bisect import bisect_left
+
+import numpy as np
+
+from engine.model.policy import POLICIES
+from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
+from engine.model.scenario import Columns, Scenario, row
+from tests.twin.address_space import Space, Visit
+from tests.twin.draws import Call, Choices
+from tests.twin.gather import Gather
+from tests.twin.threads import Steps, Trylock, contend, steps_of
+
+
+class Refcount(Space):
+    def count_atomics(self, entries: int) -> None:
+        self.work["atomics"] += entries
+
+    def lock_dropped(self, visit: Visit, gather: Gather) -> None:
+        t = visit.piece.table
+        if not any(self.tables[t].entries):
+            self.work["pmd_locks"] += 1
+            self.free(t, gather)
+
+
+class Async(Space):
+    def after_round(self) -> None:
+        span = self.arch.pmd_span_tables
+        for pmd in sorted({t // span for t in self.tables}):
+            gather = self.new_gather()
+            for t in sorted(t for t in self.tables if t // span == pmd):
+                self.try_to_free_pte(t, gather)
+            gather.flush()
+
+
+class SecondWalk(Space):
+    def after_zap(self, call: Call, gather: Gather) -> None:
+        """try_to_reclaim_pgtables of RFC v2 4/7: start rounded up, end rounded down."""
+        if self.s.advice == "free":
+            return
+        for t in range(-(-call.start // self.arch.entries), call.end // self.arch.entries):
+            if t in self.tables:
+                self.try_to_free_pte(t, gather)
+
+
+class SeedInline(Space):
+    def frees_under_lock(self, visit: Visit) -> bool:
+        if not visit.may_free:
+            return False
+        if visit.mid_break_at:
+            self.work["slow_paths"] += 1
+            if not self.all_none(visit.piece.table, visit.mid_break_at):
+                return False
+        else:
+            self.work["fast_paths"] += 1
+        self.trylock_pmd(visit)
+        return True
+
+    def trylock_pmd(self, visit: Visit) -> None:
+        """It succeeds here; after the round `contend` says which did not, and what they cost."""
+        self.work["pmd_trylocks"] += 1
+        self.trylocks.append(Trylock(visit.piece, fast=not visit.mid_break_at))
+
+    def after_round(self) -> None:
+        if self.s.threads > 1:
+            contend(self.choices, self.round, self.steps[self.round], self.trylocks, self.work)
+
+
+class Merged(SeedInline):
+    def frees_under_lock(self, visit: Visit) -> bool:
+        """try_get_and_clear_pmd, if direct_reclaim is still set."""
+        if not visit.may_free or visit.broke:
+            return False
+        self.work["fast_paths"] += 1
+        self.trylock_pmd(visit)
+        return True
+
+    def after_last_drop(self, visit: Visit, gather: Gather) -> None:
+        if visit.may_free:
+            self.work["slow_paths"] += 1
+            self.try_to_free_pte(visit.piece.table, gather)
+
+    def after_round(self) -> None:
+        self.steps.append(steps_of(self.choices, self.round, self.visits))
+        super().after_round()
+
+
+class Munmap(Space):
+    drops_markers = True
+    advice_matters = False
+
+    def before_round(self) -> None:
+        """The range is mapped (again), as one VMA; then markers."""
+        self.mapped = [(0, self.choices.pages)]
+        self.set_markers()
+
+    def refault(self, t: int, cleared: list[int]) -> None:
+        """A touch would be a fault for good."""
+
+    def after_zap(self, call: Call, gather: Gather) -> None:
+        """free_pgtables: what lies between floor and ceiling of the hole goes, level by level."""
+        self.unmap(call)
+        pte = self.arch.entries
+        pmd, pud = pte * self.arch.pmd_span_tables, pte * self.arch.pud_span_tables
+        for t in self.within_hole(call, pte):
+            if t in self.tables:
+                self.free(t, gather)
+        self.pmd_tables -= set(self.within_hole(call, pmd))
+        self.pud_tables -= set(self.within_hole(call, pud))
+
+    def unmap(self, call: Call) -> None:
+        """Split the VMA that holds the call's range."""
+        i = bisect_left(self.mapped, (call.start + 1, 0)) - 1
+        start, end = self.mapped[i]
+        assert start <= call.start < call.end <= end
+        parts = (start, call.start), (call.end, end)
+        self.mapped[i : i + 1] = [part for part in parts if part[0] < part[1]]
+
+    def within_hole(self, call: Call, span: int) -> list[int]:
+        """Tables of so many pages that the call touches and in whose span nothing is mapped any more."""
+        i = bisect_left(self.mapped, (call.start, 0))
+        floor = self.mapped[i - 1][1] if i > 0 else 0
+        ceiling = self.mapped[i][0] if i < len(self.mapped) else None
+        touched = range(call.start // span, -(-call.end // span))
+        return [t for t in touched if t * span >= floor and (ceiling is None or (t + 1) * span <= ceiling)]
+
+
+SPACES: dict[str, type[Space]] = {
+    "none": Space,
+    "refcount": Refcount,
+    "async": Async,
+    "second_walk": SecondWalk,
+    "seed_inline": SeedInline,
+    "merged": Merged,
+    "munmap": Munmap,
+}
+
+
+def run(scenario: Scenario) -> Results:
+    """One point under all policies, each in a fresh address space."""
+    choices = Choices(scenario)
+    steps: list[Steps] = []
+    values = np.zeros((1, len(POLICIES), len(COLUMNS)), np.int64)
+    rounds = np.zeros((scenario.rounds, len(POLICIES), len(ROUND_COLUMNS)), np.int64)
+    for name in sorted(POLICIES, key=lambda name: name != "merged"):  # merged first: it makes the steps
+        space = SPACES[name](choices, steps)
+        space.run()
+        outcome, policy = space.outcome(), POLICIES.index(name)
+        values[0, policy] = [outcome[column] for column in COLUMNS]
+        rounds[:, policy] = space.memory
+    return Results(values, rounds, np.array([scenario.rounds], np.int64))
+
+
+def run_batch(columns: Columns) -> Results:
+    """Every row, one after the other."""
+    results = [run(row(columns, i)) for i in range(len(columns["virt"]))]
+    return Results(
+        np.concatenate([r.values for r in results]),
+        np.concatenate([r.rounds for r in results]),
+        np.concatenate([r.round_counts for r in results]),
+    )
