@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli.commands.options import STORE, Facts, Quiet, Results
+from sweep.cli.options import STORE, Facts, Quiet, Results
 from sweep.common.errors import UserError, one_line
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli.commands.options import STORE, Facts, Results, elsewhere
+from sweep.cli.options import STORE, Facts, Results, elsewhere
 from sweep.common.errors import printable
 
 if TYPE_CHECKING:

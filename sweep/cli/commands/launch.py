@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from sweep.cli.commands.options import STORE, Facts, Format, MaybeGridFile, Override, Quiet, Results, Timeout, Where
-from sweep.cli.commands.summary import tell
+from sweep.cli.launch_summary import tell
+from sweep.cli.options import STORE, Facts, Format, MaybeGridFile, Override, Quiet, Results, Timeout, Where
 from sweep.common.errors import UserError, one_line, unknown
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli.commands.options import STORE, AsJson, Format, GridFile, HowToPrint, Override, Results, Where
+from sweep.cli.options import STORE, AsJson, Format, GridFile, HowToPrint, Override, Results, Where
 from sweep.common.errors import printable
 
 if TYPE_CHECKING:

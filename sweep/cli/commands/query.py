@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
-from sweep.cli.commands.options import STORE, AsJson, Results
+from sweep.cli.options import STORE, AsJson, Results
 from sweep.common.errors import UserError, printable
 
 if TYPE_CHECKING:

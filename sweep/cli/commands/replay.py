@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sweep.cli.commands.options import AsJson, HowToPrint
+from sweep.cli.options import AsJson, HowToPrint
 from sweep.common.errors import UserError, unknown
 
 if TYPE_CHECKING:

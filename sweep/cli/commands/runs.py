@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli.commands.options import STORE, AsJson, Facts, HowToPrint, Results, elsewhere
+from sweep.cli.options import STORE, AsJson, Facts, HowToPrint, Results, elsewhere
 from sweep.common.errors import UserError, printable
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweep.cli.commands.options import AsJson, Format, HowToPrint, MaybeGridFile, Override, Quiet, Timeout, Where
+from sweep.cli.options import AsJson, Format, HowToPrint, MaybeGridFile, Override, Quiet, Timeout, Where
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from engine.model.policy import POLICIES
 from sweep import __version__
 from sweep.cli import main as cli_main
-from sweep.cli.commands.summary import told
+from sweep.cli.launch_summary import told
 from sweep.cli.main import COMMANDS, main
 from sweep.grid.loader import load
 from sweep.grid.point_id import point_ids, run_name

@@ -5,8 +5,8 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sweep.cli.commands.options import elsewhere
 from sweep.cli.commands.query import say_what_is_missing
+from sweep.cli.options import elsewhere
 
 if TYPE_CHECKING:
     from sweep.query.named_queries import NamedQuery
