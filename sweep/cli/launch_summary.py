@@ -5,7 +5,6 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sweep.cli.commands.query import say_what_is_missing
 from sweep.cli.options import elsewhere
 
 if TYPE_CHECKING:
@@ -65,11 +64,12 @@ def facts(summary: "Summary", results: str, question: str, table: "Table | None"
 
 
 def _answer(store: "Store", run_id: str, question: "NamedQuery", quiet: bool) -> "Table":
+    from sweep.cli.output_formats import print_missing_baseline
     from sweep.query.database import Database
 
     with Database(store, run=run_id) as database:
         if not quiet:
-            say_what_is_missing(database, question)
+            print_missing_baseline(database, question)
         return database.query(question.sql)
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sweep.common.errors import UserError
+
 Format = Literal["table", "csv", "json", "md"]
 
 GRID_FILE = typer.Argument(metavar="GRID", help="A grid file.", show_default=False)
@@ -22,10 +24,25 @@ Results = Annotated[
 HowToPrint = Annotated[Format, typer.Option("--format", help="How to print.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Facts = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PurgeSizes = Annotated[
+    str, typer.Option("--zap", metavar="SIZES", help="Sizes of the calls to assess, separated by commas.")
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no words: errors and the data.")]
 
 STORE = "results"
-"""Where runs go if --results says nothing."""
+"""The store that is used without --results."""
+ZAPS = "64KiB,2MiB,64MiB"
+"""Sizes of calls that are assessed without --zap."""
+
+
+def purge_sizes(text: str) -> tuple[int, ...]:
+    """The sizes of --zap in bytes. Raises UserError."""
+    from sweep.common.units import parse_size
+
+    try:
+        return tuple(parse_size(size.strip()) for size in text.split(","))
+    except UserError as error:
+        raise UserError(f"--zap: {error}") from error
 
 
 def elsewhere(results: str) -> str:

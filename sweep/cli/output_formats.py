@@ -3,11 +3,20 @@
 import csv
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import count, islice
-from typing import Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from sweep.common.errors import UserError
+
+if TYPE_CHECKING:
+    from sweep.query.database import Database
+    from sweep.query.named_queries import NamedQuery
+    from sweep.store.arrow_tables import Table
 
 Rows = Iterable[Sequence[Any]]
 
@@ -23,6 +32,45 @@ def write(names: Sequence[str], rows: Rows, form: str, out: TextIO, *, most: int
     writers: dict[str, Callable[[Sequence[str], Rows, TextIO], None]] = {"csv": _csv, "json": _json, "md": _markdown}
     writers[form](names, rows, out)
     return 0
+
+
+def write_to(path: Path | None, names: Sequence[str], rows: Rows, form: str, *, most: int = 0) -> int:
+    """Write rows in one of FORMATS to a file, or to stdout without one. Returns how many rows were left out."""
+    if form not in FORMATS:
+        raise UserError(f"--format {form} is for the rows of a query; choose {', '.join(FORMATS)}")
+    if path is None:
+        return write(names, rows, form, sys.stdout, most=most)
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            return write(names, rows, form, file, most=most)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+
+
+def write_arrow(table: "Table", form: str, path: Path | None = None, *, most: int = 0) -> int:
+    """Write an Arrow table as `write_to` does, or as Parquet. Returns how many rows were left out."""
+    from sweep.store import arrow_tables
+
+    if form != "parquet":
+        return write_to(path, table.column_names, arrow_tables.rows(table), form, most=most)
+    table = table.rename_columns(apart(table.column_names))
+    if path is not None:
+        try:
+            arrow_tables.write_parquet(table, path)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}") from error
+    elif sys.stdout.isatty():
+        raise UserError("--format parquet is not for a terminal; add -o FILE, or send it on")
+    else:
+        arrow_tables.write_parquet(table, sys.stdout.buffer)
+    return 0
+
+
+def print_missing_baseline(database: "Database", question: "NamedQuery") -> None:
+    """Name on stderr the runs that a named query leaves out because they have no row of the policy `none`."""
+    for run_id in database.runs_without_none() if question.against_none else ():
+        advice = f"which {question.name} compares with; add it to the grid's policies"
+        print(f"note: {run_id} has no policy none, {advice}", file=sys.stderr)
 
 
 def apart(names: Sequence[str]) -> list[str]:

@@ -89,6 +89,12 @@ class Database:
                     raise
             raise UserError("SQL: the runs change faster than they can be read; ask again")
 
+    def runs_without_none(self) -> list[str]:
+        """Ids of the runs in `latest` that have no row of the policy `none`, with which some named queries compare."""
+        lacking = "SELECT run_id FROM latest GROUP BY run_id HAVING count(*) FILTER (policy = 'none') = 0"
+        rows = self.query(f"{lacking} ORDER BY run_id").to_pylist()
+        return [row["run_id"] for row in rows]
+
     def close(self) -> None:
         _close(self._connection)
 

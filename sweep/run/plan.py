@@ -18,9 +18,10 @@ from engine.run import Forecast, forecast
 from sweep.common.errors import UserError, one_line
 from sweep.grid.grid import CHUNK
 from sweep.grid.loader import Exclude, Grid
-from sweep.grid.point_id import Ids, point_ids, spelled
+from sweep.grid.point_id import Ids, point_ids, run_name, spelled
 from sweep.query import database
 from sweep.store.id_set import IdSet, keys
+from sweep.store.store import Store
 from sweep.traces import trace_points
 
 Mask = NDArray[np.bool_]
@@ -103,6 +104,25 @@ def make_plan(grid: Grid, where: str | None = None, done: Done | None = None) ->
         if grid.raw_points <= MOST_IDS:
             ids.append(bytes.fromhex(names.tobytes().decode()))
     return Plan(grid, tally.account(), tuple(kept), tuple(ids))
+
+
+def plan_for_store(
+    grid: Grid,
+    where: str | None,
+    store: Store,
+    engine: str = "model",
+    *,
+    fresh: bool = False,
+    rerun_failed: bool = False,
+) -> tuple[Plan, str | None]:
+    """The plan of the points that a launch into `store` would run, and the id of the run that it would resume.
+
+    `fresh`: a new run, so that no point counts as done; `rerun_failed`: failed points do not count as done.
+    """
+    run = None if fresh else store.latest_run(run_name(grid), engine)
+    if run is None:
+        return make_plan(grid, where), None
+    return make_plan(grid, where, store.tried(run.run_id, rerun_failed)), run.run_id
 
 
 class _Tally:

@@ -6,6 +6,7 @@ Memory grows with what is mapped and with the tables that exist, never with the 
 from collections.abc import Iterator
 from itertools import pairwise
 
+from engine.model.policy import POLICIES
 from engine.traces.address_space import PURGES
 from engine.traces.page_tables import PAGE, TraceError
 from engine.traces.replay import Replay
@@ -14,7 +15,7 @@ from sweep.common.errors import UserError
 from sweep.common.text_lines import Rows
 from sweep.traces.call_histogram import STACK_BYTES, Asks
 from sweep.traces.strace_parser import strace_calls
-from sweep.traces.trace_reader import Call, Skipped, calls, kind_of, steps
+from sweep.traces.trace_reader import Call, Skipped, calls, kind_of, name_of, steps
 
 MOST_STACKS = 1 << 16
 GIVE_BACK = (*PURGES, "munmap")
@@ -63,6 +64,11 @@ class Play:
                 raise UserError(f"{rows.path}: no row after the header")
             if rows.cut:
                 self.remarks.append("the last row has no line end: it may be cut off")
+
+    def notes(self) -> Iterator[str]:
+        """Remarks for the user, once the trace is played: which rows were skipped, and what may be wrong."""
+        yield from self.skipped.lines()
+        yield from self.remarks
 
     def _kernel(self, rows: Rows) -> Iterator[int]:
         vmas, apply = self.replay.vmas, self.replay.apply
@@ -121,6 +127,17 @@ class Play:
     def _touch_pending(self) -> None:
         """Write what the last call left unwritten: all else was written before."""
         self.replay.touch_all(*self._pending)
+
+
+def play_calls(path: str) -> Play:
+    """Play a trace to its end as it was recorded (no page counts as written unless the trace says so).
+
+    Raises UserError with the row.
+    """
+    play = Play(path, name_of(path), POLICIES, touch_all=False)
+    for _ in play:
+        pass
+    return play
 
 
 def _apply(space: Replay, call: Call) -> None:

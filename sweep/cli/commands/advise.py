@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sweep.cli.options import AsJson, HowToPrint
+from sweep.cli.options import ZAPS, AsJson, HowToPrint, PurgeSizes, purge_sizes
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ Part = Literal["facts", "kernels", "knobs"]
 FACTS = ("topic", "what", "least", "most", "unit", "from")
 KERNELS = ("policy", "in", "from")
 KNOBS = ("allocator", "knob", "default", "effect", "from")
-ZAPS = "64KiB,2MiB,64MiB"
 
 
 def advise(
@@ -36,7 +35,7 @@ def advise(
     trace: Annotated[
         str | None, typer.Option("--trace", metavar="FILE", help="What a program asks for.", show_default=False)
     ] = None,
-    zap: Annotated[str, typer.Option("--zap", metavar="SIZES", help="Purge sizes to judge, with commas.")] = ZAPS,
+    zap: PurgeSizes = ZAPS,
     by: Annotated[Part | None, typer.Option("--by", help="Only this table; default: all, in csv the facts.")] = None,
     format: HowToPrint = "table",  # noqa: A002
     as_json: AsJson = False,
@@ -46,18 +45,17 @@ def advise(
     Give --virt, --res and --vmpte, or --pid, or --trace (which says what is asked, not what is there; it goes with
     either). Every line says where its numbers come from: engine, process, trace, reference, documentation.
     """
-    from sweep.cli.commands.inspect import parse_zaps
     from sweep.process import advice
 
     chosen = "json" if as_json else format
     found = _read(virt, res, vmpte, pid, trace)
-    facts = list(_facts(found, parse_zaps(zap)))
+    facts = list(_facts(found, purge_sizes(zap)))
     tables: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {
         "facts": (FACTS, [(f.topic, f.what, f.least, f.most, f.unit, f.source) for f in facts]),
         "kernels": (KERNELS, list(_kernels())),
         "knobs": (KNOBS, list(_knobs())),
     }
-    short = list(advice.answer(found.footprint, found.census, found.play, parse_zaps(zap)))
+    short = list(advice.answer(found.footprint, found.census, found.play, purge_sizes(zap)))
     _print({name: table for name, table in tables.items() if name in _wanted(by, chosen)}, short, chosen)
     return 0
 
@@ -72,16 +70,19 @@ class Found:
 
 
 def _read(virt: str | None, res: str | None, vmpte: str | None, pid: int | None, trace: str | None) -> Found:
-    from sweep.cli.commands.replay import played
     from sweep.process.advice import Footprint
     from sweep.process.table_census import take
+    from sweep.traces.trace_replay import play_calls
 
     sizes = _sizes(virt, res, vmpte, pid, trace)
     footprint, census = Footprint(*sizes) if sizes else None, take(pid) if pid else None
     if census is not None:
         kib = census.sizes
         footprint = Footprint(kib.vm_size_kib << 10, kib.vm_rss_kib << 10, kib.vm_pte_kib << 10, census.arch)
-    return Found(footprint, census, played(trace) if trace else None)
+    play = play_calls(trace) if trace else None
+    for note in play.notes() if play else ():
+        print(f"{trace}: {note}", file=sys.stderr)
+    return Found(footprint, census, play)
 
 
 def _wanted(by: str | None, chosen: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sweep.cli.options import AsJson, HowToPrint
+from sweep.cli.options import ZAPS, AsJson, HowToPrint, PurgeSizes, purge_sizes
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,12 +30,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 SHOWN = {"vma": 12, "slot": 1_000}
 """Most rows of a table for people; --format csv and json print all."""
-ZAPS = "64KiB,2MiB,64MiB"
 
 
 def inspect(
     pid: Annotated[int, typer.Argument(metavar="PID", min=1, help="A process of yours, or any if you are root.")],
-    zap: Annotated[str, typer.Option("--zap", metavar="SIZES", help="Purge sizes to judge, with commas.")] = ZAPS,
+    zap: PurgeSizes = ZAPS,
     by: Annotated[
         Part | None,
         typer.Option("--by", help="Only this table; default: all but slot, in csv the summary, in json all but slot."),
@@ -54,7 +53,7 @@ def inspect(
     from sweep.process import table_census
 
     chosen = "json" if as_json else format
-    zaps = parse_zaps(zap)
+    zaps = purge_sizes(zap)
     found = table_census.take(pid)
     parts = {name: rows for name, rows in _parts(found, zaps).items() if by in (None, name)}
     if by is None:
@@ -67,16 +66,6 @@ def inspect(
     if grid is not None:
         _write_grid(found, grid, zaps, pid)
     return 0
-
-
-def parse_zaps(text: str) -> tuple[int, ...]:
-    """Sizes with commas; raises UserError."""
-    from sweep.common.units import parse_size
-
-    try:
-        return tuple(parse_size(part.strip()) for part in text.split(","))
-    except UserError as error:
-        raise UserError(f"--zap: {error}") from error
 
 
 def _parts(found: "Census", zaps: tuple[int, ...]) -> dict[str, Iterator[Sequence[Any]]]:

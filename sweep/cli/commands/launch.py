@@ -154,9 +154,9 @@ def _dry_run(
     grid: "Grid", options: "LaunchOptions", live: bool, chosen: Format, store: "Store", show: "Progress"
 ) -> int:
     """All that a launch refuses is refused; then its plan, and on stderr where it would run."""
-    from sweep.cli.commands.plan import planned
-    from sweep.cli.commands.plan import show as show_plan
+    from sweep.cli import plan_report
     from sweep.run.driver import check, choose
+    from sweep.run.plan import plan_for_store
 
     if live:
         from sweep.kernel.kernel_driver import check as check_live
@@ -167,12 +167,12 @@ def _dry_run(
         where = f"the live kernel: {', '.join(policies)}"
     else:
         check(grid, options)
-    made, goes_on_with = planned(
+    made, goes_on_with = plan_for_store(
         grid, options.where, store, ENGINES[live], fresh=options.fresh, rerun_failed=options.rerun_failed
     )
     if not live:
         where = choose(options, made.account.todo, made.account.estimate_ns)[1]
-    show_plan(made, goes_on_with, chosen)
+    plan_report.show(made, goes_on_with, chosen)
     if made.account.todo:
         show.say(f"would run on {where}")
     return 0

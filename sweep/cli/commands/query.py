@@ -1,9 +1,8 @@
 """sweep query: SQL over the results. Data to stdout, words to stderr, nothing is written to the store."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,7 +10,6 @@ from sweep.cli.options import STORE, AsJson, Results
 from sweep.common.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from sweep.query.database import Database
     from sweep.query.named_queries import NamedQuery
     from sweep.store.arrow_tables import Table
 
@@ -58,28 +56,28 @@ def query(
 
     Views: outcomes, latest, rounds, points, failures, runs, costs (see --columns). Works while a sweep runs.
     """
+    from sweep.cli import output_formats
+
     chosen = _format("json" if as_json else format, output)
     if columns:
-        _print(*_columns(), chosen, output)
+        output_formats.write_to(output, *_columns(), chosen)
         return 0
     if sql is None:
-        _print(*_questions(), chosen, output)
+        output_formats.write_to(output, *_questions(), chosen)
         return 0
     question = _question(sql)
     if show_sql:
         print(question.sql.rstrip())
         return 0
     table = _ask(question, results, cost, run, timeout or None)
-    if chosen == "parquet":
-        _parquet(table, output)
-        return 0
-    left_out = write_table(table, chosen, output, most=0 if output else rows)
+    left_out = output_formats.write_arrow(table, chosen, output, most=0 if output else rows)
     if left_out:
         print(f"{left_out:,} more of {table.num_rows:,} rows; --rows 0 or --format csv prints all", file=sys.stderr)
     return 0
 
 
 def _ask(question: "NamedQuery", results: str, cost: str, run: str | None, seconds: float | None) -> "Table":
+    from sweep.cli import output_formats
     from sweep.query.database import Database
     from sweep.query.views import mentioned
     from sweep.store.store import open_store
@@ -90,21 +88,11 @@ def _ask(question: "NamedQuery", results: str, cost: str, run: str | None, secon
     if not store.exists and set(mentioned(question.sql)) - {"costs"}:
         raise UserError(f"{store.root}: no store there; look at --results, or launch a grid: sweep launch GRID")
     with Database(store, cost, run=run) as database:
-        say_what_is_missing(database, question)
+        output_formats.print_missing_baseline(database, question)
         table = database.query(question.sql, seconds)
         for problem in database.problems:
             print(f"warning: left out: {printable(problem)}", file=sys.stderr)
         return table
-
-
-def say_what_is_missing(database: "Database", question: "NamedQuery") -> None:
-    """Runs that a question passes over because they have nothing to compare with."""
-    if not question.against_none:
-        return
-    without = "SELECT run_id FROM latest GROUP BY run_id HAVING count(*) FILTER (policy = 'none') = 0 ORDER BY run_id"
-    for row in database.query(without).to_pylist():
-        advice = f"which {question.name} compares with; add it to the grid's policies"
-        print(f"note: {row['run_id']} has no policy none, {advice}", file=sys.stderr)
 
 
 def _question(wanted: str) -> "NamedQuery":
@@ -143,40 +131,3 @@ def _columns() -> tuple[list[str], list[list[str]]]:
 
     rows = [[view, c.name, c.type, c.unit, c.meaning] for view, columns in VIEWS.items() for c in columns]
     return ["view", "column", "type", "unit", "meaning"], rows
-
-
-def write_table(table: "Table", form: str, out: TextIO | Path | None = None, *, most: int = 0) -> int:
-    """Rows in one of output_formats.FORMATS, to stdout if nothing else is said. Returns how many a table left out."""
-    from sweep.store import arrow_tables
-
-    return _print(table.column_names, arrow_tables.rows(table), form, out, most=most)
-
-
-def _print(names: Sequence[str], rows: Any, form: str, out: TextIO | Path | None, *, most: int = 0) -> int:
-    from sweep.cli import output_formats
-
-    if form not in output_formats.FORMATS:
-        raise UserError(f"--format {form} is for the rows of a query; choose {', '.join(output_formats.FORMATS)}")
-    if not isinstance(out, Path):
-        return output_formats.write(names, rows, form, out or sys.stdout, most=most)
-    try:
-        with out.open("w", encoding="utf-8", newline="") as file:
-            return output_formats.write(names, rows, form, file, most=most)
-    except OSError as error:
-        raise UserError(f"{out}: {error.strerror}") from error
-
-
-def _parquet(table: "Table", output: Path | None) -> None:
-    from sweep.cli import output_formats
-    from sweep.store import arrow_tables
-
-    table = table.rename_columns(output_formats.apart(table.column_names))
-    if output is not None:
-        try:
-            arrow_tables.write_parquet(table, output)
-        except OSError as error:
-            raise UserError(f"{output}: {error.strerror or error}") from error
-    elif sys.stdout.isatty():
-        raise UserError("--format parquet is not for a terminal; add -o FILE, or send it on")
-    else:
-        arrow_tables.write_parquet(table, sys.stdout.buffer)

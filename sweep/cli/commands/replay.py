@@ -179,17 +179,6 @@ def _steps(play: "Play", policies: tuple[str, ...]) -> Iterator[tuple[Any, ...]]
     _tell(play)
 
 
-def played(path: str) -> "Play":
-    """A trace played to its end for what it asks alone, skipped rows told. Raises UserError."""
-    from engine.model.policy import POLICIES
-    from sweep.traces.trace_reader import name_of
-    from sweep.traces.trace_replay import Play
-
-    play = Play(path, name_of(path), POLICIES, touch_all=False)
-    _finish(play)
-    return play
-
-
 def _finish(play: "Play") -> None:
     for _ in play:
         pass
@@ -198,7 +187,7 @@ def _finish(play: "Play") -> None:
 
 def _tell(play: "Play") -> None:
     """What the table does not hold."""
-    for line in (*play.skipped.lines(), *play.remarks):
+    for line in play.notes():
         print(f"{play.path}: {line}", file=sys.stderr)
 
 
