@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from sweep.grid.loader import load
+from sweep.grid.loader import load_grid
 from sweep.run.driver import LaunchOptions, State, launch
 
 
@@ -31,7 +31,7 @@ class Clock:
 
 def main(grid: Path, results: Path, executor: str, jobs: int) -> None:
     clock, began = Clock(), time.time()
-    summary = launch(load(grid), LaunchOptions(results=results, executor=executor, jobs=jobs), clock)
+    summary = launch(load_grid(grid), LaunchOptions(results=results, executor=executor, jobs=jobs), clock)
     ended = time.time()
     if summary.status != "ok":
         sys.exit(f"the launch ended as {summary.status}")

@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from sweep import __version__
-from sweep.common.errors import UserError, nearest, one_line, printable, unknown
+from sweep.common.errors import UserError, did_you_mean, one_line, printable, unknown_name
 
 COMMANDS = {
     "plan": ("plan", "What a launch would run: points, exclusions, duplicates, time, memory."),
@@ -59,7 +59,7 @@ class Lazy(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise UserError(unknown("command", args[0], COMMANDS))
+            raise UserError(unknown_name("command", args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -171,7 +171,7 @@ def _usage(error: TyperException) -> str:
     path = context.command_path if context is not None else "sweep"
     told = " ".join(error.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
     option, parameters = getattr(error, "option_name", None), getattr(getattr(context, "command", None), "params", ())
-    hint = nearest(option, [name for p in parameters for name in p.opts]) if option else ""
+    hint = did_you_mean(option, [name for p in parameters for name in p.opts]) if option else ""
     command = path.removeprefix("sweep").strip()
     told = told[:1].lower() + told[1:]
     return f"{command + ': ' if command else ''}{told}{hint or ';'} see {path} --help"

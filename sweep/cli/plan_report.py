@@ -32,13 +32,13 @@ def show_account(made: "Plan", chosen: Format, goes_on_with: str | None) -> None
         print(json.dumps(facts(made, goes_on_with), indent=1, ensure_ascii=False))
         return
     from sweep.cli import output_formats
-    from sweep.common.units import human, human_ns
+    from sweep.common.units import human_ns, human_size
 
     rows = list(_account_rows(made, goes_on_with))
     used = 3 if chosen == "csv" or any(because for _, _, because in rows) else 2
     output_formats.write((made.grid.name, "points", "because")[:used], [row[:used] for row in rows], chosen, sys.stdout)
     if chosen == "table":
-        time, memory = human_ns(made.account.estimate_ns), human(made.account.peak_bytes)
+        time, memory = human_ns(made.account.estimate_ns), human_size(made.account.peak_bytes)
         print(f"\nCPU time about {time}; memory about {memory} a worker")
 
 
@@ -90,7 +90,7 @@ def list_points(made: "Plan", chosen: Format) -> None:
     if chosen != "table":
         output_formats.write(("point_id", "repeat", *names, *derived), _stored(made, names), chosen, sys.stdout)
         return
-    fields = tuple(name for name in names if name in {*made.grid.columns_used, "seed"})
+    fields = tuple(name for name in names if name in {*made.grid.varying_columns, "seed"})
     rows = islice(_spelled(made, fields), SHOWN_POINTS)
     output_formats.write(("point_id", "repeat", *fields, *derived), rows, "table", sys.stdout)
     if made.account.todo > SHOWN_POINTS:
@@ -99,21 +99,21 @@ def list_points(made: "Plan", chosen: Format) -> None:
 
 def _stored(made: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """Sizes in bytes, sparsity filled in."""
-    from sweep.grid.point_id import texts
+    from sweep.grid.point_id import id_strings
     from sweep.store.arrow_tables import scenario_table
 
     for block in made.points():
         stored = scenario_table(block.columns).select(names).to_pydict().values()
         derived = (values.to_pylist() for values in block.derived.values())
-        yield from zip(texts(block.ids), block.repeat.tolist(), *stored, *derived, strict=True)
+        yield from zip(id_strings(block.ids), block.repeat.tolist(), *stored, *derived, strict=True)
 
 
 def _spelled(made: "Plan", fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """Sizes with their units, what is absent empty."""
-    from sweep.grid.field_values import spell_column
-    from sweep.grid.point_id import texts
+    from sweep.grid.field_values import format_column
+    from sweep.grid.point_id import id_strings
 
     for block in made.points():
-        spelled = (spell_column(name, block.columns[name]) for name in fields)
+        spelled = (format_column(name, block.columns[name]) for name in fields)
         derived = (values.to_pylist() for values in block.derived.values())
-        yield from zip(texts(block.ids), block.repeat.tolist(), *spelled, *derived, strict=True)
+        yield from zip(id_strings(block.ids), block.repeat.tolist(), *spelled, *derived, strict=True)

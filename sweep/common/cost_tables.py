@@ -13,7 +13,7 @@ from typing import Any
 from engine.model.arch import ARCHES
 from engine.model.results import WORK
 from sweep.common import schema
-from sweep.common.errors import UserError, unknown
+from sweep.common.errors import UserError, unknown_name
 
 COSTS_SCHEMA = "sweep-costs/1"
 SHIPPED = Path(__file__).parent / "costs"
@@ -147,13 +147,13 @@ def choose(tables: dict[str, CostTable], wanted: str) -> CostTable:
         return tables[wanted]
     if wanted.endswith(".json"):
         return load(Path(wanted))
-    raise UserError(unknown("cost table", wanted, sorted(tables)))
+    raise UserError(unknown_name("cost table", wanted, sorted(tables)))
 
 
 def _cost(path: Path, counter: str, entry: Any) -> Cost:
     where = f"{path}: counters.{counter}"
     if counter not in PRICED:
-        raise UserError(f"{path}: {unknown('counter', str(counter), PRICED)}")
+        raise UserError(f"{path}: {unknown_name('counter', str(counter), PRICED)}")
     ns = entry.get("ns") if isinstance(entry, dict) else None
     if isinstance(ns, bool) or not isinstance(ns, int | float) or not math.isfinite(ns) or ns < 0:
         raise UserError(f"{where}.ns: a number of nanoseconds, 0 or more, is required")

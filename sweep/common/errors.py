@@ -16,17 +16,17 @@ class SweepFault(Exception):  # noqa: N818 - a fault is ours, an error the user'
     """A fault of ours: something that cannot happen did. The command exits with 4."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known name most like `word`, else nothing."""
     names = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower()[:80], names, n=1, cutoff=0.6)
     return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
-def unknown(what: str, word: str, known: Iterable[str]) -> str:
+def unknown_name(what: str, word: str, known: Iterable[str]) -> str:
     """`unknown policy 'mergd'; did you mean 'merged'? known: none, merged`."""
     names = list(known)
-    hint = nearest(word, names) or ";"
+    hint = did_you_mean(word, names) or ";"
     return f"unknown {what} {one_line(word)!r}{hint} known: {', '.join(names)}"
 
 

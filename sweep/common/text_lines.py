@@ -22,7 +22,7 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-class Rows:
+class TextLines:
     """Numbered lines, without their ends. `row` is the last one read, `cut` whether it had no line end."""
 
     def __init__(self, path: str, data: bytes | None = None) -> None:
@@ -32,7 +32,7 @@ class Rows:
         self._file = _open(path) if data is None else _unpacked(io.BufferedReader(io.BytesIO(data)))
         self._lines = self._read()
 
-    def __enter__(self) -> "Rows":
+    def __enter__(self) -> "TextLines":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,7 +11,7 @@ import re
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
-from sweep.common.errors import UserError, nearest, one_line
+from sweep.common.errors import UserError, did_you_mean, one_line
 
 POWERS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 SCALE = {unit: 1 << (10 * i) for i, unit in enumerate(POWERS)} | {
@@ -58,7 +58,7 @@ def _why_no_unit(number: str, unit: str, shown: str) -> str:
     if re.fullmatch("[kmgtp]b", unit, re.IGNORECASE):
         letter = unit[0].upper()
         return f"{shown}: {unit} may mean powers of 1000 or 1024; write {number}{letter}iB (1024)"
-    hint = nearest(unit, POWERS) or ";"
+    hint = did_you_mean(unit, POWERS) or ";"
     return f"{shown}: unknown unit {unit!r}{hint} known: {UNITS}"
 
 
@@ -72,7 +72,7 @@ def format_size(size: int) -> str:
     return f"{size}{POWERS[power]}"
 
 
-def human(size: float) -> str:
+def human_size(size: float) -> str:
     """A size to read, rounded to three digits or so: `1.2 GiB`."""
     power = 0
     while abs(size) >= 1023.95 and power + 1 < len(POWERS):

@@ -20,13 +20,13 @@ from engine.model.results import Results
 from engine.model.scenario import Columns
 from engine.walk.finish import Tally
 from sweep.executors import malloc_settings
-from sweep.grid.point_id import Ids
+from sweep.grid.point_id import PointIds
 from sweep.store import arrow_tables, parts
 from sweep.store.parts import File
 
 MODEL = "engine.run:run_batch"
 """The engine's entry point, `module:function`. By name, so that a payload holds data and no code."""
-TRACES = "sweep.traces.trace_batches:run_batch"
+TRACES = "sweep.traces.trace_points:run_batch"
 """The same for points that are traces."""
 
 Run = Callable[[Columns], Results]
@@ -60,7 +60,7 @@ class Labels:
 
     run_id: str
     policies: Sequence[str]
-    ids: Ids
+    ids: PointIds
     repeat: NDArray[np.int64]
     attempt: int | NDArray[np.int64] = 1
     derived: Mapping[str, Any] = field(default_factory=dict)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from engine.model.arch import KIB
 from engine.model.scenario import ABSENT, FIELD, MAX_VIRT_BYTES, Field, ScenarioError, check, complete
 from sweep.common import units
-from sweep.common.errors import UserError, unknown
-from sweep.grid.grid_file import EXPANSIONS, Ends, Expansion, Points, Steps
-from sweep.grid.yaml_nodes import Scalar, Spot, at
+from sweep.common.errors import UserError, unknown_name
+from sweep.grid.grid_file import VALUE_RULES, LogRule, Pow2Rule, RangeRule, ValueRule
+from sweep.grid.yaml_nodes import Position, Scalar, error_at
 
 Value = int | float
-Path = tuple[str | int, ...]
+NodePath = tuple[str | int, ...]
 
 MAX_POINTS = 10_000_000
 MAX_LOG_POINTS = 10_000
@@ -34,14 +34,14 @@ _EXACT = Context(prec=40)
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class AxisValues:
     """Values not made yet: at most `count` of them."""
 
     count: int
     make: Callable[[], NDArray[Any]]
 
 
-def parse(field: Field, text: str) -> Value:
+def parse_value(field: Field, text: str) -> Value:
     """The value of one text: bytes, a share, a count, or the code of a choice. Raises UserError without a place."""
     if field.kind == "bytes":
         return units.parse_size(text)
@@ -50,58 +50,60 @@ def parse(field: Field, text: str) -> Value:
     if field.kind == "count":
         return units.parse_count(text)
     if text not in field.choices:
-        raise UserError(unknown(field.name, text, field.choices))
+        raise UserError(unknown_name(field.name, text, field.choices))
     return field.choices.index(text)
 
 
-def show(field: Field, value: Value) -> int | float | str:
+def canonical_value(field: Field, value: Value) -> int | float | str:
     """The canonical value: bytes and counts as integers, shares as doubles, choices by name."""
     if field.kind == "choice":
         return field.choices[int(value)]
     return float(value) if field.kind == "share" else int(value)
 
 
-def spell(field: Field, value: Value) -> str:
+def format_value(field: Field, value: Value) -> str:
     """The value as people write it: `64KiB`, `0.9`, `random`."""
-    return units.format_size(int(value)) if field.kind == "bytes" else str(show(field, value))
+    return units.format_size(int(value)) if field.kind == "bytes" else str(canonical_value(field, value))
 
 
-def spell_column(name: str, values: NDArray[Any]) -> list[str]:
+def format_column(name: str, values: NDArray[Any]) -> list[str]:
     """Values of one column as people write them; an absent res or sparsity is empty."""
     if name not in FIELD:
         return [str(value) for value in values.tolist()]
-    return ["" if absent(name, value) else spell(FIELD[name], value) for value in values.tolist()]
+    return ["" if is_absent(name, value) else format_value(FIELD[name], value) for value in values.tolist()]
 
 
-def absent(name: str, value: Value) -> bool:
+def is_absent(name: str, value: Value) -> bool:
     """Whether a scenario is without this value: of res and sparsity it has one."""
     return value != value or (name == "res" and value == ABSENT)
 
 
-def one(name: str, scalar: Scalar, path: Path) -> Value:
+def read_value(name: str, scalar: Scalar, path: NodePath) -> Value:
     """One checked value. Raises UserError with its place."""
-    value: Value = many(name, [scalar], path, single=True)[0].item()
+    value: Value = read_values(name, [scalar], path, single=True)[0].item()
     return value
 
 
-def many(name: str, scalars: list[Scalar], path: Path, single: bool = False) -> NDArray[Any]:
+def read_values(name: str, scalars: list[Scalar], path: NodePath, single: bool = False) -> NDArray[Any]:
     """Checked values of a list at `path`; `single` if the one value stands there itself."""
     field = FIELD[name]
     values = np.empty(len(scalars), np.float64 if field.kind == "share" else np.int64)
     for i, scalar in enumerate(scalars):
         try:
-            values[i] = parse(field, scalar.text)
+            values[i] = parse_value(field, scalar.text)
         except UserError as error:
-            raise at(scalar.spot, path if single else (*path, i), str(error)) from None
+            raise error_at(scalar.spot, path if single else (*path, i), str(error)) from None
     try:
-        probe(name, values)
+        check_values(name, values)
     except ScenarioError as error:
         scalar = scalars[error.row]
-        raise at(scalar.spot, path if single else (*path, error.row), f"{error.message} ({scalar.text})") from None
+        raise error_at(
+            scalar.spot, path if single else (*path, error.row), f"{error.message} ({scalar.text})"
+        ) from None
     return values
 
 
-def probe(name: str, values: NDArray[Any]) -> None:
+def check_values(name: str, values: NDArray[Any]) -> None:
     """Raise ScenarioError for the first value that this field may have in no scenario, whatever the others are."""
     given: dict[str, NDArray[Any]] = {
         "virt": np.full(len(values), MAX_VIRT_BYTES, np.int64),
@@ -110,75 +112,77 @@ def probe(name: str, values: NDArray[Any]) -> None:
     check(complete(given | {name: values}, len(values)))
 
 
-def spread(name: str, given: list[Scalar] | Expansion | Scalar, path: Path, spot: Spot) -> Spread:
+def axis_values(name: str, given: list[Scalar] | ValueRule | Scalar, path: NodePath, spot: Position) -> AxisValues:
     """What an axis holds. Raises UserError with its place; a rule's values are counted, not made."""
-    if isinstance(given, Expansion):
+    if isinstance(given, ValueRule):
         return _Rule(FIELD[name], path, spot).spread(given)
     scalars = given if isinstance(given, list) else [given]
     if not scalars:
-        raise at(spot, path, "an empty list; give one value or more, or leave the key out")
-    return Spread(len(scalars), lambda: many(name, scalars, path, single=not isinstance(given, list)))
+        raise error_at(spot, path, "an empty list; give one value or more, or leave the key out")
+    return AxisValues(len(scalars), lambda: read_values(name, scalars, path, single=not isinstance(given, list)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
     field: Field
-    path: Path
-    spot: Spot
+    path: NodePath
+    spot: Position
 
-    def spread(self, rule: Expansion) -> Spread:
-        given = [(name, getattr(rule, name)) for name in EXPANSIONS if getattr(rule, name) is not None]
+    def spread(self, rule: ValueRule) -> AxisValues:
+        given = [(name, getattr(rule, name)) for name in VALUE_RULES if getattr(rule, name) is not None]
         if len(given) != 1:
-            raise at(self.spot, self.path, f"give exactly one of {', '.join(EXPANSIONS)}")
+            raise error_at(self.spot, self.path, f"give exactly one of {', '.join(VALUE_RULES)}")
         if self.field.kind == "choice":
             names = ", ".join(self.field.choices)
-            raise at(self.spot, self.path, f"no rule makes names; list them ([{names}])")
+            raise error_at(self.spot, self.path, f"no rule makes names; list them ([{names}])")
         name, ends = given[0]
         inner = _Rule(self.field, (*self.path, name), self.spot)
-        made: Spread = getattr(inner, name)(ends)
-        return Spread(made.count, lambda: inner.checked(made.make(), ends))
+        made: AxisValues = getattr(inner, name)(ends)
+        return AxisValues(made.count, lambda: inner.checked(made.make(), ends))
 
-    def checked(self, values: NDArray[Any], ends: Ends) -> NDArray[Any]:
+    def checked(self, values: NDArray[Any], ends: Pow2Rule) -> NDArray[Any]:
         try:
-            probe(self.field.name, values)
+            check_values(self.field.name, values)
         except ScenarioError as error:
-            raise at(ends.from_.spot, self.path, f"value {error.row + 1}: {error.message}") from None
+            raise error_at(ends.from_.spot, self.path, f"value {error.row + 1}: {error.message}") from None
         return values
 
     def number(self, key: str, scalar: Scalar) -> Decimal:
         """An end or step, exactly."""
         try:
-            parse(self.field, scalar.text)
-            return Decimal(scalar.text if self.field.kind == "share" else parse(self.field, scalar.text))
+            parse_value(self.field, scalar.text)
+            return Decimal(scalar.text if self.field.kind == "share" else parse_value(self.field, scalar.text))
         except UserError as error:
-            raise at(scalar.spot, (*self.path, key), str(error)) from None
+            raise error_at(scalar.spot, (*self.path, key), str(error)) from None
 
-    def ends(self, ends: Ends) -> tuple[Decimal, Decimal]:
+    def ends(self, ends: Pow2Rule) -> tuple[Decimal, Decimal]:
         low, high = self.number("from", ends.from_), self.number("to", ends.to)
         if low > high:
-            raise at(ends.to.spot, (*self.path, "to"), f"{ends.to.text} is below `from`, {ends.from_.text}")
+            raise error_at(ends.to.spot, (*self.path, "to"), f"{ends.to.text} is below `from`, {ends.from_.text}")
         return low, high
 
-    def pow2(self, ends: Ends) -> Spread:
+    def pow2(self, ends: Pow2Rule) -> AxisValues:
         if self.field.kind == "share":
-            raise at(self.spot, self.path, "pow2 is for sizes and counts; use range or log, or a list")
+            raise error_at(self.spot, self.path, "pow2 is for sizes and counts; use range or log, or a list")
         low, high = (int(end) for end in self.ends(ends))
         for key, scalar, end in (("from", ends.from_, low), ("to", ends.to, high)):
             if end < 1 or end & (end - 1):
                 below = 1 << max(end.bit_length() - 1, 0)
-                near = " or ".join(spell(self.field, power) for power in ((below, 2 * below) if end else (below,)))
-                raise at(scalar.spot, (*self.path, key), f"{scalar.text} is not a power of two; near it: {near}")
+                near = " or ".join(
+                    format_value(self.field, power) for power in ((below, 2 * below) if end else (below,))
+                )
+                raise error_at(scalar.spot, (*self.path, key), f"{scalar.text} is not a power of two; near it: {near}")
         exponents = range(low.bit_length() - 1, high.bit_length())
-        return Spread(len(exponents), lambda: np.array([1 << e for e in exponents], np.int64))
+        return AxisValues(len(exponents), lambda: np.array([1 << e for e in exponents], np.int64))
 
-    def range(self, ends: Steps) -> Spread:
+    def range(self, ends: RangeRule) -> AxisValues:
         low, high = self.ends(ends)
         step = self.number("step", ends.step)
         if step == 0:
-            raise at(ends.step.spot, (*self.path, "step"), f"{ends.step.text}: a step must be above 0")
+            raise error_at(ends.step.spot, (*self.path, "step"), f"{ends.step.text}: a step must be above 0")
         decimals = max(0, *(-int(number.as_tuple().exponent) for number in (low, high, step)))
         if decimals > MAX_SHARE_DECIMALS:
-            raise at(ends.step.spot, self.path, f"more than {MAX_SHARE_DECIMALS} decimals")
+            raise error_at(ends.step.spot, self.path, f"more than {MAX_SHARE_DECIMALS} decimals")
         first, last, stride = (int(number.scaleb(decimals, _EXACT)) for number in (low, high, step))
         count = (last - first) // stride + 1
 
@@ -186,19 +190,19 @@ class _Rule:
             whole = first + stride * np.arange(count, dtype=np.int64)
             return whole / 10**decimals if self.field.kind == "share" else whole
 
-        return Spread(count, make)
+        return AxisValues(count, make)
 
-    def log(self, ends: Points) -> Spread:
+    def log(self, ends: LogRule) -> AxisValues:
         low, high = self.ends(ends)
         if low == 0:
-            raise at(ends.from_.spot, (*self.path, "from"), f"{ends.from_.text}: a log scale starts above 0")
+            raise error_at(ends.from_.spot, (*self.path, "from"), f"{ends.from_.text}: a log scale starts above 0")
         try:
             points = units.parse_count(ends.points.text)
         except UserError as error:
-            raise at(ends.points.spot, (*self.path, "points"), str(error)) from None
+            raise error_at(ends.points.spot, (*self.path, "points"), str(error)) from None
         if not 2 <= points <= MAX_LOG_POINTS:
-            raise at(ends.points.spot, (*self.path, "points"), f"{points}: must be from 2 to {MAX_LOG_POINTS}")
-        return Spread(points, lambda: self._log_values(low, high, points))
+            raise error_at(ends.points.spot, (*self.path, "points"), f"{points}: must be from 2 to {MAX_LOG_POINTS}")
+        return AxisValues(points, lambda: self._log_values(low, high, points))
 
     def _log_values(self, low: Decimal, high: Decimal, points: int) -> NDArray[Any]:
         ratio = _EXACT.ln(_EXACT.divide(high, low))

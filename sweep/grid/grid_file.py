@@ -12,43 +12,43 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 from engine.model.scenario import FIELD
-from sweep.common.errors import UserError, one_line, unknown
+from sweep.common.errors import UserError, one_line, unknown_name
 from sweep.grid import yaml_nodes
-from sweep.grid.yaml_nodes import Mapping, Node, Scalar, Sequence, Spot, at
+from sweep.grid.yaml_nodes import Mapping, Node, Position, Scalar, Sequence, error_at
 
 SCHEMA = "sweep/1"
 EXCLUDE_WORDS = ("where", "because")
-EXPANSIONS = {"pow2": ("from", "to"), "range": ("from", "to", "step"), "log": ("from", "to", "points")}
+VALUE_RULES = {"pow2": ("from", "to"), "range": ("from", "to", "step"), "log": ("from", "to", "points")}
 NOT_PATH = ("<list>", "<map>", "<one>", "[key]")  # what pydantic adds to a loc: our tags, and its word for a key
 
 Leaf = InstanceOf[Scalar]
 
 
-class Shape(BaseModel):
+class StrictModel(BaseModel):
     """A mapping whose keys are all known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Ends(Shape):
+class Pow2Rule(StrictModel):
     from_: Leaf = Field(alias="from")
     to: Leaf
 
 
-class Steps(Ends):
+class RangeRule(Pow2Rule):
     step: Leaf
 
 
-class Points(Ends):
+class LogRule(Pow2Rule):
     points: Leaf
 
 
-class Expansion(Shape):
+class ValueRule(StrictModel):
     """Values by rule; exactly one of the keys."""
 
-    pow2: Ends | None = None
-    range: Steps | None = None
-    log: Points | None = None
+    pow2: Pow2Rule | None = None
+    range: RangeRule | None = None
+    log: LogRule | None = None
 
 
 def _kind(value: object) -> str:
@@ -64,7 +64,7 @@ OneOrMany = Annotated[
     Discriminator(_kind_not_map),
 ]
 AxisValues = Annotated[
-    Annotated[list[Leaf], Tag("<list>")] | Annotated[Expansion, Tag("<map>")] | Annotated[Leaf, Tag("<one>")],
+    Annotated[list[Leaf], Tag("<list>")] | Annotated[ValueRule, Tag("<map>")] | Annotated[Leaf, Tag("<one>")],
     Discriminator(_kind),
 ]
 
@@ -83,14 +83,14 @@ FieldName = Annotated[str, AfterValidator(_field_name)]
 ExcludeName = Annotated[str, AfterValidator(_exclude_name)]
 
 
-class Workload(Shape):
+class Workload(StrictModel):
     """Points that are no scenarios."""
 
     trace: OneOrMany
     touch: Leaf | None = None
 
 
-class GridFile(Shape):
+class GridFile(StrictModel):
     """A grid file's shape."""
 
     schema_: Leaf = Field(alias="schema")
@@ -112,11 +112,11 @@ TOP_KEYS = tuple(field.alias or name for name, field in GridFile.model_fields.it
 UNKNOWN = ("extra_forbidden", "unknown_field")
 
 
-def read(text: str, source: str, overrides: Iterable[str] = ()) -> tuple[GridFile, Mapping]:
+def read_grid_file(text: str, source: str, overrides: Iterable[str] = ()) -> tuple[GridFile, Mapping]:
     """The checked structure, and the tree with the overrides put in. Raises UserError."""
-    root = yaml_nodes.read(text, source)
+    root = yaml_nodes.parse_yaml(text, source)
     if not isinstance(root, Mapping):
-        raise at(root.spot, (), f"a grid is a mapping that starts with `schema: {SCHEMA}`")
+        raise error_at(root.spot, (), f"a grid is a mapping that starts with `schema: {SCHEMA}`")
     for override in overrides:
         root = _override(root, override)
     try:
@@ -136,11 +136,11 @@ def _override(root: Mapping, override: str) -> Mapping:
     if first in FIELD and first not in TOP_KEYS:
         raise UserError(f"{source}: unknown key {first!r}; did you mean 'fixed.{first}' or 'axes.{first}'?")
     if first not in TOP_KEYS:
-        raise UserError(f"{source}: {unknown('key', first, TOP_KEYS)}")
-    return _put(root, path, yaml_nodes.read(text, source, inline=True), Spot(source))
+        raise UserError(f"{source}: {unknown_name('key', first, TOP_KEYS)}")
+    return _put(root, path, yaml_nodes.parse_yaml(text, source, inline=True), Position(source))
 
 
-def _put(root: Node, path: tuple[str, ...], value: Node, spot: Spot) -> Mapping:
+def _put(root: Node, path: tuple[str, ...], value: Node, spot: Position) -> Mapping:
     """The tree with `value` at `path`. Mappings on the way are made; what is in the way is replaced."""
     old = root if isinstance(root, Mapping) else Mapping({}, {}, spot)
     child = old.entries.get(path[0], Mapping({}, {}, spot))
@@ -166,17 +166,17 @@ def _translate(error: ValidationError, root: Mapping) -> UserError:
         path = tuple(part for part in one["loc"] if part not in NOT_PATH)
         spot, message, rank = _explain(one["type"], path, root)
         within = path[:-1] if one["type"] in (*UNKNOWN, "missing") else path
-        found.append((rank, spot.line, spot.column, str(at(spot, within, message))))
+        found.append((rank, spot.line, spot.column, str(error_at(spot, within, message))))
     return UserError(min(found)[-1])
 
 
-def _explain(kind: str, path: tuple[str | int, ...], root: Mapping) -> tuple[Spot, str, int]:
+def _explain(kind: str, path: tuple[str | int, ...], root: Mapping) -> tuple[Position, str, int]:
     """(place, message, rank) of one pydantic error."""
-    node, _ = yaml_nodes.find(root, path)
+    node, _ = yaml_nodes.find_node(root, path)
     if kind in UNKNOWN:
-        parent, _ = yaml_nodes.find(root, path[:-1])
+        parent, _ = yaml_nodes.find_node(root, path[:-1])
         spot = parent.keys[str(path[-1])] if isinstance(parent, Mapping) else parent.spot
-        return spot, f"{unknown('key', str(path[-1]), known_keys(path[:-1]))}{_aside(path)}", 0
+        return spot, f"{unknown_name('key', str(path[-1]), known_keys(path[:-1]))}{_aside(path)}", 0
     if kind == "missing":
         return node.spot, f"key {path[-1]!r} is required", 2
     if kind in ("model_type", "dict_type"):
@@ -203,7 +203,7 @@ def known_keys(path: tuple[str | int, ...]) -> tuple[str, ...]:
         return (*FIELD, *EXCLUDE_WORDS)
     below_field = len(path) - {"axes": 2, "zip": 3}.get(str(path[0]), len(path) + 1)
     if below_field == 0:
-        return tuple(EXPANSIONS)
+        return tuple(VALUE_RULES)
     if below_field == 1:
-        return EXPANSIONS[str(path[-1])]
+        return VALUE_RULES[str(path[-1])]
     return tuple(FIELD)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from engine import MODEL_VERSION
 from engine.model.scenario import FIELD, FIELDS, Columns, Field
-from sweep.grid.field_values import absent, show
-from sweep.grid.loader import Grid
-from sweep.traces.trace_points import is_trace
+from sweep.grid.field_values import canonical_value, is_absent
+from sweep.grid.grid import Grid
+from sweep.traces.trace_points import are_traces
 
-Ids: TypeAlias = NDArray[np.bytes_]
+PointIds: TypeAlias = NDArray[np.bytes_]
 """S20[n]: ids as their digits."""
 ID_BYTES = 10
 """Of an id as a number."""
@@ -29,27 +29,27 @@ _VERSION_KEY = "model_version"
 _KEYS = sorted([*FIELD, _VERSION_KEY])
 
 
-def spelled(numbers: bytes) -> Ids:
+def ids_from_bytes(numbers: bytes) -> PointIds:
     """Ids from their numbers, ID_BYTES each."""
     return np.frombuffer(numbers.hex().encode(), f"S{2 * ID_BYTES}")
 
 
-def texts(ids: Ids) -> list[str]:
+def id_strings(ids: PointIds) -> list[str]:
     """Ids as a reader sees them."""
     return [point.decode() for point in ids.tolist()]
 
 
-def canonical(columns: Columns, i: int) -> dict[str, int | float | str]:
+def canonical_scenario(columns: Columns, i: int) -> dict[str, int | float | str]:
     """Row i as it is hashed, without the version; an absent res or sparsity is left out."""
-    if is_trace(columns):
+    if are_traces(columns):
         return {"touch": columns["touch"][i], "trace": columns["trace_hash"][i]}
     values = {field.name: columns[field.name][i].item() for field in FIELDS}
-    return {name: show(FIELD[name], value) for name, value in values.items() if not absent(name, value)}
+    return {name: canonical_value(FIELD[name], value) for name, value in values.items() if not is_absent(name, value)}
 
 
 def canonical_json(columns: Columns, i: int, model_version: int = MODEL_VERSION) -> str:
     """The text whose hash is the id of row i. This says what an id is; `point_ids` is the fast way to many."""
-    content = canonical(columns, i) | {_VERSION_KEY: model_version}
+    content = canonical_scenario(columns, i) | {_VERSION_KEY: model_version}
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
@@ -58,13 +58,13 @@ def point_id(text: str) -> str:
     return blake2b(text.encode("ascii"), digest_size=ID_BYTES).hexdigest()
 
 
-def point_ids(columns: Columns) -> Ids:
+def point_ids(columns: Columns) -> PointIds:
     """The id of every row.
 
     A value's piece of JSON is spelled once for each distinct value of a column, together with what stands before it in
     all rows. Left for a row: to join as many pieces as columns vary, and the hash.
     """
-    if is_trace(columns):
+    if are_traces(columns):
         return np.array([point_id(canonical_json(columns, i)) for i in range(len(columns["trace_hash"]))], "S20")
     rows = len(columns["virt"])
     varying: list[list[bytes]] = []
@@ -80,7 +80,9 @@ def point_ids(columns: Columns) -> Ids:
         return np.full(rows, point_id(constant.decode()), "S20")
     varying.append([constant] * rows)
     join = b"".join
-    return spelled(join([blake2b(join(row), digest_size=ID_BYTES).digest() for row in zip(*varying, strict=True)]))
+    return ids_from_bytes(
+        join([blake2b(join(row), digest_size=ID_BYTES).digest() for row in zip(*varying, strict=True)])
+    )
 
 
 def _pieces(key: str, columns: Columns, end: str) -> tuple[list[bytes], NDArray[np.intp] | None]:
@@ -98,7 +100,11 @@ def _pieces(key: str, columns: Columns, end: str) -> tuple[list[bytes], NDArray[
 
 
 def _piece(field: Field, value: int | float, end: str) -> bytes:
-    return b"" if absent(field.name, value) else f'"{field.name}":{json.dumps(show(field, value))}{end}'.encode()
+    return (
+        b""
+        if is_absent(field.name, value)
+        else f'"{field.name}":{json.dumps(canonical_value(field, value))}{end}'.encode()
+    )
 
 
 def run_name(grid: Grid) -> str:

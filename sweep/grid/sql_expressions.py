@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from sweep.common import schema
-from sweep.common.errors import UserError, nearest, one_line, unknown
+from sweep.common.errors import UserError, did_you_mean, one_line, unknown_name
 from sweep.common.units import parse_size
 
 _WORD = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\b[0-9]+(?:\.[0-9]+)?[KMGTPkmgtp]?(?:iB|[Bb])?\b|\border\b""")
 _SIZE = re.compile("[0-9.]+[A-Za-z]+")
 _NEAR = re.compile(r'at or near "(.*)"', re.DOTALL)
-BARE, WHOLE = "SELECT\n", "SELECT (\n"
+SELECT_BARE, SELECT_PARENTHESIZED = "SELECT\n", "SELECT (\n"
 _CLASSES = frozenset(
     (
         "BETWEEN",
@@ -158,16 +158,16 @@ _TYPES = (
 )
 
 
-def spelled(expression: str) -> str:
+def to_duckdb_sql(expression: str) -> str:
     """As DuckDB reads it. Outside of quotes sizes become bytes (`zap >= 2MiB`), and the field `order` is quoted."""
     if len(expression) > MAX_CHARACTERS:
         raise UserError(f"longer than {MAX_CHARACTERS:,} characters")
     return _WORD.sub(_spelled, expression)
 
 
-def wrapped(expression: str) -> str:
+def parenthesized_sql(expression: str) -> str:
     """As it stands in a query: on lines of its own, so that a comment in it ends with it."""
-    return f"(\n{spelled(expression)}\n)"
+    return f"(\n{to_duckdb_sql(expression)}\n)"
 
 
 def check_syntax(bare: str, whole: str, expression: str, where: str) -> None:
@@ -176,14 +176,14 @@ def check_syntax(bare: str, whole: str, expression: str, where: str) -> None:
     Told is the user's text and the place in it. In parentheses of ours an unfinished one fails only where those end.
     """
     alone, within = json.loads(bare), json.loads(whole)
-    error, before = (alone, BARE) if "position" in alone else (within, WHOLE)
+    error, before = (alone, SELECT_BARE) if "position" in alone else (within, SELECT_PARENTHESIZED)
     if not error.get("error"):
         if alone.get("error"):  # a comment: within parentheses that is an empty row
             raise UserError(f"{where}: no expression; write one over the point's columns")
         return
     if "position" not in error:
         raise UserError(f"{where}: {one_line(error['error_message'], 120)}")
-    ends = len(f"{WHOLE}{spelled(expression)}".encode()) <= int(within.get("position", 0))
+    ends = len(f"{SELECT_PARENTHESIZED}{to_duckdb_sql(expression)}".encode()) <= int(within.get("position", 0))
     start = _origin(expression, int(error["position"]) - len(before))
     line, column = expression.count("\n", 0, start) + 1, start - expression.rfind("\n", 0, start)
     message = _NEAR.sub(lambda near: f"at {_token(expression, start) or one_line(near[1])!r}", error["error_message"])
@@ -243,7 +243,7 @@ def check_tree(serialized: str, bare: str, columns: Collection[str], where: str)
         if kind == "COLUMN_REF":
             name = ".".join(node["column_names"])
             if name.lower() not in columns:
-                raise UserError(f"{where}: {unknown('column', name, columns)}")
+                raise UserError(f"{where}: {unknown_name('column', name, columns)}")
         elif kind == "FUNCTION":
             functions.add(node["function_name"].lower())
     return functions
@@ -253,13 +253,12 @@ def check_functions(functions: Collection[str], known: Mapping[str, bool], where
     """`known`: every function of DuckDB, and whether it maps the same row to the same value always."""
     for name in sorted(functions):
         if name not in known:
-            raise UserError(f"{where}: no function {name!r}{nearest(name, known)}")
+            raise UserError(f"{where}: no function {name!r}{did_you_mean(name, known)}")
         if not known[name]:
             raise UserError(f"{where}: {name}() is not allowed: it depends on more than one point's columns")
         if name not in _FUNCTIONS:
-            raise UserError(
-                f"{where}: {name}() is not allowed{nearest(name, _FUNCTIONS) or ': arithmetic and simple text are'}"
-            )
+            hint = did_you_mean(name, _FUNCTIONS) or ": arithmetic and simple text are"
+            raise UserError(f"{where}: {name}() is not allowed{hint}")
 
 
 def stored_type(sql_type: str, where: str) -> str:

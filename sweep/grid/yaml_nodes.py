@@ -33,7 +33,7 @@ _BOOLEANS_PYYAML_LEAVES_OUT = ("y", "Y", "n", "N")
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class Position:
     """A place in the input. Line and column count from 1; line 0 means that `source` says it all."""
 
     source: str
@@ -48,20 +48,20 @@ class Spot:
 class Scalar:
     text: str
     quoted: bool
-    spot: Spot
+    spot: Position
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
     items: list["Node"]
-    spot: Spot
+    spot: Position
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
     entries: dict[str, "Node"]
-    keys: dict[str, Spot]
-    spot: Spot
+    keys: dict[str, Position]
+    spot: Position
 
 
 Node = Scalar | Sequence | Mapping
@@ -80,7 +80,7 @@ class _Open:
     key: Scalar | None = None
 
 
-def read(text: str, source: str, inline: bool = False) -> Node:
+def parse_yaml(text: str, source: str, inline: bool = False) -> Node:
     """The tree of one document. `inline` text is short and its spots say only `source`."""
     return _Reader(source, inline).read(text)
 
@@ -113,7 +113,7 @@ class _Reader:
         if bad := _BAD_CHARACTER.search(text):
             line = len(re.findall("\r\n|\r|\n", text[: bad.start()])) + 1
             column = bad.start() - max(text.rfind("\n", 0, bad.start()), text.rfind("\r", 0, bad.start()))
-            spot = Spot(self.source) if self.inline else Spot(self.source, line, column)
+            spot = Position(self.source) if self.inline else Position(self.source, line, column)
             raise UserError(f"{spot}: {_character(bad.group())}")
 
     def _event(self, event: yaml.Event) -> None:
@@ -159,14 +159,14 @@ class _Reader:
         if top is not None and isinstance(top.node, Mapping) and top.key is None:
             self._key(top, top.node, scalar, event)
             return
-        if not quoted and (why := trap(event.value)):
+        if not quoted and (why := yaml_11_trap(event.value)):
             raise self._error(event.start_mark, f"{why}{self._missing_space(event.value)}")
         self._add(scalar)
 
     def _key(self, top: _Open, mapping: Mapping, key: Scalar, event: yaml.ScalarEvent) -> None:
         if key.text == "<<" and not key.quoted:
             raise self._error(event.start_mark, "merge key << is not allowed; write the values out")
-        if not key.quoted and (why := trap(key.text)):
+        if not key.quoted and (why := yaml_11_trap(key.text)):
             raise self._error(event.start_mark, f"key {why}")
         if key.text in mapping.keys:
             first = mapping.keys[key.text]
@@ -205,13 +205,13 @@ class _Reader:
             return f" (a colon needs a space after it: {one_line(key.text.replace(':', ': ', 1))})"
         return ""
 
-    def _spot(self, mark: _Mark | None) -> Spot:
+    def _spot(self, mark: _Mark | None) -> Position:
         if self.inline or mark is None:
-            return Spot(self.source)
-        return Spot(self.source, mark.line + 1, mark.column + 1)
+            return Position(self.source)
+        return Position(self.source, mark.line + 1, mark.column + 1)
 
     def _error(self, mark: _Mark | None, message: str) -> UserError:
-        path = join(self._path())
+        path = format_path(self._path())
         return UserError(f"{self._spot(mark)}: {path + ': ' if path else ''}{message}")
 
     def _path(self) -> Iterator[str | int]:
@@ -222,7 +222,7 @@ class _Reader:
                 yield level.key.text
 
 
-def join(path: Iterator[str | int] | tuple[str | int, ...]) -> str:
+def format_path(path: Iterator[str | int] | tuple[str | int, ...]) -> str:
     """`axes.zap[2]` from its parts; list places count from 0."""
     text = ""
     for part in path:
@@ -230,16 +230,16 @@ def join(path: Iterator[str | int] | tuple[str | int, ...]) -> str:
     return text
 
 
-def at(spot: Spot, path: tuple[str | int, ...], message: str) -> UserError:
+def error_at(spot: Position, path: tuple[str | int, ...], message: str) -> UserError:
     """The error at a node: `grids/a.yaml:7:3: axes.zap[1]: message`, or `-S axes.zap: [1]: message`."""
-    where = join(path)
+    where = format_path(path)
     key = spot.source.removeprefix("-S ")
     if not spot.line:
         where = "" if f"{key}.".startswith(f"{where}.") else where.removeprefix(key).removeprefix(".")
     return UserError(f"{spot}: {where + ': ' if where else ''}{message}")
 
 
-def find(root: Node, path: tuple[str | int, ...]) -> tuple[Node, tuple[str | int, ...]]:
+def find_node(root: Node, path: tuple[str | int, ...]) -> tuple[Node, tuple[str | int, ...]]:
     """The node at `path`, or the deepest one on the way, and the part of the path that leads to it."""
     node = root
     for depth, part in enumerate(path):
@@ -252,7 +252,7 @@ def find(root: Node, path: tuple[str | int, ...]) -> tuple[Node, tuple[str | int
     return node, path
 
 
-def trap(text: str) -> str:
+def yaml_11_trap(text: str) -> str:
     """Why a plain scalar may not stand without quotes: what YAML 1.1 makes of it and what to write. `` if it may."""
     if _PLAIN_NUMBER.fullmatch(text):
         return ""

@@ -20,7 +20,7 @@ from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Scenario, row
 from sweep.common.errors import UserError
-from sweep.grid.loader import Grid
+from sweep.grid.grid import Grid
 from sweep.grid.point_id import run_name
 from sweep.kernel import kernel_replay
 from sweep.run.batching import cut, joined
@@ -29,7 +29,7 @@ from sweep.run.plan import Plan, PointBlock, check_sql, make_plan
 from sweep.run.signals import Interrupts
 from sweep.store import arrow_tables, provenance
 from sweep.store.store import RunWriter, Store
-from sweep.traces.trace_points import RECORDED, is_trace
+from sweep.traces.trace_points import TOUCH_RECORDED, are_traces
 
 ENGINE = "kernel"
 COMMIT_S = 2.0
@@ -62,7 +62,7 @@ def scenarios_only(grid: Grid) -> None:
     """Raises UserError for a grid of traces."""
     if grid.traces:
         told = "`sweep replay --engine kernel TRACE...` holds the model to the live kernel, step by step"
-        raise UserError(f"{grid.place('workload')}: {told}")
+        raise UserError(f"{grid.location('workload')}: {told}")
 
 
 def shown(kernel: Kernel, grid: Grid) -> tuple[str, ...]:
@@ -71,7 +71,9 @@ def shown(kernel: Kernel, grid: Grid) -> tuple[str, ...]:
     policies = tuple(policy for policy in grid.policies if policy in can)
     if not policies:
         asked = ", ".join(grid.policies)
-        raise UserError(f"{grid.place('policies')}: this kernel shows {' and '.join(can)}; the grid asks for {asked}")
+        raise UserError(
+            f"{grid.location('policies')}: this kernel shows {' and '.join(can)}; the grid asks for {asked}"
+        )
     return policies
 
 
@@ -105,7 +107,7 @@ def play(plan: Plan, block: PointBlock, policy: str) -> Point:
     """Play the one trace of a block in a child."""
     columns, cpu_ns = plan.payload(block), time.process_time_ns()
     name = columns["trace"][0]
-    if columns["touch"][0] != RECORDED:
+    if columns["touch"][0] != TOUCH_RECORDED:
         return Point(block, (), "refused", "the live kernel plays what is recorded: no `touch: all`")
     try:
         values = kernel_replay.outcome(kernel_replay.steps_of(name, columns["content"][0]), name, policy)
@@ -222,7 +224,7 @@ class Log:
 
     def _results(self, points: list[Point]) -> tuple[arrow_tables.Table, arrow_tables.Table]:
         block, run_id = joined([point.block for point in points]), self._writer.run_id
-        traces, release, reclaims = is_trace(block.columns), self._runner.machine.release, self._runner.pt_reclaim
+        traces, release, reclaims = are_traces(block.columns), self._runner.machine.release, self._runner.pt_reclaim
         known = kernel_replay.SHOWN if traces else self._runner.columns
         results = replace(spread([point.seen for point in points], self.policies), known=known)
         facts = arrow_tables.KernelFacts(None, None, release, reclaims)

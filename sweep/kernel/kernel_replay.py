@@ -18,10 +18,10 @@ from engine.traces.address_space import PURGES, Operation
 from engine.traces.page_tables import PAGE, SLOT, TraceError
 from engine.traces.replay import Replay
 from sweep.common.errors import SweepFault, UserError
-from sweep.common.text_lines import Rows
+from sweep.common.text_lines import TextLines
 from sweep.kernel import replay_child
 from sweep.process.proc import mappings, sizes
-from sweep.traces.trace_reader import Step, kind_of, steps
+from sweep.traces.trace_reader import Step, detect_format, read_kernel_steps
 
 MOST_STEPS = 1 << 20
 SHOWN = ("res_bytes_peak", "res_bytes_end", "vm_pte_kib_peak", "vm_pte_kib_end", "vm_pte_kib_max", "zap_calls")
@@ -80,11 +80,11 @@ def outcome(trace: list[Step], path: str, policy: str) -> dict[str, int]:
 
 def steps_of(path: str, data: bytes | None = None) -> list[Step]:
     """All of a kernel trace, of `data` or the file. Raises UserError, also for a trace of another form."""
-    with Rows(path, data) as rows:
+    with TextLines(path, data) as rows:
         first = next(iter(rows), None)
-        if first is None or kind_of(rows, first[1]) != "kernel":
+        if first is None or detect_format(rows, first[1]) != "kernel":
             raise UserError(f"{rows.path}: on the live kernel only kernel traces can be played")
-        found = list(islice(steps(rows), MOST_STEPS + 1))
+        found = list(islice(read_kernel_steps(rows), MOST_STEPS + 1))
     if len(found) > MOST_STEPS:
         raise UserError(f"{path}: more than {MOST_STEPS:,} steps: too many to play on the live kernel")
     return found

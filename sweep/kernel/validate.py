@@ -18,7 +18,7 @@ from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import FIELD, Scenario, columns_of, row
 from engine.run import run_batch
 from sweep.common.units import format_size, plain_number
-from sweep.grid.point_id import texts
+from sweep.grid.point_id import id_strings
 from sweep.kernel.kernel_driver import MUNMAP, Kernel
 from sweep.run.plan import Plan
 
@@ -63,7 +63,7 @@ class Verdict:
 def compare_all(plan: Plan, kernel: Kernel, policies: Sequence[str], exact_res: bool) -> Iterator[Verdict]:
     """Every point of a plan under each policy, in order."""
     for block in plan.points():
-        for place, point_id in enumerate(texts(block.ids)):
+        for place, point_id in enumerate(id_strings(block.ids)):
             yield from compare(row(block.columns, place), kernel, policies, exact_res, point_id)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from engine.model.arch import ARCHES, Arch
 from engine.model.closed_form import aligned_reach, empty_share, most_pte_tables, tables_for, unaligned_reach
 from sweep.common.errors import UserError
-from sweep.common.units import format_size, human
+from sweep.common.units import format_size, human_size
 from sweep.process.table_census import Census
-from sweep.traces.trace_replay import Play
+from sweep.traces.trace_replay import TraceReplay
 
 ENGINE, PROCESS, TRACE, REFERENCE = "engine: closed form", "process", "trace", "reference"
 GIVEN = "given"
@@ -61,7 +61,7 @@ class Footprint:
         if self.vmpte > most * self.arch.page_bytes:
             raise UserError(
                 f"--vmpte {format_size(self.vmpte)} is more than the tables of {format_size(self.virt)} can be, "
-                f"about {human(self.virt / self.arch.entries)}"
+                f"about {human_size(self.virt / self.arch.entries)}"
             )
 
     @property
@@ -144,32 +144,34 @@ def purges(zaps: tuple[int, ...], arch: Arch = ARCHES[0]) -> Iterator[Fact]:
     yield Fact("purge", "whole-slot rules: smallest that does wherever it starts", anywhere, anywhere, "bytes", ENGINE)
 
 
-def asked(play: Play) -> Iterator[Fact]:
+def asked(play: TraceReplay) -> Iterator[Fact]:
     """The share of a trace's purges, by bytes, that each policy reaches: those whose table it may free."""
-    total = play.asks.purges()
+    total = play.histogram.purge_totals()
     for policies in ALIKE:
-        calls, _, reached = play.asks.acting(policies.partition(",")[0])
+        calls, _, reached = play.histogram.acting_calls(policies.partition(",")[0])
         share = reached / total.bytes if total.bytes else None
         what = f"{policies}: {calls:,} of {total.calls:,} purges reach"
         yield Fact("asked", what, share, share, "share of purged bytes", f"{TRACE}: {play.name}")
 
 
 def answer(
-    footprint: Footprint | None, census: Census | None, play: Play | None, zaps: tuple[int, ...]
+    footprint: Footprint | None, census: Census | None, play: TraceReplay | None, zaps: tuple[int, ...]
 ) -> Iterator[str]:
     """What the facts come to, in sentences; no number that is not among them."""
     if census is not None:
         kib, (least, most) = census.table_kib << 10, census.empty
         tables = f"{most:,}" if least == most else f"{least:,} to {most:,}"
         yield (
-            f"Of its PTE tables {census.needed:,} are in use and {tables} hold nothing: {human(most * kib)} of "
-            f"{human(census.sizes.vm_pte_kib << 10)} of page tables can come back."
+            f"Of its PTE tables {census.needed:,} are in use and {tables} hold nothing: {human_size(most * kib)} of "
+            f"{human_size(census.sizes.vm_pte_kib << 10)} of page tables can come back."
         )
     elif footprint is not None:
-        worst, best = (human(tables * footprint.arch.page_bytes) for tables in footprint.empty)
+        worst, best = (human_size(tables * footprint.arch.page_bytes) for tables in footprint.empty)
         yield (
-            f"Of {human(footprint.vmpte)} of page tables reclaim can give back {best} at best and {worst} at worst: it "
-            f"hangs on how the {human(footprint.res)} lie. `sweep advise --pid PID` looks, in seconds; it only reads."
+            f"Of {human_size(footprint.vmpte)} of page tables "
+            f"reclaim can give back {best} at best and {worst} at worst: it "
+            f"hangs on how the {human_size(footprint.res)} lie. "
+            "`sweep advise --pid PID` looks, in seconds; it only reads."
         )
     span = footprint.arch.span_bytes if footprint else ARCHES[0].span_bytes
     shares = [(zap, unaligned_reach(zap, span), aligned_reach(zap, span)) for zap in zaps]
@@ -181,11 +183,11 @@ def answer(
         "Older kernels free none but by munmap."
     )
     if play is not None:
-        total, (calls, _, reached) = play.asks.purges(), play.asks.acting("merged")
+        total, (calls, _, reached) = play.histogram.purge_totals(), play.histogram.acting_calls("merged")
         share = f"{reached / total.bytes:.0%}" if total.bytes else "none"
         yield (
-            f"{play.name} gives back {human(total.bytes)} in {total.calls:,} purges. Merged can act on {share} of it, "
-            f"the whole slots in {calls:,} of these calls."
+            f"{play.name} gives back {human_size(total.bytes)} in {total.calls:,} purges. Merged can act on {share} "
+            f"of it, the whole slots in {calls:,} of these calls."
         )
     yield (
         "Such a purge frees the table of each slot that it covers within one VMA, also if the slot was emptied before: "

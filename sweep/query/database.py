@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from engine.model.scenario import Columns, complete
 from sweep.common import cost_tables, schema
-from sweep.common.errors import DamagedError, UserError, one_line, unknown
+from sweep.common.errors import DamagedError, UserError, one_line, unknown_name
 from sweep.grid import sql_expressions
 from sweep.query import resource_limits, views
 from sweep.query.named_queries import NamedQuery, named_queries, named_query
@@ -236,7 +236,7 @@ def _with_column(
     where = f"derive.{name}"
     sql_type = _type_of(connection, source, expression, known, where)
     stored = sql_expressions.stored_type(sql_type, where)
-    value = f"CAST({sql_expressions.wrapped(expression)} AS {stored})"
+    value = f"CAST({sql_expressions.parenthesized_sql(expression)} AS {stored})"
     if stored == "VARCHAR":
         long = f"error('longer than {sql_expressions.MAX_TEXT} characters')"
         value = f"CASE WHEN length({value}) > {sql_expressions.MAX_TEXT} THEN {long} ELSE {value} END"
@@ -248,7 +248,7 @@ def _condition(connection: duckdb.DuckDBPyConnection, source: str, expression: s
     sql_type = _type_of(connection, source, expression, known, where)
     if sql_type != "BOOLEAN":
         raise UserError(f"{where}: gives {sql_type}, not true or false; write a comparison, such as zap < cluster")
-    return sql_expressions.wrapped(expression)
+    return sql_expressions.parenthesized_sql(expression)
 
 
 def _type_of(connection: duckdb.DuckDBPyConnection, source: str, expression: str, known: list[str], where: str) -> str:
@@ -257,8 +257,8 @@ def _type_of(connection: duckdb.DuckDBPyConnection, source: str, expression: str
         raise UserError(f"{where}: is empty; write a SQL expression over the point's columns")
     try:
         alone, wrapped = (
-            f"{sql_expressions.BARE}{sql_expressions.spelled(expression)}\n",
-            sql_expressions.wrapped(expression),
+            f"{sql_expressions.SELECT_BARE}{sql_expressions.to_duckdb_sql(expression)}\n",
+            sql_expressions.parenthesized_sql(expression),
         )
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
@@ -367,7 +367,7 @@ def _short(message: str) -> str:
         place = f" (line {line}, column {indent + 1})" if not text.startswith("...") else f" (line {line})"
     missing = _NO_TABLE.search(message)
     if missing:
-        return unknown("view", missing[1], schema.VIEWS) + place
+        return unknown_name("view", missing[1], schema.VIEWS) + place
     if message.startswith("Out of Memory"):
         return "needs more memory than half of this machine; ask for less"
     return one_line(_KIND.sub("", message), 200) + place

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.common.errors import UserError, unknown
+from sweep.common.errors import UserError, unknown_name
 
 FOLDER = Path(__file__).parent / "queries"
 _AGAINST = re.compile(r"(?:WHERE policy = 'none'|\(policy = 'none'\) OVER)")
@@ -34,7 +34,7 @@ def named_query(name: str) -> NamedQuery:
     path = FOLDER / f"{name}.sql"
     known = [path.stem for path in sorted(FOLDER.glob("*.sql"))]
     if name not in known:
-        raise UserError(f"{unknown('query', name, known)}; or give SQL, or a file that ends in .sql")
+        raise UserError(f"{unknown_name('query', name, known)}; or give SQL, or a file that ends in .sql")
     return _load(path)
 
 

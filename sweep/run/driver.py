@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.compilation.cache import is_cold
-from sweep.common.errors import UserError, unknown
+from sweep.common.errors import UserError, unknown_name
 from sweep.common.units import human_ns
 from sweep.executors.base import MODEL, TRACES, Batch, Done, End, Executor, limit_for
-from sweep.grid.loader import Grid
+from sweep.grid.grid import Grid
 from sweep.grid.point_id import run_name
 from sweep.run.batching import SMALLEST_NS, TASK_NS, Batcher, Task
 from sweep.run.plan import Plan, check_sql, estimated_ns, make_plan
@@ -132,7 +132,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
 def check(grid: Grid, options: LaunchOptions) -> None:
     """Refuse what cannot be launched so, before a run is touched. Raises UserError."""
     if options.executor not in EXECUTORS:
-        raise UserError(f"--executor: {unknown('executor', options.executor, EXECUTORS)}")
+        raise UserError(f"--executor: {unknown_name('executor', options.executor, EXECUTORS)}")
     if options.executor == "inline" and options.timeout_s is not None:
         raise UserError("--timeout needs --executor processes or ray: inline would have to kill this process")
     check_sql(grid, options.where)

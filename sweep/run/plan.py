@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from engine.model.scenario import ABSENT, Columns
 from engine.run import Forecast, forecast
 from sweep.common.errors import UserError, one_line
-from sweep.grid.grid import CHUNK
-from sweep.grid.loader import Exclude, Grid
-from sweep.grid.point_id import Ids, point_ids, run_name, spelled
+from sweep.grid.grid import CHUNK_POINTS, ExcludeRule, Grid
+from sweep.grid.point_id import PointIds, ids_from_bytes, point_ids, run_name
 from sweep.query import database
 from sweep.store.id_set import IdSet, keys
 from sweep.store.store import Store
 from sweep.traces import trace_points
 
 Mask = NDArray[np.bool_]
-Done = Callable[[Ids], Mask]
+Done = Callable[[PointIds], Mask]
 
 MOST_IDS = 4_000_000
 """Ids that are kept from the first pass to the second: 10 bytes each."""
@@ -61,7 +60,7 @@ class PlanAccount:
 class PointBlock:
     """Points to run: ids, complete columns, the repeat, and the derived columns as Arrow arrays."""
 
-    ids: Ids
+    ids: PointIds
     columns: Columns
     repeat: NDArray[np.int64]
     derived: dict[str, Any]
@@ -77,17 +76,17 @@ class Plan:
     def points(self) -> Iterator[PointBlock]:
         """The points to run, in the grid's order, in blocks of at most a chunk; no block is empty."""
         for number, bits in enumerate(self.kept):
-            index = np.flatnonzero(np.unpackbits(bits, count=CHUNK)).astype(np.int64) + number * CHUNK
+            index = np.flatnonzero(np.unpackbits(bits, count=CHUNK_POINTS)).astype(np.int64) + number * CHUNK_POINTS
             if not len(index):
                 continue
             columns, repeat = self.grid.columns_at(index)
             derived = _evaluated(self.grid, columns, [])[0] if self.grid.derive else {}
-            ids = spelled(self.ids[number]) if self.ids else point_ids(columns)
+            ids = ids_from_bytes(self.ids[number]) if self.ids else point_ids(columns)
             yield PointBlock(ids, columns, repeat, derived)
 
     def payload(self, block: PointBlock) -> Columns:
         """What a worker needs to run these points. Raises UserError where a trace is gone."""
-        return trace_points.loaded(block.columns, self.grid.traces) if self.grid.traces else block.columns
+        return trace_points.with_contents(block.columns, self.grid.traces) if self.grid.traces else block.columns
 
 
 def make_plan(grid: Grid, where: str | None = None, done: Done | None = None) -> Plan:
@@ -98,7 +97,7 @@ def make_plan(grid: Grid, where: str | None = None, done: Done | None = None) ->
     check_sql(grid, where)
     tally = _Tally(grid, where, done)
     kept, ids = [], []
-    for chunk in grid.chunks(CHUNK, checked=False):
+    for chunk in grid.chunks(CHUNK_POINTS, checked=False):
         alive, names = tally.judge(chunk.columns, chunk.start)
         kept.append(np.packbits(alive))
         if grid.raw_points <= MOST_IDS:
@@ -141,12 +140,12 @@ class _Tally:
         self._rounds = self._most_rounds = 0
         self._kernels: frozenset[int] = frozenset()
 
-    def judge(self, columns: Columns, start: int) -> tuple[Mask, Ids]:
+    def judge(self, columns: Columns, start: int) -> tuple[Mask, PointIds]:
         """bool[n], true for the points to run, and their ids."""
         alive = self._selected(columns)
         index = np.flatnonzero(alive)
         kept = {name: values[index] for name, values in columns.items()}
-        self._grid.check(kept, index + start)
+        self._grid.check_points(kept, index + start)
         ids = point_ids(kept)
         fresh = self._fresh(ids)
         self._duplicates += len(ids) - int(fresh.sum())
@@ -178,7 +177,7 @@ class _Tally:
             alive &= wanted
         return alive
 
-    def _fresh(self, ids: Ids) -> Mask:
+    def _fresh(self, ids: PointIds) -> Mask:
         """True for the first of equal ids."""
         given = keys(ids)
         fresh = given.first() & ~self._seen.has(given)
@@ -215,12 +214,12 @@ class _Tally:
         for i, rule in enumerate(self._grid.excludes):
             if not self._dropped[i]:
                 matched = f"; earlier rules dropped the {self._matched[i]:,} it matches" if self._matched[i] else ""
-                yield f"{self._grid.place('exclude', i)}: the rule drops nothing: {rule.label}{matched}"
+                yield f"{self._grid.location('exclude', i)}: the rule drops nothing: {rule.label}{matched}"
 
 
 def expect(columns: Columns) -> Forecast:
     """What points will take; traces need no kernel."""
-    if trace_points.is_trace(columns):
+    if trace_points.are_traces(columns):
         return Forecast(trace_points.estimate_ns(columns), frozenset())
     return forecast(columns)
 
@@ -230,7 +229,7 @@ def estimated_ns(columns: Columns) -> NDArray[np.float64]:
     return expect(columns).ns
 
 
-def matches(rule: Exclude, columns: Columns) -> Mask:
+def matches(rule: ExcludeRule, columns: Columns) -> Mask:
     """bool[n], true where every field of the rule has one of its values. Sparsity is filled from res and virt."""
     hit = np.ones(len(columns["virt"]), bool)
     for name, values in (rule.match or {}).items():
@@ -255,11 +254,11 @@ def _evaluated(
     except UserError as error:
         names = list(derive)
         for i, name in enumerate(names):
-            with _placed(grid.place("derive", name), "derive or where: "):
+            with _placed(grid.location("derive", name), "derive or where: "):
                 database.point_conditions(columns, {known: derive[known] for known in names[: i + 1]}, [])
         for where in wheres:
             rule = next((i for i, rule in enumerate(grid.excludes) if rule.where == where), None)
-            place = "--where" if rule is None else grid.place("exclude", rule, "where")
+            place = "--where" if rule is None else grid.location("exclude", rule, "where")
             with _placed(place, "derive or where: "):
                 database.point_conditions(columns, derive, [where])
         raise error
@@ -280,11 +279,11 @@ def _check_each(grid: Grid, where: str | None) -> None:
     names = list(grid.derive)
     for i, name in enumerate(names):
         before = {known: grid.derive[known] for known in names[: i + 1]}
-        with _placed(grid.place("derive", name), f"derive.{name}: "):
+        with _placed(grid.location("derive", name), f"derive.{name}: "):
             database.check_expressions(before, [])
     for i, rule in enumerate(grid.excludes):
         if rule.where:
-            with _placed(grid.place("exclude", i, "where"), f"where {one_line(rule.where)!r}: "):
+            with _placed(grid.location("exclude", i, "where"), f"where {one_line(rule.where)!r}: "):
                 database.check_expressions(grid.derive, [rule.where])
     if where is not None:
         with _placed("--where", f"where {one_line(where)!r}: "):

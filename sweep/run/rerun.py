@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.common.errors import UserError
-from sweep.grid.loader import Grid, parse
+from sweep.grid.grid import Grid
+from sweep.grid.loader import parse_grid
 from sweep.store.store import RunInfo, Store, open_store
 
 VERSIONS = ("version", "model_version", "git_commit", "engine_sha256", "lock_sha256", "python")
@@ -30,7 +31,7 @@ def read(wanted: str, store: Store) -> Again:
     first = (run.document["launches"] or [{}])[0]
     overrides = tuple(of_grid.get("overrides", first.get("overrides", ())))
     try:
-        grid = parse(of_grid["text"], str(of_grid.get("source") or path), overrides)
+        grid = parse_grid(of_grid["text"], str(of_grid.get("source") or path), overrides)
     except UserError as error:
         traces = of_grid["content"].get("workload")
         raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.model.results import Results
 from sweep.executors.base import Done, Failure, Labels
-from sweep.grid.point_id import texts
+from sweep.grid.point_id import id_strings
 from sweep.run.batching import Task, joined, picked
 from sweep.run.plan import PointBlock
 from sweep.store import arrow_tables
@@ -112,7 +112,7 @@ class Ledger:
         self._add(entry)
         if not entry.told:
             return iter(())
-        names = task.block.columns.get("trace", texts(task.block.ids))
+        names = task.block.columns.get("trace", id_strings(task.block.ids))
         return (f"{name}: {remark}" for name, remark in zip(names, entry.remarks, strict=True) if remark)
 
     def gave_up(self, task: Task, done: Done, failure: Failure) -> None:

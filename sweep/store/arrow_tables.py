@@ -20,8 +20,8 @@ from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import ABSENT, FIELDS, Columns
 from sweep.common import schema
 from sweep.common.errors import DamagedError, SweepFault, UserError
-from sweep.grid.point_id import Ids
-from sweep.traces.trace_points import is_trace
+from sweep.grid.point_id import PointIds
+from sweep.traces.trace_points import are_traces
 
 _TYPES = {
     "int64": pa.int64(),
@@ -72,7 +72,7 @@ def arrow_schema(columns: tuple[schema.Column, ...]) -> pa.Schema:
 
 def outcome_table(
     run_id: str,
-    ids: Ids | Sequence[str],
+    ids: PointIds | Sequence[str],
     repeat: NDArray[np.int64],
     columns: Columns,
     results: Results | Sequence[Results],
@@ -106,7 +106,7 @@ def outcome_table(
 
 def round_table(
     run_id: str,
-    ids: Ids | Sequence[str],
+    ids: PointIds | Sequence[str],
     results: Results | Sequence[Results],
     policies: Sequence[str] = POLICIES,
     *,
@@ -143,7 +143,7 @@ def round_table(
 
 def point_table(
     run_id: str,
-    ids: Ids | Sequence[str],
+    ids: PointIds | Sequence[str],
     repeat: NDArray[np.int64],
     columns: Columns,
     derived: Mapping[str, Any] | None = None,
@@ -208,7 +208,7 @@ def scenario_arrays(columns: Columns, each: int = 1) -> dict[str, pa.Array]:
 
     res is NULL where absent. A trace has its own columns, and none of these.
     """
-    if is_trace(columns):
+    if are_traces(columns):
         return {column.name: pa.array(np.repeat(columns[column.name], each)) for column in schema.TRACE}
     arrays: dict[str, pa.Array] = {}
     res, rows = columns["res"], len(columns["res"]) * each
@@ -459,7 +459,7 @@ def _by_column(
     return values.reshape(len(columns), -1)
 
 
-def _texts(ids: Ids | Sequence[str]) -> pa.Array:
+def _texts(ids: PointIds | Sequence[str]) -> pa.Array:
     """Strings of one length each, from where they lie."""
     ids = np.ascontiguousarray(ids, bytes)
     ends = np.arange(len(ids) + 1, dtype=np.int32) * np.int32(ids.itemsize)

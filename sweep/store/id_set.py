@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.common.errors import SweepFault
-from sweep.grid.point_id import ID_BYTES, Ids
+from sweep.grid.point_id import ID_BYTES, PointIds
 from sweep.store import arrow_tables
 
 
@@ -62,7 +62,7 @@ def keys(ids: Any) -> Keys:
     return Keys(head[order], tail[order], order)
 
 
-def _characters(ids: Ids) -> NDArray[np.uint8]:
+def _characters(ids: PointIds) -> NDArray[np.uint8]:
     return np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), 2 * ID_BYTES)
 
 

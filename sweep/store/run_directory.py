@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from sweep.common import schema
 from sweep.common.errors import DamagedError, UserError
-from sweep.grid.point_id import Ids as PointIds
-from sweep.grid.point_id import texts
+from sweep.grid.point_id import PointIds, id_strings
 from sweep.store import arrow_tables, parts
 from sweep.store.id_set import IdSet, Keys, keys
 from sweep.store.locks import holder
@@ -71,12 +70,12 @@ class Ids:
         failed = self._failed(ids)
         if not failed.any():
             return attempt
-        return np.array([max(attempt, self.failed.get(i, 0) + 1) for i in texts(ids)], np.int64)
+        return np.array([max(attempt, self.failed.get(i, 0) + 1) for i in id_strings(ids)], np.int64)
 
     def note_ok(self, ids: PointIds, own: Keys) -> None:
         """Take in points that are ok; `own`: their keys."""
         self.ok.add(own)
-        for point in texts(ids[self._failed(ids)]):
+        for point in id_strings(ids[self._failed(ids)]):
             del self.failed[point]
 
     def _failed(self, ids: PointIds) -> NDArray[np.bool_]:

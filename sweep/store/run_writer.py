@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sweep.common import schema
 from sweep.common.errors import SweepFault, UserError
-from sweep.grid.point_id import Ids
+from sweep.grid.point_id import PointIds
 from sweep.store import arrow_tables, compaction, parts, run_directory
 from sweep.store.id_set import IdSet, Keys, keys
 from sweep.store.locks import RunLock
@@ -38,7 +38,7 @@ class RunWriter:
         self._number = layout.next_number
         self._save(status="running", counts={"points": None})
 
-    def tried(self, ids: Ids, rerun_failed: bool = False) -> NDArray[np.bool_]:
+    def tried(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
         """Which of these points a launch passes over (run_directory.Ids)."""
         return self._ids.tried(ids, rerun_failed)
 
@@ -50,7 +50,7 @@ class RunWriter:
         """How many points the plan has in all, done ones too, so that `ls` can say what is left."""
         self._save(counts={"points": points})
 
-    def attempts(self, ids: Ids, attempt: int) -> int | NDArray[np.int64]:
+    def attempts(self, ids: PointIds, attempt: int) -> int | NDArray[np.int64]:
         """Which attempt this is of each point (run_directory.Ids)."""
         return self._ids.attempts(ids, attempt)
 
@@ -81,7 +81,7 @@ class RunWriter:
         self._write(parts.made(points, outcomes=outcomes, rounds=rounds), points.num_rows)
         run_directory.note_points(self._ids, points, own)
 
-    def commit_files(self, files: Mapping[str, File], ids: Ids) -> None:
+    def commit_files(self, files: Mapping[str, File], ids: PointIds) -> None:
         """The same with files (`parts.made`) that somebody else made of points that are all ok, under their ids."""
         own = self._check(ids)
         self._write(files, len(ids))

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from sweep.common import atomic_write
-from sweep.common.errors import UserError, one_line, unknown
+from sweep.common.errors import UserError, one_line, unknown_name
 
 T = TypeVar("T")
 
@@ -297,7 +297,7 @@ def place_at(wanted: str) -> Place:
     if scheme == "file":
         return Directory(Path(urlsplit(wanted).path))
     if scheme not in (*ARROW, *FSSPEC):
-        why = unknown("scheme", scheme, ("file", *ARROW, *FSSPEC))
+        why = unknown_name("scheme", scheme, ("file", *ARROW, *FSSPEC))
         raise UserError(
             f"--results: {why}; others show files before they are whole: mount them, and give the directory"
         )

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.common import schema
-from sweep.common.errors import UserError, nearest, one_line
-from sweep.grid.point_id import Ids
+from sweep.common.errors import UserError, did_you_mean, one_line
+from sweep.grid.point_id import PointIds
 from sweep.store import locks, parts, run_directory
 from sweep.store.run_directory import RunInfo
 from sweep.store.run_writer import RunWriter
@@ -122,7 +122,7 @@ class Store:
         if close:
             raise UserError(f"run {shown} could be {_some(close)}; give more of it")
         known = f" known: {_some(names)}" if names else f" no run in {self.root} yet"
-        raise UserError(f"no run {shown}{nearest(wanted, names) or ';'}{known}")
+        raise UserError(f"no run {shown}{did_you_mean(wanted, names) or ';'}{known}")
 
     def remove(self, run_id: str) -> None:
         """Delete a run; UserError while it is being written."""
@@ -143,7 +143,7 @@ class Store:
         finally:
             lock.release()
 
-    def tried(self, run_id: str, rerun_failed: bool = False) -> Callable[[Ids], NDArray[np.bool_]]:
+    def tried(self, run_id: str, rerun_failed: bool = False) -> Callable[[PointIds], NDArray[np.bool_]]:
         """Which points of a run a launch passes over (run_directory.Ids). For `plan`: no lock."""
         ids, _ = run_directory.read_ids(self.root.child(run_id))
         return lambda wanted: ids.tried(wanted, rerun_failed)

@@ -27,7 +27,7 @@ STACK_BYTES = 8_368_128
 
 
 @dataclass(slots=True)
-class Tally:
+class CallCounts:
     """Calls of one kind and size. `whole_calls` cover at least one whole slot, `whole_bytes` are all bytes of these."""
 
     calls: int = 0
@@ -49,8 +49,8 @@ class Tally:
             self.whole_calls += 1
             self.whole_bytes += size
 
-    def plus(self, other: "Tally") -> "Tally":
-        return Tally(
+    def plus(self, other: "CallCounts") -> "CallCounts":
+        return CallCounts(
             self.calls + other.calls,
             self.bytes + other.bytes,
             self.whole_calls + other.whole_calls,
@@ -59,27 +59,27 @@ class Tally:
         )
 
 
-class Asks:
+class CallHistogram:
     """Tallies by kind of call and size; what a thread's end gives back of its stack stands apart."""
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str], Tally] = {}
+        self._tallies: dict[tuple[str, str], CallCounts] = {}
 
     def add(self, kind: str, length: int, pieces: Iterable[Piece], *, stack: bool = False) -> None:
         size = STACKS if stack else _NAMES[bisect_left(_MOST, length)]
         tally = self._tallies.get((kind, size))
         if tally is None:
-            tally = self._tallies[kind, size] = Tally()
+            tally = self._tallies[kind, size] = CallCounts()
         tally.add(pieces)
 
-    def by_size(self) -> Iterator[tuple[str, str, Tally]]:
+    def by_size(self) -> Iterator[tuple[str, str, CallCounts]]:
         """(kind, size, tally) of what there is, kinds and sizes in order."""
         for kind in KINDS:
             for size in (*(name for name, _ in SIZES), LARGER, STACKS):
                 if (kind, size) in self._tallies:
                     yield kind, size, self._tallies[kind, size]
 
-    def purges(self) -> Tally:
+    def purge_totals(self) -> CallCounts:
         """All purges but those of stacks."""
         return self._sum(PURGES)
 
@@ -88,21 +88,21 @@ class Asks:
         """Stacks too."""
         return sum(tally.calls for kind, _, tally in self.by_size() if kind in PURGES)
 
-    def acting(self, policy: str) -> tuple[int, int, int]:
+    def acting_calls(self, policy: str) -> tuple[int, int, int]:
         """Calls after which the policy may free a table, for all that they say themselves; their bytes; those reached.
 
         Of a call over a whole slot and parts of its neighbours the whole-slot rules reach the slot alone. refcount and
         async look at tables whatever the call's size, but MADV_FREE empties none; munmap unmaps all.
         """
         if policy == "munmap":
-            return self.purges().calls, self.purges().bytes, self.purges().bytes
+            return self.purge_totals().calls, self.purge_totals().bytes, self.purge_totals().bytes
         dontneed, kept_as = self._sum(("dontneed",)), CLASS_OF[policy]
         if kept_as == BY_SLOT:
             return dontneed.whole_calls, dontneed.whole_bytes, dontneed.whole_slots * SLOT
         return (0, 0, 0) if kept_as == NONE else (dontneed.calls, dontneed.bytes, dontneed.bytes)
 
-    def _sum(self, kinds: tuple[str, ...]) -> Tally:
-        total = Tally()
+    def _sum(self, kinds: tuple[str, ...]) -> CallCounts:
+        total = CallCounts()
         for kind, size, tally in self.by_size():
             if kind in kinds and size != STACKS:
                 total = total.plus(tally)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from engine.traces.page_tables import PAGE
 from engine.traces.vmas import READ, WRITE
 from sweep.common.errors import UserError
-from sweep.common.text_lines import Rows
-from sweep.traces.trace_reader import MOST_THREADS, Call, Programs, Skipped, checked
+from sweep.common.text_lines import TextLines
+from sweep.traces.trace_reader import MOST_THREADS, Call, ProgramTracker, SkippedRows, check_call
 
 _LINE = re.compile(
     r"(?:\[pid +(?P<pid>\d+)(?:<[^>]*>)?\] +|(?P<number>\d+)(?:<[^>]*>)? +)?"  # <comm>: --decode-pids
@@ -30,7 +30,7 @@ _ARGUMENTS = {"mmap": 6, "munmap": 2, "madvise": 3, "mprotect": 3, "mremap": 4, 
 _LONGEST_CALL = 4096
 
 
-def strace_calls(rows: Iterator[tuple[int, str]], place: Rows, skipped: Skipped) -> Iterator[Call]:
+def read_strace_calls(rows: Iterator[tuple[int, str]], place: TextLines, skipped: SkippedRows) -> Iterator[Call]:
     """The calls that worked. Raises UserError where there is not one call in the file."""
     reader = _Reader()
     for row, line in rows:
@@ -39,7 +39,7 @@ def strace_calls(rows: Iterator[tuple[int, str]], place: Rows, skipped: Skipped)
         except UserError as error:
             raise place.error(str(error)) from error
         if isinstance(call, Call):
-            call = checked(call)
+            call = check_call(call)
         if isinstance(call, Call):
             yield call
         elif call:
@@ -56,7 +56,7 @@ class _Reader:
     def __init__(self) -> None:
         self.calls_seen = 0
         self._unfinished: dict[int, tuple[str, str]] = {}
-        self._programs = Programs()
+        self._programs = ProgramTracker()
         self._break = 0
 
     @property

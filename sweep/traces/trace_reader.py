@@ -12,8 +12,8 @@ from typing import NamedTuple
 from engine.traces.address_space import HIGHEST, OPS, TOUCHES, Operation
 from engine.traces.page_tables import PAGE
 from engine.traces.vmas import READ, WRITE
-from sweep.common.errors import UserError, one_line, unknown
-from sweep.common.text_lines import Rows
+from sweep.common.errors import UserError, one_line, unknown_name
+from sweep.common.text_lines import TextLines
 
 KERNEL_HEADER = "step,op,start,length,stride"
 ALLOCATOR_HEADER = "tid,op,addr,len"
@@ -51,7 +51,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class Skipped:
+class SkippedRows:
     """Rows that say nothing that can be counted, by reason: how many, and the first."""
 
     reasons: dict[str, list[int]] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Skipped:
             yield f"{count:,} row{'s' if count > 1 else ''} skipped, the first is row {row}: {reason}"
 
 
-def name_of(path: str) -> str:
+def trace_name(path: str) -> str:
     """What a trace is called in a table: its file's name without .csv, .gz and the like."""
     name = PurePath(path).name
     for ending in (".gz", ".csv", ".txt", ".strace"):
@@ -72,15 +72,15 @@ def name_of(path: str) -> str:
     return name or path
 
 
-def names_of(paths: Sequence[str]) -> list[str]:
+def trace_names(paths: Sequence[str]) -> list[str]:
     """What traces are called beside each other; those of one name, from different folders, go by their paths."""
-    names = [name_of(path) for path in paths]
+    names = [trace_name(path) for path in paths]
     return [
         PurePath(path).as_posix() if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)
     ]
 
 
-def kind_of(rows: Rows, first_line: str) -> str:
+def detect_format(rows: TextLines, first_line: str) -> str:
     """`kernel`, `allocator` or `strace` by the first line. Raises UserError."""
     header = first_line.strip().lower()
     if header in (KERNEL_HEADER, ALLOCATOR_HEADER):
@@ -93,7 +93,7 @@ def kind_of(rows: Rows, first_line: str) -> str:
     )
 
 
-def steps(rows: Rows) -> Iterator[Step]:
+def read_kernel_steps(rows: TextLines) -> Iterator[Step]:
     """The rows of a kernel trace after its header, steps rising. Raises UserError."""
     last = -1
     for row, line in rows:
@@ -102,13 +102,13 @@ def steps(rows: Rows) -> Iterator[Step]:
             raise rows.error(f"{len(fields)} columns, not the 5 of {KERNEL_HEADER}: {one_line(line)!r}")
         op = fields[1]
         if op not in _KNOWN:
-            raise rows.error(unknown("op", op, OPS))
-        number = whole(rows, "step", fields[0])
+            raise rows.error(unknown_name("op", op, OPS))
+        number = parse_number(rows, "step", fields[0])
         if number <= last:
             raise rows.error(f"step {number} after step {last}; steps must rise")
         last = number
-        start, length = whole(rows, "start", fields[2]), whole(rows, "length", fields[3])
-        stride = whole(rows, "stride", fields[4]) if fields[4] or op in TOUCHES else 0
+        start, length = parse_number(rows, "start", fields[2]), parse_number(rows, "length", fields[3])
+        stride = parse_number(rows, "stride", fields[4]) if fields[4] or op in TOUCHES else 0
         yield Step(row, number, Operation(op, start, length, stride))
 
 
@@ -116,15 +116,15 @@ ADVICE = {"MADV_DONTNEED": "dontneed", "MADV_DONTNEED_LOCKED": "dontneed", "MADV
 MOST_THREADS = 1 << 16
 
 
-def calls(rows: Rows, skipped: Skipped) -> Iterator[Call]:
+def read_allocator_calls(rows: TextLines, skipped: SkippedRows) -> Iterator[Call]:
     """The rows of an allocator trace after its header. Raises UserError where the file is not such a table."""
-    programs = Programs()
+    programs = ProgramTracker()
     for row, line in rows:
         fields = line.split(",")
         if len(fields) != 4:
             raise rows.error(f"{len(fields)} columns, not the 4 of {ALLOCATOR_HEADER}: {one_line(line)!r}")
-        op, thread = fields[1], whole(rows, "tid", fields[0])
-        start, length = whole(rows, "addr", fields[2]), whole(rows, "len", fields[3])
+        op, thread = fields[1], parse_number(rows, "tid", fields[0])
+        start, length = parse_number(rows, "addr", fields[2]), parse_number(rows, "len", fields[3])
         try:
             foreign = programs.foreign(thread, op, start, length)
         except UserError as error:
@@ -134,7 +134,7 @@ def calls(rows: Rows, skipped: Skipped) -> Iterator[Call]:
             continue
         call = _call(row, op, start, length)
         if isinstance(call, Call):
-            call = checked(call)
+            call = check_call(call)
         if isinstance(call, Call):
             yield call
         else:
@@ -163,7 +163,7 @@ def _call(row: int, op: str, start: int, length: int) -> Call | str:
     return f"unknown call {one_line(op)!r}"
 
 
-def checked(call: Call) -> Call | str:
+def check_call(call: Call) -> Call | str:
     """The call, or why the kernel would have refused it."""
     if call.end > HIGHEST or call.moved_from + call.old_length > HIGHEST:
         return "beyond what a process can map"
@@ -174,14 +174,14 @@ def checked(call: Call) -> Call | str:
     return call
 
 
-def whole(rows: Rows, what: str, text: str) -> int:
+def parse_number(rows: TextLines, what: str, text: str) -> int:
     """A plain number of at most 64 bits. Raises UserError with the row."""
     if text.isdigit() and text.isascii() and len(text) <= _LONGEST_NUMBER and (value := int(text)) <= LARGEST:
         return value
     raise rows.error(f"{what} must be a whole number of at most 64 bits, not {one_line(text)!r}")
 
 
-class Programs:
+class ProgramTracker:
     """Tells the traced program's threads from programs that it started, whose addresses are others.
 
     A program starts with brk(NULL) and an mmap of two pages, both by the dynamic loader; a thread does not.

@@ -12,16 +12,23 @@ from engine.traces.page_tables import PAGE, TraceError
 from engine.traces.replay import Replay
 from engine.traces.vmas import ANONYMOUS, READ, UNSEEN, WRITE, Piece
 from sweep.common.errors import UserError
-from sweep.common.text_lines import Rows
-from sweep.traces.call_histogram import STACK_BYTES, Asks
-from sweep.traces.strace_parser import strace_calls
-from sweep.traces.trace_reader import Call, Skipped, calls, kind_of, name_of, steps
+from sweep.common.text_lines import TextLines
+from sweep.traces.call_histogram import STACK_BYTES, CallHistogram
+from sweep.traces.strace_parser import read_strace_calls
+from sweep.traces.trace_reader import (
+    Call,
+    SkippedRows,
+    detect_format,
+    read_allocator_calls,
+    read_kernel_steps,
+    trace_name,
+)
 
 MOST_STACKS = 1 << 16
-GIVE_BACK = (*PURGES, "munmap")
+UNMAP_OR_PURGE = (*PURGES, "munmap")
 
 
-class Play:
+class TraceReplay:
     """One file. Iterate for the step numbers, each yielded when it is done; then the figures are there.
 
     `replay` has no policies where VmPTE cannot be known: a trace without touches, unless all is taken as touched.
@@ -38,8 +45,8 @@ class Play:
         data: bytes | None = None,
     ) -> None:
         """`data`: what is played instead of the file, which then only gives its name."""
-        self.path, self.name, self.form = path, name, ""
-        self.asks, self.skipped = Asks(), Skipped()
+        self.path, self.name, self.format = path, name, ""
+        self.histogram, self.skipped = CallHistogram(), SkippedRows()
         self.remarks: list[str] = []
         self.steps, self.unknown_calls = 0, 0
         self.replay = Replay(())
@@ -48,16 +55,16 @@ class Play:
 
     def __iter__(self) -> Iterator[int]:
         """Raises UserError with the row."""
-        with Rows(self.path, self._data) as rows:
+        with TextLines(self.path, self._data) as rows:
             numbered = iter(rows)
             first = next(numbered, None)
             if first is None:
                 raise UserError(f"{rows.path}: is empty")
-            self.form = kind_of(rows, first[1])
-            if self.form == "kernel" or self._touch_all:
+            self.format = detect_format(rows, first[1])
+            if self.format == "kernel" or self._touch_all:
                 self.replay = Replay(self._policies, scan_every=self._scan_every)
             try:
-                yield from self._kernel(rows) if self.form == "kernel" else self._calls(rows, first)
+                yield from self._kernel(rows) if self.format == "kernel" else self._calls(rows, first)
             except TraceError as error:
                 raise rows.error(str(error)) from error
             if not self.steps and not self.skipped.reasons:
@@ -70,17 +77,17 @@ class Play:
         yield from self.skipped.lines()
         yield from self.remarks
 
-    def _kernel(self, rows: Rows) -> Iterator[int]:
+    def _kernel(self, rows: TextLines) -> Iterator[int]:
         vmas, apply = self.replay.vmas, self.replay.apply
         first = last = None
-        for _, last, operation in steps(rows):
+        for _, last, operation in read_kernel_steps(rows):
             first = last if first is None else first
             if self._touch_all:
                 self._touch_pending()
                 self._pending = (operation.start, operation.end)
-            if operation.op in GIVE_BACK:
+            if operation.op in UNMAP_OR_PURGE:
                 kind = operation.op.removesuffix("_locked")
-                self.asks.add(kind, operation.length, vmas.pieces(operation.start, operation.end))
+                self.histogram.add(kind, operation.length, vmas.pieces(operation.start, operation.end))
             apply(operation)
             self.steps += 1
             yield last
@@ -88,12 +95,12 @@ class Play:
         if missing:
             self.remarks.append(f"{missing:,} steps are missing between the first and the last")
 
-    def _calls(self, rows: Rows, first: tuple[int, str]) -> Iterator[int]:
+    def _calls(self, rows: TextLines, first: tuple[int, str]) -> Iterator[int]:
         stacks: set[int] = set()
-        if self.form == "strace":
-            found = strace_calls(_chained(first, rows), rows, self.skipped)
+        if self.format == "strace":
+            found = read_strace_calls(_chained(first, rows), rows, self.skipped)
         else:
-            found = calls(rows, self.skipped)
+            found = read_allocator_calls(rows, self.skipped)
         for call in found:
             self._touch_pending()
             self._judge(call, stacks)
@@ -122,19 +129,19 @@ class Play:
             self.unknown_calls += 1
             pieces = self.replay.vmas.pieces(call.start, call.end)
         stack = call.op == "dontneed" and (call.length == STACK_BYTES or call.start in stacks)
-        self.asks.add(call.op, call.length, pieces, stack=stack)
+        self.histogram.add(call.op, call.length, pieces, stack=stack)
 
     def _touch_pending(self) -> None:
         """Write what the last call left unwritten: all else was written before."""
         self.replay.touch_all(*self._pending)
 
 
-def play_calls(path: str) -> Play:
+def play_calls(path: str) -> TraceReplay:
     """Play a trace to its end as it was recorded (no page counts as written unless the trace says so).
 
     Raises UserError with the row.
     """
-    play = Play(path, name_of(path), POLICIES, touch_all=False)
+    play = TraceReplay(path, trace_name(path), POLICIES, touch_all=False)
     for _ in play:
         pass
     return play
@@ -174,6 +181,6 @@ def _holes(pieces: list[Piece], start: int, end: int) -> Iterator[tuple[int, int
     yield from ((lo, hi) for lo, hi in list(pairwise(edges))[::2] if lo < hi)
 
 
-def _chained(first: tuple[int, str], rows: Rows) -> Iterator[tuple[int, str]]:
+def _chained(first: tuple[int, str], rows: TextLines) -> Iterator[tuple[int, str]]:
     yield first
     yield from rows

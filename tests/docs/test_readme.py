@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine.model.policy import ALL
-from sweep.grid.loader import load, parse
+from sweep.grid.loader import load_grid, parse_grid
 from tests.paths import ROOT
 
 README = ROOT / "README.md"
@@ -27,7 +27,7 @@ def policies_table() -> str:
 
 
 def grids_table() -> str:
-    rows = [(path, load(path)) for path in sorted((ROOT / "grids").glob("*.yaml"))]
+    rows = [(path, load_grid(path)) for path in sorted((ROOT / "grids").glob("*.yaml"))]
     return "".join(f"| [{path.name}](grids/{path.name}) | {' '.join(grid.about.split())} |\n" for path, grid in rows)
 
 
@@ -87,7 +87,7 @@ def test_grid_example() -> None:
     """The grid that is explained parses, and every part of it has an effect."""
     found = re.search(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
     assert found
-    grid = parse(found[1], "README.md")
+    grid = parse_grid(found[1], "README.md")
     assert grid.raw_points == 2 * 3 * 8 * 2 * 2
     assert len(grid.excludes) == 1
     assert grid.policies == ("none", "refcount", "merged")

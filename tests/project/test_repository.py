@@ -78,9 +78,9 @@ def test_the_lock_pins_everything_with_hashes() -> None:
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.name)
 def test_grids_that_ship_parse(path: Path) -> None:
     """Each grid loads, has points, says what it asks, and goes by its file's name."""
-    from sweep.grid.loader import load
+    from sweep.grid.loader import load_grid
 
-    grid = load(path)
+    grid = load_grid(path)
     assert grid.raw_points > 0
     assert grid.about
     assert grid.name == path.stem

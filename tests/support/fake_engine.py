@@ -12,7 +12,8 @@ import numpy as np
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Columns
-from sweep.grid.loader import Grid, parse
+from sweep.grid.grid import Grid
+from sweep.grid.loader import parse_grid
 from sweep.run.driver import State
 
 RUNNER = "tests.support.fake_engine:run_batch"
@@ -69,7 +70,7 @@ def first_time() -> bool:
 def grid(seeds: list[int], name: str = "fake", rounds: int = 1) -> Grid:
     """A point a seed."""
     fixed = f"{{virt: 2MiB, sparsity: 0.5, rounds: {rounds}}}"
-    return parse(f"schema: sweep/1\nname: {name}\nfixed: {fixed}\naxes: {{seed: {seeds}}}\n", name)
+    return parse_grid(f"schema: sweep/1\nname: {name}\nfixed: {fixed}\naxes: {{seed: {seeds}}}\n", name)
 
 
 class Told:

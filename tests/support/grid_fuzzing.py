@@ -18,7 +18,7 @@ from typing import Any
 from sweep.common import units
 from sweep.common.errors import UserError
 from sweep.grid import field_values, grid, grid_file, loader, sql_expressions, yaml_nodes
-from sweep.grid.loader import parse
+from sweep.grid.loader import parse_grid
 from sweep.run import plan
 from tests.paths import ROOT
 
@@ -204,7 +204,7 @@ def judge_grid(text: str) -> bool:
     """Whether the text is a grid; if so it can be planned, and all its points can be made."""
     try:
         with limited():
-            made = parse(text, "fuzz.yaml")
+            made = parse_grid(text, "fuzz.yaml")
     except UserError as error:
         check_message(error)
         return False

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Columns, Scenario, columns_of
-from sweep.grid.point_id import Ids
+from sweep.grid.point_id import PointIds
 from sweep.store import arrow_tables, parts
 from sweep.store.storage import Directory, Place
 from sweep.store.store import RunWriter, Store
@@ -42,7 +42,7 @@ def point_id(number: int) -> str:
     return f"{number:020x}"
 
 
-def named(numbers: Iterable[int]) -> Ids:
+def named(numbers: Iterable[int]) -> PointIds:
     return np.array([point_id(number) for number in numbers], bytes)
 
 
@@ -78,7 +78,7 @@ def results(count: int, rounds: int = ROUNDS) -> Results:
     )
 
 
-def point_rows(run_id: str, ids: Ids | Sequence[str], **how: Any) -> arrow_tables.Table:
+def point_rows(run_id: str, ids: PointIds | Sequence[str], **how: Any) -> arrow_tables.Table:
     """Rows of the points table for any ids."""
     return arrow_tables.point_table(run_id, ids, np.zeros(len(ids), np.int64), scenarios(len(ids)), **how)
 

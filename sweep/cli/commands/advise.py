@@ -14,7 +14,7 @@ from sweep.common.errors import UserError
 if TYPE_CHECKING:
     from sweep.process.advice import Fact, Footprint
     from sweep.process.table_census import Census
-    from sweep.traces.trace_replay import Play
+    from sweep.traces.trace_replay import TraceReplay
 
 Part = Literal["facts", "kernels", "knobs"]
 
@@ -66,7 +66,7 @@ class Found:
 
     footprint: "Footprint | None"
     census: "Census | None"
-    play: "Play | None"
+    play: "TraceReplay | None"
 
 
 def _read(virt: str | None, res: str | None, vmpte: str | None, pid: int | None, trace: str | None) -> Found:
@@ -169,13 +169,13 @@ def _print(tables: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]], sho
 
 def _readable(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """Bytes as sizes, shares as per cent; the other formats keep the numbers."""
-    from sweep.common.units import format_size, human
+    from sweep.common.units import format_size, human_size
 
     if len(row) != len(FACTS):
         return row
     topic, what, least, most, unit, source = row
     if unit == "bytes":
-        shown = format_size if topic == "purge" else human
+        shown = format_size if topic == "purge" else human_size
         return topic, what, shown(least), shown(most), "", source
     if unit.startswith("share"):
         return topic, what, *(None if n is None else f"{n:.1%}" for n in (least, most)), unit[6:], source

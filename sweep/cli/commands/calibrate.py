@@ -83,12 +83,12 @@ def calibrate(
 
 def checked(runner: "Runner", path: Path, where: str | None, prices: "CostTable", show: "Progress") -> dict[str, Any]:
     """Predicted against measured zap_ns, for each point of a grid."""
-    from sweep.grid.loader import load
+    from sweep.grid.loader import load_grid
     from sweep.kernel.calibrate import Prediction, fits, predictions
     from sweep.run.driver import State
     from sweep.run.plan import make_plan
 
-    plan = make_plan(load(path), where)
+    plan = make_plan(load_grid(path), where)
     total, found = plan.account.todo, list[Prediction]()
     for prediction in predictions(plan, runner, prices):
         found.append(prediction)

@@ -12,10 +12,10 @@ import typer
 
 from sweep.cli.launch_summary import tell
 from sweep.cli.options import STORE, Facts, Format, MaybeGridFile, Override, Quiet, Results, Timeout, Where
-from sweep.common.errors import UserError, one_line, unknown
+from sweep.common.errors import UserError, one_line, unknown_name
 
 if TYPE_CHECKING:
-    from sweep.grid.loader import Grid
+    from sweep.grid.grid import Grid
     from sweep.run.driver import LaunchOptions, Progress
     from sweep.store.store import Store
 
@@ -113,11 +113,11 @@ def _opened(results: str) -> "Store":
 
 
 def _loaded(grid: Path | None, override: Sequence[str] | None) -> "Grid":
-    from sweep.grid.loader import load
+    from sweep.grid.loader import load_grid
 
     if grid is None:
         raise UserError("launch: missing argument 'GRID' (or --like RUN); see sweep launch --help")
-    return load(grid, tuple(override or ()))
+    return load_grid(grid, tuple(override or ()))
 
 
 def _repeated(
@@ -190,7 +190,7 @@ def _cluster(executor: str, address: str | None) -> str | None:
 def _is_kernel(engine: str, executor: str, jobs: int | None, address: str | None) -> bool:
     """Whether the live kernel is asked; it takes no executor, its points run one at a time."""
     if engine not in ENGINES:
-        raise UserError(f"--engine: {unknown('engine', engine, ENGINES)}")
+        raise UserError(f"--engine: {unknown_name('engine', engine, ENGINES)}")
     live = engine == "kernel"
     for option, given in (("--executor ray", executor == "ray"), ("--address", address), ("-j", (jobs or 1) > 1)):
         if live and given:
@@ -200,7 +200,7 @@ def _is_kernel(engine: str, executor: str, jobs: int | None, address: str | None
 
 def _failed_only(rerun: str | None) -> bool:
     if rerun not in (None, "failed"):
-        raise UserError(f"--rerun: {unknown('choice', rerun, ['failed'])}")
+        raise UserError(f"--rerun: {unknown_name('choice', rerun, ['failed'])}")
     return rerun is not None
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sweep.cli.options import AsJson, HowToPrint
-from sweep.common.errors import UserError, unknown
+from sweep.common.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from sweep.kernel.kernel_replay import Shown
-    from sweep.traces.trace_replay import Play
+    from sweep.traces.trace_replay import TraceReplay
 
 
 STEP_COLUMNS = ("trace", "step", "policy", "vm_pte_kib", "res_kib")
@@ -89,16 +89,16 @@ def replay(
     reached: of all bytes given back those whose table it may free.
     """
     from sweep.cli import output_formats
-    from sweep.traces.trace_reader import names_of
-    from sweep.traces.trace_replay import Play
+    from sweep.traces.trace_reader import trace_names
+    from sweep.traces.trace_replay import TraceReplay
 
     chosen = "json" if as_json else format
     if engine == "kernel":
         return _on_the_kernel(traces, policy, touch, steps, chosen)
     policies = _policies(policy)
     plays = [
-        Play(path, name, policies, touch_all=touch == "all", scan_every=scan_every)
-        for path, name in zip(traces, names_of(traces), strict=True)
+        TraceReplay(path, name, policies, touch_all=touch == "all", scan_every=scan_every)
+        for path, name in zip(traces, trace_names(traces), strict=True)
     ]
     if steps:
         rows = (row for play in plays for row in _steps(play, policies))
@@ -121,14 +121,14 @@ def _on_the_kernel(traces: Sequence[str], policy: Sequence[str] | None, touch: s
     """Live beside the model under the kernel's own policy; exit code 1 where they differ."""
     from sweep.cli import output_formats
     from sweep.kernel.kernel_replay import Shown, live_policy, play, steps_of
-    from sweep.traces.trace_reader import names_of
+    from sweep.traces.trace_reader import trace_names
 
     if policy or touch != "recorded":
         raise UserError(
             "--engine kernel plays what is recorded, under this kernel's own policy: no --policy, no --touch"
         )
     own = live_policy()
-    names = names_of(traces)
+    names = trace_names(traces)
     shown: dict[str, list[Shown]] = {}
     for path, name in zip(traces, names, strict=True):
         shown[name] = list(play(steps_of(path), path, own))
@@ -164,11 +164,11 @@ def _policies(asked: Sequence[str] | None) -> tuple[str, ...]:
     names = [name.strip() for text in asked or POLICIES for name in text.split(",")]
     for name in names:
         if name not in POLICIES:
-            raise UserError(f"--policy: {unknown('policy', name, POLICIES)}")
+            raise UserError(f"--policy: {unknown_name('policy', name, POLICIES)}")
     return tuple(name for name in POLICIES if name in names)
 
 
-def _steps(play: "Play", policies: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+def _steps(play: "TraceReplay", policies: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """A row a step and policy; step 0 maps, and is what the differences are to."""
     for step in play:
         if not play.replay.policies:
@@ -179,22 +179,22 @@ def _steps(play: "Play", policies: tuple[str, ...]) -> Iterator[tuple[Any, ...]]
     _tell(play)
 
 
-def _finish(play: "Play") -> None:
+def _finish(play: "TraceReplay") -> None:
     for _ in play:
         pass
     _tell(play)
 
 
-def _tell(play: "Play") -> None:
+def _tell(play: "TraceReplay") -> None:
     """What the table does not hold."""
     for line in play.notes():
         print(f"{play.path}: {line}", file=sys.stderr)
 
 
-def _by_policy(play: "Play", policies: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
-    purges = play.asks.purges()
+def _by_policy(play: "TraceReplay", policies: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
+    purges = play.histogram.purge_totals()
     for policy in policies:
-        calls, size, reached = play.asks.acting(policy)
+        calls, size, reached = play.histogram.acting_calls(policy)
         yield (
             *(play.name, policy, purges.calls, calls, _share(calls, purges.calls)),
             *(purges.bytes, size, _share(size, purges.bytes), _share(reached, purges.bytes)),
@@ -202,15 +202,15 @@ def _by_policy(play: "Play", policies: tuple[str, ...]) -> Iterable[tuple[Any, .
         )
 
 
-def _figures(play: "Play", policy: str) -> tuple[int | None, ...]:
+def _figures(play: "TraceReplay", policy: str) -> tuple[int | None, ...]:
     if not play.replay.policies:
         return None, None, None, None
     end = play.replay.vm_pte_kib(policy), play.replay.res_kib(policy)
     return play.replay.tables_freed(policy), play.replay.vm_pte_kib_max(policy), *end
 
 
-def _by_size(play: "Play", policies: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
-    for kind, size, tally in play.asks.by_size():
+def _by_size(play: "TraceReplay", policies: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
+    for kind, size, tally in play.histogram.by_size():
         yield (
             *(play.name, kind, size, tally.calls, tally.bytes),
             *(tally.whole_calls, _share(tally.whole_calls, tally.calls)),

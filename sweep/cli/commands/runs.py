@@ -134,7 +134,7 @@ def spelled(overrides: list[str]) -> str:
 
 def _show(facts: dict[str, Any], failures: list[dict[str, Any]], results: str) -> None:
     from sweep.cli.output_formats import shown
-    from sweep.common.units import human
+    from sweep.common.units import human_size
 
     def line(name: str, text: str) -> None:
         print(f"{name:10} {text}")
@@ -157,7 +157,7 @@ def _show(facts: dict[str, Any], failures: list[dict[str, Any]], results: str) -
     line("packages", ", ".join(f"{name} {version}" for name, version in facts["packages"].items()))
     for name, sql in facts["derived"].items():
         line("derived", f"{name} = {shown(sql)}")
-    line("files", f"{facts['files']:,}, {human(facts['bytes'])}")
+    line("files", f"{facts['files']:,}, {human_size(facts['bytes'])}")
     for failure in failures[:FAILURES_SHOWN]:
         error = shown(failure["error"])
         line(failure["status"], f"{failure['points']:,} points: {error} (such as {failure['example']})")

@@ -72,13 +72,13 @@ def of_grid(
     runner: "Runner", path: Path, overrides: tuple[str, ...], where: str | None, show: "Progress"
 ) -> list["Verdict"]:
     """Every point of a grid, under the policies that it asks for and the kernel can show."""
-    from sweep.grid.loader import load
+    from sweep.grid.loader import load_grid
     from sweep.kernel.kernel_driver import scenarios_only, shown
     from sweep.kernel.validate import AGREES, compare_all
     from sweep.run.driver import State
     from sweep.run.plan import make_plan
 
-    grid = load(path, overrides)
+    grid = load_grid(path, overrides)
     scenarios_only(grid)
     policies = shown(runner, grid)
     plan = make_plan(grid, where)

@@ -14,7 +14,7 @@ from sweep.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from engine.model.scenario import Columns
-    from sweep.grid.loader import Grid
+    from sweep.grid.grid import Grid
     from sweep.store.store import Store
 
 HASH = "blake2b, 10 bytes, of the JSON in ASCII"
@@ -45,13 +45,13 @@ def why(
     as_json: Facts = False,
 ) -> int:
     """One point's identity: which values make its id."""
-    from sweep.grid.loader import load
+    from sweep.grid.loader import load_grid
     from sweep.store.store import open_store
 
     prefix = point.strip().lower()
     if not re.fullmatch("[0-9a-f]{1,20}", prefix):
         raise UserError(f"{one_line(point)!r} is not a point id: up to 20 of 0-9, a-f (sweep plan GRID --points)")
-    loaded = load(grid, tuple(override or ())) if grid else None
+    loaded = load_grid(grid, tuple(override or ())) if grid else None
     stored = _one(prefix, list(_in_store(prefix, open_store(results))), results)
     planned = _one(prefix, list(_in_grid(prefix, loaded)), str(grid)) if loaded else None
     found = planned or stored
@@ -116,11 +116,11 @@ def _columns(stored: dict[str, Any]) -> "Columns":
 def _in_grid(prefix: str, grid: "Grid") -> Iterator[Found]:
     """Raw points of the grid whose id starts so; the first of equal ones."""
     from engine import MODEL_VERSION
-    from sweep.grid.point_id import point_ids, texts
+    from sweep.grid.point_id import id_strings, point_ids
 
     seen: set[str] = set()
     for chunk in grid.chunks(checked=False):
-        for row, point_id in enumerate(texts(point_ids(chunk.columns))):
+        for row, point_id in enumerate(id_strings(point_ids(chunk.columns))):
             if point_id.startswith(prefix) and point_id not in seen:
                 seen.add(point_id)
                 repeat = int(chunk.repeat[row])
@@ -131,13 +131,13 @@ def _in_grid(prefix: str, grid: "Grid") -> Iterator[Found]:
 
 def _facts(found: Found, runs: tuple[dict[str, Any], ...], grid: "Grid | None") -> dict[str, Any]:
     """All there is to say, for --json."""
-    from sweep.grid.point_id import canonical, canonical_json, point_id
+    from sweep.grid.point_id import canonical_json, canonical_scenario, point_id
 
     text = canonical_json(found.columns, found.row, found.model_version)
-    scenario = canonical(found.columns, found.row)
+    scenario = canonical_scenario(found.columns, found.row)
     planned = None
     if grid is not None and found.raw is not None:
-        places = {name: grid.origin(name, found.raw) for name in scenario}
+        places = {name: grid.value_location(name, found.raw) for name in scenario}
         planned = {"source": found.grid, "raw_point": found.raw, "repeat": found.repeat, "places": places}
     return {
         "point_id": found.point_id,
@@ -153,7 +153,7 @@ def _facts(found: Found, runs: tuple[dict[str, Any], ...], grid: "Grid | None") 
 
 def _told(found: Found, facts: dict[str, Any]) -> Iterator[str]:
     """The same in words."""
-    from sweep.grid.field_values import spell_column
+    from sweep.grid.field_values import format_column
 
     yield f"{found.point_id} is {HASH}:"
     yield facts["canonical"]
@@ -162,7 +162,7 @@ def _told(found: Found, facts: dict[str, Any]) -> Iterator[str]:
     yield ""
     places = facts["grid"]["places"] if facts["grid"] else {}
     for name in facts["scenario"]:
-        value = spell_column(name, found.columns[name][found.row : found.row + 1])[0]
+        value = format_column(name, found.columns[name][found.row : found.row + 1])[0]
         later = f" + repeat {found.repeat}" if name == "seed" and found.repeat else ""
         yield f"{name:<14}{value:<14}{places.get(name, '')}{later}".rstrip()
     yield f"{'model_version':<14}{found.model_version}"

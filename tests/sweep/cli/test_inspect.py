@@ -15,7 +15,7 @@ from engine.model.results import COLUMNS
 from engine.run import run_batch
 from sweep.cli.main import main
 from sweep.common.errors import UserError
-from sweep.grid.loader import load
+from sweep.grid.loader import load_grid
 from sweep.process import table_census
 from sweep.process.pagemap import PageMap
 from sweep.process.reclaim_estimate import gives_back, likeness
@@ -216,7 +216,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "slot,entries,none"
         assert f"{BASE:#x},1,511" in lines
-    assert load(path).raw_points == 3
+    assert load_grid(path).raw_points == 3
 
 
 EMPTIED_TWICE = """
@@ -240,7 +240,7 @@ def test_a_likeness_has_as_many_tables(case: str, tmp_path: Path, capsys: pytest
         assert main(["inspect", str(process.pid), "--by", "summary", "--json", "--grid", str(path)]) == 0
         found = table_census.take(process.pid)
     capsys.readouterr()
-    columns = next(load(path).chunks()).columns
+    columns = next(load_grid(path).chunks()).columns
     ran = dict(zip(COLUMNS, run_batch(columns).values[0, POLICIES.index("none")].tolist(), strict=True))
     assert ran["vm_pte_kib_peak"] == pytest.approx(found.sizes.vm_pte_kib, rel=0.2)
     assert likeness(found).vm_pte_kib_like == pytest.approx(ran["vm_pte_kib_peak"], rel=0.1)

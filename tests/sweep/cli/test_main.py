@@ -14,7 +14,7 @@ from sweep import __version__
 from sweep.cli import main as cli_main
 from sweep.cli.launch_summary import told
 from sweep.cli.main import COMMANDS, main
-from sweep.grid.loader import load
+from sweep.grid.loader import load_grid
 from sweep.grid.point_id import point_ids, run_name
 from sweep.run.driver import Summary
 from sweep.store import arrow_tables
@@ -180,7 +180,7 @@ def test_dry_run_is_plan(grid: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_dry_run_heeds_the_other_options(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--fresh runs all points again, --rerun failed those that are not ok; a plan passes over both."""
-    loaded = load(grid)
+    loaded = load_grid(grid)
     chunk = next(loaded.chunks())
     ids = point_ids(chunk.columns)
     with Store(Path("results")).open_run(loaded, run_name(loaded), False, {"version": "0"}) as writer:

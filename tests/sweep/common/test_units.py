@@ -12,8 +12,8 @@ from sweep.common.units import (
     POWERS,
     SCALE,
     format_size,
-    human,
     human_ns,
+    human_size,
     parse_count,
     parse_share,
     parse_size,
@@ -146,7 +146,7 @@ def test_share_is_the_decimal_written(digits: int) -> None:
 
 def test_rounded_for_people() -> None:
     """Tables show rounded sizes and times."""
-    assert [human(size) for size in (0, 1023, 1024, 1.25 * (1 << 30), 1 << 60)] == [
+    assert [human_size(size) for size in (0, 1023, 1024, 1.25 * (1 << 30), 1 << 60)] == [
         "0 B", "1023 B", "1.0 KiB", "1.2 GiB", "1024.0 PiB",
     ]  # fmt: skip
     assert [human_ns(ns) for ns in (850, 1.2e6, 3.4e9, 1e12, 1e16)] == [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.model.scenario import FIELD
 from sweep.common.errors import UserError, printable
 from sweep.grid.grid_file import TOP_KEYS
-from sweep.grid.loader import parse
+from sweep.grid.loader import parse_grid
 from sweep.store import run_directory
 from sweep.store.store import open_store
 from tests.paths import ROOT
@@ -145,7 +145,7 @@ def test_no_name_leads_out_of_the_store(name: str, tmp_path: Path) -> None:
             refused(name)
     assert not run_directory.RUN_NAME.fullmatch(name) or len(name) > 100
     with pytest.raises(UserError):
-        parse(f"schema: sweep/1\nname: {name!r}\nfixed: {{virt: 1GiB, sparsity: 0.5}}\n", "g.yaml")
+        parse_grid(f"schema: sweep/1\nname: {name!r}\nfixed: {{virt: 1GiB, sparsity: 0.5}}\n", "g.yaml")
     assert (outside / "run.json").exists()
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from engine.model.policy import POLICIES
 from engine.model.scenario import ABSENT, FIELD
 from sweep.common.errors import UserError
-from sweep.grid.field_values import show
-from sweep.grid.loader import Grid, load, parse
+from sweep.grid.field_values import canonical_value
+from sweep.grid.grid import Grid
+from sweep.grid.loader import load_grid, parse_grid
 
 HEAD = "schema: sweep/1\nname: a\n"
 BASE = HEAD + "fixed: {virt: 1GiB, sparsity: 0.9}\n"
@@ -47,17 +48,17 @@ def rows(grid: Grid, *names: str, size: int = 7) -> list[tuple[Any, ...]]:
         for i in range(len(chunk.repeat)):
             values = [chunk.columns[name][i].item() for name in names]
             absent = [v != v or (n == "res" and v == ABSENT) for n, v in zip(names, values, strict=True)]
-            row = [None if a else show(FIELD[n], v) for n, v, a in zip(names, values, absent, strict=True)]
+            row = [None if a else canonical_value(FIELD[n], v) for n, v, a in zip(names, values, absent, strict=True)]
             out.append(tuple(row))
     return out
 
 
 def test_example_of_the_design() -> None:
     """The grid of DESIGN.md: 3 x 3 x 11 x 2 combinations and an include row, three repeats each."""
-    grid = parse(EXAMPLE, "grids/first.yaml")
+    grid = parse_grid(EXAMPLE, "grids/first.yaml")
     assert grid.raw_points == (3 * 3 * 11 * 2 + 1) * 3 == len(rows(grid, "seed"))
     assert grid.policies == ("none", "second_walk", "merged")
-    assert grid.columns_used == ("sparsity", "cluster", "zap", "threads", "virt", "res")
+    assert grid.varying_columns == ("sparsity", "cluster", "zap", "threads", "virt", "res")
     assert rows(grid, "sparsity", "cluster", "zap", "threads", "seed")[:4] == [
         (0.9, 4096, 65536, 1, 1), (0.9, 4096, 65536, 1, 2), (0.9, 4096, 65536, 1, 3), (0.9, 4096, 65536, 8, 1),
     ]  # fmt: skip
@@ -90,7 +91,7 @@ def test_order_length_and_index(names: list[str], includes: int, repeats: int, s
     axes = "".join(f"  {name}: {AXES[name]}\n".replace("'", "") for name in names)
     include = "".join(f"  - {{threads: {i + 3}}}\n" for i in range(includes))
     text = BASE + (f"axes:\n{axes}" if axes else "") + (f"include:\n{include}" if include else "")
-    grid = parse(f"{text}repeats: {repeats}\nseed: 5\n", "g.yaml")
+    grid = parse_grid(f"{text}repeats: {repeats}\nseed: 5\n", "g.yaml")
     default: dict[str, Any] = {"threads": 1, "rounds": 1, "order": "sequential", "zap": "2MiB"}
     expected = [
         default | dict(zip(names, values, strict=True)) for values in itertools.product(*(AXES[n] for n in names))
@@ -114,7 +115,7 @@ def test_order_length_and_index(names: list[str], includes: int, repeats: int, s
 
 def test_zip_members_move_together() -> None:
     """A zip group is one axis, after the axes."""
-    grid = parse(
+    grid = parse_grid(
         HEAD + "axes: {threads: [1, 2]}\nzip:\n  process: {virt: [1TiB, 55TiB], res: [10GiB, 590GiB]}\n", "g.yaml"
     )
     assert rows(grid, "threads", "virt", "res") == [
@@ -125,7 +126,7 @@ def test_zip_members_move_together() -> None:
 def test_include_rows() -> None:
     """A row takes fixed values for what it does not name, res drops a fixed sparsity, axes do not enter."""
     text = BASE + "axes: {threads: [4]}\ninclude: [{res: 1MiB, seed: 9}, {arch: arm64-64k, sparsity: 0.5}]\nseed: 2\n"
-    assert rows(parse(text, "g.yaml"), "virt", "sparsity", "res", "threads", "cluster", "seed") == [
+    assert rows(parse_grid(text, "g.yaml"), "virt", "sparsity", "res", "threads", "cluster", "seed") == [
         (1 << 30, 0.9, None, 4, 4096, 2),
         (1 << 30, None, 1 << 20, 1, 4096, 9),
         (1 << 30, 0.5, None, 1, 65536, 2),
@@ -134,19 +135,19 @@ def test_include_rows() -> None:
 
 def test_only_include_rows() -> None:
     """Without axes and zip the include rows are all there is; without them too, the fixed values are one point."""
-    assert rows(parse(BASE + "include: [{threads: 2}, {threads: 3}]", "g.yaml"), "threads") == [(2,), (3,)]
-    assert rows(parse(BASE, "g.yaml"), "threads") == [(1,)]
+    assert rows(parse_grid(BASE + "include: [{threads: 2}, {threads: 3}]", "g.yaml"), "threads") == [(2,), (3,)]
+    assert rows(parse_grid(BASE, "g.yaml"), "threads") == [(1,)]
 
 
 def test_seed_of_the_point_wins() -> None:
     """A fixed seed or an axis of seeds replaces the grid's; repeats add to either."""
-    assert rows(parse(BASE + "axes: {seed: [10, 20]}\nseed: 3\nrepeats: 2", "g.yaml"), "seed") == [
+    assert rows(parse_grid(BASE + "axes: {seed: [10, 20]}\nseed: 3\nrepeats: 2", "g.yaml"), "seed") == [
         (10,),
         (11,),
         (20,),
         (21,),
     ]
-    assert rows(parse(BASE, "g.yaml", ["fixed.seed=4", "repeats=2"]), "seed") == [(4,), (5,)]
+    assert rows(parse_grid(BASE, "g.yaml", ["fixed.seed=4", "repeats=2"]), "seed") == [(4,), (5,)]
 
 
 def axis(field: str, rule: str) -> list[Any]:
@@ -157,7 +158,9 @@ def axis(field: str, rule: str) -> list[Any]:
         if field == "sparsity"
         else "{virt: 1TiB, sparsity: 0.5}"
     )
-    return [value for (value,) in rows(parse(f"{HEAD}fixed: {fixed}\naxes: {{{field}: {{{rule}}}}}", "g.yaml"), field)]
+    return [
+        value for (value,) in rows(parse_grid(f"{HEAD}fixed: {fixed}\naxes: {{{field}: {{{rule}}}}}", "g.yaml"), field)
+    ]
 
 
 def test_rules_of_values() -> None:
@@ -185,41 +188,41 @@ def test_rules_of_values() -> None:
 def test_exclude_rules() -> None:
     """Match values are canonical, codes for choices; a list means any of them."""
     text = BASE + "exclude:\n  - {order: random, zap: [64K, 0.0625MiB, 1MiB], where: threads > 1}\n"
-    (rule,) = parse(text, "g.yaml").excludes
+    (rule,) = parse_grid(text, "g.yaml").excludes
     assert rule.match == {"order": (1,), "zap": (65536, 65536, 1 << 20)}
     assert (rule.where, rule.label) == ("threads > 1", "order=random zap=64KiB,64KiB,1MiB threads > 1")
 
 
 def test_content_is_canonical() -> None:
     """Spelling, comments, order of keys and `about` are no part of the content; a value is."""
-    one = parse(
+    one = parse_grid(
         HEAD + "about: x\nfixed: {virt: 1024MiB, sparsity: 0.90}\naxes: {zap: {pow2: {from: 4K, to: 8K}}}", "g.yaml"
     )
-    two = parse(HEAD + "axes: {zap: [4KiB, 8KiB]}  # two\nfixed: {sparsity: 0.9, virt: 1GiB}", "h.yaml")
-    three = parse(HEAD + "axes: {zap: [4KiB, 8KiB]}\nfixed: {sparsity: 0.9, virt: 2GiB}", "h.yaml")
+    two = parse_grid(HEAD + "axes: {zap: [4KiB, 8KiB]}  # two\nfixed: {sparsity: 0.9, virt: 1GiB}", "h.yaml")
+    three = parse_grid(HEAD + "axes: {zap: [4KiB, 8KiB]}\nfixed: {sparsity: 0.9, virt: 2GiB}", "h.yaml")
     assert one.content() == two.content() != three.content()
 
 
 def test_long_axes_are_hashed() -> None:
     """The content of a million values is a few bytes."""
-    grid = parse(BASE, "g.yaml", ["axes.rounds={range: {from: 1, to: 1000000, step: 1}}"])
+    grid = parse_grid(BASE, "g.yaml", ["axes.rounds={range: {from: 1, to: 1000000, step: 1}}"])
     assert set(grid.content()["axes"]["rounds"]) == {"count", "blake2b"}
 
 
 def test_overrides() -> None:
     """-S puts values into the file's tree, making what is missing on the way."""
-    grid = parse(
+    grid = parse_grid(
         EXAMPLE, "g.yaml", ["axes.zap=[64KiB, 2MiB]", "include=[]", "repeats=1", "seed=7", "zip.p.rounds=[1,2]"]
     )
     assert grid.raw_points == 3 * 3 * 2 * 2 * 2
     assert {seed for (seed,) in rows(grid, "seed")} == {7}
     assert grid.policies == ("none", "second_walk", "merged")
-    assert parse(HEAD, "g.yaml", ["fixed={virt: 4GiB, res: 1MiB}"]).policies == POLICIES
+    assert parse_grid(HEAD, "g.yaml", ["fixed={virt: 4GiB, res: 1MiB}"]).policies == POLICIES
 
 
 def test_unchecked_chunks_hold_impossible_points() -> None:
     """A plan drops points by its rules before it asks whether an address space can have them."""
-    grid = parse(HEAD + "fixed: {virt: 1GiB}\naxes: {res: [1MiB, 2GiB]}", "g.yaml")
+    grid = parse_grid(HEAD + "fixed: {virt: 1GiB}\naxes: {res: [1MiB, 2GiB]}", "g.yaml")
     with pytest.raises(UserError):
         list(grid.chunks())
     assert sum(len(chunk.repeat) for chunk in grid.chunks(checked=False)) == 2
@@ -229,16 +232,16 @@ def test_files(tmp_path: Path) -> None:
     """Missing, odd and broken files are named; a byte order mark and CRLF are let through."""
     path = tmp_path / "g.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + BASE.replace("\n", "\r\n").encode())
-    assert load(path).raw_points == 1
+    assert load_grid(path).raw_points == 1
     for data, message in (
         (b"a: \xff\n", ":1: byte 0xff is not UTF-8"),
         (b"# " + b"x" * (1 << 20), ": longer than 1048576 bytes"),
     ):
         path.write_bytes(data)
         with pytest.raises(UserError) as error:
-            load(path)
+            load_grid(path)
         assert str(error.value) == f"{path}{message}"
     for missing, message in ((tmp_path / "no.yaml", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(UserError) as error:
-            load(missing)
+            load_grid(missing)
         assert str(error.value) == f"{missing}: cannot read: {message}"

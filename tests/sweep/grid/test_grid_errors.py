@@ -6,7 +6,7 @@ import pytest
 
 from engine.model.scenario import FIELD
 from sweep.common.errors import UserError
-from sweep.grid.loader import parse
+from sweep.grid.loader import parse_grid
 
 HEAD = "schema: sweep/1\nname: a\n"
 BASE = HEAD + "fixed: {virt: 1GiB, sparsity: 0.9}\n"
@@ -16,7 +16,7 @@ TOP = "known: schema, name, about, policies, workload, fixed, axes, zip, include
 
 def refused(text: str, *overrides: str) -> str:
     with pytest.raises(UserError) as error:
-        for _ in parse(text, "g.yaml", overrides).chunks():
+        for _ in parse_grid(text, "g.yaml", overrides).chunks():
             pass
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)

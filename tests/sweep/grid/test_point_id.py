@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from engine import MODEL_VERSION
 from engine.model.scenario import Scenario, columns_of
 from sweep.grid import point_id as identity
-from sweep.grid.loader import parse
-from sweep.grid.point_id import canonical, canonical_json, point_id, point_ids, run_name, texts
+from sweep.grid.loader import parse_grid
+from sweep.grid.point_id import canonical_json, canonical_scenario, id_strings, point_id, point_ids, run_name
 
 shares = st.integers(0, 10**6).map(lambda n: n / 10**6)
 pages = st.integers(1, 1 << 20).map(lambda n: n * 65536)
@@ -45,9 +45,9 @@ def test_fast_ids_are_the_documented_ones(rows: list[Scenario]) -> None:
     """Whatever columns vary, point_ids hashes the canonical JSON of each row, which is json.dumps of `canonical`."""
     columns = columns_of(rows)
     canonical_texts = [canonical_json(columns, i) for i in range(len(rows))]
-    assert texts(point_ids(columns)) == [point_id(text) for text in canonical_texts]
+    assert id_strings(point_ids(columns)) == [point_id(text) for text in canonical_texts]
     for i, text in enumerate(canonical_texts):
-        assert json.loads(text) == canonical(columns, i) | {"model_version": MODEL_VERSION}
+        assert json.loads(text) == canonical_scenario(columns, i) | {"model_version": MODEL_VERSION}
 
 
 def test_an_id_by_hand() -> None:
@@ -65,8 +65,8 @@ def test_an_id_by_hand() -> None:
 def test_absent_res_or_sparsity_is_left_out() -> None:
     """The same share written as res and as sparsity are two points: only one is exact."""
     columns = columns_of([Scenario(virt=1 << 30, sparsity=0.5), Scenario(virt=1 << 30, res=1 << 29)])
-    assert "res" not in canonical(columns, 0)
-    assert "sparsity" not in canonical(columns, 1)
+    assert "res" not in canonical_scenario(columns, 0)
+    assert "sparsity" not in canonical_scenario(columns, 1)
     assert len(set(point_ids(columns))) == 2
 
 
@@ -80,7 +80,7 @@ def test_model_version_is_part_of_an_id(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_equal_rows_have_equal_ids_wherever_they_stand() -> None:
     """An id depends on its row alone, not on its neighbours."""
-    grid = parse(
+    grid = parse_grid(
         "schema: sweep/1\nname: a\nfixed: {virt: 1GiB, sparsity: 0.9}\naxes: {zap: [4K, 8K], threads: [1, 2]}\n", "g"
     )
     together = [point_id for chunk in grid.chunks(100) for point_id in point_ids(chunk.columns)]
@@ -92,8 +92,8 @@ def test_equal_rows_have_equal_ids_wherever_they_stand() -> None:
 def test_run_name() -> None:
     """A run's name is the grid's and eight digits of its content, however it is spelled."""
     text = "schema: sweep/1\nname: a-b\nfixed: {virt: 1GiB, sparsity: 0.9}\n"
-    name = run_name(parse(text, "g"))
+    name = run_name(parse_grid(text, "g"))
     assert name.startswith("a-b-")
     assert len(name) == len("a-b-") + 8
-    assert run_name(parse(text.replace("1GiB", "1024MiB") + "about: the same\n", "h")) == name
-    assert run_name(parse(text + "repeats: 2\n", "g")) != name
+    assert run_name(parse_grid(text.replace("1GiB", "1024MiB") + "about: the same\n", "h")) == name
+    assert run_name(parse_grid(text + "repeats: 2\n", "g")) != name

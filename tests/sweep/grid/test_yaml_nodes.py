@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sweep.common.errors import UserError
 from sweep.grid import yaml_nodes
-from sweep.grid.yaml_nodes import MAX_BYTES, Mapping, Node, Scalar, Sequence, read
+from sweep.grid.yaml_nodes import MAX_BYTES, Mapping, Node, Scalar, Sequence, parse_yaml
 
 
 def plain(node: Node) -> object:
@@ -21,13 +21,13 @@ def plain(node: Node) -> object:
 
 def refused(text: str) -> str:
     with pytest.raises(UserError) as error:
-        read(text, "g.yaml")
+        parse_yaml(text, "g.yaml")
     return str(error.value)
 
 
 def test_scalars_stay_text_with_their_place() -> None:
     """A scalar is its text, whether it was quoted, and line and column from 1."""
-    tree = read("a: 64KiB\nb:\n  - '1'\n  - 0.50\n", "g.yaml")
+    tree = parse_yaml("a: 64KiB\nb:\n  - '1'\n  - 0.50\n", "g.yaml")
     assert plain(tree) == {"a": "64KiB", "b": ["1", "0.50"]}
     assert isinstance(tree, Mapping)
     b = tree.entries["b"]
@@ -85,7 +85,7 @@ def test_refusals(text: str, message: str) -> None:
 def test_number_of_values_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists, mappings and scalars are counted as they come."""
     monkeypatch.setattr(yaml_nodes, "MAX_NODES", 5)
-    assert plain(read("[a, a, a, a]", "g.yaml")) == ["a"] * 4
+    assert plain(parse_yaml("[a, a, a, a]", "g.yaml")) == ["a"] * 4
     assert refused("[a, a, a, a, a]") == "g.yaml:1:14: [4]: more than 5 values"
 
 
@@ -94,7 +94,7 @@ def test_number_of_values_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_plain_forms_pass(word: str) -> None:
     """Plain decimals, words, and anything in quotes."""
-    assert plain(read(f"a: {word}", "g.yaml")) == {"a": word.strip("'\"")}
+    assert plain(parse_yaml(f"a: {word}", "g.yaml")) == {"a": word.strip("'\"")}
 
 
 @given(st.text(alphabet="abn0179 :,-[]{}\n'\"#&*!|>%~.e_\t", max_size=40))
@@ -102,7 +102,7 @@ def test_plain_forms_pass(word: str) -> None:
 def test_agrees_with_pyyaml_or_refuses(text: str) -> None:
     """Any text gives one line of error, or the tree that PyYAML reads, where all scalars are read as text."""
     try:
-        tree = read(text, "g.yaml")
+        tree = parse_yaml(text, "g.yaml")
     except UserError as error:
         lines = str(error).splitlines()
     else:

@@ -9,7 +9,7 @@ import pytest
 from engine.kernel.runner import Runner
 from engine.model.scenario import Scenario
 from sweep.cli.main import main
-from sweep.grid.loader import load
+from sweep.grid.loader import load_grid
 from sweep.kernel import random_scenarios
 from sweep.kernel.validate import DIFFERS, compare
 from tests.paths import ROOT
@@ -54,9 +54,9 @@ def test_scenarios_by_chance_agree(kernel: Runner, capsys: pytest.CaptureFixture
 
 def test_the_grid_that_ships_has_500_points() -> None:
     """And every one of them passes what refuses points, as far as that does not hang on the machine."""
-    grid = load(GRIDS / "validate.yaml")
+    grid = load_grid(GRIDS / "validate.yaml")
     assert grid.raw_points >= 500
-    varied = set(grid.columns_used)
+    varied = set(grid.varying_columns)
     shown = {"virt", "sparsity", "cluster", "zap", "zap_shift", "coverage", "order", "rounds", "advice", "pinned"}
     assert varied >= shown | {"threads", "partition", "seed"}
 

@@ -17,7 +17,8 @@ from sweep.executors.base import Batch, Done, End, Failure
 from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes
 from sweep.executors.ray import RayTasks
-from sweep.grid.loader import Grid, parse
+from sweep.grid.grid import Grid
+from sweep.grid.loader import parse_grid
 from sweep.query.database import Database
 from sweep.run import driver
 from sweep.run.batching import Task
@@ -88,7 +89,7 @@ def test_rows_do_not_tell_who_made_files_of_them(options: LaunchOptions, monkeyp
 def test_only_the_grids_policies_and_its_derived_columns(options: LaunchOptions) -> None:
     """The engine judges all policies; the grid says which are kept, and what else a point carries."""
     text = "schema: sweep/1\nname: few\nfixed: {virt: 2MiB, sparsity: 0.5}\npolicies: [none, merged]\nrepeats: 2\n"
-    run(parse(text + 'derive: {pages: "virt // 4096"}\n', "few"), options)
+    run(parse_grid(text + 'derive: {pages: "virt // 4096"}\n', "few"), options)
     assert {row["policy"] for row in rows(options, "SELECT policy FROM outcomes")} == {"none", "merged"}
     assert [(r["pages"], r["repeat"]) for r in rows(options, "SELECT * FROM points ORDER BY repeat")] == [
         (512, 0),
@@ -292,7 +293,7 @@ def test_progress_hears_what_happens(options: LaunchOptions) -> None:
     """The executor and why, warnings of the plan, points done out of points to do."""
     told = Told()
     text = "schema: sweep/1\nname: warned\nfixed: {virt: 2MiB, sparsity: 0.5}\nexclude: [{threads: 8}]\n"
-    launch(parse(text, "warned"), options, told)
+    launch(parse_grid(text, "warned"), options, told)
     assert any(words.startswith("warning: ") and "threads" in words for words in told.words)
     assert any("1 point on inline, this process (as asked)" in words for words in told.words)
     assert told.states[0].waiting in ("starting inline", "compiling the engine, once")

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from engine.run import forecast
 from sweep.common.errors import UserError
 from sweep.grid import grid as grid_module
-from sweep.grid.loader import Grid, parse
-from sweep.grid.point_id import Ids, point_ids
+from sweep.grid.grid import Grid
+from sweep.grid.loader import parse_grid
+from sweep.grid.point_id import PointIds, point_ids
 from sweep.run import plan
 from sweep.run.plan import PlanAccount, make_plan
 
@@ -23,11 +24,11 @@ AXES = BASE + "axes:\n  cluster: [4KiB, 64KiB, 2MiB]\n  zap: [64KiB, 2MiB]\n  th
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 5 points, so that rules and duplicates go across them."""
-    monkeypatch.setattr(plan, "CHUNK", 5)
+    monkeypatch.setattr(plan, "CHUNK_POINTS", 5)
 
 
 def grid_of(text: str, *overrides: str) -> Grid:
-    return parse(text, "g.yaml", overrides)
+    return parse_grid(text, "g.yaml", overrides)
 
 
 def ids_of(grid: Grid) -> list[bytes]:
@@ -100,7 +101,7 @@ def test_done_points_are_left_out(done: list[int]) -> None:
     ids = ids_of(grid)
     finished = {ids[i] for i in done}
 
-    def asked(wanted: Ids) -> NDArray[np.bool_]:
+    def asked(wanted: PointIds) -> NDArray[np.bool_]:
         return np.array([point_id in finished for point_id in wanted], bool)
 
     made = make_plan(grid, None, asked)
@@ -175,7 +176,7 @@ def test_chunks_of_any_size_make_one_plan(monkeypatch: pytest.MonkeyPatch) -> No
     grid = grid_of(AXES + "exclude: [{where: zap < cluster}]\nrepeats: 3\ninclude: [{threads: 8}]\n")
     made = make_plan(grid)
     points = planned(made)
-    monkeypatch.setattr(plan, "CHUNK", grid_module.CHUNK)
+    monkeypatch.setattr(plan, "CHUNK_POINTS", grid_module.CHUNK_POINTS)
     again = make_plan(grid)
     assert planned(again) == points
     assert again.account.estimate_ns == pytest.approx(made.account.estimate_ns)
@@ -194,5 +195,5 @@ def test_a_value_that_cannot_be_had_is_told_by_plan(more: str, told: str) -> Non
     """SQL that is right and fails for some point: file, line and name, before anything is launched."""
     text = "schema: sweep/1\nname: over\nfixed: {virt: 64GiB, sparsity: 0.9}\naxes: {seed: [1, 9000000000000000000]}\n"
     with pytest.raises(UserError) as caught:
-        make_plan(parse(text + more, "g.yaml"))
+        make_plan(parse_grid(text + more, "g.yaml"))
     assert str(caught.value).startswith(told)

@@ -14,7 +14,7 @@ from engine.run import cuts, gathered, run_batch, run_shard
 from engine.walk.finish import Tally
 from sweep.executors.base import Batch, Done, End, Failure, Shard
 from sweep.executors.base import run_batch as answer
-from sweep.grid.loader import parse
+from sweep.grid.loader import parse_grid
 from sweep.run import batching, driver, shards
 from sweep.run.batching import Batcher, Task
 from sweep.run.driver import LaunchOptions, launch
@@ -128,7 +128,7 @@ def test_a_sharded_launch_writes_the_same_rows(tmp_path: Path, monkeypatch: pyte
     seen = {}
     for executor in ("inline", "processes"):
         options = LaunchOptions(results=tmp_path / executor, executor=executor, jobs=2)
-        assert launch(parse(text, "one"), options, Told()).status == "ok"
+        assert launch(parse_grid(text, "one"), options, Told()).status == "ok"
         for table in ("outcomes", "rounds"):
             files = str(tmp_path / executor / "**" / f"*{table}*" / "*.parquet")
             rows = duckdb.execute("SELECT * FROM read_parquet($1) ORDER BY ALL", [files]).fetchall()

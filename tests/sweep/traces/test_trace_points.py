@@ -14,14 +14,15 @@ from engine.model.scenario import FIELD
 from engine.traces.replay import Replay
 from sweep.cli.main import main
 from sweep.common.errors import UserError
-from sweep.common.text_lines import Rows
+from sweep.common.text_lines import TextLines
 from sweep.executors.base import TRACES
-from sweep.grid.loader import Grid, load, parse
+from sweep.grid.grid import Grid
+from sweep.grid.loader import load_grid, parse_grid
 from sweep.grid.point_id import point_ids, run_name
 from sweep.kernel import kernel_driver
 from sweep.kernel.kernel_replay import SHOWN
-from sweep.traces import trace_batches
-from sweep.traces.trace_reader import steps
+from sweep.traces import trace_points
+from sweep.traces.trace_reader import read_kernel_steps
 from tests.paths import DATA
 from tests.support.live_kernel import why_not
 
@@ -52,11 +53,11 @@ def test_a_trace_is_its_text(folder: Path) -> None:
     (folder / "same.csv.gz").write_bytes(gzip.compress(BASIC.read_bytes()))
     (folder / "other.csv").write_bytes(BASIC.read_bytes() + b"\n")
     one, same, other = (
-        load(written(folder, f"{{trace: {name}}}")) for name in ("basic-0000.csv", "same.csv.gz", "other.csv")
+        load_grid(written(folder, f"{{trace: {name}}}")) for name in ("basic-0000.csv", "same.csv.gz", "other.csv")
     )
     assert ids(one) == ids(same) != ids(other)
     assert run_name(one) == run_name(same) != run_name(other)
-    assert ids(load(written(folder, "{trace: basic-0000.csv, touch: all}"))) != ids(one)
+    assert ids(load_grid(written(folder, "{trace: basic-0000.csv, touch: all}"))) != ids(one)
 
 
 def test_files_count_from_the_grid_and_on_the_command_line_from_here(
@@ -66,15 +67,15 @@ def test_files_count_from_the_grid_and_on_the_command_line_from_here(
     (folder / "there").mkdir()
     monkeypatch.chdir(folder / "there")
     path = written(folder, "{trace: basic-0000.csv}")
-    assert load(path).traces[0].rows == 42
-    assert [trace.name for trace in load(path, ["workload.trace=../rich-1000.csv"]).traces] == ["rich-1000"]
+    assert load_grid(path).traces[0].rows == 42
+    assert [trace.name for trace in load_grid(path, ["workload.trace=../rich-1000.csv"]).traces] == ["rich-1000"]
 
 
 def test_every_executor_gives_what_replay_gives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows of the store are the replay's figures; a scenario's fields and what no trace determines are NULL."""
     path = written(folder, "{trace: [basic-0000.csv, rich-1000.csv]}", "policies: [none, merged, munmap]\n")
-    columns = ", ".join((*STATE, *trace_batches.DETERMINED))
-    unknown = [f'"{name}" IS NULL' for name in (*FIELD, *set(WORK) - set(trace_batches.DETERMINED), "install_ns")]
+    columns = ", ".join((*STATE, *trace_points.DETERMINED))
+    unknown = [f'"{name}" IS NULL' for name in (*FIELD, *set(WORK) - set(trace_points.DETERMINED), "install_ns")]
     sql = f"SELECT trace, policy, {columns} FROM latest WHERE {' AND '.join(unknown)} ORDER BY trace, policy"
     found = []
     for executor in ("inline", "processes"):
@@ -90,15 +91,15 @@ def expected() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for trace in (BASIC, RICH):
         replay, purges = Replay(), 0
-        with Rows(str(trace)) as lines:
+        with TextLines(str(trace)) as lines:
             next(iter(lines))
-            for step in steps(lines):
+            for step in read_kernel_steps(lines):
                 replay.apply(step.operation)
                 purges += step.operation.op in ("dontneed", "dontneed_locked", "free")
         for policy in ("merged", "munmap", "none"):
             known = replay.outcome(policy) | {"zap_calls": purges}
             rows.append(
-                {"trace": trace.stem, "policy": policy} | {c: known[c] for c in (*STATE, *trace_batches.DETERMINED)}
+                {"trace": trace.stem, "policy": policy} | {c: known[c] for c in (*STATE, *trace_points.DETERMINED)}
             )
     return rows
 
@@ -149,7 +150,7 @@ def test_what_a_trace_leaves_out_goes_with_its_row(folder: Path, capsys: pytest.
 
 def test_a_file_that_changes_meanwhile_is_not_taken(folder: Path) -> None:
     """The id says which text was played, so another text is refused."""
-    trace = load(written(folder, "{trace: basic-0000.csv}")).traces[0]
+    trace = load_grid(written(folder, "{trace: basic-0000.csv}")).traces[0]
     assert gzip.decompress(trace.content()) == BASIC.read_bytes()
     (folder / "basic-0000.csv").write_bytes(RICH.read_bytes())
     with pytest.raises(UserError, match="has changed since the grid was read"):
@@ -163,12 +164,12 @@ def test_a_batch_equals_its_points_alone() -> None:
         "touch": np.array(["recorded", "all"], object),
         "content": np.array([BASIC.read_bytes(), RICH.read_bytes()], object),
     }
-    both = trace_batches.run_batch(columns).values
+    both = trace_points.run_batch(columns).values
     for i in range(2):
-        alone = trace_batches.run_batch({name: values[i : i + 1] for name, values in columns.items()})
+        alone = trace_points.run_batch({name: values[i : i + 1] for name, values in columns.items()})
         assert np.array_equal(alone.values[0], both[i])
     assert both.shape[1] == len(POLICIES)
-    assert f"{trace_batches.__name__}:run_batch" == TRACES
+    assert f"{trace_points.__name__}:run_batch" == TRACES
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_what_does_not_go_with_a_trace(folder: Path, text: str, told: str) -> No
     path = folder / "t.yaml"
     path.write_text(f"{HEAD}{text}\n")
     with pytest.raises(UserError) as error:
-        load(path)
+        load_grid(path)
     assert told in str(error.value)
 
 
@@ -225,5 +226,5 @@ def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixt
 def test_validate_is_for_scenarios(folder: Path) -> None:
     """The message names the command that holds the model to the kernel step by step."""
     with pytest.raises(UserError, match="sweep replay --engine kernel"):
-        kernel_driver.scenarios_only(load(written(folder, "{trace: basic-0000.csv}")))
-    kernel_driver.scenarios_only(parse(f"{HEAD}fixed: {{virt: 2MiB, sparsity: 0.5}}\n", "g"))
+        kernel_driver.scenarios_only(load_grid(written(folder, "{trace: basic-0000.csv}")))
+    kernel_driver.scenarios_only(parse_grid(f"{HEAD}fixed: {{virt: 2MiB, sparsity: 0.5}}\n", "g"))
