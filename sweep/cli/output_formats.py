@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sweep.query.named_queries import NamedQuery
     from sweep.store.arrow_tables import Table
 
+from sweep.common.errors import printable
+
 Rows = Iterable[Sequence[Any]]
 
 FORMATS = ("table", "csv", "json", "md")
@@ -100,7 +102,7 @@ def plain(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as people read it: 102,640 and 0.25, six digits, `-` for NULL, one line."""
+    """A value as people read it: 102,640 and 0.25, six digits, `-` for NULL, one line without control characters."""
     value = value if isinstance(value, datetime) else plain(value)
     if value is None:
         return _ABSENT
@@ -113,7 +115,7 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,.6g}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "".join(c if c.isprintable() else " " for c in text)
+    return text if text.isprintable() else printable("".join(" " if c in "\r\n\t" else c for c in text))
 
 
 def _table(names: Sequence[str], rows: Rows, out: TextIO, most: int) -> int:

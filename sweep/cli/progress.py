@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from sweep.cli.output_streams import VisibleStream
 from sweep.common.errors import printable
 from sweep.common.units import human_ns
 from sweep.run.driver import Progress, State
@@ -18,7 +19,10 @@ def progress(quiet: bool, stream: TextIO | None = None) -> Progress:
     out = stream or sys.stderr
     if quiet:
         return Silent()
-    return Unheard(Bar(out) if out.isatty() else Lines(out))
+    if not out.isatty():
+        return Unheard(Lines(out))
+    # A bar moves the cursor: it needs the stream below the one that makes control characters visible.
+    return Unheard(Bar(out.raw if isinstance(out, VisibleStream) else out))
 
 
 class Silent:

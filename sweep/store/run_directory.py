@@ -1,6 +1,5 @@
 """One run's folder: who it is (run.json), which points it has (parts), whether somebody writes it (locks)."""
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,16 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.common import schema
-from sweep.common.errors import DamagedError, UserError
+from sweep.common.errors import DamagedError
 from sweep.grid.point_id import PointIds, id_strings
-from sweep.store import arrow_tables, parts
+from sweep.store import arrow_tables, parts, run_document
 from sweep.store.id_set import IdSet, Keys, keys
 from sweep.store.locks import holder
 from sweep.store.storage import Place
 
 RUN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
-DOCUMENT = "run.json"
-FINISHED = ("ok", "failed", "interrupted", "fault")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,66 +107,37 @@ def note_points(ids: Ids, points: Any, own: Keys | None = None) -> None:
             del ids.failed[point]
 
 
-def read_document(run: Place) -> dict[str, Any]:
-    """run.json. UserError names the file that cannot be read."""
-    path = f"{run}/{DOCUMENT}"
-    try:
-        document = json.loads(run.read(DOCUMENT))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: No such file or directory") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: not a run")
-    if document.get("schema") != schema.RUN_SCHEMA:
-        found = f"schema {document.get('schema')!r}; this one reads {schema.RUN_SCHEMA!r}"
-        raise UserError(
-            f"{path}: a run of another version ({found}): sweep rm it, or give another place with --results"
-        )
-    return document
-
-
-def write_document(run: Place, document: dict[str, Any]) -> None:
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    # A name on the command line may be any bytes; JSON is UTF-8.
-    run.put(DOCUMENT, text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode())
-
-
 def read_info(run: Place) -> tuple[RunInfo, list[str]]:
     """A run as it stands now, and what of it cannot be read; never needs the lock."""
-    document, problems = read_document(run), list[str]()
-    path = f"{run}/{DOCUMENT}"
-    try:
-        grid, last = document["grid"], document["launches"][-1]
-        status, counts = document["status"], document["counts"]
-        if status not in FINISHED:
-            status = "running" if holder(run) is not None else "interrupted"
-            ids, problems = read_ids(run)
-            total = counts.get("points")
-            counts = {"ok": len(ids.ok), "failed": len(ids.failed)}
-            counts["todo"] = None if total is None else max(0, total - counts["ok"] - counts["failed"])
-        info = RunInfo(
-            run_id=run.name,
-            grid=str(grid["name"]),
-            about=str(grid["about"] or ""),
-            engine=str(document["engine"]),
-            status=status,
-            created=datetime.fromisoformat(document["created"]),
-            updated=datetime.fromisoformat(document["updated"]),
-            ok=counts["ok"],
-            failed=counts["failed"],
-            todo=counts["todo"],
-            repeats=grid["repeats"],
-            seed=grid["seed"],
-            model_version=document["model_version"],
-            version=str(last.get("version", "")),
-            git_commit=last.get("git_commit"),
-            host=str(last.get("host", "")),
-            kernel=str(last.get("kernel", "")),
-            cpu_model=last.get("cpu_model"),
-            path=run,
-            document=document,
-        )
-        return info, problems
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: lacks {error}" if isinstance(error, KeyError) else f"{path}: {error}") from error
+    tree, document = run_document.read(run)
+    grid, last, counts = document.grid, document.launches[-1], document.counts
+    status, problems = str(document.status), list[str]()
+    ok, failed, todo = counts.ok or 0, counts.failed or 0, counts.todo
+    if status not in run_document.FINISHED:
+        status = "running" if holder(run) is not None else "interrupted"
+        ids, problems = read_ids(run)
+        ok, failed = len(ids.ok), len(ids.failed)
+        todo = None if counts.points is None else max(0, counts.points - ok - failed)
+    info = RunInfo(
+        run_id=run.name,
+        grid=grid.name,
+        about=grid.about or "",
+        engine=document.engine,
+        status=status,
+        created=document.created,
+        updated=document.updated,
+        ok=ok,
+        failed=failed,
+        todo=todo,
+        repeats=grid.repeats,
+        seed=grid.seed,
+        model_version=document.model_version,
+        version=last.version,
+        git_commit=last.git_commit,
+        host=last.host,
+        kernel=last.kernel,
+        cpu_model=last.cpu_model,
+        path=run,
+        document=tree,
+    )
+    return info, problems

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sweep.common import schema
 from sweep.common.errors import SweepFault, UserError
 from sweep.grid.point_id import PointIds
-from sweep.store import arrow_tables, compaction, parts, run_directory
+from sweep.store import arrow_tables, compaction, parts, run_directory, run_document
 from sweep.store.id_set import IdSet, Keys, keys
 from sweep.store.locks import RunLock
 from sweep.store.parts import File
@@ -101,7 +101,7 @@ class RunWriter:
 
         `todo` comes from `counts`, else from what `expect` was told, else it is 0 after a run that went through.
         """
-        if status not in run_directory.FINISHED:
+        if status not in run_document.FINISHED:
             raise SweepFault(f"a run cannot end as {status!r}")
         ok, failed, points = len(self._ids.ok), len(self._ids.failed), self._document["counts"].get("points")
         todo = None if status in ("interrupted", "fault") else 0
@@ -156,7 +156,7 @@ class RunWriter:
         now = max(datetime.now(UTC).isoformat(), self._document["updated"])  # a clock may be set back
         self._document |= {**changes, "updated": now}
         self._lock.check()
-        run_directory.write_document(self._run, self._document)
+        run_document.write(self._run, self._document)
 
 
 def _must_be_own(table: Any, run_id: str, columns: tuple[schema.Column, ...]) -> None:

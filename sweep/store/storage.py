@@ -8,6 +8,7 @@ Every error becomes a UserError of one line: where, what, what to do.
 import errno
 import os
 import shutil
+import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -80,8 +81,8 @@ class Place(ABC):
         """Sorted by name; none where the place is not there."""
 
     @abstractmethod
-    def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError, as `open` does."""
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
+        """Raises FileNotFoundError, as `open` does; UserError if it is larger than `max_bytes`."""
 
     @abstractmethod
     def open(self, name: str) -> Any:
@@ -128,9 +129,13 @@ class Directory(Place):
             except FileNotFoundError:
                 return []
 
-    def read(self, name: str) -> bytes:
-        with told(self.path / name):
-            return (self.path / name).read_bytes()
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
+        path = self.path / name
+        # Non-blocking: a named pipe that nobody writes to would wait here for ever.
+        with told(path), os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{path}: not a regular file")
+            return _bounded(file.read(-1 if max_bytes is None else max_bytes + 1), max_bytes, path)
 
     def open(self, name: str) -> Any:
         return self.path / name
@@ -169,10 +174,10 @@ class Directory(Place):
 
 def _entry(found: "os.DirEntry[str]") -> Entry:
     try:
-        stat = found.stat()
+        status = found.stat()
     except OSError:  # gone, or a link to nothing
         return Entry(found.name, is_place=False)
-    return Entry(found.name, found.is_dir(), stat.st_size, stat.st_mtime)
+    return Entry(found.name, found.is_dir(), status.st_size, status.st_mtime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +215,13 @@ class Bucket(Place):
             key=lambda entry: entry.name,
         )
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
         def get() -> bytes:
             with self.filesystem.open_input_stream(f"{self.path}/{name}", compression=None) as stream:
-                data: bytes = stream.read()
+                data: bytes = stream.read(None if max_bytes is None else max_bytes + 1)
                 return data
 
-        return self._try(name, get)
+        return _bounded(self._try(name, get), max_bytes, f"{self}/{name}")
 
     def open(self, name: str) -> Any:
         return self._try(name, lambda: self.filesystem.open_input_file(f"{self.path}/{name}"))
@@ -264,6 +269,12 @@ class Bucket(Place):
                     raise UserError(f"{self}{'/' * bool(name)}{name}: {_short(error, hopeless)}") from error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _bounded(data: bytes, max_bytes: int | None, path: object) -> bytes:
+    if max_bytes is not None and len(data) > max_bytes:
+        raise UserError(f"{path}: larger than {max_bytes >> 20} MiB")
+    return data
 
 
 class told:  # noqa: N801 - reads as a word of the `with` line

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sweep.common import schema
 from sweep.common.errors import UserError, did_you_mean, one_line
 from sweep.grid.point_id import PointIds
-from sweep.store import locks, parts, run_directory
+from sweep.store import locks, parts, run_directory, run_document
 from sweep.store.run_directory import RunInfo
 from sweep.store.run_writer import RunWriter
 from sweep.store.storage import Directory, Place, place_at, told
@@ -165,9 +165,9 @@ class Store:
         run = self.root.child(name)
         lock = locks.lock(run)
         try:
-            if found is None and run.has(run_directory.DOCUMENT):
+            if found is None and run.has(run_document.FILE_NAME):
                 raise UserError(f"{name} was started by another launch just now; launch again")
-            document = run_directory.read_document(run) if found else _document(grid, engine)
+            document = run_document.read(run)[0] if found else _document(grid, engine)
             # `last` is the one launched last, even where a clock was set back.
             now = max(datetime.now(UTC), self._last_update() + timedelta(microseconds=1))
             launch = {"at": now.isoformat(), **provenance}
@@ -200,8 +200,8 @@ class Store:
         """When any run was last launched or finished, as its own clock said."""
         last = datetime.fromtimestamp(0, UTC)
         for name in self._names():
-            with suppress(UserError, KeyError, TypeError, ValueError):
-                last = max(last, datetime.fromisoformat(run_directory.read_document(self.root.child(name))["updated"]))
+            with suppress(UserError):
+                last = max(last, run_document.read(self.root.child(name))[1].updated)
         return last
 
     def _info(self, name: str) -> RunInfo:
@@ -210,7 +210,7 @@ class Store:
     def _names(self) -> list[str]:
         """Directories that are runs, or were before something broke them."""
         names = [e.name for e in self.root.entries() if e.is_place and run_directory.RUN_NAME.fullmatch(e.name)]
-        marks = {run_directory.DOCUMENT, *schema.TABLES}
+        marks = {run_document.FILE_NAME, *schema.TABLES}
         return [name for name in names if marks & {entry.name for entry in self.root.child(name).entries()}]
 
     def _highest(self, run_name: str) -> int:

@@ -137,7 +137,7 @@ def _show(facts: dict[str, Any], failures: list[dict[str, Any]], results: str) -
     from sweep.common.units import human_size
 
     def line(name: str, text: str) -> None:
-        print(f"{name:10} {text}")
+        print(f"{printable(name):10} {printable(text)}")
 
     left = "" if facts["todo"] is None else f", {facts['todo']:,} to run"
     line("run", facts["run_id"])

@@ -312,11 +312,11 @@ def test_rm_asks(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_values_as_people_read_them() -> None:
-    """Thousands are marked, NULL shows, control characters do not."""
+    """Thousands are marked, NULL shows, control characters are spelled out."""
     shown = [
         output_formats.shown(value) for value in (102640, 0.25, 1234567.891, None, True, "a\x1b[31m\nb", float("nan"))
     ]
-    assert shown == ["102,640", "0.25", "1,234,568", "-", "yes", "a [31m b", "-"]
+    assert shown == ["102,640", "0.25", "1,234,568", "-", "yes", "a\\x1b[31m b", "-"]
     out = io.StringIO()
     assert output_formats.write(["a|b", "n"], [["x|y", 1], [None, None]], "md", out) == 0
     assert out.getvalue() == "| a\\|b | n |\n| --- | ---: |\n| x\\|y | 1 |\n| - | - |\n"
