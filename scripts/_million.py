@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-SWEEP = Path(__file__).parent.parent / ".venv" / "bin" / "sweep"
+SWEEP = (sys.executable, "-P", "-m", "sweep.cli")
 GRID = """\
 schema: sweep/1
 name: million
@@ -39,7 +39,7 @@ class Took:
 def run(*words: str) -> Took:
     """One command; the memory is its own, not that of its workers."""
     began, most = time.monotonic(), 0
-    process = subprocess.Popen([SWEEP, *words], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*SWEEP, *words], stdout=subprocess.PIPE, text=True)
     watched = psutil.Process(process.pid)
 
     def watch() -> None:

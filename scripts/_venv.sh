@@ -1,62 +1,68 @@
-# Sourced by the scripts beside it, which set $here. Gives $root and $python, and keeps .venv what requirements.lock says.
-# POSIX sh. When all is well this costs three short forks and starts no Python.
+# Sourced by the scripts beside it, which set $here and `set -eu`. Sets $root and $python, and installs requirements.lock
+# into .venv unless .venv/.ready shows that this was done. POSIX sh.
+#
+# uv installs: the user's, or the version that requirements.lock pins. Not `uv sync`: a uv.lock holds the address of one
+# package index for every file, whereas requirements.lock holds hashes only and works with any index or mirror.
 
 root=${here%/*}
 python=$root/.venv/bin/python
+stamp=$(cat -- "$root/requirements.lock" "$here/_venv.sh" | cksum)
 
-# What .venv is made from, and by which recipe. _venv.py writes it to .venv/.ready when all is done: half a .venv has none.
-stamp() {
-    cat -- "$root/requirements.lock" "$here/_venv.sh" "$here/_venv.py" | cksum
+fail() {
+    echo "ptsweep: $*" >&2
+    exit 4
 }
 
 is_ready() {
-    read -r made 2>/dev/null <"$root/.venv/.ready" && [ "$made" = "$asked" ] && [ -x "$python" ]
+    read -r installed 2>/dev/null <"$root/.venv/.ready" && [ "$installed" = "$stamp" ] && [ -x "$python" ]
 }
 
-# Exits 0 for a Python that can make a .venv, 2 for one that lacks the parts that Debian packs into python3-venv.
-probe='
-import sys
-if sys.version_info < (3, 11):
-    sys.exit(1)
-try:
-    import ensurepip, venv
-except ImportError:
-    sys.exit(2)
-'
+# Prints the path of the interpreter itself: a link such as /usr/bin/python3 leads to another version after an upgrade.
+probe='import os, sys
+if not (3, 11) <= sys.version_info < (3, 15): sys.exit(1)
+try: import ensurepip, venv
+except ImportError: sys.exit(2)
+print(os.path.realpath(sys.executable))'
 
-set_up() {
-    if [ -n "${PYTHON-}" ]; then
-        set -- "$PYTHON"
-    else
-        set -- python3 python3.14 python3.13 python3.12 python3.11
-    fi
-    bare=
+find_python() {
+    if [ -n "${PYTHON-}" ]; then set -- "$PYTHON"; else set -- python3 python3.14 python3.13 python3.12 python3.11; fi
     for candidate do
-        # A shim of a version manager may be on PATH and still fail: what counts is that it runs.
-        fit=0
-        "$candidate" -I -c "$probe" >/dev/null 2>&1 </dev/null || fit=$?
-        if [ "$fit" -eq 2 ]; then
-            bare=${bare:-$candidate}
-            command -v uv >/dev/null || continue # uv needs no pip in .venv
-            fit=0
-        fi
-        [ "$fit" -eq 0 ] || continue
-        "$candidate" -I "$here/_venv.py" "$asked"
-        return
+        "$candidate" -I -c "$probe" 2>/dev/null </dev/null && return
+        [ $? -ne 2 ] || without_venv=$candidate
     done
-    if [ -n "$bare" ]; then
-        echo "ptsweep: $bare needs Python's venv module; on Debian or Ubuntu: apt install python3-venv" >&2
-    elif [ -n "${PYTHON-}" ]; then
-        echo "ptsweep: PYTHON=$PYTHON is not a working Python 3.11 or newer" >&2
-    else
-        echo "ptsweep: needs Python 3.11 or newer and found none (tried $*); PYTHON=/path/to/python names one" >&2
-    fi
-    return 4
+    [ -z "${without_venv-}" ] || fail "$without_venv has no venv module; on Debian or Ubuntu: apt install python3-venv"
+    fail "needs Python 3.11 to 3.14 and found none (tried $*); PYTHON=/path/to/python names one"
 }
 
-asked=$(stamp)
-is_ready || set_up || exit
+pip_install() { # PIP_USER=0: pip refuses `user = true` of a pip.conf in a venv
+    PIP_USER=0 "$python" -I -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: -r "$1"
+}
 
-if [ ! -w "$root/engine" ] && [ -z "${NUMBA_CACHE_DIR-}" ] && [ ! -w "${HOME:-/nowhere}" ]; then
-    echo "ptsweep: $root is read-only: set NUMBA_CACHE_DIR to a folder of yours that can keep the compiled engine" >&2
+set_up() (
+    echo "ptsweep: installing requirements.lock into .venv (the first time: a minute, 300 MB to download)"
+    "$1" -I -c 'import fcntl, signal; signal.signal(2, 0); fcntl.flock(9, fcntl.LOCK_EX)' # this shell holds it on
+    ! is_ready || exit 0
+    trap '[ $? -eq 0 ] || fail "could not install requirements.lock into .venv: the reason is above"' EXIT
+    cd -- "$root"
+    if [ ! -x "$python" ] || [ ! -f .venv/.ready ]; then
+        printed=$("$1" -I -m venv --clear .venv 2>&1) || { echo "$printed" && exit 1; }
+    fi
+    rm -f .venv/.ready # written last: an unfinished .venv has none
+    uv=$(command -v uv) || uv=$root/.venv/bin/uv
+    if [ ! -x "$uv" ]; then
+        sed -n '/^uv==/,/^ *#/p' requirements.lock >.venv/uv.lock
+        pip_install .venv/uv.lock
+    fi
+    # pip is slower, but it may be set up for a mirror or a proxy that uv does not know.
+    "$uv" pip sync -q --python "$python" --require-hashes --only-binary :all: --compile-bytecode requirements.lock ||
+        pip_install requirements.lock
+    for packages in .venv/lib/python*/site-packages; do
+        echo ../../../.. >"$packages/ptsweep.pth" # relative: the checkout can be moved
+    done
+    echo "$stamp" >.venv/.ready
+)
+
+if ! is_ready; then
+    base=$(find_python)
+    set_up "$base" 9>>"$here/_venv.sh" >&2
 fi
