@@ -35,7 +35,7 @@ find_python() {
 }
 
 pip_install() { # PIP_USER=0: pip refuses `user = true` of a pip.conf in a venv
-    PIP_USER=0 "$python" -I -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: -r "$1"
+    PIP_USER=0 "$python" -I -m pip install -qq --disable-pip-version-check --no-deps --only-binary :all: -r "$1"
 }
 
 set_up() (
