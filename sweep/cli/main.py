@@ -22,6 +22,7 @@ from sweep.cli.output_streams import visible_control_characters
 from sweep.common.errors import UserError, did_you_mean, one_line, printable, unknown_name
 
 COMMANDS = {
+    "grids": ("grids", "List the grids that ship, with their questions."),
     "plan": ("plan", "What a launch would run: points, exclusions, duplicates, time, memory."),
     "launch": ("launch", "Run what is missing of a grid, write Parquet, summarise."),
     "ls": ("runs", "List the runs of a store."),

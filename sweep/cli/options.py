@@ -9,7 +9,9 @@ from sweep.common.errors import UserError
 
 Format = Literal["table", "csv", "json", "md"]
 
-GRID_FILE = typer.Argument(metavar="GRID", help="A grid file.", show_default=False)
+GRID_FILE = typer.Argument(
+    metavar="GRID", help="A grid file, or the name of a grid that ships (sweep grids).", show_default=False
+)
 GridFile = Annotated[Path, GRID_FILE]
 MaybeGridFile = Annotated[Path | None, GRID_FILE]
 Override = Annotated[

@@ -26,7 +26,7 @@ from engine.model.scenario import ABSENT, FIELD, Columns, complete
 from sweep.common import units
 from sweep.common.errors import UserError, one_line, unknown_name
 from sweep.common.units import INT64_MAX
-from sweep.grid import field_values, grid_file, yaml_nodes
+from sweep.grid import field_values, grid_file, shipped_grids, yaml_nodes
 from sweep.grid.field_values import MAX_POINTS, AxisValues, Value, format_value
 from sweep.grid.grid import Axis, ExcludeRule, Grid
 from sweep.grid.grid_file import SCHEMA, GridFile
@@ -41,7 +41,8 @@ DERIVED = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
-    """The grid in a file, with `-S key=value` overrides. Raises UserError."""
+    """The grid in a file, or the shipped grid of that name, with `-S key=value` overrides. Raises UserError."""
+    path = shipped_grids.find_grid(path)
     return parse_grid(_read(path), str(path), overrides)
 
 
@@ -56,6 +57,8 @@ def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(yaml_nodes.MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(shipped_grids.missing_grid(path)) from None
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror or error}") from None
     if len(data) > yaml_nodes.MAX_BYTES:

@@ -1,20 +1,25 @@
-"""The house is in order: what pyproject.toml, the lock and the grids say is what the tree holds."""
+"""The repository as a whole: what it must not hold, what an installation must hold, locked packages, shipped grids."""
 
 import ast
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from tests.paths import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("engine", "sweep")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-GRIDS = sorted((ROOT / "grids").rglob("*.yaml"))
+GRIDS = sorted((ROOT / "grids").glob("*.yaml"))
 
 # Put together from pieces, so that this file does not find itself.
 MACHINE_PATHS = re.compile(r"(?<![\w.~*}])/" + "(work|root|home|Users)/")
@@ -48,20 +53,41 @@ def test_no_path_of_a_machine_and_no_index_host() -> None:
     assert found(INDEX_HOSTS, files) == []
 
 
-def test_an_installation_has_every_file() -> None:
-    """Every folder with sources is a package, and every data file matches a pattern of package-data."""
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what `pip install .` installs."""
+    folder = tmp_path_factory.mktemp("wheel")
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_an_installation_has_every_file(installed: Path) -> None:
+    """The packages with their data files, the shipped grids and the traces they name, and nothing else."""
     folders = {path.parent for path in SOURCES}
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
-    data = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
-    data = {path for path in data if path.suffix != ".py" and "__pycache__" not in path.parts}
-    shipped = {
-        path
-        for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items()
-        for pattern in patterns
-        for path in (ROOT / package.replace(".", "/")).glob(pattern)
-    }
-    assert data == shipped
+    of_packages = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
+    expected = {path.relative_to(ROOT) for path in of_packages if "__pycache__" not in path.parts}
+    traces = (ROOT / "tests/data/kernel").glob("*.csv")
+    expected |= {Path("sweep/grid/shipped", path.relative_to(ROOT)) for path in (*GRIDS, *traces)}
+    found = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
+    assert {path for path in found if not path.parts[0].endswith(".dist-info")} == expected
+
+
+def test_an_installation_works_without_a_checkout(installed: Path, tmp_path: Path) -> None:
+    """From an empty folder each shipped grid can be planned by its name, the one that names traces too."""
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-P", "-m", "sweep.cli", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(installed)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+
+    files = [Path(grid["file"]) for grid in json.loads(run("grids", "--json"))]
+    assert files == [installed / "sweep/grid/shipped/grids" / path.name for path in GRIDS]
+    for name in ("first", "traces"):
+        assert json.loads(run("plan", name, "--json"))["todo"] > 0
 
 
 def test_the_lock_pins_everything_with_hashes() -> None:
@@ -70,7 +96,7 @@ def test_the_lock_pins_everything_with_hashes() -> None:
     lines = [line for line in lock.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     unpinned = [line for line in lines if not re.match(r"[a-z0-9.-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", line)]
     assert unpinned == []
-    asked = PYPROJECT["project"]["dependencies"] + PYPROJECT["dependency-groups"]["dev"]
+    asked = PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["dev"]
     names = {re.split(r"[<>=!~ ;\[]", requirement)[0].lower() for requirement in asked}
     assert names <= {line.partition("==")[0] for line in lines}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweep.cli.main import main
+from sweep.grid.shipped_grids import shipped_grids
 
 GRID = """\
 schema: sweep/1
@@ -19,6 +20,7 @@ derive: {pages: zap / 4096}
 repeats: 2
 seed: 3
 """
+NO_FILE = "sweep: no.yaml: no such file; grids that ship: " + ", ".join(shipped_grids()) + "\n"
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_why_in_a_grid_and_in_the_store(here: Path, capsys: pytest.CaptureFixtur
         (("why", "xyz"), "sweep: 'xyz' is not a point id: up to 20 of 0-9, a-f (sweep plan GRID --points)\n"),
         (("why", "0123456789"), "sweep: no point '0123456789' in results; to look in a grid: sweep why POINT GRID\n"),
         (("why", "0123456789", "g.yaml"), "sweep: no point '0123456789' in results and g.yaml\n"),
-        (("plan", "no.yaml"), "sweep: no.yaml: cannot read: No such file or directory\n"),
+        (("plan", "no.yaml"), NO_FILE),
         (
             ("plan", "g.yaml", "-S", "fixed.virt=4GB"),
             "sweep: -S fixed.virt: '4GB': GB may mean powers of 1000 or 1024;",

@@ -241,7 +241,6 @@ def test_files(tmp_path: Path) -> None:
         with pytest.raises(UserError) as error:
             load_grid(path)
         assert str(error.value) == f"{path}{message}"
-    for missing, message in ((tmp_path / "no.yaml", "No such file or directory"), (tmp_path, "Is a directory")):
-        with pytest.raises(UserError) as error:
+    for missing, message in ((tmp_path / "no.yaml", "no such file"), (tmp_path, "cannot read: Is a directory")):
+        with pytest.raises(UserError, match=f"^{missing}: {message}"):
             load_grid(missing)
-        assert str(error.value) == f"{missing}: cannot read: {message}"
