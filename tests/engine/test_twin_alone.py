@@ -10,7 +10,7 @@ from engine.model.results import COLUMNS, Results
 from engine.model.scenario import Scenario
 from tests.twin import walk
 from tests.twin.draws import (
-    What,
+    Stream,
     binomial_thresholds,
     distinct_places,
     draw,
@@ -29,7 +29,7 @@ def figures(results: Results, policy: str) -> dict[str, int]:
 
 def test_draws_are_splitmix64() -> None:
     assert [draw(0, i) for i in range(3)] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    assert len({key(0, r, what) for r in range(3) for what in What}) == 3 * len(What)
+    assert len({key(0, r, what) for r in range(3) for what in Stream}) == 3 * len(Stream)
 
 
 def test_binomial_thresholds_are_exact() -> None:

@@ -1,4 +1,4 @@
-"""The twin's address space: installs, and the kernel's zap loops with hooks for policies (method.md, 3 and 4)."""
+"""The twin's address space: installs and the kernel's zap loops, with hooks for policies (docs/method.md, 3 and 4)."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ NONE, PRESENT, MARKER = 0, 1, 2
 
 
 class Table:
-    """A PTE table: what each entry is, and whether its page was written since a MADV_FREE covered it."""
+    """A PTE table: each entry's state, and whether its page was written since MADV_FREE last covered it."""
 
     def __init__(self, entries: int) -> None:
         self.entries = bytearray(entries)
@@ -22,16 +22,19 @@ class Table:
 
 @dataclass(slots=True)
 class Visit:
-    """zap_pte_range's locals for one piece."""
+    """Local state of zap_pte_range for one piece."""
 
     piece: Piece
-    may_free: bool  #: can_reclaim_pt: a whole piece, and no entry skipped so far
-    broke: bool = False  #: a force break, mid or end
-    mid_break_at: int = 0  #: entries before this one were cleared under an earlier hold of the lock
+    may_free: bool  #: can_reclaim_pt: the piece covers the slot, and no entry was skipped so far
+    broke: bool = False  #: a force break happened, in the middle or on the last entry
+    mid_break_at: int = 0  #: entries before this one were cleared under an earlier hold of the PTE lock
 
 
 class Space:
-    """An address space under the policy `none`. The others override what is below 'hooks'."""
+    """An address space under the policy `none`. Other policies override the methods below 'Hooks'.
+
+    `work` counts events by column name; `steps` holds the steps of each round's visits, written by Merged.
+    """
 
     drops_markers = False  #: ZAP_FLAG_DROP_MARKER
     advice_matters = True
@@ -47,10 +50,10 @@ class Space:
         self.round = 0
         self.visits: list[Piece] = []
         self.trylocks: list[Trylock] = []
-        self.memory: list[tuple[int, int, int, int]] = []  # as ROUND_COLUMNS, a round each
+        self.memory: list[tuple[int, int, int, int]] = []  # one tuple per round, in the order of ROUND_COLUMNS
 
     def run(self) -> None:
-        """All rounds."""
+        """Simulate all rounds."""
         for round_ in range(self.s.rounds):
             self.round = round_
             self.visits, self.trylocks = [], []
@@ -70,7 +73,7 @@ class Space:
                 self.write(t, entry)
 
     def write(self, t: int, entry: int) -> None:
-        """A page is written; a fault puts it there if the entry is none."""
+        """Write to a page: a fault installs it if the entry is none."""
         if t in self.tables and self.tables[t].entries[entry] == MARKER:
             return
         table = self.table_for_fault(t)
@@ -81,7 +84,7 @@ class Space:
             self.count_atomics(1)
 
     def set_markers(self) -> None:
-        """MADV_GUARD_INSTALL over the pinned pages."""
+        """Install guard markers (MADV_GUARD_INSTALL) on the pinned pages."""
         for t, entries in self.choices.pins().items():
             for entry in entries:
                 table = self.table_for_fault(t)
@@ -90,7 +93,7 @@ class Space:
                     self.count_atomics(1)
 
     def table_for_fault(self, t: int) -> Table:
-        """pte_alloc, and the tables above."""
+        """Return a slot's table, allocating it and the tables above it if missing (pte_alloc)."""
         if t not in self.tables:
             self.tables[t] = Table(self.arch.entries)
             self.work["pte_tables_allocated"] += 1
@@ -117,7 +120,7 @@ class Space:
         gather.flush()
 
     def pieces(self, call: Call) -> Iterator[Piece]:
-        """The call cut at the tables' spans, by address (zap_pmd_range)."""
+        """Split a call at the borders of slots, in address order (zap_pmd_range)."""
         entries, start, number = self.arch.entries, call.start, 0
         while start < call.end:
             t = start // entries
@@ -126,7 +129,7 @@ class Space:
             start, number = end, number + 1
 
     def free_pte_range(self, piece: Piece, gather: Gather) -> None:
-        """madvise_free_pte_range (mm/madvise.c): entries stay; only young or dirty ones need a flush."""
+        """Apply MADV_FREE to a piece (madvise_free_pte_range): entries stay; only young or dirty ones need a flush."""
         table = self.tables[piece.table]
         for entry in range(piece.start, piece.end):
             if table.entries[entry] == PRESENT and table.written[entry]:
@@ -134,10 +137,11 @@ class Space:
                 gather.cover_entries(piece.table * self.arch.entries + entry, 1)
 
     def zap_pte_range(self, piece: Piece, gather: Gather) -> None:
+        """Clear a piece's entries, one hold of the PTE lock at a time, and free its table where the policy does."""
         visit = Visit(piece, may_free=piece.end - piece.start == self.arch.entries)
         at, fast = piece.start, False
-        while at < piece.end and piece.table in self.tables:  # a table freed at a break is not mapped again
-            # The PTE lock is taken here...
+        while at < piece.end and piece.table in self.tables:  # refcount may free it at a break
+            # The PTE lock is taken here ...
             at, cleared, full = self.clear_entries(visit, at, gather)
             visit.broke |= full
             if at == piece.end:
@@ -147,7 +151,7 @@ class Space:
             if full:
                 self.work["force_breaks"] += 1
                 gather.force_flush()
-            # ...and dropped here.
+            # ... and dropped here.
             if fast:
                 self.free(piece.table, gather)
             else:
@@ -157,7 +161,10 @@ class Space:
             self.after_last_drop(visit, gather)
 
     def clear_entries(self, visit: Visit, at: int, gather: Gather) -> tuple[int, list[int], bool]:
-        """do_zap_pte_range over and over: where it stopped, the present entries cleared, whether the gather is full."""
+        """Clear entries from `at` on until the piece ends or the gather is full (do_zap_pte_range, repeated).
+
+        Returns the index of the next entry, the present entries that were cleared, and whether the gather is full.
+        """
         piece, entries = visit.piece, self.tables[visit.piece.table].entries
         cleared: list[int] = []
         while at < piece.end:
@@ -183,7 +190,7 @@ class Space:
         return at, cleared, False
 
     def folio_run(self, entries: bytearray, at: int, end: int) -> int:
-        """folio_pte_batch: present neighbours inside one aligned block."""
+        """Return the number of present entries from `at` on inside one aligned block (folio_pte_batch)."""
         end = min(end, (at // self.folio + 1) * self.folio)
         stop = at + 1
         while stop < end and entries[stop] == PRESENT:
@@ -191,25 +198,26 @@ class Space:
         return stop - at
 
     def refault(self, t: int, cleared: list[int]) -> None:
-        """Pages just cleared that are touched again once the lock is free."""
+        """Install again those cleared pages that are touched once the PTE lock is dropped."""
         for entry in cleared:
             if self.choices.refaulted(self.round, t * self.arch.entries + entry):
                 self.write(t, entry)
 
     def free(self, t: int, gather: Gather) -> None:
+        """Free a slot's table through the gather."""
         del self.tables[t]
         self.work["pte_tables_freed"] += 1
         gather.remove_table(t)
 
     def try_to_free_pte(self, t: int, gather: Gather) -> None:
-        """mm/pt_reclaim.c: both locks, then a look at the entries up to the first that is not none."""
+        """Take both locks, scan the table and free it if all entries are none (mm/pt_reclaim.c)."""
         self.work["pmd_locks"] += 1
         self.work["pte_locks_extra"] += 1
         if self.all_none(t, self.arch.entries):
             self.free(t, gather)
 
     def all_none(self, t: int, entries: int) -> bool:
-        """Read the first so many entries, stopping at one that is not none."""
+        """Scan the first `entries` entries up to one that is not none; return whether there is no such entry."""
         for index, entry in enumerate(self.tables[t].entries[:entries]):
             if entry != NONE:
                 self.work["ptes_rescanned"] += index + 1
@@ -223,29 +231,30 @@ class Space:
     # Hooks
 
     def before_round(self) -> None:
+        """Run before the installs of a round."""
         if self.round == 0:
             self.set_markers()
 
     def count_atomics(self, entries: int) -> None:
-        """Entries were installed or cleared."""
+        """Count the atomic operations for `entries` installed or cleared entries."""
 
     def frees_under_lock(self, visit: Visit) -> bool:
-        """The piece is done and its PTE lock still held: free the table without a re-scan?"""
+        """Return whether to free the table without a scan: the piece is done and its PTE lock still held."""
         return False
 
     def lock_dropped(self, visit: Visit, gather: Gather) -> None:
-        """The PTE lock was dropped, at a break or at the piece's end, and no refault has landed yet."""
+        """Run after each drop of the PTE lock, before refaults."""
 
     def after_last_drop(self, visit: Visit, gather: Gather) -> None:
-        """The piece is done, not freed under the lock, and refaults have landed."""
+        """Run when the piece is done and its table was not freed under the lock; after refaults."""
 
     def after_zap(self, call: Call, gather: Gather) -> None:
-        """The whole call is zapped, its last flush still to come."""
+        """Run when all pieces of a call are zapped, before its last flush."""
 
     def after_round(self) -> None:
-        """All calls of the round are made."""
+        """Run after the last call of a round."""
 
-    # What there is
+    # Results
 
     def res_bytes(self) -> int:
         return self.arch.page_bytes * sum(table.entries.count(PRESENT) for table in self.tables.values())
@@ -257,7 +266,7 @@ class Space:
         return self.arch.page_bytes // 1024 * tables
 
     def outcome(self) -> dict[str, int]:
-        """Every column, at the end."""
+        """Return the final value of every column of COLUMNS."""
         needed = [t for t, table in self.tables.items() if any(table.entries)]
         above = {("pmd", t // self.arch.pmd_span_tables) for t in needed}
         if self.arch.has_pud:

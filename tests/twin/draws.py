@@ -1,6 +1,6 @@
-"""The twin's random choices: docs/method.md, section 2, draw by draw and exact.
+"""The twin's random choices: docs/method.md, section 2, one draw at a time, in exact integers.
 
-They belong to the scenario, not to a policy, so `Choices` keeps what it has drawn for the seven runs.
+They depend on the scenario and not on the policy, so `Choices` caches them for the runs of all policies.
 """
 
 from bisect import bisect_right
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
 from functools import lru_cache
-from itertools import accumulate
 from math import comb, floor
 
 from engine.model.scenario import Scenario, decimal
@@ -19,8 +18,8 @@ MASK = TWO64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
 
-class What(IntEnum):
-    """What is drawn; each has a stream of its own."""
+class Stream(IntEnum):
+    """The independent streams of draws (`what` in docs/method.md)."""
 
     COUNT = 1
     COUNT_LOW = 2
@@ -43,10 +42,10 @@ class What(IntEnum):
     PIN_FIRST_LOW = 19
 
 
-INSTALLS = (What.COUNT, What.COUNT_LOW, What.SPAN, What.SPAN_LOW, What.FIRST, What.FIRST_LOW, What.PLACE)
+INSTALLS = (Stream.COUNT, Stream.COUNT_LOW, Stream.SPAN, Stream.SPAN_LOW, Stream.FIRST, Stream.FIRST_LOW, Stream.PLACE)
 PINS = (
-    What.PIN_COUNT, What.PIN_COUNT_LOW, What.PIN_SPAN, What.PIN_SPAN_LOW, What.PIN_FIRST, What.PIN_FIRST_LOW,
-    What.PIN_PLACE,
+    Stream.PIN_COUNT, Stream.PIN_COUNT_LOW, Stream.PIN_SPAN, Stream.PIN_SPAN_LOW, Stream.PIN_FIRST,
+    Stream.PIN_FIRST_LOW, Stream.PIN_PLACE,
 )  # fmt: skip
 
 
@@ -59,84 +58,97 @@ def mix(z: int) -> int:
     return z ^ z >> 31
 
 
-def key(seed: int, round_: int, what: What) -> int:
-    """The key of one stream."""
+def key(seed: int, round_: int, what: Stream) -> int:
+    """Return the 64-bit key of a stream in one round."""
     z = mix(seed + GOLDEN & MASK)
     z = mix(z + round_ + GOLDEN & MASK)
     return mix(z + int(what) + GOLDEN & MASK)
 
 
-def draw(stream: int, index: int) -> int:
-    """64 bits, uniform."""
-    return mix(stream + (index + 1) * GOLDEN & MASK)
+def draw(stream_key: int, index: int) -> int:
+    """Return 64 uniform bits."""
+    return mix(stream_key + (index + 1) * GOLDEN & MASK)
 
 
 def threshold(p: Fraction) -> int:
-    """An event of probability p happens when a draw is below this."""
+    """Return the bound below which a draw means that an event of probability p happens."""
     return floor(p * TWO64)
 
 
 @lru_cache(maxsize=64)
 def binomial_thresholds(n: int, p: Fraction) -> tuple[int, ...]:
-    """floor(P(X <= j) x 2^64) for j from 0 to n - 1, X being binomial(n, p), in whole numbers throughout."""
+    """Return floor(P(X <= j) x 2^64) for j from 0 to n - 1, where X is binomial(n, p)."""
     if p == 1:
         return (0,) * n
     hit, miss = p.numerator, p.denominator - p.numerator
-    term, total, whole = miss**n, 0, p.denominator**n
-    out: list[int] = []
+    term, cumulative, denominator = miss**n, 0, p.denominator**n
+    thresholds: list[int] = []
     for j in range(n):
-        total += term
-        out.append((total << 64) // whole)
-        if out[-1] >= MASK:  # what is left of the tail is below 2^-64: it rounds down to the same
-            return (*out, *[out[-1]] * (n - j - 1))
+        cumulative += term
+        thresholds.append((cumulative << 64) // denominator)
+        if thresholds[-1] >= MASK:  # the rest of the tail is below 2^-64: all further values round down to this one
+            return (*thresholds, *[thresholds[-1]] * (n - j - 1))
         term = term * (n - j) * hit // ((j + 1) * miss)
-    return tuple(out)
+    return tuple(thresholds)
 
 
 @lru_cache(maxsize=4096)
 def span_thresholds(n: int, k: int) -> tuple[int, ...]:
-    """floor(P(S <= s) x 2^64) for s from 0 to n - 2, S being the distance from first to last of k of n extents.
+    """Return floor(P(S <= s) x 2^64) for s from 0 to n - 2, where S is last minus first of k random places out of n.
 
-    Counted by span: with k - 2 of the s - 1 places between them, and n - s places where both can begin.
+    (n - s) x C(s - 1, k - 2) subsets have span s: n - s positions of the first place, and k - 2 places between the two.
     """
-    ways = [n if k == 1 else 0] + [(n - s) * comb(s - 1, k - 2) if k > 1 else 0 for s in range(1, n)]
-    return tuple((sum_ << 64) // comb(n, k) for sum_ in accumulate(ways[:-1]))
+    if k == 1:
+        return (1 << 64,) * (n - 1)
+    subsets, inner, cumulative = comb(n, k), 0, 0
+    thresholds: list[int] = []
+    for s in range(n - 1):
+        if s == k - 1:
+            inner = 1
+        elif s >= k:
+            inner = inner * (s - 1) // (s - k + 1)  # C(s - 1, k - 2)
+        cumulative += (n - s) * inner
+        thresholds.append((cumulative << 64) // subsets)
+    return tuple(thresholds)
 
 
-def wide_draw(high: int, low: int, index: int) -> int:
-    """64 bits: 16 of a hash that four indexes share, 48 of one's own."""
-    return (draw(high, index >> 2) >> 16 * (index & 3) & 0xFFFF) << 48 | draw(low, index) >> 16
+def wide_draw(high_key: int, low_key: int, index: int) -> int:
+    """Return 64 bits: the upper 16 from a draw that four indexes share, the lower 48 from the index's own draw."""
+    return (draw(high_key, index >> 2) >> 16 * (index & 3) & 0xFFFF) << 48 | draw(low_key, index) >> 16
 
 
-def resident_places(streams: list[int], table: int, n: int, k: int) -> set[int]:
-    """Which k of a table's n extents are resident: the outermost two first, then those between them."""
-    _, _, span, span_low, first, first_low, place = streams
+def resident_places(keys: list[int], table: int, n: int, k: int) -> set[int]:
+    """Return which k of a table's n extents are resident; `keys` are those of INSTALLS or PINS.
+
+    The first and the last are drawn first, then the ones between them.
+    """
+    _, _, span, span_low, first, first_low, place = keys
     if k in (0, n):
         return set(range(k))
-    apart = bisect_right(span_thresholds(n, k), wide_draw(span, span_low, table))
-    a = wide_draw(first, first_low, table) * (n - apart) >> 64
-    between = set(range(a + 1, a + apart))
-    within = max(k - 2, 0)
-    seen = distinct_places(place, table, n, between, min(within, len(between) - within))
-    return {a, a + apart} | (seen if within <= len(between) - within else between - seen)
+    distance = bisect_right(span_thresholds(n, k), wide_draw(span, span_low, table))
+    lowest = wide_draw(first, first_low, table) * (n - distance) >> 64
+    between = set(range(lowest + 1, lowest + distance))
+    inner = max(k - 2, 0)
+    drawn = distinct_places(place, table, n, between, min(inner, len(between) - inner))
+    return {lowest, lowest + distance} | (drawn if inner <= len(between) - inner else between - drawn)
 
 
-def distinct_places(stream: int, table: int, n: int, allowed: set[int], wanted: int) -> set[int]:
-    """The first `wanted` distinct places of a table's hashes that are allowed."""
-    bits, seen, i = n.bit_length() - 1, set[int](), 0
-    while len(seen) < wanted:
-        bag = draw(stream, table * 4096 + i)
+def distinct_places(place_key: int, table: int, n: int, allowed: set[int], wanted: int) -> set[int]:
+    """Return the first `wanted` distinct places that a table's draws name and that are in `allowed`."""
+    bits, places, i = n.bit_length() - 1, set[int](), 0
+    while len(places) < wanted:
+        hash_bits = draw(place_key, table * 4096 + i)
         for _ in range(64 // bits):
-            if len(seen) < wanted and bag & n - 1 in allowed:
-                seen.add(bag & n - 1)
-            bag >>= bits
+            if len(places) < wanted and hash_bits & n - 1 in allowed:
+                places.add(hash_bits & n - 1)
+            hash_bits >>= bits
         i += 1
-    return seen
+    return places
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the grid that is made: pages [start, end)."""
+    """One madvise call, number `index` of the grid of calls, over the pages [start, end)."""
 
     index: int
     start: int
@@ -144,7 +156,7 @@ class Call:
 
 
 class Choices:
-    """All that chance decides in one scenario."""
+    """All random choices of one scenario, drawn when first asked for and cached."""
 
     def __init__(self, s: Scenario) -> None:
         assert s.cluster is not None
@@ -161,21 +173,21 @@ class Choices:
         self._refault_below = threshold(decimal(s.refault))
 
     def installs(self, round_: int) -> dict[int, list[int]]:
-        """Entries that an install writes, table by table; a table without any is left out."""
+        """Return the entries that an install writes, by table number; tables without any are left out."""
         if round_ not in self._installs:
             in_tables = self.arch.entries % self.cluster == 0
             self._installs[round_] = self._by_table(round_) if in_tables else self._by_extent(round_)
         return self._installs[round_]
 
     def pins(self) -> dict[int, list[int]]:
-        """Entries that hold a guard marker, table by table; the same in every round."""
+        """Return the entries that hold a guard marker, by table number; the same in every round."""
         if self._pins is None:
-            streams = [key(self.s.seed, 0, w) for w in PINS]
-            self._pins = dict(self._drawn_tables(streams, decimal(self.s.pinned), 1))
+            keys = [key(self.s.seed, 0, what) for what in PINS]
+            self._pins = dict(self._draw_tables(keys, decimal(self.s.pinned), 1))
         return self._pins
 
     def calls(self, round_: int) -> list[Call]:
-        """The calls made in a round, in the order in which they are made."""
+        """Return the calls of a round, in the order in which they are made."""
         if round_ not in self._calls:
             below = threshold(decimal(self.s.coverage))
             ranked = [(self.call_rank(round_, i), i) for i in range(self.grid_calls)]
@@ -187,46 +199,51 @@ class Choices:
         return self._calls[round_]
 
     def call_rank(self, round_: int, call: int) -> int:
-        """The 64 bits by which a call is made or not, and takes its place in random order."""
-        return wide_draw(key(self.s.seed, round_, What.CALL), key(self.s.seed, round_, What.CALL_LOW), call)
+        """Return the 64 bits that decide whether a call is made, and its position in random order."""
+        return wide_draw(key(self.s.seed, round_, Stream.CALL), key(self.s.seed, round_, Stream.CALL_LOW), call)
 
     def refaulted(self, round_: int, page: int) -> bool:
-        """Whether a page just cleared is touched again."""
+        """Return whether a page that was just cleared is touched again."""
         if self._refault_below == 0:
             return False
         if (round_, page) not in self._refaults:
-            stream = key(self.s.seed, round_, What.REFAULT)
-            self._refaults[round_, page] = draw(stream, page) < self._refault_below
+            stream_key = key(self.s.seed, round_, Stream.REFAULT)
+            self._refaults[round_, page] = draw(stream_key, page) < self._refault_below
         return self._refaults[round_, page]
 
     def trylock_fails(self, round_: int, table: int, trylocks: int) -> bool:
-        """Whether a trylock among so many at one step fails; 1/16 is method.md's guess (section 6)."""
+        """Return whether one of `trylocks` attempts in one step fails; 1/16 is the guess of method.md, section 6."""
         below = threshold(1 - Fraction(15, 16) ** (trylocks - 1))
-        return draw(key(self.s.seed, round_, What.TRYLOCK), table) < below
+        return draw(key(self.s.seed, round_, Stream.TRYLOCK), table) < below
 
     def _by_table(self, round_: int) -> dict[int, list[int]]:
-        streams = [key(self.s.seed, round_, w) for w in INSTALLS]
-        return dict(self._drawn_tables(streams, self.s.installed_share, self.cluster))
+        """Draw the resident extents of each table: `cluster` divides a table's span."""
+        keys = [key(self.s.seed, round_, what) for what in INSTALLS]
+        return dict(self._draw_tables(keys, self.s.installed_share, self.cluster))
 
-    def _drawn_tables(self, streams: list[int], p: Fraction, extent: int) -> Iterator[tuple[int, list[int]]]:
-        """Tables that get extents of so many pages, with the entries these hold up to the VMA's end."""
+    def _draw_tables(self, keys: list[int], p: Fraction, extent: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield (table, entries) for extents of `extent` pages, each resident with probability p.
+
+        Entries beyond the end of the VMA and tables without entries are left out.
+        """
         entries = self.arch.entries
         n = entries // extent
         cdf = binomial_thresholds(n, p)
         for table in range(-(-self.pages // entries)):
-            k = bisect_right(cdf, wide_draw(streams[0], streams[1], table))
-            places = resident_places(streams, table, n, k)
-            room = self.pages - table * entries
-            held = [x for q in sorted(places) for x in range(q * extent, (q + 1) * extent) if x < room]
-            if held:
-                yield table, held
+            k = bisect_right(cdf, wide_draw(keys[0], keys[1], table))
+            places = resident_places(keys, table, n, k)
+            end = self.pages - table * entries
+            resident = [x for q in sorted(places) for x in range(q * extent, (q + 1) * extent) if x < end]
+            if resident:
+                yield table, resident
 
     def _by_extent(self, round_: int) -> dict[int, list[int]]:
-        stream, below = key(self.s.seed, round_, What.EXTENT), threshold(self.s.installed_share)
-        out: dict[int, list[int]] = {}
+        """Draw the resident extents of the VMA: extents cross the borders of tables."""
+        stream_key, below = key(self.s.seed, round_, Stream.EXTENT), threshold(self.s.installed_share)
+        resident: dict[int, list[int]] = {}
         for extent in range(-(-self.pages // self.cluster)):
-            if draw(stream, extent) < below:
+            if draw(stream_key, extent) < below:
                 for x in range(extent * self.cluster, min((extent + 1) * self.cluster, self.pages)):
                     table, entry = divmod(x, self.arch.entries)
-                    out.setdefault(table, []).append(entry)
-        return out
+                    resident.setdefault(table, []).append(entry)
+        return resident

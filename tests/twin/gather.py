@@ -1,4 +1,4 @@
-"""The twin's mmu_gather: what one call holds back until it may flush (mm/mmu_gather.c, include/asm-generic/tlb.h)."""
+"""The twin's mmu_gather: pages and tables that wait for a flush (mm/mmu_gather.c, include/asm-generic/tlb.h)."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ STACK_SLOTS = 8  # MMU_GATHER_BUNDLE
 
 
 class Gather:
-    """Pages and tables waiting for a flush, and the byte range [lo, hi) to be flushed."""
+    """Pages and tables waiting for a flush, and the byte range [lo, hi) to flush; counts flushes in `work`."""
 
     def __init__(self, arch: Arch, threads: int, work: Counter[str]) -> None:
         self.arch, self.work = arch, work
@@ -17,9 +17,10 @@ class Gather:
         self.lo, self.hi, self.tables, self.cleared_entries = 0, 0, 0, False
 
     def remove_pages(self, run: int) -> bool:
-        """Take a run of neighbouring pages of one folio; True when no batch is left (a force break).
+        """Add a run of adjacent pages of one folio; return True when no batch is left, which means a force break.
 
-        __tlb_remove_folio_pages_size: a run of several pages also stores its length; tlb_next_batch.
+        A run of several pages takes two slots, as its length is stored too (__tlb_remove_folio_pages_size,
+        tlb_next_batch).
         """
         self.nr += 1 if run == 1 else 2
         if self.nr < self.max - 1:
@@ -30,12 +31,12 @@ class Gather:
         return False
 
     def cover_entries(self, page: int, run: int) -> None:
-        """tlb_remove_tlb_entry for a run of entries, from the VMA's page `page` on."""
+        """Extend the flush range by `run` cleared entries from page `page` of the VMA on (tlb_remove_tlb_entry)."""
         self._cover(page * self.arch.page_bytes, (page + run) * self.arch.page_bytes)
         self.cleared_entries = True
 
     def remove_table(self, table: int) -> None:
-        """pte_free_tlb: its first page joins the range; a full table batch flushes at once (tlb_remove_table)."""
+        """Add a freed table: its slot's first page extends the range (pte_free_tlb); a full table batch is flushed."""
         slot = table * self.arch.span_bytes
         self._cover(slot, slot + self.arch.page_bytes)
         self.tables += 1
@@ -43,7 +44,7 @@ class Gather:
             self.flush()
 
     def flush(self) -> None:
-        """tlb_flush_mmu_tlbonly and tlb_table_flush; an empty range is no flush."""
+        """Flush the range, unless it is empty, and release the tables (tlb_flush_mmu_tlbonly, tlb_table_flush)."""
         if self.hi > self.lo:
             stride = self.arch.page_bytes if self.cleared_entries else self.arch.span_bytes
             if (self.hi - self.lo) // stride > self.arch.flush_ceiling:
@@ -54,7 +55,7 @@ class Gather:
         self.lo, self.hi, self.tables, self.cleared_entries = 0, 0, 0, False
 
     def force_flush(self) -> None:
-        """tlb_flush_mmu at a force break: the pages go too, and the gather starts on its stack batch again."""
+        """Flush at a force break: release pages too, and restart on the stack batch (tlb_flush_mmu)."""
         self.flush()
         self.nr, self.max, self.batches = 0, STACK_SLOTS, 0
 

@@ -1,4 +1,4 @@
-"""The twin's threads: which trylocks fail, worked out after the round (docs/method.md, section 6)."""
+"""The twin's contention: decide after each round which trylocks failed (docs/method.md, section 6)."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from tests.twin.draws import Choices
 
 Steps = dict[tuple[int, int], int]
-"""The step of a visit, by call and table."""
+"""Maps (call, table) to the step of that visit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The part of a call in one table's span: entries [start, end)."""
+    """The part of a call inside one slot: entries [start, end) of its table."""
 
     call: int
-    number: int  #: in its call
+    number: int  #: index within the call
     table: int
     start: int
     end: int
@@ -23,36 +23,36 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Trylock:
-    """A trylock of the PMD lock; `fast` if it decided between the fast and the slow path."""
+    """An attempt to take the PMD lock; `fast` if its failure turns a fast path into a slow path."""
 
     piece: Piece
     fast: bool
 
 
 def steps_of(choices: Choices, round_: int, visits: Iterable[Piece]) -> Steps:
-    """When each visit of a round takes place, threads moving in lock step."""
+    """Return the step of each visit of a round; threads advance in lock step, one visit per step."""
     threads, calls = choices.s.threads, choices.grid_calls
     steps: Steps = {}
-    made: Counter[int] = Counter()  # visits a thread
+    visits_of: Counter[int] = Counter()  # by thread
     for piece in visits:
         if choices.s.order == "random":
             turn = choices.call_rank(round_, piece.call) * -(-calls // threads) >> 64
             step = turn * (-(-choices.zap // choices.arch.entries) + 1) + piece.number
         else:
             thread = piece.call * threads // calls if choices.s.partition == "blocked" else piece.call % threads
-            step = made[thread]
-            made[thread] += 1
+            step = visits_of[thread]
+            visits_of[thread] += 1
         steps[piece.call, piece.table] = step
     return steps
 
 
 def contend(choices: Choices, round_: int, steps: Steps, trylocks: list[Trylock], work: Counter[str]) -> None:
-    """Turn the trylocks that fail into slow paths. Only counters change: the table was free to go either way."""
-    together: defaultdict[tuple[int, int], list[Trylock]] = defaultdict(list)
+    """Turn failed trylocks into slow paths. Only counters in `work` change: the table is freed either way."""
+    trylocks_at: defaultdict[tuple[int, int], list[Trylock]] = defaultdict(list)
     for trylock in trylocks:
         piece = trylock.piece
-        together[piece.table // choices.arch.pmd_span_tables, steps[piece.call, piece.table]].append(trylock)
-    for rivals in together.values():
+        trylocks_at[piece.table // choices.arch.pmd_span_tables, steps[piece.call, piece.table]].append(trylock)
+    for rivals in trylocks_at.values():
         for trylock in rivals:
             if choices.trylock_fails(round_, trylock.piece.table, len(rivals)):
                 work["pmd_trylocks_failed"] += 1

@@ -1,21 +1,24 @@
-"""The slow twin of engine/traces: a page at a time, every table looked at after every operation.
+"""The slow twin of engine/traces: processes one page at a time and checks every table after every operation.
 
-For traces of one mapping that is unmapped in part and never mapped or protected again: there every run of mapped pages
-is one VMA. How VMAs merge and split is judged by the live kernel's recordings.
+It covers traces of one mapping that is unmapped in part and never mapped again or protected, where each run of mapped
+pages is one VMA. Merging and splitting of VMAs is tested against recordings of the live kernel instead.
 """
 
 PAGE, ENTRIES = 4096, 512
 SPANS = (ENTRIES, ENTRIES**2, ENTRIES**3)
-"""Pages under a table of each level."""
+"""Pages that one table of each level spans: PTE, PMD, PUD."""
 
 
 class Twin:
-    """One policy. `entries`: page -> present, zero or marker; `tables`: a set of numbers for each level."""
+    """An address space under one policy.
+
+    `entries` maps a page to "present", "zero" or "marker"; `tables` has the table numbers of each level.
+    """
 
     def __init__(self, policy: str, scan_every: int) -> None:
         self.policy, self.scan_every = policy, scan_every
         self.mapped: set[int] = set()
-        self.returned: set[int] = set()  #: munmap: purged, and not mapped again
+        self.returned: set[int] = set()  #: under munmap: purged and not mapped again
         self.entries: dict[int, str] = {}
         self.tables: tuple[set[int], set[int], set[int]] = (set(), set(), set())
         self.operations = self.freed = self.allocated = self.installed = self.zapped = 0
@@ -31,7 +34,7 @@ class Twin:
 
     @property
     def outcome(self) -> dict[str, int]:
-        """The columns of an outcome."""
+        """Return those columns of an outcome that a trace determines."""
         needed = [{page // span for page in self.entries} for span in SPANS]
         pte, pmd, pud = map(len, self.tables)
         return {
@@ -52,6 +55,7 @@ class Twin:
         }
 
     def apply(self, op: str, start: int, length: int, stride: int) -> None:
+        """Apply one operation of a trace. start, length, stride: bytes."""
         covered = range(start // PAGE, -(-(start + length) // PAGE))
         pages = [page for page in covered if page in self.mapped]
         if op == "mmap":
@@ -66,7 +70,7 @@ class Twin:
         elif op == "guard_install":
             self.returned -= set(pages)
             for page in pages:
-                self.make(page)
+                self.allocate_tables(page)
                 self.entries[page] = "marker"
         elif op == "guard_remove":
             self.clear(pages, ("marker",))
@@ -81,33 +85,35 @@ class Twin:
         self.operations += 1
         self.most_vm_pte_kib = max(self.most_vm_pte_kib, self.vm_pte_kib)
         self.most_res_kib = max(self.most_res_kib, self.res_kib)
-        self.look()
+        self.free_empty_tables()
 
     def touch(self, page: int, write: bool) -> None:
-        held = self.entries.get(page)
-        if page in self.mapped and held != "marker":
-            self.make(page)
-            self.installed += held is None
-            self.entries[page] = "present" if write or held == "present" else "zero"
+        """Write to or read a page: a fault installs it, reads map the zero page."""
+        entry = self.entries.get(page)
+        if page in self.mapped and entry != "marker":
+            self.allocate_tables(page)
+            self.installed += entry is None
+            self.entries[page] = "present" if write or entry == "present" else "zero"
 
-    def make(self, page: int) -> None:
+    def allocate_tables(self, page: int) -> None:
         self.allocated += page // ENTRIES not in self.tables[0]
         for level, span in enumerate(SPANS):
             self.tables[level].add(page // span)
 
-    def clear(self, pages: list[int], kinds: tuple[str, ...]) -> None:
+    def clear(self, pages: list[int], states: tuple[str, ...]) -> None:
         for page in pages:
-            if self.entries.get(page) in kinds:
+            if self.entries.get(page) in states:
                 del self.entries[page]
 
     def unmap(self, pages: list[int]) -> None:
-        """A table of any level goes when nothing in its span is mapped."""
+        """Clear the pages' entries, and free each table, of any level, whose span has no mapped page left."""
         self.clear(pages, ("present", "zero", "marker"))
         live = self.mapped - self.returned if self.policy == "munmap" else self.mapped
         for level, span in enumerate(SPANS):
             self.tables[level].intersection_update({page // span for page in live})
 
     def purge(self, pages: list[int]) -> None:
+        """Clear pages, not markers; the whole-slot policies free each table whose slot is covered and now empty."""
         before = len(self.entries)
         self.clear(pages, ("present", "zero"))
         self.zapped += before - len(self.entries)
@@ -119,9 +125,9 @@ class Twin:
                     self.tables[0].remove(slot)
                     self.freed += 1
 
-    def look(self) -> None:
-        """refcount and async free what holds nothing: at once, and when it is time to scan."""
+    def free_empty_tables(self) -> None:
+        """Free all empty tables: under refcount at once, under async every `scan_every` operations."""
         if self.policy == "refcount" or (self.policy == "async" and self.operations % self.scan_every == 0):
-            held = {page // ENTRIES for page in self.entries}
-            self.freed += len(self.tables[0] - held)
-            self.tables[0].intersection_update(held)
+            in_use = {page // ENTRIES for page in self.entries}
+            self.freed += len(self.tables[0] - in_use)
+            self.tables[0].intersection_update(in_use)

@@ -1,7 +1,7 @@
-"""The engine's slow twin: docs/method.md followed entry by entry, one policy and one address space at a time.
+"""The slow twin of the engine: follows docs/method.md entry by entry, for one policy at a time.
 
-Nothing here is shared with the engine but its vocabulary. Kernel functions are named as in Linux 6.14, mm/memory.c
-unless said otherwise. A policy is a `Space` with some hooks of its own; twin_threads.py adds contention.
+It shares only scenarios and column names with the engine. Kernel functions are named as in Linux 6.14, mm/memory.c
+unless another file is named. A policy is a subclass of `Space` that overrides hooks; threads.py adds contention.
 """
 
 from bisect import bisect_left
@@ -62,7 +62,7 @@ class SeedInline(Space):
         return True
 
     def trylock_pmd(self, visit: Visit) -> None:
-        """It succeeds here; after the round `contend` says which did not, and what they cost."""
+        """Record a trylock as successful; after the round `contend` decides which failed and adds their cost."""
         self.work["pmd_trylocks"] += 1
         self.trylocks.append(Trylock(visit.piece, fast=not visit.mid_break_at))
 
@@ -73,7 +73,7 @@ class SeedInline(Space):
 
 class Merged(SeedInline):
     def frees_under_lock(self, visit: Visit) -> bool:
-        """try_get_and_clear_pmd, if direct_reclaim is still set."""
+        """Free the table under the lock if there was no break (try_get_and_clear_pmd with direct_reclaim set)."""
         if not visit.may_free or visit.broke:
             return False
         self.work["fast_paths"] += 1
@@ -95,15 +95,15 @@ class Munmap(Space):
     advice_matters = False
 
     def before_round(self) -> None:
-        """The range is mapped (again), as one VMA; then markers."""
+        """Map the range as one VMA, again in every round, and set the markers."""
         self.mapped = [(0, self.choices.pages)]
         self.set_markers()
 
     def refault(self, t: int, cleared: list[int]) -> None:
-        """A touch would be a fault for good."""
+        """Do nothing: a touch of an unmapped page is a SIGSEGV."""
 
     def after_zap(self, call: Call, gather: Gather) -> None:
-        """free_pgtables: what lies between floor and ceiling of the hole goes, level by level."""
+        """Free the tables of each level whose span has no mapped page left (free_pgtables, floor and ceiling)."""
         self.unmap(call)
         pte = self.arch.entries
         pmd, pud = pte * self.arch.pmd_span_tables, pte * self.arch.pud_span_tables
@@ -114,15 +114,15 @@ class Munmap(Space):
         self.pud_tables -= set(self.within_hole(call, pud))
 
     def unmap(self, call: Call) -> None:
-        """Split the VMA that holds the call's range."""
+        """Remove the call's range from the VMA that holds it."""
         i = bisect_left(self.mapped, (call.start + 1, 0)) - 1
         start, end = self.mapped[i]
         assert start <= call.start < call.end <= end
-        parts = (start, call.start), (call.end, end)
-        self.mapped[i : i + 1] = [part for part in parts if part[0] < part[1]]
+        rest = (start, call.start), (call.end, end)
+        self.mapped[i : i + 1] = [vma for vma in rest if vma[0] < vma[1]]
 
     def within_hole(self, call: Call, span: int) -> list[int]:
-        """Tables of so many pages that the call touches and in whose span nothing is mapped any more."""
+        """Return the tables, `span` pages each, that the call touches and whose span has no mapped page left."""
         i = bisect_left(self.mapped, (call.start, 0))
         floor = self.mapped[i - 1][1] if i > 0 else 0
         ceiling = self.mapped[i][0] if i < len(self.mapped) else None
@@ -142,7 +142,7 @@ SPACES: dict[str, type[Space]] = {
 
 
 def run(scenario: Scenario) -> Results:
-    """One point under all policies, each in a fresh address space."""
+    """Run one point under all policies, each in a fresh address space."""
     choices = Choices(scenario)
     steps: list[Steps] = []
     values = np.zeros((1, len(POLICIES), len(COLUMNS)), np.int64)
@@ -157,7 +157,7 @@ def run(scenario: Scenario) -> Results:
 
 
 def run_batch(columns: Columns) -> Results:
-    """Every row, one after the other."""
+    """Run every point of a batch."""
     results = [run(row(columns, i)) for i in range(len(columns["virt"]))]
     return Results(
         np.concatenate([r.values for r in results]),
