@@ -1,0 +1,89 @@
+"""The tutorial and the how-to pages: every command shown runs, in the page's order, and finds what the page says."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweep.grid.loader import parse
+from tests.docs.pages import DOCS, blocks, run_commands
+from tests.paths import ROOT
+from tests.support.live_kernel import why_not
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+needs_kernel = pytest.mark.skipif(bool(why_not()), reason=f"no live kernel: {why_not()}")
+REMEDY_RELEASE = (6, 14)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that looks like a checkout to the commands: it has the grids and the tests' recordings."""
+    (tmp_path / "grids").symlink_to(ROOT / "grids")
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    return tmp_path
+
+
+def run_page(name: str, folder: Path) -> str:
+    """What all `sh` blocks of a page print to stdout, run as one script; an error ends it and fails the test."""
+    script = "".join(blocks((DOCS / name).read_text(), "sh")).replace("python3 ", f"{sys.executable} ")
+    stop_children = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"
+    done = run_commands(stop_children + script, folder)
+    assert done.returncode == 0, (name, done.stdout[-500:], done.stderr[-2000:])
+    return done.stdout
+
+
+@needs_strace
+def test_tutorial(folder: Path) -> None:
+    """The demo keeps about 500 empty tables, of which merged frees none by 64 KiB purges and about 500 by 2 MiB."""
+    printed = run_page("tutorial.md", folder)
+    empty = re.search(r"^PTE tables without +([\d,]+) +([\d,]+)", printed, re.MULTILINE)
+    assert empty
+    assert 495 <= int(empty[1]) <= int(empty[2]) <= 505
+    freed = dict(re.findall(r"^merged +(64KiB|2MiB) +([\d,]+) ", printed, re.MULTILINE))
+    assert int(freed["64KiB"]) == 0
+    assert 480 <= int(freed["2MiB"]) <= 501
+    shares = re.findall(r"^(calls|large) +merged +([\d,]+) +[\d,]+ +(\S+)", printed, re.MULTILINE)
+    assert shares == [("calls", "16,000", "0"), ("large", "500", "1")]
+    assert re.search(r"^like-\S+ +2,048 +9\d", printed, re.MULTILINE)
+
+
+@needs_strace
+def test_tutorial_remedy(folder: Path) -> None:
+    """VmPTE of the demo is far smaller with 2 MiB purges where the kernel frees tables, as the tutorial says."""
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    config = Path(f"/boot/config-{os.uname().release}")
+    if why_not() or release < REMEDY_RELEASE or (config.exists() and "CONFIG_PT_RECLAIM=y" not in config.read_text()):
+        pytest.skip("this kernel does not free empty page tables")
+    (demo,) = re.findall(r"<< 'END'\n(.*?)END\n", (DOCS / "tutorial.md").read_text(), re.DOTALL)
+    report = "print(open('/proc/self/status').read().partition('VmPTE:')[2].split()[0])\n"
+    program = demo.replace("time.sleep", f"{report}time.sleep")
+
+    def vm_pte_kb(purge_kib: int) -> int:
+        words = [sys.executable, "-c", program, str(purge_kib), "0"]
+        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+    assert vm_pte_kb(64) > 2000
+    assert vm_pte_kb(2048) < 250
+
+
+@needs_strace
+def test_recordings(folder: Path) -> None:
+    """Each command of recordings.md runs; `--touch all` bounds VmPTE, and the grid of the page parses."""
+    printed = run_page("recordings.md", folder)
+    assert re.search(r"^jemalloc_mixed +merged +532 +52 ", printed, re.MULTILINE)
+    assert "trace,step,policy,vm_pte_kib,res_kib" in printed
+    (grid,) = blocks((DOCS / "recordings.md").read_text(), "yaml")
+    assert parse(grid, str(folder / "grid.yaml")).raw_points == 1
+
+
+@needs_kernel
+def test_live_kernel(folder: Path) -> None:
+    """Each command of live-kernel.md runs, and the kernel agrees with the model."""
+    printed = run_page("live-kernel.md", folder)
+    agreed = re.findall(r"([\d,]+) comparisons on Linux .*: ([\d,]+) agree", printed)
+    assert len(agreed) == 2
+    assert all(compared == equal for compared, equal in agreed)
