@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.grid.loader import parse
+from sweep.grid.loader import parse_grid
 from tests.docs.pages import DOCS, blocks, run_commands
 from tests.paths import ROOT
 from tests.support.live_kernel import why_not
@@ -77,7 +77,7 @@ def test_recordings(folder: Path) -> None:
     assert re.search(r"^jemalloc_mixed +merged +532 +52 ", printed, re.MULTILINE)
     assert "trace,step,policy,vm_pte_kib,res_kib" in printed
     (grid,) = blocks((DOCS / "recordings.md").read_text(), "yaml")
-    assert parse(grid, str(folder / "grid.yaml")).raw_points == 1
+    assert parse_grid(grid, str(folder / "grid.yaml")).raw_points == 1
 
 
 @needs_kernel

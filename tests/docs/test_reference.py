@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from engine.model.arch import ARCHES, KIB, MIB, TIB
-from engine.model.scenario import ABSENT, FIELD, FIELDS, ScenarioError, check, complete
+from engine.model.scenario import ABSENT, FIELDS, ScenarioError, check, complete
 from sweep.cli import main as cli
 from sweep.cli.commands import compare
 from sweep.common import schema
-from sweep.grid.field_values import spell
-from sweep.grid.grid_file import EXPANSIONS, TOP_KEYS
-from sweep.grid.loader import load, parse
+from sweep.common.units import format_size
+from sweep.grid.grid_file import TOP_KEYS, VALUE_RULES
+from sweep.grid.loader import load_grid, parse_grid
 from tests.docs.pages import DOCS, blocks, check_generated, table
 from tests.paths import ROOT
 
@@ -73,7 +73,7 @@ def test_stated_defaults() -> None:
     assert columns["zap"].tolist() == [arch.span_bytes for arch in ARCHES]
     text = (DOCS / "grid.md").read_text()
     for arch in ARCHES:
-        span = spell(FIELD["zap"], arch.span_bytes)
+        span = format_size(arch.span_bytes)
         assert re.search(rf"{span} on [^,.]*{arch.name}", text), arch.name
 
 
@@ -106,13 +106,13 @@ def test_grid_keys() -> None:
     text = (DOCS / "grid.md").read_text()
     section = text.partition("## Keys\n")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| (\w+) \|", section, re.MULTILINE)) - {"key"} == set(TOP_KEYS)
-    assert re.findall(r"^\| `\{(\w+):", text, re.MULTILINE) == list(EXPANSIONS)
+    assert re.findall(r"^\| `\{(\w+):", text, re.MULTILINE) == list(VALUE_RULES)
 
 
 def test_grid_example() -> None:
     """grid.md's example parses, uses every key but workload, and has as many points as its axes say."""
     (example,) = blocks((DOCS / "grid.md").read_text(), "yaml")
-    grid = parse(example, "grid.md")
+    grid = parse_grid(example, "grid.md")
     assert set(grid.tree.entries) == set(TOP_KEYS) - {"workload"}
     assert grid.raw_points == (2 * 7 * 2 + 1) * 2
 
@@ -122,7 +122,7 @@ def test_grid_rules() -> None:
     rules = re.findall(r"^\| `(\{.*?\})` \|", (DOCS / "grid.md").read_text(), re.MULTILINE)
     text = "schema: sweep/1\nname: rules\nfixed: {virt: 1GiB}\naxes:\n"
     fields = zip(("zap", "threads", "sparsity"), rules, strict=True)
-    grid = parse(text + "".join(f"  {field}: {rule}\n" for field, rule in fields), "grid.md")
+    grid = parse_grid(text + "".join(f"  {field}: {rule}\n" for field, rule in fields), "grid.md")
     zap, threads, sparsity = (next(iter(axis.values.values())).tolist() for axis in grid.axes)
     assert zap == [64 * KIB << i for i in range(11)]
     assert threads == [1, 3, 5, 7, 9]
@@ -132,7 +132,7 @@ def test_grid_rules() -> None:
 def test_grids() -> None:
     """grid.md lists each grid that ships with its question."""
     paths = sorted((ROOT / "grids").glob("*.yaml"))
-    rows = [(f"[{path.name}](../grids/{path.name})", " ".join(load(path).about.split())) for path in paths]
+    rows = [(f"[{path.name}](../grids/{path.name})", " ".join(load_grid(path).about.split())) for path in paths]
     check_generated(DOCS / "grid.md", "grids", table(("grid", "question"), rows))
 
 
