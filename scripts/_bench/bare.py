@@ -15,7 +15,6 @@ from engine import run
 from engine.model.scenario import Columns
 from sweep.executors import malloc_settings
 from sweep.grid.loader import load_grid
-from sweep.run.batching import cut
 from sweep.run.plan import TASK_POINTS, make_plan
 
 
@@ -27,9 +26,9 @@ def share(batches: list[Columns]) -> None:
 def main(grid: Path, jobs: int) -> None:
     malloc_settings.keep()  # as the sweep's workers do
     batches = []
-    for block in make_plan(load_grid(grid)).points():
+    for block in make_plan(load_grid(grid)).chunks():
         step = min(TASK_POINTS, -(-len(block.ids) // jobs))
-        batches += [cut(block, at, at + step).columns for at in range(0, len(block.ids), step)]
+        batches += [block.slice(at, at + step).columns for at in range(0, len(block.ids), step)]
     run.load({name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]})
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=share, args=(batches[i::jobs],)) for i in range(jobs)]

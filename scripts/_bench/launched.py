@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 
 from sweep.grid.loader import load_grid
-from sweep.run.driver import LaunchOptions, State, launch
+from sweep.run.launch import LaunchOptions, launch
+from sweep.run.progress import ProgressState
 
 
 class Clock:
@@ -20,7 +21,7 @@ class Clock:
     def say(self, text: str) -> None:
         pass
 
-    def show(self, state: State) -> None:
+    def show(self, state: ProgressState) -> None:
         if not self.ready and not state.waiting:
             self.ready = time.time()
 

@@ -9,7 +9,7 @@ from sweep.cli.options import elsewhere
 
 if TYPE_CHECKING:
     from sweep.query.named_queries import NamedQuery
-    from sweep.run.driver import Summary
+    from sweep.run.launch import LaunchSummary
     from sweep.store.arrow_tables import Table
     from sweep.store.store import Store
 
@@ -17,7 +17,7 @@ QUESTION, MEASURED = "savings", "measured"
 MOST_ROWS = 24
 
 
-def tell(summary: "Summary", store: "Store", live: bool, results: str, *, as_json: bool, quiet: bool) -> None:
+def tell(summary: "LaunchSummary", store: "Store", live: bool, results: str, *, as_json: bool, quiet: bool) -> None:
     """The summary, what each policy saves, and how to ask for that again."""
     from sweep.query.named_queries import named_query
 
@@ -35,7 +35,7 @@ def tell(summary: "Summary", store: "Store", live: bool, results: str, *, as_jso
         print(question.sql.strip())
 
 
-def told(summary: "Summary", results: str) -> list[str]:
+def told(summary: "LaunchSummary", results: str) -> list[str]:
     """The run, its points, its time, in three lines or so."""
     counts = ", ".join(f"{count:,} {status}" for status, count in summary.points.items() if count)
     if not counts:
@@ -55,7 +55,7 @@ def told(summary: "Summary", results: str) -> list[str]:
     return lines
 
 
-def facts(summary: "Summary", results: str, question: str, table: "Table | None") -> dict[str, Any]:
+def facts(summary: "LaunchSummary", results: str, question: str, table: "Table | None") -> dict[str, Any]:
     """The same for --json; each policy's savings are the rows of the question, none after an interrupt."""
     from sweep.cli.output_formats import plain
 

@@ -70,7 +70,7 @@ def write_arrow(table: "Table", form: str, path: Path | None = None, *, most: in
 
 def print_missing_baseline(database: "Database", question: "NamedQuery") -> None:
     """Name on stderr the runs that a named query leaves out because they have no row of the policy `none`."""
-    for run_id in database.runs_without_none() if question.against_none else ():
+    for run_id in database.runs_without_none() if question.compares_with_none else ():
         advice = f"which {question.name} compares with; add it to the grid's policies"
         print(f"note: {run_id} has no policy none, {advice}", file=sys.stderr)
 

@@ -102,7 +102,7 @@ def _stored(made: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     from sweep.grid.point_id import id_strings
     from sweep.store.arrow_tables import scenario_table
 
-    for block in made.points():
+    for block in made.chunks():
         stored = scenario_table(block.columns).select(names).to_pydict().values()
         derived = (values.to_pylist() for values in block.derived.values())
         yield from zip(id_strings(block.ids), block.repeat.tolist(), *stored, *derived, strict=True)
@@ -113,7 +113,7 @@ def _spelled(made: "Plan", fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]
     from sweep.grid.field_values import format_column
     from sweep.grid.point_id import id_strings
 
-    for block in made.points():
+    for block in made.chunks():
         spelled = (format_column(name, block.columns[name]) for name in fields)
         derived = (values.to_pylist() for values in block.derived.values())
         yield from zip(id_strings(block.ids), block.repeat.tolist(), *spelled, *derived, strict=True)

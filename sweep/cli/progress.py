@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from sweep.cli.output_streams import VisibleStream
 from sweep.common.errors import printable
 from sweep.common.units import human_ns
-from sweep.run.driver import Progress, State
+from sweep.run.progress import Progress, ProgressState
 
 FIRST_LINE_S, SOON_S, SELDOM = 2.0, 10.0, 20
 """Plain lines: when the first comes, how far apart they are at first, and later (a twentieth of the time gone)."""
@@ -29,7 +29,7 @@ class Silent:
     def say(self, text: str) -> None:
         pass
 
-    def show(self, state: State) -> None:
+    def show(self, state: ProgressState) -> None:
         pass
 
     def stop(self) -> None:
@@ -45,7 +45,7 @@ class Unheard:
     def say(self, text: str) -> None:
         self._try(self._inner.say, text)
 
-    def show(self, state: State) -> None:
+    def show(self, state: ProgressState) -> None:
         self._try(self._inner.show, state)
 
     def stop(self) -> None:
@@ -71,7 +71,7 @@ class Clock:
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def waiting(self, state: State) -> str:
+    def waiting(self, state: ProgressState) -> str:
         """What is waited for, with seconds; empty if nothing is."""
         now = time.monotonic()
         if state.waiting != self._waiting:
@@ -81,7 +81,7 @@ class Clock:
         self.worked = now
         return f"{state.waiting}: {now - self._waited:.0f} s"
 
-    def left(self, state: State) -> str:
+    def left(self, state: ProgressState) -> str:
         """`, 12 points/s, 3 min left`, once a part of the work is done.
 
         At first most of the work under way is in no rate yet, and CPU times tell more; at the end the clock does.
@@ -103,7 +103,7 @@ class Lines:
     def say(self, text: str) -> None:
         print(f"sweep: {printable(text)}", file=self._out, flush=True)
 
-    def show(self, state: State) -> None:
+    def show(self, state: ProgressState) -> None:
         waiting, seconds = self._clock.waiting(state), self._clock.seconds
         if seconds < self._next:
             return
@@ -129,7 +129,7 @@ class Bar:
     def say(self, text: str) -> None:
         self._console.print(f"sweep: {printable(text)}", markup=False, soft_wrap=True)
 
-    def show(self, state: State) -> None:
+    def show(self, state: ProgressState) -> None:
         text = self._clock.waiting(state) or told(state) + self._clock.left(state)
         if self._task is None:
             self._bar.start()
@@ -141,6 +141,6 @@ class Bar:
         self._bar.stop()
 
 
-def told(state: State) -> str:
+def told(state: ProgressState) -> str:
     bad = f", {state.bad:,} failed" if state.bad else ""
     return f"{state.done:,} of {state.points:,} points{bad}"

@@ -17,7 +17,6 @@ from engine.run import run_batch
 from sweep.common import atomic_write, cost_tables
 from sweep.common.cost_tables import COSTS_SCHEMA, SHIPPED, Cost, CostTable
 from sweep.query import database
-from sweep.run.batching import cut
 from sweep.run.plan import Plan
 from sweep.store import arrow_tables
 
@@ -259,9 +258,9 @@ class Prediction:
 def predictions(plan: Plan, runner: Runner, prices: CostTable) -> Iterator[Prediction]:
     """Every point of a plan that makes a call and that the kernel can show, under the kernel's own policy."""
     prices = prices.without(INSTALL)
-    for block in plan.points():
+    for block in plan.chunks():
         for place in range(len(block.ids)):
-            point = cut(block, place, place + 1)
+            point = block.slice(place, place + 1)
             scenario = row(point.columns, 0)
             try:
                 times = [runner.run(scenario).zap_ns for _ in range(PROCESSES)]

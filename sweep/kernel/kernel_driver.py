@@ -1,4 +1,4 @@
-"""The driver for the live kernel: grid and store as in sweep.run.driver, one point at a time and nothing beside it.
+"""The driver for the live kernel: grid and store as in sweep.run.launch, one point at a time and nothing beside it.
 
 There is no executor: a point is a fresh process anyway, and two at once would disturb each other's timings. A point
 that no kernel can show, or this machine cannot bear, becomes a row with status `refused`.
@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,9 +22,12 @@ from sweep.common.errors import UserError
 from sweep.grid.grid import Grid
 from sweep.grid.point_id import run_name
 from sweep.kernel import kernel_replay
-from sweep.run.batching import cut, joined
-from sweep.run.driver import LaunchOptions, Progress, State, Summary, all_points, asked
-from sweep.run.plan import Plan, PointBlock, check_sql, make_plan
+from sweep.run import grid_sql
+from sweep.run.launch import LaunchOptions, LaunchSummary, requested_options
+from sweep.run.plan import Plan
+from sweep.run.point_chunk import PointChunk
+from sweep.run.progress import Progress, ProgressState
+from sweep.run.resume import count_grid_points, plan_remaining
 from sweep.run.signals import Interrupts
 from sweep.store import arrow_tables, provenance
 from sweep.store.store import RunWriter, Store
@@ -81,14 +83,14 @@ def shown(kernel: Kernel, grid: Grid) -> tuple[str, ...]:
 class Point:
     """A finished point: what was seen under each policy, or why nothing was."""
 
-    block: PointBlock
+    block: PointChunk
     seen: tuple[Seen, ...]
     status: str = "ok"
     error: str | None = None
     cpu_ns: int | None = None
 
 
-def look_at(kernel: Kernel, block: PointBlock, policies: Sequence[str]) -> Point:
+def look_at(kernel: Kernel, block: PointChunk, policies: Sequence[str]) -> Point:
     """Run the one point of a block under each policy."""
     scenario, cpu_ns = row(block.columns, 0), time.process_time_ns()
     try:
@@ -103,9 +105,9 @@ def look_at(kernel: Kernel, block: PointBlock, policies: Sequence[str]) -> Point
     return Point(block, seen, cpu_ns=spent)
 
 
-def play(plan: Plan, block: PointBlock, policy: str) -> Point:
+def play(plan: Plan, block: PointChunk, policy: str) -> Point:
     """Play the one trace of a block in a child."""
-    columns, cpu_ns = plan.payload(block), time.process_time_ns()
+    columns, cpu_ns = plan.worker_columns(block), time.process_time_ns()
     name = columns["trace"][0]
     if columns["touch"][0] != TOUCH_RECORDED:
         return Point(block, (), "refused", "the live kernel plays what is recorded: no `touch: all`")
@@ -118,28 +120,28 @@ def play(plan: Plan, block: PointBlock, policy: str) -> Point:
     return Point(block, (seen,), cpu_ns=time.process_time_ns() - cpu_ns)
 
 
-def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
+def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSummary:
     """Run what is missing of a grid on the live kernel. Raises UserError, and KeyboardInterrupt for a second signal."""
     began = time.monotonic()
     with opened(options.timeout_s) as runner:
         policies = check(runner, grid, options)
-        about = {"live": told(runner), **asked(grid, options)}
+        about = {"live": told(runner), **requested_options(grid, options)}
         store, facts = Store(options.results), provenance.collect(engine=ENGINE, **about)
         with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
             status, log, account = "fault", Log(writer, policies, runner), None
             try:
-                plan = make_plan(grid, options.where, partial(writer.tried, rerun_failed=options.rerun_failed))
+                plan = plan_remaining(grid, options.where, writer, rerun_failed=options.rerun_failed)
                 account = plan.account
                 for warning in (*writer.problems, *account.warnings):
                     progress.say(f"warning: {warning}")
-                writer.expect(all_points(plan, options.where))
+                writer.expect(count_grid_points(plan, options.where))
                 name = f"Linux {runner.machine.release}"
                 progress.say(f"{writer.run_id}: {account.todo:,} points on {name}: {', '.join(policies)}")
-                interrupts.gentle = True
+                interrupts.defers_first = True
                 run(plan, runner, log, options, progress, interrupts)
                 log.commit()
                 failed = len(writer.failed_ids())
-                status = "interrupted" if interrupts.asked else "failed" if failed else "ok"
+                status = "interrupted" if interrupts.received else "failed" if failed else "ok"
             except (KeyboardInterrupt, UserError):
                 status = "interrupted"
                 raise
@@ -147,11 +149,11 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> Summary:
                 progress.stop()
                 log.commit()
                 writer.finish(status, {})
-                if status == "interrupted" and not writer.resumed and not log.written and not interrupts.asked:
+                if status == "interrupted" and not writer.resumed and not log.written and not interrupts.received:
                     writer.close()
                     store.remove(writer.run_id)  # a new run that could not begin
     seconds, counts, done = time.monotonic() - began, dict(log.counts), account.done
-    return Summary(
+    return LaunchSummary(
         writer.run_id, status, writer.resumed, name, 1, account.todo, done, counts, failed, seconds
     )  # fmt: skip
 
@@ -161,7 +163,7 @@ def check(runner: Runner, grid: Grid, options: LaunchOptions) -> tuple[str, ...]
 
     A grid that names no policies asks for the kernel's own: munmap needs a mapping a hole, and is refused sooner.
     """
-    check_sql(grid, options.where)
+    grid_sql.check(grid, options.where)
     return (runner.policy,) if grid.policies == POLICIES else shown(runner, grid)
 
 
@@ -182,14 +184,14 @@ def run(
 ) -> None:
     """Every point of the plan, until one signal or too many failures."""
     todo, most = plan.account.todo, options.max_failures
-    for block in plan.points():
+    for block in plan.chunks():
         for place in range(len(block.ids)):
-            if interrupts.asked or (most is not None and log.bad >= most):
+            if interrupts.received or (most is not None and log.bad >= most):
                 return
-            one = cut(block, place, place + 1)
+            one = block.slice(place, place + 1)
             log.add(play(plan, one, kernel.policy) if plan.grid.traces else look_at(kernel, one, log.policies))
             done = log.counts.total()
-            progress.show(State(todo, done, log.bad, todo, done))
+            progress.show(ProgressState(todo, done, log.bad, todo, done))
 
 
 class Log:
@@ -223,7 +225,7 @@ class Log:
         self._last = time.monotonic()
 
     def _results(self, points: list[Point]) -> tuple[arrow_tables.Table, arrow_tables.Table]:
-        block, run_id = joined([point.block for point in points]), self._writer.run_id
+        block, run_id = PointChunk.concat([point.block for point in points]), self._writer.run_id
         traces, release, reclaims = are_traces(block.columns), self._runner.machine.release, self._runner.pt_reclaim
         known = kernel_replay.SHOWN if traces else self._runner.columns
         results = replace(spread([point.seen for point in points], self.policies), known=known)
@@ -238,7 +240,7 @@ class Log:
         return outcomes, arrow_tables.round_table(run_id, block.ids, results, self.policies, engine=ENGINE)
 
     def _rows(self, points: list[Point]) -> arrow_tables.Table:
-        block = joined([point.block for point in points])
+        block = PointChunk.concat([point.block for point in points])
         return arrow_tables.point_table(
             self._writer.run_id,
             block.ids,

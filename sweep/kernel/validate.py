@@ -62,7 +62,7 @@ class Verdict:
 
 def compare_all(plan: Plan, kernel: Kernel, policies: Sequence[str], exact_res: bool) -> Iterator[Verdict]:
     """Every point of a plan under each policy, in order."""
-    for block in plan.points():
+    for block in plan.chunks():
         for place, point_id in enumerate(id_strings(block.ids)):
             yield from compare(row(block.columns, place), kernel, policies, exact_res, point_id)
 

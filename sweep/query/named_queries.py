@@ -19,7 +19,7 @@ class NamedQuery:
     sql: str
 
     @property
-    def against_none(self) -> bool:
+    def compares_with_none(self) -> bool:
         """Whether it compares with the policy `none`, so that runs without it have no part in the answer."""
         return bool(self.name) and bool(_AGAINST.search(self.sql))
 

@@ -1,7 +1,7 @@
-"""A question in bounded time and memory, whoever answers: what does not listen to an interrupt is left behind.
+"""Calls a function with a time and a memory limit, and abandons it if it does not react to an interrupt.
 
-DuckDB hears an interrupt between blocks of rows only, and levenshtein() of two long texts takes an hour a block; nor
-does its own memory limit count long texts and lists.
+DuckDB checks for interrupts only between blocks of rows, and levenshtein() of two long texts can take an hour for one
+block; DuckDB's own memory limit does not count long texts and lists.
 """
 
 import atexit
@@ -16,58 +16,64 @@ from typing import TypeVar
 T = TypeVar("T")
 
 GRACE_S = 3.0
+"""How long an interrupted call may take to end."""
 THREAD_BYTES = 64 << 20
-"""What a thread of the answerer may map before it has done anything."""
+"""Address space that a thread of DuckDB may map before it has done anything."""
 
 
 class LateError(Exception):
-    """No answer in time. `goes_on`: nor did it listen to the interrupt."""
+    """The time limit passed. `still_running`: the call did not react to the interrupt either."""
 
-    def __init__(self, goes_on: bool) -> None:
+    def __init__(self, still_running: bool) -> None:
         super().__init__("no answer in time")
-        self.goes_on = goes_on
+        self.still_running = still_running
 
 
-def within(seconds: float | None, most_bytes: int, ask: Callable[[], T], interrupt: Callable[[], None]) -> T:
-    """What `ask` gives, or raises: in a thread, which may go on. The process then ends without waiting for it."""
-    answers: list[T] = []
+def run_limited(seconds: float | None, memory_bytes: int, action: Callable[[], T], interrupt: Callable[[], None]) -> T:
+    """Return `action()`, called in a thread, or raise its exception.
+
+    `memory_bytes`: how much the process may map beyond what it has. After `seconds`, or on KeyboardInterrupt,
+    `interrupt()` is called; LateError is raised if there was no result by then. A thread that still runs then does not
+    delay the end of the process.
+    """
+    results: list[T] = []
     errors: list[BaseException] = []
-    done = threading.Event()  # Thread.join, when a Ctrl-C cuts it short, takes the thread for ended
+    done = threading.Event()  # Thread.join, interrupted by Ctrl-C, considers the thread ended
 
     def run() -> None:
         try:
-            answers.append(ask())
+            results.append(action())
         except BaseException as error:
             errors.append(error)
         finally:
             done.set()
 
-    with _room(most_bytes):
+    with _memory_limit(memory_bytes):
         threading.Thread(target=run, daemon=True).start()
         try:
             done.wait(seconds)
-        finally:  # a Ctrl-C, too
-            late = not done.is_set()
-            if late:
+        finally:  # also on KeyboardInterrupt
+            is_late = not done.is_set()
+            if is_late:
                 interrupt()
                 if not done.wait(GRACE_S):
-                    atexit.register(_leave, done)
-    if answers:
-        return answers[0]
-    if errors and not late:
+                    atexit.register(_exit_unless, done)
+    if results:
+        return results[0]
+    if errors and not is_late:
         raise errors[0]
     raise LateError(not done.is_set())
 
 
-def _leave(done: threading.Event) -> None:
-    """The end of a process with a question that nobody waits for: now, and as bad usage, which it was."""
+def _exit_unless(done: threading.Event) -> None:
+    """End the process at once if the abandoned call is still running. Exit code 2: the query was at fault."""
     if not done.is_set():
         os._exit(2)
 
 
 @contextmanager
-def _room(most_bytes: int) -> Iterator[None]:
-    """Keeps this process from taking more than that, beside what it has."""
+def _memory_limit(memory_bytes: int) -> Iterator[None]:
+    """Limit the data segment (RLIMIT_DATA) of this process to what it uses now and `memory_bytes` more."""
     try:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         used_bytes = int(status["VmData"].split()[0]) << 10
@@ -75,8 +81,8 @@ def _room(most_bytes: int) -> Iterator[None]:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = used_bytes + most_bytes + THREAD_BYTES * (os.cpu_count() or 1)
-    resource.setrlimit(resource.RLIMIT_DATA, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
+    limit = used_bytes + memory_bytes + THREAD_BYTES * (os.cpu_count() or 1)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if soft == resource.RLIM_INFINITY else min(limit, soft), hard))
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""The SQL behind the views, as text: explicit lists of committed parts, every declared column there and typed.
+"""SQL text of the views: the rows of explicit lists of committed parts, with every declared column in its type.
 
-A source is what may stand after FROM: files, or the name of a relation; empty if there are no rows.
+A `source` is SQL that can follow FROM: files, a subquery or a name. An empty source has no rows.
 """
 
 import re
@@ -19,28 +19,31 @@ _SQL_TYPES = {
 _CATALOG = re.compile(r"\b(?:show|information_schema|pg_\w+|duckdb_\w+|sqlite_\w+|query|query_table)\b", re.IGNORECASE)
 
 
-def mentioned(sql: str) -> list[str]:
-    """The views a query may need: those it names; all of them if it asks for the catalog or builds names."""
+def views_named_in(sql: str) -> list[str]:
+    """The views that a query may need: those that it names, or all if it reads the catalog or builds names."""
     if _CATALOG.search(sql):
         return list(schema.VIEWS)
     return [name for name in schema.VIEWS if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]
 
 
-def outcomes(source: str, cost: str) -> str:
-    """Rows of the parts and cost_ns. An ok point is committed once, so there is nothing to weed out."""
-    return f"SELECT *, {cost} AS {schema.COST_NS.name} FROM ({_rows(schema.OUTCOMES, source)})"
+def outcomes(source: str, cost_sql: str) -> str:
+    """The rows of `source` and their cost_ns."""
+    return f"SELECT *, {cost_sql} AS {schema.COST_NS.name} FROM ({_declared_rows(schema.OUTCOMES, source)})"
 
 
 def rounds(source: str, outcomes: str) -> str:
-    """Rows of the parts; of a point with one round, what its outcomes say."""
+    """The rows of `source`; for points with a single round, which it lacks, the row of `outcomes` as round 1."""
     names = ", ".join("1 AS round" if c.name == "round" else c.name for c in schema.ROUNDS)
-    alone = f"(SELECT {names} FROM ({_rows(schema.OUTCOMES, outcomes)}) WHERE rounds = 1)" if outcomes else ""
-    return _rows(schema.ROUNDS, together([one for one in (source, alone) if one]))
+    single = f"(SELECT {names} FROM ({_declared_rows(schema.OUTCOMES, outcomes)}) WHERE rounds = 1)" if outcomes else ""
+    return _declared_rows(schema.ROUNDS, union_source([part for part in (source, single) if part]))
 
 
 def points(source: str, *, failed: bool = False) -> str:
-    """The last attempt of each point. Second attempts are few, and Parquet's statistics find them fast."""
-    sql = f"SELECT p.* FROM ({_rows(schema.POINTS, source)}) AS p"
+    """The last attempt of each point; `failed`: only of points that are not ok.
+
+    Few points have several attempts, and Parquet's statistics on `attempt` let DuckDB skip the parts without any.
+    """
+    sql = f"SELECT p.* FROM ({_declared_rows(schema.POINTS, source)}) AS p"
     if source:
         sql += (
             f" ANTI JOIN (SELECT run_id, point_id, max(attempt) AS last FROM {source} WHERE attempt > 1"
@@ -51,29 +54,29 @@ def points(source: str, *, failed: bool = False) -> str:
 
 
 def quoted(text: str) -> str:
-    """A SQL string."""
+    """A SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def paths(parts: Sequence[Path]) -> str:
-    """A SQL list of absolute file names."""
-    return f"[{', '.join(quoted(str(part.absolute())) for part in parts)}]"
+def path_list(paths: Sequence[Path]) -> str:
+    """A SQL list of absolute paths."""
+    return f"[{', '.join(quoted(str(path.absolute())) for path in paths)}]"
 
 
-def of_files(parts: Sequence[Path]) -> str:
-    """A source: files of the disk."""
-    return f"read_parquet({paths(parts)}, union_by_name = true, hive_partitioning = false)"
+def parquet_source(paths: Sequence[Path]) -> str:
+    """A source that reads local Parquet files."""
+    return f"read_parquet({path_list(paths)}, union_by_name = true, hive_partitioning = false)"
 
 
-def together(sources: Sequence[str]) -> str:
-    """The rows of all of them, as one source; empty if there is none."""
+def union_source(sources: Sequence[str]) -> str:
+    """A source with the rows of all sources; empty if there are none."""
     if len(sources) < 2:
         return "".join(sources)
     return f"({' UNION ALL BY NAME '.join(f'SELECT * FROM {source}' for source in sources)})"
 
 
-def _rows(columns: tuple[schema.Column, ...], source: str) -> str:
-    """The source's rows below an empty table of the declared types: a column that no part has is there, and NULL."""
+def _declared_rows(columns: tuple[schema.Column, ...], source: str) -> str:
+    """SELECT of the source's rows with all declared columns, typed; a column that no part has is NULL."""
     typed = ", ".join(f'NULL::{_SQL_TYPES[c.type]} AS "{c.name}"' for c in columns)
     empty = f"SELECT {typed} WHERE false"
     return f"{empty} UNION ALL BY NAME SELECT * FROM {source}" if source else empty

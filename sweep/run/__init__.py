@@ -1,1 +1,1 @@
-"""A launch: plan, cut into batches, drive an executor, commit rows, resume. Imports executors and what is below."""
+"""Launches: plan, cut into tasks, drive an executor, commit rows, resume. Imports executors and what is below."""

@@ -1,14 +1,15 @@
-"""Batches: how many points make a task. Big enough that a task's cost drowns, small enough that all end together.
+"""Sizing of tasks: large enough that their overhead does not matter, small enough that all workers end together.
 
-The engine's estimate, corrected by what finished batches took, is the measure. A task is about a second of work; at the
-start, before anything is measured, a tenth of that, growing; near the end a quarter of a worker's share. A point above
-a second is cut into shards of such a size, where there are workers to share it.
+The size follows the engine's cost estimate of each point, corrected by the measured CPU time of finished tasks. A task
+is about TASK_NS of CPU time. The first tasks, before anything was measured, are MIN_TASK_NS, then twice that, and so
+on; near the end a task is a quarter of a worker's share of the rest. A point that costs more than TASK_NS is split
+into shards of the target size if there are several workers.
 """
 
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,196 +17,182 @@ from numpy.typing import NDArray
 
 from engine.model.scenario import Columns
 from sweep.executors.base import Shard
-from sweep.run.plan import TASK_POINTS, TASK_ROUNDS, PointBlock
-from sweep.store import arrow_tables
+from sweep.run.plan import TASK_POINTS, TASK_ROUNDS
+from sweep.run.point_chunk import PointChunk
 
-Estimate = Callable[[Columns], NDArray[np.float64]]
-Cuts = Callable[[Columns, int], list[tuple[int, int]]]
-"""Of one point: ranges of tables, at most so many, that can be walked apart."""
+CostEstimate = Callable[[Columns], NDArray[np.float64]]
+"""Expected CPU nanoseconds of each point: float64[n]."""
+ShardRanges = Callable[[Columns, int], list[tuple[int, int]]]
+"""Ranges [first, end) of one point's tables that can be judged separately, at most as many as the second argument."""
 
 TASK_NS = 1e9
-SMALLEST_NS = 1e8
-SHARES = 4
-MOST_SHARDS = 256
-FADE = 0.8
+MIN_TASK_NS = 1e8
+TASKS_PER_SHARE = 4
+"""Into how many tasks a worker's share of the remaining work is cut at least."""
+MAX_SHARDS = 256
+DECAY = 0.8
+"""Weight of all earlier measurements, relative to the newest, in the correction of the estimate."""
 
-TRIES_TOGETHER, TRIES_ALONE = 2, 3
-"""How often a task runs that loses its worker: of several points, before they part; of one, before it is given up."""
-FEW = 16
+MAX_TRIES_TOGETHER, MAX_TRIES_ALONE = 2, 3
+"""How often a task that loses its worker runs: until it is split, or, with a single point, until it is given up."""
+SPLIT_INTO_SINGLES = 16
+"""A task of at most so many points is split into its single points."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Points that run together, or a shard of one. `attempt` counts from 1 for a point, `tries` for them together."""
+    """Points that run together, or a shard of one point.
 
-    block: PointBlock
+    `attempt` counts the runs of these points, from 1. `tries` counts the runs of this task in this composition.
+    """
+
+    chunk: PointChunk
     estimate_ns: float
     attempt: int = 1
     shard: Shard | None = None
     tries: int = 1
 
     def __len__(self) -> int:
-        return len(self.block.ids)
+        return len(self.chunk)
 
-    def after(self, late: bool) -> list["Task"]:
-        """What to run when no answer came, as its time was up (`late`) or its worker died; nothing: give it up."""
+    def retries(self, timed_out: bool) -> list["Task"]:
+        """The tasks to run after this one timed out or lost its worker. Empty: the points are given up."""
         if len(self) == 1:
-            return [] if late or self.tries >= TRIES_ALONE else [self._again()]
-        return self.apart() if late or self.tries >= TRIES_TOGETHER else [self._again()]
+            return [] if timed_out or self.tries >= MAX_TRIES_ALONE else [self._retry()]
+        return self.split() if timed_out or self.tries >= MAX_TRIES_TOGETHER else [self._retry()]
 
-    def apart(self) -> list["Task"]:
-        """Parts of equal size: of n points root n parts, of few each point by itself.
+    def split(self) -> list["Task"]:
+        """About sqrt(n) tasks of equal size for n points, or single points for at most SPLIT_INTO_SINGLES.
 
-        So a bad point among thousands is alone after three losses, and its neighbours are not thousands of tasks.
+        So a bad point among thousands is alone after three splits, and its neighbours do not become thousands of tasks.
         """
         points = len(self)
-        parts = points if points <= FEW else math.isqrt(points)
+        parts = points if points <= SPLIT_INTO_SINGLES else math.isqrt(points)
         ends = [points * i // parts for i in range(parts + 1)]
-        share = self.estimate_ns / points
+        point_ns = self.estimate_ns / points
         return [
-            Task(cut(self.block, start, stop), share * (stop - start), self.attempt + 1)
+            Task(self.chunk.slice(start, stop), point_ns * (stop - start), self.attempt + 1)
             for start, stop in itertools.pairwise(ends)
         ]
 
-    def _again(self) -> "Task":
+    def _retry(self) -> "Task":
         return replace(self, attempt=self.attempt + 1, tries=self.tries + 1)
 
-    def sharded(self, cuts: Cuts, parts: int) -> "list[Task]":
-        """One point in at most so many shards; itself if it cannot be cut."""
-        ranges = cuts(self.block.columns, min(parts, MOST_SHARDS))
-        share, of = self.estimate_ns / len(ranges), len(ranges)
-        shards = [replace(self, estimate_ns=share, shard=Shard(first, end, of)) for first, end in ranges]
-        return shards if of > 1 else [self]
+    def into_shards(self, shard_ranges: ShardRanges, shards: int) -> "list[Task]":
+        """A task of one point as at most `shards` tasks, or as itself if it cannot be divided."""
+        ranges = shard_ranges(self.chunk.columns, min(shards, MAX_SHARDS))
+        if len(ranges) < 2:
+            return [self]
+        shard_ns = self.estimate_ns / len(ranges)
+        return [replace(self, estimate_ns=shard_ns, shard=Shard(first, end, len(ranges))) for first, end in ranges]
 
 
 @dataclass(slots=True)
-class Stock:
-    """Points that wait to be cut, from place `at` on. Running sums, one longer than the points, start with 0."""
+class PendingPoints:
+    """Points that are not yet in a task: those of `chunk` from index `next` on.
 
-    block: PointBlock
+    `cost_ns`, `rounds`: running sums over the chunk's points, from 0, so one element longer than the chunk.
+    """
+
+    chunk: PointChunk
     cost_ns: NDArray[np.float64]
     rounds: NDArray[np.int64]
-    at: int = 0
+    next: int = 0
 
     @property
     def points(self) -> int:
-        return len(self.block.ids) - self.at
+        return len(self.chunk) - self.next
 
     @property
     def left_ns(self) -> float:
-        return float(self.cost_ns[-1] - self.cost_ns[self.at])
+        return float(self.cost_ns[-1] - self.cost_ns[self.next])
 
-    def take(self, cost_ns: float, most: int) -> Task:
-        """At least one point, and no more than the bounds."""
-        by_cost = int(np.searchsorted(self.cost_ns, self.cost_ns[self.at] + cost_ns))
-        by_rounds = int(np.searchsorted(self.rounds, self.rounds[self.at] + TASK_ROUNDS, "right")) - 1
-        start, stop = self.at, max(min(by_cost, by_rounds, self.at + most, len(self.block.ids)), self.at + 1)
+    def rest(self) -> PointChunk:
+        return self.chunk.slice(self.next, len(self.chunk))
+
+    def take(self, cost_ns: float, max_points: int) -> Task:
+        """Remove the next points: at least one, and no more than cost, points and TASK_ROUNDS allow."""
+        by_cost = int(np.searchsorted(self.cost_ns, self.cost_ns[self.next] + cost_ns))
+        by_rounds = int(np.searchsorted(self.rounds, self.rounds[self.next] + TASK_ROUNDS, "right")) - 1
+        start, stop = self.next, max(min(by_cost, by_rounds, self.next + max_points, len(self.chunk)), self.next + 1)
         if stop - start > 1 and self.cost_ns[stop] - self.cost_ns[stop - 1] > cost_ns:
-            stop -= 1  # a point that is more than a task by itself
-        self.at = stop
-        return Task(cut(self.block, start, stop), float(self.cost_ns[stop] - self.cost_ns[start]))
+            stop -= 1  # the last point alone costs more than the task should
+        self.next = stop
+        return Task(self.chunk.slice(start, stop), float(self.cost_ns[stop] - self.cost_ns[start]))
 
 
-def evenly(points: int, workers: int) -> int:
-    """Most points of a task: so many that each worker has as many full tasks, else all would wait for one.
+def max_task_points(points: int, workers: int) -> int:
+    """The most points of a task, such that every worker gets equally many full tasks: else all would wait for one.
 
-    No more than TASK_POINTS, and no less than half of it, so that tasks of cheap points are parts.
+    At most TASK_POINTS. At least half of that, so that tasks of cheap points are large enough for a part of their own.
     """
-    rounds = math.ceil(points / (workers * TASK_POINTS))
-    tasks = max(1, min(workers * rounds, points // max(1, TASK_POINTS // 2)))
+    tasks_per_worker = math.ceil(points / (workers * TASK_POINTS))
+    tasks = max(1, min(workers * tasks_per_worker, points // max(1, TASK_POINTS // 2)))
     return max(1, math.ceil(points / tasks))
 
 
 class Batcher:
-    """Cuts a stream of blocks into tasks; holds a block or two, never all points."""
+    """Cuts a stream of chunks into tasks. Holds a chunk or two in memory, never all points."""
 
     def __init__(
         self,
-        blocks: Iterator[PointBlock],
-        estimate: Estimate,
+        chunks: Iterator[PointChunk],
+        estimate: CostEstimate,
         points: int,
         total_ns: float,
         workers: int,
-        cuts: Cuts | None = None,
+        shard_ranges: ShardRanges | None = None,
     ) -> None:
-        self._blocks, self._estimate, self._cuts = blocks, estimate, cuts
+        """`points` and `total_ns`: of all chunks. Without `shard_ranges` no point is split into shards."""
+        self._chunks, self._estimate, self._shard_ranges = chunks, estimate, shard_ranges
         self._shards: deque[Task] = deque()
-        self._left_ns, self._workers, self._most = total_ns, workers, evenly(points, workers)
-        self._reach_ns = SMALLEST_NS
+        self._left_ns, self._workers, self._max_points = total_ns, workers, max_task_points(points, workers)
+        self._ramp_ns = MIN_TASK_NS
         self._measured_ns = self._estimated_ns = 0.0
-        self._stock: Stock | None = None
+        self._pending: PendingPoints | None = None
 
     @property
-    def ratio(self) -> float:
-        """Measured CPU time over estimate, of late."""
+    def correction(self) -> float:
+        """Measured CPU time over estimated, of the tasks of late; 1 before the first measurement."""
         return self._measured_ns / self._estimated_ns if self._estimated_ns else 1.0
 
-    def measured(self, estimate_ns: float, cpu_ns: float) -> None:
-        """Tell what a task took."""
-        self._measured_ns = self._measured_ns * FADE + max(cpu_ns, 1.0)
-        self._estimated_ns = self._estimated_ns * FADE + max(estimate_ns, 1.0)
-        self._reach_ns = min(2 * self._reach_ns, TASK_NS)
+    def record_measurement(self, estimate_ns: float, cpu_ns: float) -> None:
+        """Take the CPU time of a finished task into account."""
+        self._measured_ns = self._measured_ns * DECAY + max(cpu_ns, 1.0)
+        self._estimated_ns = self._estimated_ns * DECAY + max(estimate_ns, 1.0)
+        self._ramp_ns = min(2 * self._ramp_ns, TASK_NS)
 
     def target_ns(self) -> float:
-        """Measured nanoseconds that the next task should take."""
-        share = self._left_ns * self.ratio / (SHARES * self._workers)
-        return max(min(self._reach_ns, share), SMALLEST_NS)
+        """CPU nanoseconds that the next task should take."""
+        share_ns = self._left_ns * self.correction / (TASKS_PER_SHARE * self._workers)
+        return max(min(self._ramp_ns, share_ns), MIN_TASK_NS)
 
-    def next(self) -> Task | None:
+    def next_task(self) -> Task | None:
+        """The next task, or None after the last point."""
         if self._shards:
             return self._shards.popleft()
-        target_ns = self.target_ns() / self.ratio
-        stock = self._filled(target_ns)
-        if stock is None or not stock.points:
+        target_ns = self.target_ns() / self.correction
+        pending = self._refill(target_ns)
+        if pending is None or not pending.points:
             return None
-        task = stock.take(target_ns, self._most)
+        task = pending.take(target_ns, self._max_points)
         self._left_ns -= task.estimate_ns
-        if self._cuts is None or self._workers < 2 or len(task) > 1 or task.estimate_ns * self.ratio <= TASK_NS:
+        is_large = len(task) == 1 and task.estimate_ns * self.correction > TASK_NS
+        if self._shard_ranges is None or self._workers < 2 or not is_large:
             return task
-        self._shards.extend(task.sharded(self._cuts, math.ceil(task.estimate_ns / target_ns)))
+        self._shards.extend(task.into_shards(self._shard_ranges, math.ceil(task.estimate_ns / target_ns)))
         return self._shards.popleft()
 
-    def _filled(self, target_ns: float) -> Stock | None:
-        """The stock, with enough points for the target if there are so many."""
-        stock = self._stock
-        while stock is None or (stock.left_ns < target_ns and stock.points < self._most):
-            block = next(self._blocks, None)
-            if block is None:
+    def _refill(self, target_ns: float) -> PendingPoints | None:
+        """The pending points, with chunks added until they suffice for the target or no chunk is left."""
+        pending = self._pending
+        while pending is None or (pending.left_ns < target_ns and pending.points < self._max_points):
+            chunk = next(self._chunks, None)
+            if chunk is None:
                 break
-            if stock is not None and stock.points:
-                block = joined([cut(stock.block, stock.at, len(stock.block.ids)), block])
-            cost, rounds = self._estimate(block.columns), block.columns["rounds"]
-            stock = self._stock = Stock(block, np.append(0.0, np.cumsum(cost)), np.append(0, np.cumsum(rounds)))
-        return stock
-
-
-def cut(block: PointBlock, start: int, stop: int) -> PointBlock:
-    """Points start to stop."""
-    return PointBlock(
-        block.ids[start:stop],
-        {name: values[start:stop] for name, values in block.columns.items()},
-        block.repeat[start:stop],
-        {name: values[start:stop] for name, values in block.derived.items()},
-    )
-
-
-def joined(blocks: Sequence[PointBlock]) -> PointBlock:
-    """The points of all, in order."""
-    if len(blocks) == 1:
-        return blocks[0]
-    return PointBlock(
-        np.concatenate([block.ids for block in blocks]),
-        {name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns},
-        np.concatenate([block.repeat for block in blocks]),
-        {name: arrow_tables.end_to_end([block.derived[name] for block in blocks]) for name in blocks[0].derived},
-    )
-
-
-def picked(block: PointBlock, places: NDArray[np.intp]) -> PointBlock:
-    """The points at some places."""
-    return PointBlock(
-        block.ids[places],
-        {name: values[places] for name, values in block.columns.items()},
-        block.repeat[places],
-        {name: values.take(places) for name, values in block.derived.items()},
-    )
+            if pending is not None and pending.points:
+                chunk = PointChunk.concat([pending.rest(), chunk])
+            cost_ns, rounds = self._estimate(chunk.columns), chunk.columns["rounds"]
+            pending = PendingPoints(chunk, np.append(0.0, np.cumsum(cost_ns)), np.append(0, np.cumsum(rounds)))
+            self._pending = pending
+        return pending

@@ -1,47 +1,46 @@
-"""The plan: which points of a grid are left to run, in order, in blocks, and an account of where the others went.
+"""The plan of a launch: which points of a grid are to run, in the grid's order, and how many were left out and why.
 
-Two passes over the grid's chunks. The first judges every raw point: exclude rules in their order, `where`, points no
-address space can have (an error), duplicates, points already done; and keeps one bit a point. The second makes the
-points that are left, with their derived columns. Memory: a chunk, a bit a raw point, 10 to 20 bytes an id.
+The grid is read twice, chunk by chunk. The first pass applies the exclude rules in their order, then --where; refuses
+points that no address space can have; drops duplicates and points that the run already has; and keeps one bit for each
+raw point. The second pass yields the remaining points with their derived columns. Memory: one chunk, a bit for each raw
+point, and 10 to 20 bytes for each id.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.model.scenario import ABSENT, Columns
 from engine.run import Forecast, forecast
-from sweep.common.errors import UserError, one_line
 from sweep.grid.grid import CHUNK_POINTS, ExcludeRule, Grid
-from sweep.grid.point_id import PointIds, ids_from_bytes, point_ids, run_name
-from sweep.query import database
+from sweep.grid.point_id import PointIds, ids_from_bytes, point_ids
+from sweep.run import grid_sql
+from sweep.run.grid_sql import Mask
+from sweep.run.point_chunk import PointChunk
 from sweep.store.id_set import IdSet, keys
-from sweep.store.store import Store
 from sweep.traces import trace_points
 
-Mask = NDArray[np.bool_]
-Done = Callable[[PointIds], Mask]
+IsDone = Callable[[PointIds], Mask]
 
-MOST_IDS = 4_000_000
-"""Ids that are kept from the first pass to the second: 10 bytes each."""
+MAX_KEPT_IDS = 4_000_000
+"""Grids of at most so many raw points keep their ids (10 bytes each) from the first pass for the second."""
 WORKER_BYTES = 180 << 20
-"""A worker's memory before its first point: interpreter, NumPy, Arrow, Numba, the compiled kernels; measured."""
+"""Memory of a worker before its first point: interpreter, NumPy, Arrow, Numba, compiled kernels; measured."""
 TASK_POINTS, TASK_ROUNDS = 10_240, 131_072
-"""Most points and rounds of one task: bounds on its answer. A single point may have more rounds."""
+"""Most points and rounds of a task, which bound the size of its answer. A single point may have more rounds."""
 POINT_BYTES, ROUND_BYTES = 8_192, 1_152
-"""What a point and a round add while a task runs, measured and rounded up."""
+"""Memory of a worker for each point and each round of its task; measured and rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanAccount:
-    """Where the raw points went: raw = excluded + where_dropped + duplicates + done + todo.
+    """How many raw points went where: raw = excluded + where_dropped + duplicates + done + todo.
 
-    A point that several rules match counts for the first. `peak_bytes`: memory of one worker; `kernels`: those of
-    engine.run that the points need.
+    `excluded`: (label, points) for each rule; a point that several rules match counts for the first. `estimate_ns`:
+    CPU time of the points to run. `peak_bytes`: memory of one worker. `kernels`: the engine kernels that the points
+    need, as engine.run numbers them.
     """
 
     raw: int
@@ -57,243 +56,162 @@ class PlanAccount:
 
 
 @dataclass(frozen=True, slots=True)
-class PointBlock:
-    """Points to run: ids, complete columns, the repeat, and the derived columns as Arrow arrays."""
-
-    ids: PointIds
-    columns: Columns
-    repeat: NDArray[np.int64]
-    derived: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
+    """The points of a grid that are to run."""
+
     grid: Grid
     account: PlanAccount
-    kept: tuple[NDArray[np.uint8], ...]  #: a bit a raw point, chunk by chunk
-    ids: tuple[bytes, ...]  #: of the points to run, chunk by chunk; empty where there are too many to keep
+    todo_bits: tuple[NDArray[np.uint8], ...]  #: for each chunk, one bit for each raw point: 1 if it is to run
+    ids: tuple[bytes, ...]  #: for each chunk, the ids to run, ID_BYTES each; empty above MAX_KEPT_IDS raw points
 
-    def points(self) -> Iterator[PointBlock]:
-        """The points to run, in the grid's order, in blocks of at most a chunk; no block is empty."""
-        for number, bits in enumerate(self.kept):
+    def chunks(self) -> Iterator[PointChunk]:
+        """The points to run, in the grid's order. No chunk is empty."""
+        for number, bits in enumerate(self.todo_bits):
             index = np.flatnonzero(np.unpackbits(bits, count=CHUNK_POINTS)).astype(np.int64) + number * CHUNK_POINTS
             if not len(index):
                 continue
             columns, repeat = self.grid.columns_at(index)
-            derived = _evaluated(self.grid, columns, [])[0] if self.grid.derive else {}
+            derived = grid_sql.evaluate(self.grid, columns, [])[0] if self.grid.derive else {}
             ids = ids_from_bytes(self.ids[number]) if self.ids else point_ids(columns)
-            yield PointBlock(ids, columns, repeat, derived)
+            yield PointChunk(ids, columns, repeat, derived)
 
-    def payload(self, block: PointBlock) -> Columns:
-        """What a worker needs to run these points. Raises UserError where a trace is gone."""
-        return trace_points.with_contents(block.columns, self.grid.traces) if self.grid.traces else block.columns
+    def worker_columns(self, chunk: PointChunk) -> Columns:
+        """The columns that a worker needs: for traces also their contents. Raises UserError if a trace is missing."""
+        return trace_points.with_contents(chunk.columns, self.grid.traces) if self.grid.traces else chunk.columns
 
 
-def make_plan(grid: Grid, where: str | None = None, done: Done | None = None) -> Plan:
-    """Judge every raw point. `where` keeps the points that fulfil it; `done` says which ids need no run.
+def make_plan(grid: Grid, where: str | None = None, is_done: IsDone | None = None) -> Plan:
+    """Decide for every raw point whether it is to run.
 
-    Raises UserError: SQL that does not hold, a point that no address space can have.
+    `where`: SQL that points must fulfil. `is_done`: for S20[n] ids, bool[n], true for points that need not run. Raises
+    UserError for faulty SQL and for a point that no address space can have.
     """
-    check_sql(grid, where)
-    tally = _Tally(grid, where, done)
-    kept, ids = [], []
+    grid_sql.check(grid, where)
+    builder = _PlanBuilder(grid, where, is_done)
+    todo_bits, ids = [], []
     for chunk in grid.chunks(CHUNK_POINTS, checked=False):
-        alive, names = tally.judge(chunk.columns, chunk.start)
-        kept.append(np.packbits(alive))
-        if grid.raw_points <= MOST_IDS:
-            ids.append(bytes.fromhex(names.tobytes().decode()))
-    return Plan(grid, tally.account(), tuple(kept), tuple(ids))
+        todo, todo_ids = builder.add(chunk.columns, chunk.start)
+        todo_bits.append(np.packbits(todo))
+        if grid.raw_points <= MAX_KEPT_IDS:
+            ids.append(bytes.fromhex(todo_ids.tobytes().decode()))
+    return Plan(grid, builder.account(), tuple(todo_bits), tuple(ids))
 
 
-def plan_for_store(
-    grid: Grid,
-    where: str | None,
-    store: Store,
-    engine: str = "model",
-    *,
-    fresh: bool = False,
-    rerun_failed: bool = False,
-) -> tuple[Plan, str | None]:
-    """The plan of the points that a launch into `store` would run, and the id of the run that it would resume.
+class _PlanBuilder:
+    """Takes the chunks of a grid in order and counts where their points go."""
 
-    `fresh`: a new run, so that no point counts as done; `rerun_failed`: failed points do not count as done.
-    """
-    run = None if fresh else store.latest_run(run_name(grid), engine)
-    if run is None:
-        return make_plan(grid, where), None
-    return make_plan(grid, where, store.tried(run.run_id, rerun_failed)), run.run_id
-
-
-class _Tally:
-    """Counts what happens to the points, chunk after chunk."""
-
-    def __init__(self, grid: Grid, where: str | None, done: Done | None) -> None:
-        self._grid, self._where, self._done_of = grid, where, done
+    def __init__(self, grid: Grid, where: str | None, is_done: IsDone | None) -> None:
+        self._grid, self._where, self._is_done = grid, where, is_done
         self._wheres = [rule.where for rule in grid.excludes if rule.where] + ([where] if where is not None else [])
-        mentioned = any(name in text for name in grid.derive for text in self._wheres)
-        self._derive = grid.derive if mentioned else {}
+        uses_derived = any(name in text for name in grid.derive for text in self._wheres)
+        self._derive = grid.derive if uses_derived else {}
         self._seen = IdSet()
-        self._dropped = [0] * len(grid.excludes)
+        self._excluded = [0] * len(grid.excludes)
         self._matched = [0] * len(grid.excludes)
         self._where_dropped = self._duplicates = self._done = self._todo = 0
-        self._ns = 0.0
+        self._estimate_ns = 0.0
         self._rounds = self._most_rounds = 0
         self._kernels: frozenset[int] = frozenset()
 
-    def judge(self, columns: Columns, start: int) -> tuple[Mask, PointIds]:
-        """bool[n], true for the points to run, and their ids."""
-        alive = self._selected(columns)
-        index = np.flatnonzero(alive)
-        kept = {name: values[index] for name, values in columns.items()}
-        self._grid.check_points(kept, index + start)
-        ids = point_ids(kept)
-        fresh = self._fresh(ids)
-        self._duplicates += len(ids) - int(fresh.sum())
-        if self._done_of is not None and len(ids):
-            finished = self._done_of(ids) & fresh
-            self._done += int(finished.sum())
-            fresh &= ~finished
-        chosen = {name: values[fresh] for name, values in kept.items()}
+    def add(self, columns: Columns, start: int) -> tuple[Mask, PointIds]:
+        """bool[n], true for the points to run, and the ids of these. `start`: index of the first raw point."""
+        todo = self._select(columns)
+        index = np.flatnonzero(todo)
+        selected = {name: values[index] for name, values in columns.items()}
+        self._grid.check_points(selected, index + start)
+        ids = point_ids(selected)
+        is_new = self._first_seen(ids)
+        self._duplicates += len(ids) - int(is_new.sum())
+        if self._is_done is not None and len(ids):
+            done = self._is_done(ids) & is_new
+            self._done += int(done.sum())
+            is_new &= ~done
+        chosen = {name: values[is_new] for name, values in selected.items()}
         if self._grid.derive:
-            _evaluated(self._grid, chosen, [])  # a value that cannot be had is told here, not when the run has begun
-        self._cost(chosen)
-        alive[index] = fresh
-        return alive, ids[fresh]
+            grid_sql.evaluate(self._grid, chosen, [])  # raises now, not in the middle of the run, if a value fails
+        self._add_cost(chosen)
+        todo[index] = is_new
+        return todo, ids[is_new]
 
-    def _selected(self, columns: Columns) -> Mask:
-        """What the exclude rules and `where` leave."""
-        masks = iter(_evaluated(self._grid, columns, self._wheres, self._derive)[1])
-        alive = np.ones(len(columns["virt"]), bool)
+    def _select(self, columns: Columns) -> Mask:
+        """Apply the exclude rules and --where."""
+        masks = iter(grid_sql.evaluate(self._grid, columns, self._wheres, self._derive)[1])
+        selected = np.ones(len(columns["virt"]), bool)
         for i, rule in enumerate(self._grid.excludes):
-            hit = matches(rule, columns)
+            is_match = matches(rule, columns)
             if rule.where:
-                hit &= next(masks)
-            self._matched[i] += int(hit.sum())
-            self._dropped[i] += int((hit & alive).sum())
-            alive &= ~hit
+                is_match &= next(masks)
+            self._matched[i] += int(is_match.sum())
+            self._excluded[i] += int((is_match & selected).sum())
+            selected &= ~is_match
         if self._where is not None:
-            wanted = next(masks)
-            self._where_dropped += int((alive & ~wanted).sum())
-            alive &= wanted
-        return alive
+            fulfils_where = next(masks)
+            self._where_dropped += int((selected & ~fulfils_where).sum())
+            selected &= fulfils_where
+        return selected
 
-    def _fresh(self, ids: PointIds) -> Mask:
-        """True for the first of equal ids."""
-        given = keys(ids)
-        fresh = given.first() & ~self._seen.has(given)
-        self._seen.add(given.where(fresh))
-        return fresh
+    def _first_seen(self, ids: PointIds) -> Mask:
+        """True for the first point of each id, over all chunks so far."""
+        id_keys = keys(ids)
+        is_first = id_keys.first() & ~self._seen.has(id_keys)
+        self._seen.add(id_keys.where(is_first))
+        return is_first
 
-    def _cost(self, columns: Columns) -> None:
+    def _add_cost(self, columns: Columns) -> None:
         points = len(columns["virt"])
         self._todo += points
         if points:
-            expected = expect(columns)
-            self._ns += float(expected.ns.sum())
+            expected = forecast_points(columns)
+            self._estimate_ns += float(expected.ns.sum())
             self._kernels |= expected.kernels
             self._rounds += int(columns["rounds"].sum())
             self._most_rounds = max(self._most_rounds, int(columns["rounds"].max()))
 
     def account(self) -> PlanAccount:
         rounds = max(min(self._rounds, TASK_ROUNDS), self._most_rounds)
-        answer = min(self._todo, TASK_POINTS) * POINT_BYTES + rounds * ROUND_BYTES
+        task_bytes = min(self._todo, TASK_POINTS) * POINT_BYTES + rounds * ROUND_BYTES
         return PlanAccount(
             raw=self._grid.raw_points,
-            excluded=tuple((rule.label, n) for rule, n in zip(self._grid.excludes, self._dropped, strict=True)),
+            excluded=tuple((rule.label, n) for rule, n in zip(self._grid.excludes, self._excluded, strict=True)),
             where_dropped=self._where_dropped,
             duplicates=self._duplicates,
             done=self._done,
             todo=self._todo,
-            estimate_ns=self._ns,
-            peak_bytes=WORKER_BYTES + answer,
+            estimate_ns=self._estimate_ns,
+            peak_bytes=WORKER_BYTES + task_bytes,
             kernels=self._kernels,
             warnings=tuple(self._warnings()),
         )
 
     def _warnings(self) -> Iterator[str]:
         for i, rule in enumerate(self._grid.excludes):
-            if not self._dropped[i]:
+            if not self._excluded[i]:
                 matched = f"; earlier rules dropped the {self._matched[i]:,} it matches" if self._matched[i] else ""
                 yield f"{self._grid.location('exclude', i)}: the rule drops nothing: {rule.label}{matched}"
 
 
-def expect(columns: Columns) -> Forecast:
-    """What points will take; traces need no kernel."""
+def forecast_points(columns: Columns) -> Forecast:
+    """Expected CPU time of each point, and the kernels that they need. Traces need no kernel."""
     if trace_points.are_traces(columns):
         return Forecast(trace_points.estimate_ns(columns), frozenset())
     return forecast(columns)
 
 
-def estimated_ns(columns: Columns) -> NDArray[np.float64]:
-    """Expected CPU nanoseconds a point."""
-    return expect(columns).ns
+def estimate_ns(columns: Columns) -> NDArray[np.float64]:
+    """Expected CPU nanoseconds of each point: float64[n]."""
+    return forecast_points(columns).ns
 
 
 def matches(rule: ExcludeRule, columns: Columns) -> Mask:
-    """bool[n], true where every field of the rule has one of its values. Sparsity is filled from res and virt."""
-    hit = np.ones(len(columns["virt"]), bool)
+    """bool[n], true where every field that the rule lists has one of its values.
+
+    Where `res` was given, sparsity is 1 - res / virt, as in SQL.
+    """
+    is_match = np.ones(len(columns["virt"]), bool)
     for name, values in (rule.match or {}).items():
         column = columns[name]
         if name == "sparsity":
-            filled = 1 - columns["res"] / np.maximum(columns["virt"], 1)
-            column = np.where(columns["res"] == ABSENT, column, filled)
-        hit &= np.isin(column, np.array(values, column.dtype))
-    return hit
-
-
-def _evaluated(
-    grid: Grid, columns: Columns, wheres: Sequence[str], derive: dict[str, str] | None = None
-) -> tuple[dict[str, Any], list[Mask]]:
-    """Derived columns and conditions of points; the error names the expression that some point makes fail.
-
-    DuckDB does not say which, so after an error they are tried one after another.
-    """
-    derive = grid.derive if derive is None else derive
-    try:
-        return database.point_conditions(columns, derive, wheres)
-    except UserError as error:
-        names = list(derive)
-        for i, name in enumerate(names):
-            with _placed(grid.location("derive", name), "derive or where: "):
-                database.point_conditions(columns, {known: derive[known] for known in names[: i + 1]}, [])
-        for where in wheres:
-            rule = next((i for i, rule in enumerate(grid.excludes) if rule.where == where), None)
-            place = "--where" if rule is None else grid.location("exclude", rule, "where")
-            with _placed(place, "derive or where: "):
-                database.point_conditions(columns, derive, [where])
-        raise error
-
-
-def check_sql(grid: Grid, where: str | None) -> None:
-    """Try all SQL of the grid on no points; the error names the expression at fault."""
-    wheres = [rule.where for rule in grid.excludes if rule.where] + ([where] if where is not None else [])
-    try:
-        database.check_expressions(grid.derive, wheres)
-    except UserError:
-        _check_each(grid, where)
-        raise
-
-
-def _check_each(grid: Grid, where: str | None) -> None:
-    """One after another, to say which."""
-    names = list(grid.derive)
-    for i, name in enumerate(names):
-        before = {known: grid.derive[known] for known in names[: i + 1]}
-        with _placed(grid.location("derive", name), f"derive.{name}: "):
-            database.check_expressions(before, [])
-    for i, rule in enumerate(grid.excludes):
-        if rule.where:
-            with _placed(grid.location("exclude", i, "where"), f"where {one_line(rule.where)!r}: "):
-                database.check_expressions(grid.derive, [rule.where])
-    if where is not None:
-        with _placed("--where", f"where {one_line(where)!r}: "):
-            database.check_expressions(grid.derive, [where])
-
-
-@contextmanager
-def _placed(place: str, told: str) -> Iterator[None]:
-    """Say where the SQL stands instead of what it is."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{place}: {str(error).removeprefix(told)}") from None
+            from_res = 1 - columns["res"] / np.maximum(columns["virt"], 1)
+            column = np.where(columns["res"] == ABSENT, column, from_res)
+        is_match &= np.isin(column, np.array(values, column.dtype))
+    return is_match

@@ -1,4 +1,4 @@
-"""Finished points on their way to the store: collected, then committed every few seconds."""
+"""ResultBuffer: collects finished tasks and commits their rows to the store every few seconds."""
 
 import time
 from collections import Counter, deque
@@ -13,212 +13,236 @@ import numpy as np
 from engine.model.results import Results
 from sweep.executors.base import Done, Failure, Labels
 from sweep.grid.point_id import id_strings
-from sweep.run.batching import Task, joined, picked
-from sweep.run.plan import PointBlock
+from sweep.run.batching import Task
+from sweep.run.point_chunk import PointChunk
 from sweep.store import arrow_tables
 from sweep.store.compaction import PART_POINTS
 from sweep.store.parts import File
 from sweep.store.store import RunWriter
 
 COMMIT_S = 2.0
-PARTS_A_FOLD = 50
-"""A commit waits for a fiftieth of the time that has gone, so a week is some 500 parts: every query opens them all.
-Tasks that come as files are parts of their own; a grid's 10 million points are some 2,500 of those at most."""
-MOST_POINTS, MOST_ROUNDS = 16_384, 131_072
-"""What may wait in memory: some 30 MB each, beside as much that becomes files, which takes twice that again."""
+INTERVAL_DIVISOR = 50
+"""A commit is due after this fraction of the launch's time so far, 1 / 50, but not before COMMIT_S.
+
+So a launch of a week makes about 500 parts, of which every query opens all. Tasks that arrive as files are parts of
+their own: about 2,500 for a grid of 10 million points.
+"""
+MAX_POINTS, MAX_ROUNDS = 16_384, 131_072
+"""Points and rounds that may wait in memory: about 30 MB each. As much again may be in the commit that is running, and
+building its Arrow tables takes twice that."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """A finished task: rows for all its points, results for the `good` ones, or the files that these became.
+class FinishedTask:
+    """The answer to a task. All its points get a row in `points`; those in `succeeded` have `results` or `files`.
 
-    `bad`: the places of the others, and why; `status` is theirs.
+    `failures`: by index in `chunk`, the points without results; their status is `failure_status`. `files`: the Parquet
+    files that the worker made of a task in which every point succeeded, by table.
     """
 
-    block: PointBlock
-    good: PointBlock | None
+    chunk: PointChunk
+    succeeded: PointChunk | None
     results: Results | None
-    bad: Mapping[int, Failure]
-    status: str
+    failures: Mapping[int, Failure]
+    failure_status: str
     attempt: int
     node: str | None
     cpu_ns: int | None
     files: Mapping[str, File] | None = None
 
     def __len__(self) -> int:
-        return len(self.block.ids)
+        return len(self.chunk)
 
     @property
     def rounds(self) -> int:
         return 0 if self.results is None else len(self.results.rounds)
 
     @property
-    def in_memory(self) -> bool:
-        """Whether its files have come with it, instead of lying in the run's folder."""
+    def holds_file_contents(self) -> bool:
+        """Whether the files' bytes came with the answer, instead of being in the run's folder already."""
         return any(file.data for file in (self.files or {}).values())
 
     @property
-    def told(self) -> bool:
-        """Whether any point has a remark."""
+    def has_remarks(self) -> bool:
         return self.results is not None and bool(self.results.remarks)
 
     @property
     def remarks(self) -> list[str | None]:
-        """A point's own, or None."""
-        given = iter(self.results.remarks if self.results is not None else ())
-        return [None if place in self.bad else next(given, None) for place in range(len(self))]
+        """For each point of `chunk` the engine's remark, or None."""
+        remarks = iter(self.results.remarks if self.results is not None else ())
+        return [None if index in self.failures else next(remarks, None) for index in range(len(self))]
 
 
-class Ledger:
-    """Rows become files in a thread of their own, one commit at a time, so that no worker waits for them."""
+class ResultBuffer:
+    """Finished tasks of a launch. A thread of its own commits them, one commit at a time, while workers go on."""
 
     def __init__(self, writer: RunWriter, policies: Sequence[str]) -> None:
+        """`policies`: those whose rows are stored."""
         self._writer, self._policies = writer, policies
-        self._entries: list[Entry] = []
-        self._parts: deque[Entry] = deque()
-        self._began = self._last = time.monotonic()
+        self._waiting: list[FinishedTask] = []
+        self._waiting_parts: deque[FinishedTask] = deque()
+        self._began = self._last_commit = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "commit")
         self._commit: Future[None] | None = None
         self.counts: Counter[str] = Counter()
         """Points by status, committed or not."""
-        self.written = 0
-        """Points committed."""
+        self.committed_points = 0
 
     @property
-    def bad(self) -> int:
+    def failed_points(self) -> int:
+        """Points that are not ok, committed or not."""
         return self.counts.total() - self.counts["ok"]
 
-    def labels(self, task: Task, near: bool) -> Labels | None:
-        """For a task with points enough for a part, whose files the worker makes; None: the driver makes them.
+    def labels_for(self, task: Task, is_local: bool) -> Labels | None:
+        """What a worker needs to make the files of a task that is large enough for a part of its own; else None.
 
-        `near`: the worker is on this machine.
+        `is_local`: the worker is on this machine and may write the files into the run's folder.
         """
         if len(task) < PART_POINTS:
             return None
-        writer, block = self._writer, task.block
-        attempt, folder = writer.attempts(block.ids, task.attempt), writer.folder if near else None
-        # A piece of an array would bring along all that it was cut from.
-        derived = {name: arrow_tables.end_to_end([values]) for name, values in block.derived.items()}
-        run, meanings = writer.run_id, writer.derived
-        return Labels(run, self._policies, block.ids, block.repeat, attempt, derived, meanings, folder)
+        writer, chunk = self._writer, task.chunk
+        attempt, folder = writer.attempts(chunk.ids, task.attempt), writer.folder if is_local else None
+        # A slice of an Arrow array is pickled with all of the array; a copy is not.
+        derived = {name: arrow_tables.end_to_end([values]) for name, values in chunk.derived.items()}
+        return Labels(writer.run_id, self._policies, chunk.ids, chunk.repeat, attempt, derived, writer.derived, folder)
 
-    def ran(self, task: Task, done: Done) -> Iterator[str]:
-        """The engine answered for the task; failures are rows too. What is to be said of its points."""
-        bad, good = dict(done.failures), task.block
-        if bad:
-            good = picked(task.block, np.array([i for i in range(len(task)) if i not in bad], np.intp))
-        each_ns = done.cpu_ns // len(task)
-        entry = Entry(task.block, good, done.results, bad, "failed", task.attempt, done.node, each_ns, done.files)
-        self._add(entry)
-        if not entry.told:
+    def record_finished(self, task: Task, done: Done) -> Iterator[str]:
+        """Add a task that the engine answered: rows for points that succeeded, a failure row for each other.
+
+        Returns the engine's remarks to print, `point: remark`, one line for each point that has one.
+        """
+        failures, succeeded = dict(done.failures), task.chunk
+        if failures:
+            succeeded = task.chunk.take(np.array([i for i in range(len(task)) if i not in failures], np.intp))
+        point_ns = done.cpu_ns // len(task)
+        finished = FinishedTask(
+            task.chunk, succeeded, done.results, failures, "failed", task.attempt, done.node, point_ns, done.files
+        )
+        self._add(finished)
+        if not finished.has_remarks:
             return iter(())
-        names = task.block.columns.get("trace", id_strings(task.block.ids))
-        return (f"{name}: {remark}" for name, remark in zip(names, entry.remarks, strict=True) if remark)
+        names = task.chunk.columns.get("trace", id_strings(task.chunk.ids))
+        return (f"{name}: {remark}" for name, remark in zip(names, finished.remarks, strict=True) if remark)
 
-    def gave_up(self, task: Task, done: Done, failure: Failure) -> None:
-        """No answer, and no further attempt."""
-        bad, node = dict.fromkeys(range(len(task)), failure), done.node or None
-        self._add(Entry(task.block, None, None, bad, done.end.value, task.attempt, node, None))
+    def record_given_up(self, task: Task, done: Done, failure: Failure) -> None:
+        """Add a task without an answer that is not tried again: a failure row for each point."""
+        failures, node = dict.fromkeys(range(len(task)), failure), done.node or None
+        self._add(FinishedTask(task.chunk, None, None, failures, done.end.value, task.attempt, node, None))
 
     def commit_if_due(self) -> None:
-        """Start a commit if it is time. Raises what the one before met with."""
-        points, rounds = sum(map(len, self._entries)), sum(entry.rounds for entry in self._entries)
-        full = points >= MOST_POINTS or rounds >= MOST_ROUNDS
-        crowded = full or sum(len(part) for part in tuple(self._parts) if part.in_memory) >= MOST_POINTS
-        if self._commit is not None and (crowded or self._commit.done()):
-            self.settle()
+        """Start a commit if enough time has passed or enough is waiting. Raises the error of the commit before."""
+        points, rounds = sum(map(len, self._waiting)), sum(task.rounds for task in self._waiting)
+        is_full = points >= MAX_POINTS or rounds >= MAX_ROUNDS
+        # A copy, because the commit thread removes parts meanwhile.
+        file_points = sum(len(task) for task in tuple(self._waiting_parts) if task.holds_file_contents)
+        if self._commit is not None and (is_full or file_points >= MAX_POINTS or self._commit.done()):
+            self.wait_for_commit()
         now = time.monotonic()
-        due = full or now - self._last >= max(COMMIT_S, (now - self._began) / PARTS_A_FOLD)
-        if self._commit is None and (self._parts or (due and self._entries)):
-            taken: list[Entry] = []
-            if due:
-                self._last, taken, self._entries = now, self._entries, taken
-            self._commit = self._thread.submit(self._write, taken)
+        interval_s = max(COMMIT_S, (now - self._began) / INTERVAL_DIVISOR)
+        is_due = is_full or now - self._last_commit >= interval_s
+        if self._commit is None and (self._waiting_parts or (is_due and self._waiting)):
+            tasks: list[FinishedTask] = []
+            if is_due:
+                self._last_commit, tasks, self._waiting = now, self._waiting, tasks
+            self._commit = self._thread.submit(self._write, tasks)
 
-    def commit(self) -> None:
-        """Everything finished is in the store when this returns, or was tried. Raises what a commit met with."""
+    def commit_all(self) -> None:
+        """Commit everything and wait for it. Raises the first error of any commit, after all were tried."""
         try:
-            self.settle()
+            self.wait_for_commit()
         except Exception:
-            self._write_rest()
+            self._commit_waiting()
             raise
-        self._write_rest()
+        self._commit_waiting()
 
     def close(self) -> None:
-        """Wait for the commit that is being made, whatever comes of it."""
+        """Wait for the running commit and end the thread; errors are ignored."""
         self._thread.shutdown()
 
-    def settle(self) -> None:
-        """Wait for the commit that was started. Raises what it met with."""
+    def wait_for_commit(self) -> None:
+        """Wait for the running commit, if any. Raises its error."""
         if self._commit is not None:
             commit, self._commit = self._commit, None
             commit.result()
 
-    def _write_rest(self) -> None:
-        entries, self._entries = self._entries, []
-        if entries or self._parts:
-            self._thread.submit(self._write, entries).result()  # there: its memory is warm
+    def _commit_waiting(self) -> None:
+        tasks, self._waiting = self._waiting, []
+        if tasks or self._waiting_parts:
+            self._thread.submit(self._write, tasks).result()  # in the thread whose allocator has memory at hand
 
-    def _write(self, entries: list[Entry]) -> None:
-        """A part for each task that came as files, also those that come meanwhile, and one for these entries.
+    def _write(self, tasks: list[FinishedTask]) -> None:
+        """Commit a part for each task with files, also of those that arrive meanwhile, and one part for `tasks`.
 
-        What cannot be written keeps nothing else from being tried; the first error is raised at the end.
+        All are tried, whichever fail. Raises the first error.
         """
-        problems: list[Exception] = []
-        while self._parts:
-            part = self._parts.popleft()
+        errors: list[Exception] = []
+        while self._waiting_parts:
+            part = self._waiting_parts.popleft()
             assert part.files is not None
             try:
-                self._writer.commit_files(part.files, part.block.ids)
-                self.written += len(part)
+                self._writer.commit_files(part.files, part.chunk.ids)
+                self.committed_points += len(part)
             except Exception as error:
-                problems.append(error)
-        if entries:
-            self._write_one(entries)
-        if problems:
-            raise problems[0]
+                errors.append(error)
+        if tasks:
+            self._write_one_part(tasks)
+        if errors:
+            raise errors[0]
 
-    def _write_one(self, entries: list[Entry]) -> None:
-        run, good = self._writer.run_id, [e for e in entries if e.good is not None and e.results is not None]
+    def _write_one_part(self, tasks: list[FinishedTask]) -> None:
+        run_id = self._writer.run_id
+        chunks = [task.succeeded for task in tasks if task.succeeded is not None and task.results is not None]
+        results = [task.results for task in tasks if task.succeeded is not None and task.results is not None]
         outcomes = rounds = None
-        if good:
-            block = joined([e.good for e in good if e.good is not None])
-            results = [e.results for e in good if e.results is not None]
-            outcomes = arrow_tables.outcome_table(run, block.ids, block.repeat, block.columns, results, self._policies)
-            rounds = arrow_tables.round_table(run, block.ids, results, self._policies)
-        self._writer.commit(outcomes, rounds, self._points_table(entries))
-        self.written += sum(map(len, entries))
+        if chunks:
+            chunk = PointChunk.concat(chunks)
+            outcomes = arrow_tables.outcome_table(
+                run_id, chunk.ids, chunk.repeat, chunk.columns, results, self._policies
+            )
+            rounds = arrow_tables.round_table(run_id, chunk.ids, results, self._policies)
+        self._writer.commit(outcomes, rounds, self._points_table(tasks))
+        self.committed_points += sum(map(len, tasks))
 
-    def _points_table(self, entries: list[Entry]) -> Any:
-        block, starts = joined([e.block for e in entries]), accumulate(map(len, entries), initial=0)
-        bad = {
-            at + place: (e.status, why) for at, e in zip(starts, entries, strict=False) for place, why in e.bad.items()
+    def _points_table(self, tasks: list[FinishedTask]) -> Any:
+        """The Arrow table `points` of these tasks."""
+        chunk = PointChunk.concat([task.chunk for task in tasks])
+        firsts = accumulate(map(len, tasks), initial=0)
+        failures = {
+            first + index: (task.failure_status, failure)
+            for first, task in zip(firsts, tasks, strict=False)
+            for index, failure in task.failures.items()
         }
 
-        def of_bad(told: Callable[[str, Failure], str], good: str | None) -> Any:
-            return [told(*bad[i]) or None if i in bad else good for i in range(len(block.ids))] if bad else good
+        def failure_column(value: Callable[[str, Failure], str], default: str | None) -> Any:
+            """`value` of each failed point (an empty text becomes NULL), the default for all others."""
+            if not failures:
+                return default
+            return [value(*failures[i]) or None if i in failures else default for i in range(len(chunk))]
 
-        def of_task(told: Callable[[Entry], Any]) -> Any:
-            values = [told(e) for e in entries]
-            each = (value for e, value in zip(entries, values, strict=True) for _ in range(len(e)))
-            return values[0] if len(set(values)) == 1 else list(each)
+        def task_column(value: Callable[[FinishedTask], Any]) -> Any:
+            """`value` of each point's task; a single value if it is the same for all tasks."""
+            values = [value(task) for task in tasks]
+            if len(set(values)) == 1:
+                return values[0]
+            return [value for task, value in zip(tasks, values, strict=True) for _ in range(len(task))]
 
+        has_remarks = any(task.has_remarks for task in tasks)
         return arrow_tables.point_table(
             self._writer.run_id,
-            block.ids,
-            block.repeat,
-            block.columns,
-            block.derived,
-            status=of_bad(lambda status, _: status, "ok"),
-            attempt=of_task(lambda e: e.attempt),
-            error=of_bad(lambda _, why: why.error, None),
-            error_class=of_bad(lambda _, why: why.kind, None),
-            last_lines=of_bad(lambda _, why: why.last_lines, None),
-            remarks=[remark for e in entries for remark in e.remarks] if any(e.told for e in entries) else None,
-            node=of_task(lambda e: e.node),
-            cpu_ns=of_task(lambda e: e.cpu_ns),
+            chunk.ids,
+            chunk.repeat,
+            chunk.columns,
+            chunk.derived,
+            status=failure_column(lambda status, _: status, "ok"),
+            attempt=task_column(lambda task: task.attempt),
+            error=failure_column(lambda _, failure: failure.error, None),
+            error_class=failure_column(lambda _, failure: failure.kind, None),
+            last_lines=failure_column(lambda _, failure: failure.last_lines, None),
+            remarks=[remark for task in tasks for remark in task.remarks] if has_remarks else None,
+            node=task_column(lambda task: task.node),
+            cpu_ns=task_column(lambda task: task.cpu_ns),
         )
 
-    def _add(self, entry: Entry) -> None:
-        (self._entries if entry.files is None else self._parts).append(entry)
-        self.counts += Counter({"ok": len(entry) - len(entry.bad), entry.status: len(entry.bad)})
+    def _add(self, task: FinishedTask) -> None:
+        (self._waiting if task.files is None else self._waiting_parts).append(task)
+        self.counts += Counter({"ok": len(task) - len(task.failures), task.failure_status: len(task.failures)})

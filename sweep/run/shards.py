@@ -1,4 +1,4 @@
-"""Shards of points on their way back from the workers: a point is done when the last of its shards is."""
+"""Collects the answers to the shards of a point: the point is finished when the last of them has arrived."""
 
 from dataclasses import dataclass, replace
 
@@ -9,8 +9,8 @@ from sweep.run.batching import Task
 
 
 @dataclass(slots=True)
-class Open:
-    """What the shards so far add up to. In any order: they are sums of integers."""
+class PartialPoint:
+    """Sums over the shards of a point that have arrived. The order does not matter: all are sums of integers."""
 
     tally: Tally
     shards: int
@@ -18,39 +18,44 @@ class Open:
     wall_ns: int
 
 
-class Shards:
+class ShardCollector:
+    """Adds up shards, point by point."""
+
     def __init__(self) -> None:
-        self._open: dict[bytes, Open] = {}
-        self._closed: set[bytes] = set()
+        self._partial: dict[bytes, PartialPoint] = {}
+        self._abandoned: set[bytes] = set()
 
     def add(self, task: Task, done: Done) -> Done | None:
-        """The answer for the whole of the task's points, or None: more shards are to come, or the point is given up."""
+        """The answer for all of the task's points: `done` itself, or the sum if this was the last shard of its point.
+
+        None while shards are missing, and for a point that was abandoned. A shard that failed abandons its point.
+        """
         if task.shard is None:
             return done
-        point = task.block.ids[0]
-        if point in self._closed:
+        point = task.chunk.ids[0]
+        if point in self._abandoned:
             return None
         if done.tally is None:
-            self.close(task)
+            self.abandon(task)
             return done
-        seen = self._open.pop(point, None)
-        if seen is None:
-            seen = Open(done.tally, 1, done.cpu_ns, done.wall_ns)
+        partial = self._partial.pop(point, None)
+        if partial is None:
+            partial = PartialPoint(done.tally, 1, done.cpu_ns, done.wall_ns)
         else:
-            cpu_ns, wall_ns = seen.cpu_ns + done.cpu_ns, seen.wall_ns + done.wall_ns
-            seen = Open(seen.tally + done.tally, seen.shards + 1, cpu_ns, wall_ns)
-        if seen.shards < task.shard.of:
-            self._open[point] = seen
+            cpu_ns, wall_ns = partial.cpu_ns + done.cpu_ns, partial.wall_ns + done.wall_ns
+            partial = PartialPoint(partial.tally + done.tally, partial.shards + 1, cpu_ns, wall_ns)
+        if partial.shards < task.shard.of:
+            self._partial[point] = partial
             return None
-        results = gathered(task.block.columns, [seen.tally])
-        return replace(done, tally=None, results=results, cpu_ns=seen.cpu_ns, wall_ns=seen.wall_ns)
+        results = gathered(task.chunk.columns, [partial.tally])
+        return replace(done, tally=None, results=results, cpu_ns=partial.cpu_ns, wall_ns=partial.wall_ns)
 
-    def close(self, task: Task) -> bool:
-        """The task's points are given up; False where an earlier shard has said so."""
+    def abandon(self, task: Task) -> bool:
+        """Ignore all further shards of the task's point. False if the point was abandoned before."""
         if task.shard is None:
             return True
-        point = task.block.ids[0]
-        known = point in self._closed
-        self._closed.add(point)
-        self._open.pop(point, None)
-        return not known
+        point = task.chunk.ids[0]
+        is_first = point not in self._abandoned
+        self._abandoned.add(point)
+        self._partial.pop(point, None)
+        return is_first

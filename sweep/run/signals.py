@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first asks for an orderly end, the second ends at once."""
+"""SIGINT, SIGTERM and SIGHUP during a launch: the first asks for an orderly end, the second ends it at once."""
 
 import signal
 import threading
@@ -9,35 +9,40 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """While entered, signals come here. Until `gentle` is set, and from the second on, they raise KeyboardInterrupt."""
+    """Context manager that handles SIGNALS. A signal raises KeyboardInterrupt in the main thread, with two exceptions.
+
+    While `defers_first` is true, the first signal only sets `received`, which the driver checks. Once KeyboardInterrupt
+    was raised, further signals are ignored, so that cleaning up is not interrupted.
+    """
 
     def __init__(self) -> None:
-        self.gentle = False
-        self.asked = 0
-        """The first signal's number, once there was one."""
-        self._raised = False
-        self._before: dict[signal.Signals, Any] = {}
+        self.defers_first = False
+        self.received = 0
+        """Number of the first signal; 0 before it."""
+        self._has_raised = False
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             handlers = {number: signal.getsignal(number) for number in SIGNALS}
-            # What is ignored stays so: nohup, and Ctrl-C of a job in the background.
-            self._before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
-        self.arm()
+            # What is ignored stays ignored: SIGHUP under nohup, SIGINT of a background job.
+            self._previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+        self.install_handlers()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def arm(self) -> None:
-        """Take the signals; again after Ray's start, which takes SIGTERM for itself."""
-        for number in self._before:
-            signal.signal(number, self._hear)
+    def install_handlers(self) -> None:
+        """Handle the signals here; to be called again after Ray has started, as Ray installs a SIGTERM handler."""
+        for number in self._previous:
+            signal.signal(number, self._handle)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        first, self.asked = not self.asked, self.asked or number
-        if self._raised or (first and self.gentle):
-            return  # cleaning up is short and must not be cut; or: the driver looks at `asked`
-        self._raised = True
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        is_first = not self.received
+        self.received = self.received or number
+        if self._has_raised or (is_first and self.defers_first):
+            return
+        self._has_raised = True
         raise KeyboardInterrupt

@@ -119,7 +119,7 @@ os.execvp(sys.argv[first], sys.argv[first:])
 """
 SWEEP = """#!{python}
 import pathlib, sys
-from sweep.run.driver import LaunchOptions, launch
+from sweep.run.launch import LaunchOptions, launch
 from tests.support import fake_engine
 assert sys.argv[1:-1] == ["launch", "grids/first.yaml", "--address"]
 options = LaunchOptions(pathlib.Path("results"), address=sys.argv[-1], runner=fake_engine.RUNNER)

@@ -14,7 +14,7 @@ from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Columns
 from sweep.grid.grid import Grid
 from sweep.grid.loader import parse_grid
-from sweep.run.driver import State
+from sweep.run.progress import ProgressState
 
 RUNNER = "tests.support.fake_engine:run_batch"
 RAISES, DIES, DIES_ONCE, HANGS, SLEEPS = 13, 666, 555, 777, 50
@@ -78,13 +78,13 @@ class Told:
 
     def __init__(self) -> None:
         self.words: list[str] = []
-        self.states: list[State] = []
+        self.states: list[ProgressState] = []
         self.stopped = False
 
     def say(self, text: str) -> None:
         self.words.append(text)
 
-    def show(self, state: State) -> None:
+    def show(self, state: ProgressState) -> None:
         self.states.append(state)
 
     def stop(self) -> None:

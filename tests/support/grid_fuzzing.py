@@ -222,7 +222,7 @@ def judge_plan(made: Any) -> None:
         check_message(error)
         return
     with limited():
-        points = sum(len(block.ids) for block in planned.points())
+        points = sum(len(block.ids) for block in planned.chunks())
     if points != planned.account.todo:
         raise Found(f"{planned.account.todo} points were planned, {points} came")
 

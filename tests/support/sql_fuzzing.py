@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.common.errors import UserError
-from sweep.query import database
+from sweep.query import conditions
 from sweep.query.database import Database
 from sweep.store.store import open_store
 from tests.support.grid_fuzzing import Found, Tally, check_message, limited
@@ -227,9 +227,9 @@ class Prey:
         for derive, wheres in (({}, [text]), ({"a": text}, [])):
             try:
                 with limited():
-                    database.check_expressions(derive, wheres)
+                    conditions.check(derive, wheres)
                     let_in = True
-                    values, masks = database.point_conditions(points, derive, wheres)
+                    values, masks = conditions.evaluate(points, derive, wheres)
             except UserError as error:
                 check_message(error)
                 self._must_not_tell(str(error), text)

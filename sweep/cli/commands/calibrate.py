@@ -15,7 +15,7 @@ from sweep.common.errors import UserError, one_line
 if TYPE_CHECKING:
     from engine.kernel.runner import Runner
     from sweep.common.cost_tables import CostTable
-    from sweep.run.driver import Progress
+    from sweep.run.progress import Progress
 
 NAME = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
 REPEATS = 15
@@ -48,7 +48,7 @@ def calibrate(
     from sweep.common import cost_tables
     from sweep.kernel import calibrate as room
     from sweep.kernel.kernel_driver import opened
-    from sweep.run.driver import State
+    from sweep.run.progress import ProgressState
     from sweep.store.provenance import cpu_model
     from sweep.store.store import open_store
 
@@ -61,7 +61,9 @@ def calibrate(
             has = f"this machine's have {runner.machine.page_bytes}"
             raise UserError(f"calibrate: knows steps and prices for pages of {room.PAGE_BYTES} bytes only; {has}")
         try:
-            figures = Bench(runner, repeats, lambda step: show.show(State(0, waiting=f"measuring {step}"))).measure()
+            figures = Bench(
+                runner, repeats, lambda step: show.show(ProgressState(0, waiting=f"measuring {step}"))
+            ).measure()
             machine = f"{cpu_model() or runner.machine.machine}, {runner.machine.cpus} CPUs"
             facts = room.document(name, runner, machine, load, figures, room.prices(figures))
             if check is not None:
@@ -85,14 +87,14 @@ def checked(runner: "Runner", path: Path, where: str | None, prices: "CostTable"
     """Predicted against measured zap_ns, for each point of a grid."""
     from sweep.grid.loader import load_grid
     from sweep.kernel.calibrate import Prediction, fits, predictions
-    from sweep.run.driver import State
     from sweep.run.plan import make_plan
+    from sweep.run.progress import ProgressState
 
     plan = make_plan(load_grid(path), where)
     total, found = plan.account.todo, list[Prediction]()
     for prediction in predictions(plan, runner, prices):
         found.append(prediction)
-        show.show(State(total, len(found), 0, total, len(found)))
+        show.show(ProgressState(total, len(found), 0, total, len(found)))
     rows = [
         {"points": fit.kind, "number": fit.points, "bias": fit.bias, "median": fit.median, "p90": fit.p90}
         for fit in fits(found)

@@ -16,7 +16,8 @@ from sweep.common.errors import UserError, one_line, unknown_name
 
 if TYPE_CHECKING:
     from sweep.grid.grid import Grid
-    from sweep.run.driver import LaunchOptions, Progress
+    from sweep.run.launch import LaunchOptions
+    from sweep.run.progress import Progress
     from sweep.store.store import Store
 
 Number = TypeVar("Number", int, float)
@@ -66,7 +67,7 @@ def launch(
     Goes on with the grid's last run: points that were tried are not run again. Ctrl-C keeps what is finished.
     """
     from sweep.cli.progress import progress
-    from sweep.run.driver import LaunchOptions
+    from sweep.run.launch import LaunchOptions
 
     store, show = _opened(results), progress(quiet)
     live = _is_kernel(engine, executor, jobs, address)
@@ -90,7 +91,7 @@ def launch(
     if live:
         from sweep.kernel.kernel_driver import launch as run
     else:
-        from sweep.run.driver import launch as run
+        from sweep.run.launch import launch as run
     summary = run(loaded, options, show)
     with suppress(BrokenPipeError):  # who reads has gone; the rows are in the store, and the exit code says how it went
         tell(summary, store, live, results, as_json=as_json, quiet=quiet)
@@ -137,16 +138,18 @@ def _repeated(
     for given, option in ((grid is not None, "GRID"), (override, "-S"), (options.where, "--where")):
         if given:
             raise UserError(f"launch --like: {option}: the run says that itself; leave it out")
-    old = rerun.read(like, store)
+    old = rerun.read_run(like, store)
     live = old.run.engine == ENGINES[1]
     if live and (options.executor == "ray" or options.address or (options.jobs or 1) > 1):
         raise UserError(
             f"launch --like {one_line(like)}: ran on the live kernel, which takes no --executor, --address, -j"
         )
-    differ = ", ".join(rerun.differences(old.run.document["launches"][-1], provenance.collect()))
+    differ = ", ".join(rerun.version_differences(old.run.document["launches"][-1], provenance.collect()))
     name = old.run.run_id
     show.say(f"{name}: {'versions differ: ' + differ if differ else 'the same versions as then'}")
-    going_on = not options.fresh and rerun.is_cut_short(store.latest_run(run_name(old.grid), old.run.engine), old.run)
+    going_on = not options.fresh and rerun.is_unfinished_repeat(
+        store.latest_run(run_name(old.grid), old.run.engine), old.run
+    )
     return old.grid, replace(options, where=old.where, fresh=not going_on, like=name), live
 
 
@@ -155,8 +158,8 @@ def _dry_run(
 ) -> int:
     """All that a launch refuses is refused; then its plan, and on stderr where it would run."""
     from sweep.cli import plan_report
-    from sweep.run.driver import check, choose
-    from sweep.run.plan import plan_for_store
+    from sweep.run.launch import check_options, choose_executor
+    from sweep.run.resume import plan_next_launch
 
     if live:
         from sweep.kernel.kernel_driver import check as check_live
@@ -166,12 +169,12 @@ def _dry_run(
             policies = check_live(runner, grid, options)
         where = f"the live kernel: {', '.join(policies)}"
     else:
-        check(grid, options)
-    made, goes_on_with = plan_for_store(
+        check_options(grid, options)
+    made, goes_on_with = plan_next_launch(
         grid, options.where, store, ENGINES[live], fresh=options.fresh, rerun_failed=options.rerun_failed
     )
     if not live:
-        where = choose(options, made.account.todo, made.account.estimate_ns)[1]
+        where = choose_executor(options, made.account.todo, made.account.estimate_ns)[1]
     plan_report.show(made, goes_on_with, chosen)
     if made.account.todo:
         show.say(f"would run on {where}")

@@ -22,9 +22,9 @@ def plan(
     """What a launch would run: points, exclusions, duplicates, time, memory; the points of its last run are done."""
     from sweep.cli import plan_report
     from sweep.grid.loader import load_grid
-    from sweep.run.plan import plan_for_store
+    from sweep.run.resume import plan_next_launch
     from sweep.store.store import open_store
 
-    made, goes_on_with = plan_for_store(load_grid(grid, tuple(override or ())), where, open_store(results))
+    made, goes_on_with = plan_next_launch(load_grid(grid, tuple(override or ())), where, open_store(results))
     plan_report.show(made, goes_on_with, "json" if as_json else format, points=points)
     return 0

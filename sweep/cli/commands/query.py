@@ -79,13 +79,13 @@ def query(
 def _ask(question: "NamedQuery", results: str, cost: str, run: str | None, seconds: float | None) -> "Table":
     from sweep.cli import output_formats
     from sweep.query.database import Database
-    from sweep.query.views import mentioned
+    from sweep.query.views import views_named_in
     from sweep.store.store import open_store
 
     if run is not None and not run.strip():
         raise UserError("--run: is empty; give an id, the start of one, or last, or leave it out for all runs")
     store = open_store(results)
-    if not store.exists and set(mentioned(question.sql)) - {"costs"}:
+    if not store.exists and set(views_named_in(question.sql)) - {"costs"}:
         raise UserError(f"{store.root}: no store there; look at --results, or launch a grid: sweep launch GRID")
     with Database(store, cost, run=run) as database:
         output_formats.print_missing_baseline(database, question)

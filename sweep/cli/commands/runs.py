@@ -119,7 +119,8 @@ def _facts(info: "RunInfo") -> dict[str, Any]:
 
 def _failures(results: str, info: "RunInfo") -> list[dict[str, Any]]:
     """What went wrong, how often, and one point to look at."""
-    from sweep.query.database import Database, named_query
+    from sweep.query.database import Database
+    from sweep.query.named_queries import named_query
     from sweep.store.store import open_store
 
     with Database(open_store(results), run=info.run_id) as database:

@@ -15,7 +15,7 @@ from sweep.common.errors import UserError
 if TYPE_CHECKING:
     from engine.kernel.runner import Runner
     from sweep.kernel.validate import Verdict
-    from sweep.run.driver import Progress
+    from sweep.run.progress import Progress
 
 MOST_ROWS = 40
 COLUMNS = ("point", "policy", "verdict", "moments", "vm_pte_kib_peak", "vm_pte_kib_end", "res_bytes_end", "because")
@@ -75,8 +75,8 @@ def of_grid(
     from sweep.grid.loader import load_grid
     from sweep.kernel.kernel_driver import scenarios_only, shown
     from sweep.kernel.validate import AGREES, compare_all
-    from sweep.run.driver import State
     from sweep.run.plan import make_plan
+    from sweep.run.progress import ProgressState
 
     grid = load_grid(path, overrides)
     scenarios_only(grid)
@@ -89,7 +89,7 @@ def of_grid(
         found.append(verdict)
         bad += verdict.status != AGREES
         done = len(found) // len(policies)
-        show.show(State(total, done, bad, total, done))
+        show.show(ProgressState(total, done, bad, total, done))
     return found
 
 
@@ -97,7 +97,7 @@ def of_chance(runner: "Runner", number: int, seed: int, show: "Progress") -> tup
     """So many scenarios by chance; and the smallest that differs, after shrinking."""
     from sweep.kernel.random_scenarios import search
     from sweep.kernel.validate import AGREES, compare
-    from sweep.run.driver import State
+    from sweep.run.progress import ProgressState
 
     found: list[Verdict] = []
     policies = (runner.policy, "munmap")
@@ -105,7 +105,7 @@ def of_chance(runner: "Runner", number: int, seed: int, show: "Progress") -> tup
     def see(verdict: "Verdict") -> None:
         found.append(verdict)
         bad, done = sum(v.status != AGREES for v in found[-1:]), len(found) // 2
-        show.show(State(number, min(done, number), bad, number, min(done, number)))
+        show.show(ProgressState(number, min(done, number), bad, number, min(done, number)))
 
     return found, search(lambda s: compare(s, runner, policies, runner.counts_pages), number, seed, see)
 

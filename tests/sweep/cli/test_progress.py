@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sweep.cli.progress import Silent, progress
-from sweep.run.driver import State
+from sweep.run.progress import ProgressState
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_plain_lines_come_now_and_then(clock: list[float]) -> None:
         clock[0] = float(second)
         done = max(0, second - 25)
         waiting = "compiling the engine, once" if second < 25 else ""
-        shown.show(State(100, done, work_ns=100.0, work_done_ns=done, waiting=waiting))
+        shown.show(ProgressState(100, done, work_ns=100.0, work_done_ns=done, waiting=waiting))
     assert out.getvalue().splitlines() == [
         "sweep: compiling the engine, once: 2 s",
         "sweep: compiling the engine, once: 12 s",
@@ -45,10 +45,10 @@ def test_cpu_times_say_what_is_left_until_the_clock_can(clock: list[float]) -> N
     """One of a hundred in the first 9 s is no rate while the other workers are at the rest."""
     out = io.StringIO()
     shown = progress(False, out)
-    shown.show(State(100))
+    shown.show(ProgressState(100))
     for second, done in ((9, 1), (19, 50), (32, 99)):
         clock[0] = float(second)
-        shown.show(State(100, done, work_ns=100.0, work_done_ns=done, left_ns=(100 - done) * 0.2e9))
+        shown.show(ProgressState(100, done, work_ns=100.0, work_done_ns=done, left_ns=(100 - done) * 0.2e9))
     assert [line.rpartition(", ")[2] for line in out.getvalue().splitlines()] == [
         "28.5 s left",
         "14.5 s left",
@@ -61,9 +61,9 @@ def test_a_bar_shows_what_it_waits_for(clock: list[float], monkeypatch: pytest.M
     monkeypatch.setenv("TERM", "xterm")  # rich draws no bar on a dumb one
     out = Terminal()
     shown = progress(False, out)
-    shown.show(State(3, waiting="compiling the engine, once"))
+    shown.show(ProgressState(3, waiting="compiling the engine, once"))
     clock[0] = 7.0
-    shown.show(State(3, waiting="compiling the engine, once"))
+    shown.show(ProgressState(3, waiting="compiling the engine, once"))
     shown.stop()
     assert "compiling the engine, once: 7 s" in out.getvalue()
 
@@ -93,7 +93,7 @@ def test_nobody_listens(clock: list[float], terminal: bool) -> None:
     tried = out.tried
     clock[0] = 30.0
     shown.say("again")
-    shown.show(State(10, 1))
+    shown.show(ProgressState(10, 1))
     shown.stop()
     assert out.tried == tried
 

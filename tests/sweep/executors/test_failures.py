@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sweep.query.database import Database
-from sweep.run.driver import LaunchOptions, launch
+from sweep.run.launch import LaunchOptions, launch
 from sweep.store.store import Store
 from tests.support import fake_engine
 from tests.support.fake_engine import Told, grid

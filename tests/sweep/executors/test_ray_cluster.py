@@ -33,7 +33,7 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from sweep.run import batching
-from sweep.run.driver import LaunchOptions, launch
+from sweep.run.launch import LaunchOptions, launch
 from tests.support import fake_engine
 asked = json.loads(sys.argv[1])
 batching.TASK_POINTS = asked.pop("task_points")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.common.errors import UserError
 from sweep.grid import sql_expressions
-from sweep.query import database
+from sweep.query import conditions
 from tests.support.small_stores import MIB, scenarios
 
 
@@ -20,7 +20,7 @@ def evaluated(
     columns: Columns, derive: dict[str, str], wheres: Sequence[str]
 ) -> tuple[dict[str, list[Any]], list[NDArray[np.bool_]]]:
     """With derived columns as Python values."""
-    values, masks = database.point_conditions(columns, derive, wheres)
+    values, masks = conditions.evaluate(columns, derive, wheres)
     return {name: array.to_pylist() for name, array in values.items()}, masks
 
 
@@ -172,7 +172,7 @@ def test_types_of_derived_columns(name: str, expression: str, kind: type) -> Non
 def test_derived_columns_that_are_refused(name: str, expression: str, told: str) -> None:
     """A derived column has a name of its own and one plain value a point."""
     with pytest.raises(UserError, match=told):
-        database.check_expressions({name: expression}, [])
+        conditions.check({name: expression}, [])
 
 
 def test_texts_stay_short() -> None:
@@ -184,7 +184,7 @@ def test_texts_stay_short() -> None:
 
 def test_checking_needs_no_points() -> None:
     """What is right and what is wrong shows before anything is expanded."""
-    database.check_expressions({"pages": "virt / 4096"}, ["pages > 1", "zap < cluster"])
+    conditions.check({"pages": "virt / 4096"}, ["pages > 1", "zap < cluster"])
     with pytest.raises(UserError, match="did you mean 'cluster'"):
-        database.check_expressions({}, ["zap < clutser"])
+        conditions.check({}, ["zap < clutser"])
     assert evaluated(scenarios(2), {}, []) == ({}, [])

@@ -18,7 +18,7 @@ from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
 from sweep.common import schema
 from sweep.common.errors import UserError
-from sweep.query import database as sql
+from sweep.query import conditions, sealed_connection
 from sweep.query.database import Database
 from sweep.store import arrow_tables
 from sweep.store.storage import Directory
@@ -316,7 +316,7 @@ def test_python_is_out_of_reach(tmp_path: Path) -> None:
 
 def test_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A query that needs too much memory ends with a line, not with the machine; it spills nothing to disk."""
-    monkeypatch.setattr(sql, "_memory_mib", lambda: 64)
+    monkeypatch.setattr(sealed_connection, "memory_limit_mib", lambda: 64)
     monkeypatch.chdir(tmp_path)
     with Database(Store(tmp_path)) as database, pytest.raises(UserError, match="more memory"):
         database.query("SELECT a FROM range(30000000) x(a) ORDER BY hash(a)")
@@ -358,7 +358,7 @@ def test_readers_see_each_row_once_while_parts_are_merged(tmp_path: Path, monkey
 
 def test_a_run_is_a_dataset_for_anybody(tmp_path: Path) -> None:
     """Plain readers take the columns of the first file: every file of a table has them all, whatever its rows hold."""
-    derived = sql.point_conditions(scenarios(7), {"big": "CASE WHEN virt > 150MiB THEN 'big' END"}, [])[0]["big"]
+    derived = conditions.evaluate(scenarios(7), {"big": "CASE WHEN virt > 150MiB THEN 'big' END"}, [])[0]["big"]
     with opened(tmp_path) as writer:
         for first, count, *how in ((0, 2), (2, 2), (4, 2, "failed"), (6, 1)):
             error, big = "it broke" if how else None, {"big": derived[first : first + count]}

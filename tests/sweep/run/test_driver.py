@@ -21,10 +21,11 @@ from sweep.grid.grid import Grid
 from sweep.grid.loader import parse_grid
 from sweep.query.database import Database
 from sweep.run import driver
+from sweep.run import launch as launching
 from sweep.run.batching import Task
-from sweep.run.driver import LaunchOptions, Summary, choose, launch
+from sweep.run.launch import LaunchOptions, LaunchSummary, choose_executor, launch
 from sweep.run.plan import make_plan
-from sweep.run.result_buffer import Ledger
+from sweep.run.result_buffer import ResultBuffer
 from sweep.store.parts import File, sealed
 from sweep.store.storage import place_at
 from sweep.store.store import Store
@@ -38,7 +39,7 @@ def options(tmp_path: Path) -> LaunchOptions:
     return LaunchOptions(tmp_path / "results", executor="inline", runner=fake_engine.RUNNER)
 
 
-def run(what: Grid, options: LaunchOptions) -> Summary:
+def run(what: Grid, options: LaunchOptions) -> LaunchSummary:
     return launch(what, options, Told())
 
 
@@ -215,17 +216,17 @@ def test_a_launch_that_cannot_begin_leaves_no_run(options: LaunchOptions, change
 )
 def test_auto_takes_ray_where_its_start_pays(given: dict[str, Any], work_s: float, name: str) -> None:
     """Above 20 s of work or with an address; it says which and why."""
-    executor, why = choose(LaunchOptions(jobs=3, **given), 100, work_s * 1e9)
+    executor, why = choose_executor(LaunchOptions(jobs=3, **given), 100, work_s * 1e9)
     assert executor.name == name
     assert "of work" in why or "as asked" in why or "address" in why
 
 
 def test_no_more_processes_than_work() -> None:
     """A worker that would find nothing to do is not started."""
-    assert choose(LaunchOptions(jobs=8), 100, 2.5e8)[0].workers == 3
-    assert choose(LaunchOptions(jobs=8), 2, 1.5e9)[0].workers == 2
-    assert choose(LaunchOptions(jobs=8), 2, 5.5e9)[0].workers == 6  # two points in shards of a second
-    assert choose(LaunchOptions(jobs=8), 1000, 15e9)[0].workers == 8
+    assert choose_executor(LaunchOptions(jobs=8), 100, 2.5e8)[0].workers == 3
+    assert choose_executor(LaunchOptions(jobs=8), 2, 1.5e9)[0].workers == 2
+    assert choose_executor(LaunchOptions(jobs=8), 2, 5.5e9)[0].workers == 6  # two points in shards of a second
+    assert choose_executor(LaunchOptions(jobs=8), 1000, 15e9)[0].workers == 8
 
 
 class Breaks(Inline):
@@ -249,7 +250,7 @@ class Breaks(Inline):
 def test_after_a_fault_what_is_finished_is_there(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """The executor breaks in the middle: rows are committed, it is stopped, the run says fault."""
     broken = Breaks()
-    monkeypatch.setattr(driver, "choose", lambda *_: (broken, "broken"))
+    monkeypatch.setattr(launching, "choose_executor", lambda *_: (broken, "broken"))
     monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
     progress = Told()
     with pytest.raises(SweepFault, match="broken"):
@@ -284,7 +285,7 @@ class Loses(Inline):
 def test_two_attempts_then_apart(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost batch is submitted twice, then its points alone."""
     loses = Loses()
-    monkeypatch.setattr(driver, "choose", lambda *_: (loses, "loses"))
+    monkeypatch.setattr(launching, "choose_executor", lambda *_: (loses, "loses"))
     assert run(grid([1, 2, 3]), options).points == {"ok": 3}
     assert loses.seen == [3, 3, 1, 1, 1]
 
@@ -330,17 +331,17 @@ def test_a_commit_that_fails_costs_its_own_points_only(monkeypatch: pytest.Monke
         writer.commit()
 
     monkeypatch.setattr("sweep.run.result_buffer.COMMIT_S", 0.0)
-    ledger = Ledger(writer, POLICIES)  # type: ignore[arg-type]
-    monkeypatch.setattr(ledger, "_write", commit)
-    task, lost = Task(next(make_plan(grid([1])).points()), 1.0), Done(1, End.LOST)
-    ledger.gave_up(task, lost, Failure("lost", "Lost"))
-    ledger.commit_if_due()
-    ledger.gave_up(task, lost, Failure("lost", "Lost"))
+    buffer = ResultBuffer(writer, POLICIES)  # type: ignore[arg-type]
+    monkeypatch.setattr(buffer, "_write", commit)
+    task, lost = Task(next(make_plan(grid([1])).chunks()), 1.0), Done(1, End.LOST)
+    buffer.record_given_up(task, lost, Failure("lost", "Lost"))
+    buffer.commit_if_due()
+    buffer.record_given_up(task, lost, Failure("lost", "Lost"))
     with pytest.raises(UserError, match="disk full"):
-        ledger.commit()
+        buffer.commit_all()
     assert writer.parts == 1
-    ledger.commit()
-    ledger.close()
+    buffer.commit_all()
+    buffer.close()
     assert writer.parts == 1
 
 
@@ -348,15 +349,15 @@ def test_a_week_is_a_few_hundred_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits come every two seconds at first and ever more seldom."""
     writer, seconds = Writer(), clock(monkeypatch)
     next(seconds)
-    ledger = Ledger(writer, POLICIES)  # type: ignore[arg-type]
-    monkeypatch.setattr(ledger, "_write", writer.commit)
-    task, lost = Task(next(make_plan(grid([1])).points()), 1.0), Done(1, End.LOST)
+    buffer = ResultBuffer(writer, POLICIES)  # type: ignore[arg-type]
+    monkeypatch.setattr(buffer, "_write", writer.commit)
+    task, lost = Task(next(make_plan(grid([1])).chunks()), 1.0), Done(1, End.LOST)
     counts = {}
     for now in seconds:
         if now < 60 or now % 20 == 0:
-            ledger.gave_up(task, lost, Failure("lost", "Lost"))
-        ledger.commit_if_due()
-        ledger.settle()
+            buffer.record_given_up(task, lost, Failure("lost", "Lost"))
+        buffer.commit_if_due()
+        buffer.wait_for_commit()
         counts[now] = writer.parts
         if now >= 7 * 86400:
             break
@@ -373,16 +374,16 @@ def test_files_wait_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
         def commit_files(self, files: object, ids: Sequence[bytes]) -> None:
             written.append(len(ids))
 
-    ledger = Ledger(Parts(), POLICIES)  # type: ignore[arg-type]
-    monkeypatch.setattr(ledger, "_write_one", lambda entries: written.append(-len(entries)))
-    task = Task(next(make_plan(grid([1, 2])).points()), 1.0)
+    buffer = ResultBuffer(Parts(), POLICIES)  # type: ignore[arg-type]
+    monkeypatch.setattr(buffer, "_write_one_part", lambda entries: written.append(-len(entries)))
+    task = Task(next(make_plan(grid([1, 2])).chunks()), 1.0)
     for files in (None, {"points": sealed(b"")}, None):
-        list(ledger.ran(task, Done(1, files=files)))
-        ledger.commit_if_due()
-        ledger.settle()
+        list(buffer.record_finished(task, Done(1, files=files)))
+        buffer.commit_if_due()
+        buffer.wait_for_commit()
     assert written == [2]
-    ledger.commit()
-    ledger.close()
+    buffer.commit_all()
+    buffer.close()
     assert written == [2, -2]
 
 
@@ -397,31 +398,31 @@ def test_a_part_that_cannot_be_written_costs_nothing_else(monkeypatch: pytest.Mo
                 raise UserError(f"{name} is gone")
             written.append(name)
 
-    ledger = Ledger(Parts(), POLICIES)  # type: ignore[arg-type]
-    monkeypatch.setattr(ledger, "_write_one", lambda entries: written.append(f"{len(entries)} others"))
-    task = Task(next(make_plan(grid([1, 2])).points()), 1.0)
+    buffer = ResultBuffer(Parts(), POLICIES)  # type: ignore[arg-type]
+    monkeypatch.setattr(buffer, "_write_one_part", lambda entries: written.append(f"{len(entries)} others"))
+    task = Task(next(make_plan(grid([1, 2])).chunks()), 1.0)
     for left in "abcd":
-        list(ledger.ran(task, Done(1, files={"points": File(b"", "0-00000000", left)})))
-    ledger.gave_up(task, Done(1, End.LOST), Failure("lost", "Lost"))
+        list(buffer.record_finished(task, Done(1, files={"points": File(b"", "0-00000000", left)})))
+    buffer.record_given_up(task, Done(1, End.LOST), Failure("lost", "Lost"))
     with pytest.raises(UserError, match="a is gone"):
-        ledger.commit()
-    ledger.close()
+        buffer.commit_all()
+    buffer.close()
     assert written == ["b", "d", "1 others"]
-    assert ledger.written == 4
+    assert buffer.committed_points == 4
 
 
 def test_only_workers_of_this_machine_leave_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And only in a directory. Tasks that are no part by themselves come without files."""
     assert [tasks.near for tasks in (RayTasks(), RayTasks("auto"), Processes(1), Inline())] == [True, False, True, True]
     monkeypatch.setattr("sweep.run.result_buffer.PART_POINTS", 2)
-    big, small = (Task(next(make_plan(grid(seeds)).points()), 1.0) for seeds in ([1, 2], [3]))
+    big, small = (Task(next(make_plan(grid(seeds)).chunks()), 1.0) for seeds in ([1, 2], [3]))
     with opened(tmp_path) as writer, opened(place_at("memory://bucket/runs")) as in_bucket:
         for told, near, folder in (
             (writer, True, tmp_path / writer.run_id), (writer, False, None), (in_bucket, True, None)
         ):  # fmt: skip
-            ledger = Ledger(told, POLICIES)
-            labels = ledger.labels(big, near)
+            buffer = ResultBuffer(told, POLICIES)
+            labels = buffer.labels_for(big, near)
             assert labels is not None
             assert labels.folder == folder
-            assert ledger.labels(small, near) is None
-            ledger.close()
+            assert buffer.labels_for(small, near) is None
+            buffer.close()

@@ -36,7 +36,7 @@ def ids_of(grid: Grid) -> list[bytes]:
 
 
 def planned(made: plan.Plan) -> list[bytes]:
-    return [point_id for block in made.points() for point_id in block.ids]
+    return [point_id for block in made.chunks() for point_id in block.ids]
 
 
 def total(account: PlanAccount) -> int:
@@ -112,7 +112,7 @@ def test_done_points_are_left_out(done: list[int]) -> None:
 def test_blocks_carry_columns_repeats_and_derived_values() -> None:
     """A block's rows belong together, and its derived columns are those of its points."""
     made = make_plan(grid_of(AXES + "exclude: [{threads: 8}]\nrepeats: 2\nderive: {pages: zap / 4096, way: order}\n"))
-    for block in made.points():
+    for block in made.chunks():
         assert point_ids(block.columns).tolist() == block.ids.tolist()
         assert (block.columns["seed"] == block.repeat).all()
         assert block.derived["pages"].to_pylist() == (block.columns["zap"] / 4096).tolist()
@@ -142,7 +142,7 @@ def test_match_on_sparsity_of_points_given_res() -> None:
 def test_everything_done_or_dropped() -> None:
     """An empty plan has no blocks and costs nothing."""
     made = make_plan(grid_of(AXES), "threads > 100")
-    assert (made.account.todo, made.account.estimate_ns, list(made.points())) == (0, 0.0, [])
+    assert (made.account.todo, made.account.estimate_ns, list(made.chunks())) == (0, 0.0, [])
 
 
 @pytest.mark.parametrize(

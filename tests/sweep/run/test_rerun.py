@@ -101,7 +101,7 @@ def test_other_versions_are_said(run: str, capsys: pytest.CaptureFixture[str]) -
     kept["grid"]["content"]["seed"] = 6
     path.write_text(json.dumps(kept))
     assert main(["launch", "--like", run]) == 2
-    assert "its grid reads otherwise than when it ran (seed)" in capsys.readouterr().err
+    assert "this version reads the grid differently (seed)" in capsys.readouterr().err
 
 
 def test_a_run_of_traces_is_repeated_from_the_grids_folder(
@@ -115,7 +115,7 @@ def test_a_run_of_traces_is_repeated_from_the_grids_folder(
     monkeypatch.chdir(tmp_path)
     assert main(["launch", "grids/played.yaml", "--executor", "inline", "-q"]) == 0
     assert main(["launch", "--like", "played"]) == 2
-    assert "traces count from the folder of the grid: launch --like there" in capsys.readouterr().err
+    assert "trace paths are relative to the grid's folder: run launch --like there" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path / "grids")
     again_ = ["launch", "--like", "last", "--results", "../results", "--executor", "inline", "-q"]
     assert main(again_) == 0
@@ -124,7 +124,7 @@ def test_a_run_of_traces_is_repeated_from_the_grids_folder(
     trace.write_bytes((ROOT / "tests/data/kernel/basic-0001.csv").read_bytes())
     capsys.readouterr()
     assert main(again_) == 2
-    assert "its grid reads otherwise than when it ran (workload)" in capsys.readouterr().err
+    assert "this version reads the grid differently (workload)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,12 @@ def test_what_like_does_not_take(run: str, capsys: pytest.CaptureFixture[str], w
 
 def test_conditions_of_several_launches_are_one() -> None:
     """A run that was launched for some points, then for others, has both; once for all, it has all."""
-    assert rerun._where([{"where": "a = 1"}, {"where": "a = 2 OR b"}, {"where": "a = 1"}]) == "(a = 1) OR (a = 2 OR b)"
-    assert rerun._where([{"where": "a = 1"}]) == "a = 1"
-    assert rerun._where([{"where": "a = 1"}, {"where": None}]) is None
+    assert (
+        rerun._combined_where([{"where": "a = 1"}, {"where": "a = 2 OR b"}, {"where": "a = 1"}])
+        == "(a = 1) OR (a = 2 OR b)"
+    )
+    assert rerun._combined_where([{"where": "a = 1"}]) == "a = 1"
+    assert rerun._combined_where([{"where": "a = 1"}, {"where": None}]) is None
 
 
 def test_provenance_can_be_checked(run: str) -> None:

@@ -15,11 +15,12 @@ from engine.walk.finish import Tally
 from sweep.executors.base import Batch, Done, End, Failure, Shard
 from sweep.executors.base import run_batch as answer
 from sweep.grid.loader import parse_grid
-from sweep.run import batching, driver, shards
+from sweep.run import batching, shards
+from sweep.run import launch as launching
 from sweep.run.batching import Batcher, Task
-from sweep.run.driver import LaunchOptions, launch
-from sweep.run.plan import PointBlock
-from sweep.run.shards import Shards
+from sweep.run.launch import LaunchOptions, launch
+from sweep.run.point_chunk import PointChunk
+from sweep.run.shards import ShardCollector
 from tests.support.fake_engine import Told
 
 GIB, TIB = 1 << 30, 1 << 40
@@ -27,10 +28,10 @@ LARGE = Scenario(virt=2 * TIB, sparsity=0.99, zap=1 << 30, coverage=0.9, seed=5)
 SMALL = Scenario(virt=GIB, sparsity=0.99)
 
 
-def block(*scenarios: Scenario) -> PointBlock:
+def chunk(*scenarios: Scenario) -> PointChunk:
     points = len(scenarios)
     names = np.array([f"{i:020d}" for i in range(points)], bytes)
-    return PointBlock(names, columns_of(scenarios), np.zeros(points, np.int64), {})
+    return PointChunk(names, columns_of(scenarios), np.zeros(points, np.int64), {})
 
 
 def tasks(*scenarios: Scenario, workers: int = 2, ns: float = 1e6) -> list[Task]:
@@ -39,13 +40,13 @@ def tasks(*scenarios: Scenario, workers: int = 2, ns: float = 1e6) -> list[Task]
     def estimate(columns: Columns) -> Any:
         return np.where(columns["virt"] == LARGE.virt, 8e9, ns)
 
-    points = block(*scenarios)
+    points = chunk(*scenarios)
     batcher = Batcher(iter([points]), estimate, len(points.ids), float(estimate(points.columns).sum()), workers, cuts)
-    return list(iter(batcher.next, None))
+    return list(iter(batcher.next_task, None))
 
 
 def answers(found: list[Task]) -> list[tuple[Task, Done]]:
-    return [(task, answer(Batch(i, task.block.columns, shard=task.shard))) for i, task in enumerate(found)]
+    return [(task, answer(Batch(i, task.chunk.columns, shard=task.shard))) for i, task in enumerate(found)]
 
 
 def test_a_heavy_point_is_cut_where_workers_can_share_it() -> None:
@@ -76,7 +77,7 @@ def test_light_points_do_not_wait_for_a_heavy_one() -> None:
 
 def test_shards_add_up_in_any_order() -> None:
     """The last one in brings the whole point's answer: that of run_batch, and all CPU time."""
-    back, seen = Shards(), answers(tasks(LARGE))
+    back, seen = ShardCollector(), answers(tasks(LARGE))
     given = [back.add(task, done) for task, done in seen[::-1]]
     whole = given.pop()
     assert given == [None] * 3
@@ -90,14 +91,14 @@ def test_shards_add_up_in_any_order() -> None:
 
 def test_a_point_is_given_up_once() -> None:
     """Whatever becomes of its other shards after one that failed or was lost."""
-    back, (first, second, third, fourth) = Shards(), answers(tasks(LARGE))
+    back, (first, second, third, fourth) = ShardCollector(), answers(tasks(LARGE))
     assert back.add(*first) is None
-    assert back.close(second[0])
-    assert not back.close(third[0])
+    assert back.abandon(second[0])
+    assert not back.abandon(third[0])
     assert back.add(*fourth) is None
 
     failed = Done(1, End.RAN, failures=((0, Failure("no")),))
-    back = Shards()
+    back = ShardCollector()
     assert back.add(*first) is None
     assert back.add(second[0], failed) is failed
     assert [back.add(*third), back.add(*fourth)] == [None, None]
@@ -115,9 +116,9 @@ def test_an_engine_that_raises_in_a_shard_is_a_failure() -> None:
 def test_a_sharded_launch_writes_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes that share a point, and this one that takes it whole: every outcome and round is the same."""
     text = "schema: sweep/1\nname: one\nfixed: {virt: 2TiB, sparsity: 0.99, zap: 1GiB, coverage: 0.9, rounds: 2}\n"
-    for module in (batching, driver):
+    for module in (batching, launching):
         monkeypatch.setattr(module, "TASK_NS", 1e6)
-        monkeypatch.setattr(module, "SMALLEST_NS", 1e5)
+        monkeypatch.setattr(module, "MIN_TASK_NS", 1e5)
     added: list[Columns] = []
 
     def counted(one: Columns, tallies: Sequence[Tally]) -> Results:

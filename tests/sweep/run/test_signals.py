@@ -165,9 +165,9 @@ def test_interrupts_put_the_handlers_back() -> None:
         with Interrupts() as interrupts:
             assert signal.getsignal(signal.SIGINT) != handler
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-            interrupts.gentle = True
+            interrupts.defers_first = True
             signal.raise_signal(signal.SIGTERM)
-            assert interrupts.asked == signal.SIGTERM
+            assert interrupts.received == signal.SIGTERM
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)  # cleaning up is not interrupted

@@ -17,7 +17,7 @@ import pytest
 from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.query.database import Database
-from sweep.run.driver import LaunchOptions, launch
+from sweep.run.launch import LaunchOptions, launch
 from sweep.store import locks, parts, storage
 from sweep.store.storage import Bucket, Directory, Place, place_at
 from sweep.store.store import Store
