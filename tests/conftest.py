@@ -1,6 +1,6 @@
-"""What every test may take for granted."""
+"""Set-up for all tests."""
 
 import signal
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-"""A shell starts what it runs in the background with SIGINT ignored, and children inherit that."""
+"""A shell ignores SIGINT in the jobs that it runs in the background, and their children inherit that."""

@@ -1,6 +1,5 @@
 """The repository as a whole: what it must not hold, what an installation must hold, locked packages, shipped grids."""
 
-import ast
 import json
 import os
 import re
@@ -21,7 +20,7 @@ PACKAGES = ("engine", "sweep")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 GRIDS = sorted((ROOT / "grids").glob("*.yaml"))
 
-# Put together from pieces, so that this file does not find itself.
+# Concatenated, so that this file does not match.
 MACHINE_PATHS = re.compile(r"(?<![\w.~*}])/" + "(work|root|home|Users)/")
 INDEX_HOSTS = re.compile(
     "|".join([r"py" + r"pi\.(org|io|python)", "python" + "hosted", "index" + "-url *=", "/simp" + "le/"])
@@ -29,7 +28,7 @@ INDEX_HOSTS = re.compile(
 
 
 def repository_files() -> list[Path]:
-    """Every file that is, or would be, committed."""
+    """Return every file that is committed or, being neither committed nor ignored, would be."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -37,20 +36,21 @@ def repository_files() -> list[Path]:
     return [ROOT / name for name in names if name and (ROOT / name).is_file()]
 
 
-def found(needle: re.Pattern[str], files: list[Path]) -> list[str]:
+def lines_with(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
+    """Return `path:line: match` for the first match in each line."""
     return [
         f"{path.relative_to(ROOT)}:{number}: {match.group()}"
         for path in files
         for number, line in enumerate(path.read_text(errors="ignore").splitlines(), 1)
-        if (match := needle.search(line))
+        if (match := pattern.search(line))
     ]
 
 
-def test_no_path_of_a_machine_and_no_index_host() -> None:
-    """The repository works on any machine, with whatever index its user has set up."""
+def test_no_machine_path_and_no_package_index() -> None:
+    """No file names a home directory or a package index: the repository works on any machine with any index."""
     files = repository_files()
-    assert found(MACHINE_PATHS, files) == []
-    assert found(INDEX_HOSTS, files) == []
+    assert lines_with(MACHINE_PATHS, files) == []
+    assert lines_with(INDEX_HOSTS, files) == []
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +102,11 @@ def test_the_lock_pins_everything_with_hashes() -> None:
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.name)
-def test_grids_that_ship_parse(path: Path) -> None:
-    """Each grid loads, has points, says what it asks, and goes by its file's name."""
+def test_shipped_grids_load(path: Path) -> None:
+    """Each shipped grid loads, has points and a description, and is named after its file."""
     from sweep.grid.loader import load_grid
 
     grid = load_grid(path)
     assert grid.raw_points > 0
     assert grid.about
     assert grid.name == path.stem
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_modules_say_what_they_are(path: Path) -> None:
-    """Every module starts with a docstring."""
-    assert ast.get_docstring(ast.parse(path.read_text()))
