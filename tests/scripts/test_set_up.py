@@ -14,6 +14,7 @@ SCRIPTS = sorted(
     for path in (ROOT / "scripts").iterdir()
     if path.name == "_venv.sh" or (path.is_file() and path.read_bytes().startswith(b"#!/bin/sh\n"))
 )
+ALL_TESTS = "python|-m|pytest|-n|2|--dist|loadfile|--no-loadscope-reorder"
 TOOLS = ("sh", "cat", "cksum", "dirname", "readlink", "sed", "rm", "mkdir", "cp", "sleep")
 
 # Appends a line to `calls` for each call. As python it answers the probe, takes the real lock, and makes a .venv whose
@@ -115,7 +116,7 @@ def test_a_uv_of_the_user_is_taken(checkout: Checkout) -> None:
     write_program(checkout.bin / "python3", checkout.stand_in)
     write_program(checkout.bin / "uv", checkout.stand_in)
     assert checkout.run("test")[0] == 0
-    assert checkout.recorded() == ["python3 makes .venv", "uv installs", "python|-m|pytest"]
+    assert checkout.recorded() == ["python3 makes .venv", "uv installs", ALL_TESTS]
 
 
 def test_where_uv_fails_pip_installs(checkout: Checkout) -> None:
@@ -123,7 +124,7 @@ def test_where_uv_fails_pip_installs(checkout: Checkout) -> None:
     write_program(checkout.bin / "python3", checkout.stand_in)
     write_program(checkout.bin / "uv", FAILING_UV)
     assert checkout.run("test")[0] == 0
-    assert checkout.recorded() == ["python3 makes .venv", "pip installs", "python|-m|pytest"]
+    assert checkout.recorded() == ["python3 makes .venv", "pip installs", ALL_TESTS]
 
 
 def test_a_ready_venv_is_used_as_it_is(ready: Checkout) -> None:
@@ -133,12 +134,19 @@ def test_a_ready_venv_is_used_as_it_is(ready: Checkout) -> None:
     assert ready.recorded() == ["python|-P|-m|sweep.cli|query|a b"]
 
 
+def test_fast_leaves_out_slow_tests_and_ray(ready: Checkout) -> None:
+    """scripts/test --fast selects by marker; arguments after it go to pytest."""
+    assert ready.run("test", "--fast", "-x")[0] == 0
+    slow = "python|-m|pytest|-m|not slow and not cluster|-n|2|--dist|loadfile|--no-loadscope-reorder|-x"
+    assert ready.recorded() == [slow]
+
+
 def test_a_changed_lock_is_installed_into_the_same_venv(ready: Checkout) -> None:
     """One more line in requirements.lock: uv runs again, .venv is not made again."""
     with (ready.root / "requirements.lock").open("a") as lock:
         lock.write("# another\n")
     assert ready.run("test")[0] == 0
-    assert ready.recorded() == ["uv installs", "python|-m|pytest"]
+    assert ready.recorded() == ["uv installs", ALL_TESTS]
 
 
 @pytest.mark.parametrize("lost", [".ready", "bin/python"])
@@ -155,7 +163,7 @@ def test_two_at_once_install_once(checkout: Checkout) -> None:
     both = [checkout.start("test"), checkout.start("test")]
     assert [process.communicate() and process.returncode for process in both] == [0, 0]
     calls = checkout.recorded()
-    assert (calls.count("uv installs"), calls.count("python|-m|pytest")) == (1, 2)
+    assert (calls.count("uv installs"), calls.count(ALL_TESTS)) == (1, 2)
 
 
 def test_a_failed_installation_is_4_and_leaves_nothing_ready(checkout: Checkout) -> None:
