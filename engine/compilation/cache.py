@@ -6,8 +6,10 @@ code would run.
 
 import contextlib
 import fcntl
+import grp
 import hashlib
 import os
+import pwd
 import re
 import stat
 import sys
@@ -19,31 +21,71 @@ ENGINE = Path(__file__).parents[1]
 HASH = 16
 IMPORTS = re.compile(r"^from (engine[.\w]*) import (?:\(([^)]*)\)|(.+))", re.MULTILINE)
 
+refused = ""
+"""One line: the folder that choose_cache() did not use, why, and the one it uses instead. Empty if there is none."""
+
 
 def choose_cache() -> None:
-    """Set NUMBA_CACHE_DIR for this process and its children."""
+    """Set NUMBA_CACHE_DIR for this process and its children: the user's choice, beside the sources, or temporary.
+
+    Code from this folder will run, so a folder in which another user could write is passed over.
+    """
+    global refused
     digest = hashlib.blake2b(digest_size=6)
     for source in sorted(ENGINE.rglob("*.py")):
         digest.update(source.read_bytes())
     tag = f"ptsweep-{digest.hexdigest()}"
     given = os.environ.get("NUMBA_CACHE_DIR")
     if given:
-        base = Path(given).parent if Path(given).name.startswith("ptsweep-") else Path(given)
+        base = Path(given).absolute()
+        base = base.parent if base.name.startswith("ptsweep-") else base
     elif os.access(ENGINE, os.W_OK):
         base = ENGINE / "__pycache__"
     else:
-        base = _own(Path(tempfile.gettempdir()) / f"ptsweep-numba-{os.getuid()}")
+        base = _temporary_folder()
+    if not is_private(base / tag):
+        other = _temporary_folder()
+        refused = f"{base}: another user could write there; compiled code is kept in {other} instead"
+        base = other
     os.environ["NUMBA_CACHE_DIR"] = str(base / tag)
     if "numba" in sys.modules:  # it has read its environment already
         sys.modules["numba"].config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]
 
 
-def _own(folder: Path) -> Path:
-    """This folder if it is nobody else's: what lies in it will run. Else another, for this process alone."""
+def is_private(folder: Path) -> bool:
+    """Whether only this user and root can put files into `folder`, or put another folder in its place.
+
+    Checks the folder and all above it, as far as they exist: owners, and write permission for group and others. A
+    folder for all with the sticky bit (/tmp) may be above it. The user's own group (same name, no other member) counts
+    as the user.
+    """
+    folder = folder.resolve()
+    for place in (folder, *folder.parents):
+        try:
+            held = place.stat()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+        writable = held.st_mode & stat.S_IWOTH or (held.st_mode & stat.S_IWGRP and not _is_own_group(held.st_gid))
+        if held.st_uid not in (0, os.getuid()) or (writable and (place == folder or not held.st_mode & stat.S_ISVTX)):
+            return False
+    return True
+
+
+def _is_own_group(group: int) -> bool:
+    with contextlib.suppress(KeyError):
+        user, found = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
+        return group == user.pw_gid and found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
+    return False
+
+
+def _temporary_folder() -> Path:
+    """A folder of this user below the one for temporary files; a new one if another user made or can write that."""
+    folder = Path(tempfile.gettempdir()) / f"ptsweep-numba-{os.getuid()}"
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
-        held = folder.lstat()
-        if held.st_uid == os.getuid() and stat.S_ISDIR(held.st_mode) and not held.st_mode & 0o022:
+        if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and is_private(folder):
             return folder
     return Path(tempfile.mkdtemp(prefix="ptsweep-numba-"))
 

@@ -7,10 +7,8 @@ changed since, and on any other machine, Numba makes it anew.
 import ctypes
 import json
 import lzma
-import os
 import platform
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -27,16 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.compilation.cache import cache_folder, kept, sources_of, whole
+from engine.isolated_python import SAFE_FOLDER, isolated_command, isolated_environment
 
 HERE = Path(__file__).parent
 SHIPPED = HERE / "portable"
 SHIPS_FOR = "x86_64"
 TUNED_FOR = {"NUMBA_CPU_NAME": "x86-64-v4", "NUMBA_CPU_FEATURES": "-prefer-256-bit"}
 """Portable code runs on every CPU of its kind; for this one Numba chose how wide its steps are: 512 bits."""
-LOWER = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from engine.portable_code import write; write(*sys.argv[2:])"
-)
+LOWER = "import sys; from engine.portable_code import write; write(*sys.argv[1:])"
 FINE = (0, -2)
 """What Numba's functions return when all is well: a value, or None."""
 Code = Callable[..., int]
@@ -131,10 +127,12 @@ def lowered(kernel: Kernel) -> bytes:
     chosen = TUNED_FOR if platform.machine() == SHIPS_FOR else {}
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, kernel.name)
-        command = [sys.executable, "-P", "-c", LOWER, json.dumps(sys.path), kernel.name, str(made)]
-        others = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+        command = isolated_command(LOWER, kernel.name, str(made))
+        others = {name: value for name, value in isolated_environment().items() if not name.startswith("NUMBA_")}
         alone = {"NUMBA_CACHE_DIR": folder, "PYTHONHASHSEED": "0"}  # the same bits whatever was compiled before
-        done = subprocess.run(command, env=others | chosen | alone, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=SAFE_FOLDER, env=others | chosen | alone, stderr=subprocess.PIPE, text=True, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"Numba cannot compile {kernel.name}: {''.join(done.stderr.splitlines()[-1:])}")
         return made.read_bytes()

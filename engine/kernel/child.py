@@ -32,7 +32,7 @@ SPARE_BYTES, SPARE_BYTES_A_THREAD = GIB, 160 * MIB
 
 def serve() -> None:
     """The server's life, until the runner hangs up."""
-    wire, parent = Wire(socket.socket(fileno=int(sys.argv[2]))), int(sys.argv[3])
+    wire, parent = Wire(socket.socket(fileno=int(sys.argv[1]))), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(parent)
     libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)

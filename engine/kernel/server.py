@@ -1,11 +1,9 @@
 """The server process (engine.kernel.child) seen by its parent: a point at a time, thrown away after any trouble."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.isolated_python import SAFE_FOLDER, isolated_command, isolated_environment
 from engine.kernel.host import UnfitError
 from engine.kernel.wire import Wire
 
-BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from engine.kernel.child import serve; serve()"
+BOOT = "from engine.kernel.child import serve; serve()"
 ONE_THREAD = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 START_S = 120.0
 """For the server to come up; once after an installation it compiles."""
@@ -45,14 +44,14 @@ class Server:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, *arguments],
+                isolated_command(BOOT, str(theirs.fileno()), str(os.getpid())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env=os.environ | ONE_THREAD,
+                cwd=SAFE_FOLDER,
+                env=isolated_environment(**ONE_THREAD),
                 process_group=0,  # a terminal's Ctrl-C goes to us alone
             )
         self._wire, self._deadline, self._limit_s, self._child = Wire(ours), time.monotonic() + START_S, START_S, 0

@@ -110,6 +110,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         code, said = _told(error, debug)
         if debug and said:
             traceback.print_exc()
+    refused = getattr(sys.modules.get("engine.compilation.cache"), "refused", "")
+    if refused:
+        with suppress(OSError):
+            print(f"sweep: {printable(refused)}", file=sys.stderr)
     gone = _flush(sys.stdout)
     if gone and not said:
         code, said = USAGE, f"stdout: {gone}"

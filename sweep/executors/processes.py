@@ -24,10 +24,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO
 
+from engine.isolated_python import SAFE_FOLDER, isolated_command, isolated_environment
 from sweep.common.errors import SweepFault
 from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, run_batch, warm
 
-BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sweep.executors.processes import serve; serve()"
+BOOT = "from sweep.executors.processes import serve; serve()"
 ONE_THREAD = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 PATIENCE_S = 2.0
 FAILED_STARTS = 3
@@ -174,14 +175,15 @@ def spawn(runner: str, kernels: Sequence[int] = ()) -> Worker:
     ours, theirs = socket.socketpair()
     said = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the worker's life long; it has no name to leave behind
     with theirs:
-        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), runner, json.dumps(list(kernels))]
+        arguments = [str(theirs.fileno()), str(os.getpid()), runner, json.dumps(list(kernels))]
         process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, *arguments],
+            isolated_command(BOOT, *arguments),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,
-            env=os.environ | ONE_THREAD,
+            cwd=SAFE_FOLDER,
+            env=isolated_environment(**ONE_THREAD),
             process_group=0,  # a terminal's Ctrl-C goes to the driver alone, from the first moment on
         )
     return Worker(process, Connection(ours.detach()), said, _oom_kills())
@@ -189,8 +191,8 @@ def spawn(runner: str, kernels: Sequence[int] = ()) -> Worker:
 
 def serve() -> None:
     """A worker's life: say ready, then answer batches until the driver hangs up."""
-    pipe, parent, runner = Connection(int(sys.argv[2])), int(sys.argv[3]), sys.argv[4]
-    kernels = json.loads(sys.argv[5])
+    pipe, parent, runner = Connection(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
+    kernels = json.loads(sys.argv[4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # a crash in compiled code leaves a traceback
     die_with(parent)

@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from engine.isolated_python import SAFE_FOLDER
 from sweep.common.errors import SweepFault, UserError
 from sweep.executors import ray_session_dir, ray_task
 from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, owned
@@ -136,7 +137,7 @@ class RayTasks:
         os.environ["RAY_AUTH_TOKEN"] = _one_token()
         ray = _ray()
         try:
-            with _importable():
+            with contextlib.chdir(SAFE_FOLDER), _importable():
                 ray.init(
                     address="local",
                     num_cpus=self.workers,
@@ -162,7 +163,8 @@ class RayTasks:
         # Always the driver's code, even where some ptsweep is installed: another version would give other rows.
         code = {"py_modules": [str(Path(m.__path__[0])) for m in (engine, sweep)], "excludes": ["**/__pycache__/**"]}
         try:
-            ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level=logging.CRITICAL)
+            with contextlib.chdir(SAFE_FOLDER):
+                ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:
             raise UserError(f"--address {address}: {_refusal(error)}") from error
 
@@ -272,12 +274,17 @@ def _one_token() -> str:
 
 @contextlib.contextmanager
 def _importable() -> Iterator[None]:
-    """Ray's workers inherit PYTHONPATH, not sys.path: name the directory of our packages unless it is installed."""
+    """Ray's workers inherit PYTHONPATH, not sys.path: add the folder of our packages, unless they are installed.
+
+    Empty and relative entries stand for the current folder and are left out.
+    """
     import sweep
 
     source, before = str(Path(sweep.__file__).parents[1]), os.environ.get("PYTHONPATH")
+    entries = [entry for entry in (before or "").split(os.pathsep) if Path(entry).is_absolute()]
     if "site-packages" not in source:
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [before, source]))
+        entries.append(source)
+    os.environ["PYTHONPATH"] = os.pathsep.join(entries)
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from engine.isolated_python import SAFE_FOLDER
 from engine.traces.address_space import PURGES, Operation
 from engine.traces.page_tables import PAGE, SLOT, TraceError
 from engine.traces.replay import Replay
@@ -112,8 +113,8 @@ def _available_kib() -> int:
 
 def _shown(trace: list[Step], path: str) -> Iterator[tuple[int, int]]:
     """VmPTE and VmRSS of a child after each step."""
-    command = [sys.executable, "-S", "-E", replay_child.__file__]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as child:
+    command = [sys.executable, "-I", "-S", replay_child.__file__]
+    with subprocess.Popen(command, bufsize=0, cwd=SAFE_FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         try:

@@ -20,6 +20,7 @@ from engine.run import COMPILED, KERNELS, arguments, blank, call, run_batch
 from engine.walk.encode import encode
 from sweep.executors import base
 from tests.paths import ROOT
+from tests.support.planted_modules import PlantedModules
 
 LOADS = """
 from engine.compilation import native_code
@@ -72,13 +73,20 @@ def test_what_ships_is_of_these_sources(kernel: Kernel) -> None:
     assert not re.search(r"\.py|/engine|site-packages", code)
 
 
-def test_what_ships_is_what_numba_makes_here() -> None:
-    """To the bit, for the smallest kernel; scripts/portable has no other way to the others."""
+def test_what_ships_is_what_numba_makes_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, for the smallest kernel; scripts/portable has no other way to the others.
+
+    Numba's process imports nothing from the current folder, and does not read settings there.
+    """
     kernel = KERNELS[1]
     ships = unpacked(shipped(kernel).read_bytes())
     if ships.maker != maker():
         pytest.skip(f"what ships was made by {ships.maker}; this is {maker()}")
+    planted = PlantedModules(tmp_path)
+    (planted.folder / ".numba_config.yaml").write_text("disable_jit: 1")
+    monkeypatch.chdir(planted.folder)
     assert unpacked(native_code.lowered(kernel)) == ships
+    assert planted.imported() == []
 
 
 def test_the_sources_of_a_kernel_are_all_that_it_imports() -> None:
@@ -110,15 +118,39 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["code", "code.lock"]
 
 
-def test_what_others_could_have_put_there_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder for all: a folder of that name is used if nobody else may write to it."""
+@pytest.mark.parametrize("open_mode", [0o777, 0o757, 0o770])
+def test_a_cache_that_another_user_could_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_mode: int
+) -> None:
+    """Whether it is the folder itself, one above it, or where a link leads. Another is used, and one line says so."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    mine = tmp_path / "mine"
-    assert cache._own(mine) == mine
-    mine.chmod(0o777)
-    assert cache._own(mine) != mine
-    (tmp_path / "link").symlink_to(tmp_path)
-    assert cache._own(tmp_path / "link") != tmp_path / "link"
+    monkeypatch.setattr(cache, "_is_own_group", lambda group: False)
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine" / "below").mkdir(parents=True)
+    for folder in ("mine", "mine/below", "mine/new", "link"):
+        given = tmp_path / folder
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(given))
+        monkeypatch.setattr(cache, "refused", "")
+        (tmp_path / "mine").chmod(0o700)
+        cache.choose_cache()
+        assert (cache.cache_folder().parent, cache.refused) == (given, "")
+        (tmp_path / "mine").chmod(open_mode)
+        cache.choose_cache()
+        used = tmp_path / f"ptsweep-numba-{os.getuid()}"
+        assert cache.cache_folder().parent == used
+        assert cache.refused == f"{given}: another user could write there; compiled code is kept in {used} instead"
+
+
+def test_the_temporary_cache_is_this_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's folder of that name, one that others can write, and a link are passed over."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    usual = tmp_path / f"ptsweep-numba-{os.getuid()}"
+    assert cache._temporary_folder() == usual
+    usual.chmod(0o777)
+    assert cache._temporary_folder() != usual
+    usual.rmdir()
+    usual.symlink_to(tmp_path)
+    assert cache._temporary_folder() != usual
 
 
 def test_changed_sources_are_other_portable_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from sweep.query.database import Database
 from sweep.store.store import Store
 from tests.paths import ROOT
 from tests.support import fake_engine
+from tests.support.planted_modules import PlantedModules
 from tests.support.ray_clusters import Cluster, Hosts, why_no_hosts
 
 PATIENCE_S = 300.0
@@ -56,12 +57,14 @@ def cluster(waiting: Path) -> Iterator[Cluster]:
     made.stop()
 
 
-def sweep(cluster: Cluster, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def sweep(
+    cluster: Cluster, *words: str, prefix: tuple[str, ...] = (), cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """The command, with the cluster's token."""
-    command = [*prefix, sys.executable, "-m", "sweep.cli", *words]
+    command = [*prefix, sys.executable, "-P", "-m", "sweep.cli", *words]
     environment = cluster.environment | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 
@@ -111,9 +114,14 @@ def written(tmp_path: Path) -> str:
 
 
 def test_a_cluster_gives_the_rows_of_one_process(cluster: Cluster, tmp_path: Path) -> None:
-    """Points go to all nodes, their rows say which, and they are the same, bit for bit, as without Ray."""
-    grid = written(tmp_path)
-    there = sweep(cluster, "launch", grid, "--address", cluster.address, "--results", str(tmp_path / "there"))
+    """Points go to all nodes, their rows say which, and they are the same, bit for bit, as without Ray.
+
+    No worker imports from the driver's current folder, which Ray would put on their path.
+    """
+    grid, planted = written(tmp_path), PlantedModules(tmp_path)
+    words = ("launch", grid, "--address", cluster.address, "--results", str(tmp_path / "there"))
+    there = sweep(cluster, *words, cwd=planted.folder)
+    assert planted.imported() == []
     here = sweep(cluster, "launch", grid, "--executor", "inline", "--results", str(tmp_path / "here"))
     assert (there.returncode, here.returncode) == (0, 0), there.stderr + here.stderr
     outcomes = "SELECT * EXCLUDE (run_id) FROM outcomes ORDER BY point_id, policy"
