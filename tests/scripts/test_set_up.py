@@ -131,7 +131,7 @@ def test_a_ready_venv_is_used_as_it_is(ready: Checkout) -> None:
     """No Python is needed on PATH, nothing is printed, and the arguments arrive whole."""
     (ready.bin / "python3").unlink()
     assert ready.run("sweep", "query", "a b") == (0, "", "")
-    assert ready.recorded() == ["python|-P|-m|sweep.cli|query|a b"]
+    assert ready.recorded() == ["python|-I|-m|sweep.cli|query|a b"]
 
 
 def test_fast_leaves_out_slow_tests_and_ray(ready: Checkout) -> None:
