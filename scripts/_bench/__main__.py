@@ -1,4 +1,4 @@
-"""`scripts/bench [SECTION...]`: measure, print a table a section, and keep all in a JSON file."""
+"""`scripts/bench [SECTION...]`: measure, print one table per section, and write the figures to a JSON file if asked."""
 
 import argparse
 import importlib
@@ -35,15 +35,22 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"default: all of {', '.join(SECTIONS)}")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="keep the figures; other sections in it stay as they are"
+        "--json", type=Path, metavar="FILE", help="write the figures to FILE; other sections in it stay as they are"
     )
-    parser.add_argument("--quick", action="store_true", help="small points, one repetition: tries the script, no more")
     parser.add_argument(
-        "--page", type=Path, metavar="FILE", help=f"measure nothing: put a --json FILE into {PAGE.name}"
+        "--quick",
+        action="store_true",
+        help="small points, one repetition: checks that the script works, the figures mean nothing",
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help=f"measure nothing: update the tables of docs/{PAGE.name} from a --json FILE",
     )
     options = parser.parse_args(words)
     if options.page:
-        PAGE.write_text(show.page(PAGE.read_text(), kept(options.page, parser)))
+        PAGE.write_text(show.update_page(PAGE.read_text(), read_report(options.page, parser), list(SECTIONS)))
         return 0
     for name in options.sections:
         if name not in SECTIONS:
@@ -51,23 +58,24 @@ def main(words: list[str]) -> int:
     bench, facts = Bench(options.quick), machine.facts()
     report: dict[str, Any] = {"machine": facts, "figures": []}
     if options.json and options.json.exists():
-        report["figures"] = kept(options.json, parser)["figures"]
+        report["figures"] = read_report(options.json, parser)["figures"]
     for name in options.sections or SECTIONS:
         when = {
             "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             "commit": facts["commit"],
             "load": os.getloadavg()[0],
         }
-        taken = [row | when for row in figures(name, bench)]
-        show.plain(taken, f"{name} (load {when['load']:.2f} at its start)")
+        rows = [row | when for row in figures(name, bench)]
+        show.print_table(rows, f"{name} (load {when['load']:.2f} at its start)")
         if options.json:
-            report["figures"] = sorted([row for row in report["figures"] if row["section"] != name] + taken, key=place)
-            options.json.write_text(show.lines(report))
+            others = [row for row in report["figures"] if row["section"] != name]
+            report["figures"] = sorted(others + rows, key=lambda row: list(SECTIONS).index(row["section"]))
+            options.json.write_text(show.json_text(report))
     return 0
 
 
-def kept(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """What --json kept."""
+def read_report(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Read a file that --json wrote; exits with a message if that fails."""
     try:
         report: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -75,11 +83,8 @@ def kept(file: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     return report
 
 
-def place(row: dict[str, Any]) -> int:
-    return list(SECTIONS).index(row["section"])
-
-
 def figures(name: str, bench: Bench) -> Iterator[dict[str, Any]]:
+    """Measure a section and yield its figures as JSON objects."""
     section = importlib.import_module(f"_bench.{SECTIONS[name]}")
     bench.say(name)
     for figure in section.section(bench):
