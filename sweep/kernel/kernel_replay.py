@@ -21,7 +21,7 @@ from engine.traces.replay import Replay
 from sweep.common.errors import SweepFault, UserError
 from sweep.common.text_lines import TextLines
 from sweep.kernel import replay_child
-from sweep.process.proc import mappings, sizes
+from sweep.process.proc import read_mappings, read_sizes
 from sweep.traces.trace_reader import Step, detect_format, read_kernel_steps
 
 MOST_STEPS = 1 << 20
@@ -127,7 +127,7 @@ def _shown(trace: list[Step], path: str) -> Iterator[tuple[int, int]]:
                 op, error = step.operation.op, _answer(child)
                 if error and op in _REFUSED and (op == "mmap" or error != errno.ENOMEM):
                     raise UserError(f"{path}: row {step.row}: this kernel refuses {op}: {os.strerror(error)}")
-                seen = sizes(child.pid)
+                seen = read_sizes(child.pid)
                 yield seen.vm_pte_kib, seen.vm_rss_kib
         finally:
             child.kill()
@@ -151,7 +151,7 @@ def _packed(trace: list[Step]) -> bytes:
 
 def _check_room(trace: list[Step], path: str, pid: int) -> None:
     """Raises UserError if the trace would map over the child itself."""
-    own = [(mapping.start, mapping.end) for mapping in mappings(pid)]
+    own = [(mapping.start, mapping.end) for mapping in read_mappings(pid)]
     for step in trace:
         start, end = step.operation.start, step.operation.end
         if any(start < high and low < end for low, high in own):

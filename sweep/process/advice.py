@@ -1,7 +1,7 @@
-"""What reclaim can give back of VIRT, RES and VmPTE, at best and at worst, and which purges get there.
+"""What reclaim can give back of a process's VmPTE, from VIRT, RES and VmPTE alone, and which purge sizes achieve it.
 
-Bounds hold for any process with these three figures; what lies between is the closed form, for resident pages that
-lie at random in extents of one size.
+The bounds hold for any process with these three figures. Between them lie the values of the closed form, for resident
+pages placed at random in extents of one size.
 """
 
 import gzip
@@ -15,20 +15,39 @@ from engine.model.arch import ARCHES, Arch
 from engine.model.closed_form import aligned_reach, empty_share, most_pte_tables, tables_for, unaligned_reach
 from sweep.common.errors import UserError
 from sweep.common.units import format_size, human_size
-from sweep.process.table_census import Census
+from sweep.process.table_census import TableCensus
 from sweep.traces.trace_replay import TraceReplay
 
-ENGINE, PROCESS, TRACE, REFERENCE = "engine: closed form", "process", "trace", "reference"
-GIVEN = "given"
+ENGINE, PROCESS, TRACE, REFERENCE, GIVEN = "engine: closed form", "process", "trace", "reference", "given"
+"""Where a number comes from."""
 CLUSTERS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20)
-MOST_MAPPINGS = 65_530  # vm.max_map_count as shipped
-PLACES = 64
-"""How many regions far apart a process is taken to have: program, heap, libraries, stacks, arenas."""
+MAX_MAPPINGS = 65_530
+"""Default of vm.max_map_count."""
+SEPARATE_REGIONS = 64
+"""Assumed number of regions of a process that are far apart: program, heap, libraries, stacks, arenas."""
+
+POLICY_GROUPS = {
+    "none": "a zap never frees a table",
+    "refcount, async": "each empty table goes, whatever the size of the call; never merged",
+    "second_walk, seed_inline, merged": "",
+    "munmap": "the address range is lost to the program",
+}
+"""Policies that free the same tables, and why, unless the reason is the arithmetic of whole slots."""
+
+KERNELS_WITH_POLICY = (
+    ("none", "every Linux before 6.14; later with CONFIG_PT_RECLAIM=n, and off x86-64 up to 6.19"),
+    ("merged", "Linux 6.14 on with CONFIG_PT_RECLAIM=y: x86-64; with the series of January 2026 most 64-bit machines"),
+    ("munmap", "every Linux"),
+    ("refcount", "no Linux: series of 2021"),
+    ("async", "no Linux: RFC of June 2024"),
+    ("second_walk", "no Linux: RFC v2 of August 2024"),
+    ("seed_inline", "no Linux: mail of August 2024, the seed of what was merged"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One line of advice: `least` and `most` in `unit`, and where the numbers come from."""
+    """One line of advice: the range [least, most] of a figure, its unit, and where it comes from."""
 
     topic: str
     what: str
@@ -40,7 +59,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """A process as top shows it, and its VmPTE. Bytes."""
+    """VIRT, RES and VmPTE of a process, in bytes."""
 
     virt: int
     res: int
@@ -48,17 +67,17 @@ class Footprint:
     arch: Arch = ARCHES[0]
 
     def __post_init__(self) -> None:
-        """Raises UserError for figures that no process has together."""
+        """Raise UserError for figures that no process can have together."""
         if not self.virt:
             raise UserError("--virt 0B: a process has some address space")
         if self.res > self.virt:
             raise UserError(f"--res {format_size(self.res)} is more than --virt {format_size(self.virt)}")
-        least_table = self.arch.page_bytes
-        if self.vmpte < least_table:
-            raise UserError(f"--vmpte {format_size(self.vmpte)} is less than one table of {format_size(least_table)}")
-        # A mapping may need a table more at each level than its size says.
-        most = tables_for(-(-self.virt // self.arch.span_bytes), self.arch)[1] + 3 * MOST_MAPPINGS
-        if self.vmpte > most * self.arch.page_bytes:
+        table_bytes = self.arch.page_bytes
+        if self.vmpte < table_bytes:
+            raise UserError(f"--vmpte {format_size(self.vmpte)} is less than one table of {format_size(table_bytes)}")
+        # Each mapping may need one more table at each level than its size requires.
+        max_tables = tables_for(-(-self.virt // self.arch.span_bytes), self.arch)[1] + 3 * MAX_MAPPINGS
+        if self.vmpte > max_tables * table_bytes:
             raise UserError(
                 f"--vmpte {format_size(self.vmpte)} is more than the tables of {format_size(self.virt)} can be, "
                 f"about {human_size(self.virt / self.arch.entries)}"
@@ -66,31 +85,36 @@ class Footprint:
 
     @property
     def tables(self) -> int:
+        """Page tables of all levels."""
         return self.vmpte // self.arch.page_bytes
 
     @property
     def pte_tables(self) -> tuple[int, int]:
-        """At least: all upper tables exist that VIRT can have in PLACES. At most: as few as these PTE tables need."""
-        spans = -(-self.virt // self.arch.span_bytes)
-        uppers = tables_for(spans, self.arch)[1] - spans + 2 * PLACES
-        return max(-(-self.tables // 3), self.tables - uppers), most_pte_tables(self.tables, self.arch)
+        """Least and most PTE tables.
+
+        Least: all upper tables exist that VIRT can have in SEPARATE_REGIONS. Most: only the upper tables that so many
+        PTE tables need.
+        """
+        slots = -(-self.virt // self.arch.span_bytes)
+        upper_tables = tables_for(slots, self.arch)[1] - slots + 2 * SEPARATE_REGIONS
+        return max(-(-self.tables // 3), self.tables - upper_tables), most_pte_tables(self.tables, self.arch)
 
     @property
     def needed(self) -> tuple[int, int]:
-        """PTE tables with an entry: resident pages as dense as can be, and a page in each table."""
+        """Least and most PTE tables with an entry: resident pages as dense as possible, and one page in each table."""
         pages = -(-self.res // self.arch.page_bytes)
         dense = -(-pages // self.arch.entries)
         return min(dense, self.pte_tables[1]), min(pages, self.pte_tables[1])
 
     @property
     def empty(self) -> tuple[int, int]:
-        """PTE tables without an entry, whatever lies where."""
+        """Least and most PTE tables without an entry, over all placements of the resident pages."""
         (least, most), (dense, spread) = self.pte_tables, self.needed
         return max(0, least - spread), max(0, most - dense)
 
 
-def bounds(footprint: Footprint, source: str) -> Iterator[Fact]:
-    """Best and worst over all ways in which the resident pages may lie."""
+def footprint_facts(footprint: Footprint, source: str) -> Iterator[Fact]:
+    """Bounds that hold for every placement of the resident pages."""
     page = footprint.arch.page_bytes
     yield Fact("now", "VmPTE", footprint.vmpte, footprint.vmpte, "bytes", source)
     yield Fact("now", "PTE tables", *footprint.pte_tables, "tables", "engine: arithmetic on VIRT and VmPTE")
@@ -99,37 +123,36 @@ def bounds(footprint: Footprint, source: str) -> Iterator[Fact]:
     yield Fact("bounds", "reclaim can give back", least * page, most * page, "bytes", "engine: arithmetic on RES")
 
 
-def between(footprint: Footprint) -> Iterator[Fact]:
-    """What lies between the bounds, where nobody has looked."""
+def random_placement_facts(footprint: Footprint) -> Iterator[Fact]:
+    """What reclaim gives back if the resident pages are placed at random, for several sizes of extents."""
     page, span = footprint.arch.page_bytes, footprint.arch.span_bytes
     tables = footprint.pte_tables[1]
     sparsity = max(0.0, 1 - footprint.res / (tables * span)) if tables else 0.0
     for cluster in CLUSTERS:
-        share = empty_share(sparsity, cluster, span)
-        given = share * tables * page
+        empty_bytes = empty_share(sparsity, cluster, span) * tables * page
         what = f"if resident pages lie at random in extents of {format_size(cluster)}"
-        yield Fact("bounds", what, given, given, "bytes", ENGINE)
+        yield Fact("bounds", what, empty_bytes, empty_bytes, "bytes", ENGINE)
 
 
-def counted(census: Census) -> Iterator[Fact]:
-    """What a process's page map says, where the bounds only say what may be."""
-    kib = census.table_kib
+def census_facts(census: TableCensus) -> Iterator[Fact]:
+    """What the page map of a live process shows."""
+    table_bytes = census.table_kib * 1024
     least, most = census.empty
     yield Fact("bounds", "PTE tables with an entry", census.needed, census.needed, "tables", f"{PROCESS}: page map")
     what = "reclaim can give back (its empty tables)"
-    yield Fact("bounds", what, least * kib * 1024, most * kib * 1024, "bytes", f"{PROCESS}: VmPTE and page map")
+    yield Fact("bounds", what, least * table_bytes, most * table_bytes, "bytes", f"{PROCESS}: VmPTE and page map")
 
 
-def purges(zaps: tuple[int, ...], arch: Arch = ARCHES[0]) -> Iterator[Fact]:
-    """Which share of the empty slots a policy frees, by size of call: edges anywhere, and edges on slots.
+def purge_facts(zaps: tuple[int, ...], arch: Arch = ARCHES[0]) -> Iterator[Fact]:
+    """The share of the empty tables that each policy frees by purge size, from calls at any address to aligned calls.
 
-    Raises UserError for a size that no call has.
+    `zaps`: sizes in bytes. Raises UserError for a size that is not whole pages.
     """
     span = arch.span_bytes
     for zap in zaps:
         if not zap or zap % arch.page_bytes:
             raise UserError(f"--zap {format_size(zap)}: a purge is whole pages of {format_size(arch.page_bytes)}")
-    for policies, why in ALIKE.items():
+    for policies, why in POLICY_GROUPS.items():
         if "merged" in policies:
             for zap in zaps:
                 low, high = unaligned_reach(zap, span), aligned_reach(zap, span)
@@ -140,64 +163,66 @@ def purges(zaps: tuple[int, ...], arch: Arch = ARCHES[0]) -> Iterator[Fact]:
             what = f"{policies}: purges of any size"
             yield Fact("purge", what, share, share, "share of empty tables", f"{REFERENCE}: {why}")
     yield Fact("purge", "whole-slot rules: smallest aligned purge that frees a table", span, span, "bytes", REFERENCE)
-    anywhere = 2 * span - arch.page_bytes
-    yield Fact("purge", "whole-slot rules: smallest that does wherever it starts", anywhere, anywhere, "bytes", ENGINE)
+    always = 2 * span - arch.page_bytes
+    yield Fact("purge", "whole-slot rules: smallest purge that does at any address", always, always, "bytes", ENGINE)
 
 
-def asked(play: TraceReplay) -> Iterator[Fact]:
-    """The share of a trace's purges, by bytes, that each policy reaches: those whose table it may free."""
-    total = play.histogram.purge_totals()
-    for policies in ALIKE:
-        calls, _, reached = play.histogram.acting_calls(policies.partition(",")[0])
+def trace_facts(replay: TraceReplay) -> Iterator[Fact]:
+    """For each policy the share, by bytes, of a trace's purges that cover slots whose tables it may free."""
+    total = replay.histogram.purge_totals()
+    for policies in POLICY_GROUPS:
+        calls, _, reached = replay.histogram.acting_calls(policies.partition(",")[0])
         share = reached / total.bytes if total.bytes else None
         what = f"{policies}: {calls:,} of {total.calls:,} purges reach"
-        yield Fact("asked", what, share, share, "share of purged bytes", f"{TRACE}: {play.name}")
+        yield Fact("trace", what, share, share, "share of purged bytes", f"{TRACE}: {replay.name}")
 
 
-def answer(
-    footprint: Footprint | None, census: Census | None, play: TraceReplay | None, zaps: tuple[int, ...]
+def summary(
+    footprint: Footprint | None, census: TableCensus | None, replay: TraceReplay | None, zaps: tuple[int, ...]
 ) -> Iterator[str]:
-    """What the facts come to, in sentences; no number that is not among them."""
+    """The facts in sentences. Every number is also among the facts."""
     if census is not None:
-        kib, (least, most) = census.table_kib << 10, census.empty
+        table_bytes, (least, most) = census.table_kib << 10, census.empty
         tables = f"{most:,}" if least == most else f"{least:,} to {most:,}"
         yield (
-            f"Of its PTE tables {census.needed:,} are in use and {tables} hold nothing: {human_size(most * kib)} of "
-            f"{human_size(census.sizes.vm_pte_kib << 10)} of page tables can come back."
+            f"Of its PTE tables {census.needed:,} are in use and {tables} hold nothing: "
+            f"{human_size(most * table_bytes)} of {human_size(census.sizes.vm_pte_kib << 10)} of page tables "
+            "can come back."
         )
     elif footprint is not None:
         worst, best = (human_size(tables * footprint.arch.page_bytes) for tables in footprint.empty)
         yield (
-            f"Of {human_size(footprint.vmpte)} of page tables "
-            f"reclaim can give back {best} at best and {worst} at worst: it "
-            f"hangs on how the {human_size(footprint.res)} lie. "
-            "`sweep advise --pid PID` looks, in seconds; it only reads."
+            f"Of {human_size(footprint.vmpte)} of page tables reclaim can give back {best} at best and {worst} at "
+            f"worst, depending on the placement of the {human_size(footprint.res)} resident. "
+            "`sweep advise --pid PID` counts the empty tables of the process in seconds; it only reads."
         )
     span = footprint.arch.span_bytes if footprint else ARCHES[0].span_bytes
-    shares = [(zap, unaligned_reach(zap, span), aligned_reach(zap, span)) for zap in zaps]
-    told = [
-        f"{f'{low:.0%} to {high:.0%}' if high else 'none'} by purges of {format_size(z)}" for z, low, high in shares
-    ]
     yield (
-        f"merged, the rule of Linux 6.14 on, frees of the empty tables {', '.join(told)} (unaligned to aligned). "
-        "Older kernels free none but by munmap."
+        f"merged, the rule of Linux 6.14 on, frees of the empty tables {', '.join(_reach(z, span) for z in zaps)} "
+        "(unaligned to aligned). Older kernels free none but by munmap."
     )
-    if play is not None:
-        total, (calls, _, reached) = play.histogram.purge_totals(), play.histogram.acting_calls("merged")
+    if replay is not None:
+        total, (calls, _, reached) = replay.histogram.purge_totals(), replay.histogram.acting_calls("merged")
         share = f"{reached / total.bytes:.0%}" if total.bytes else "none"
         yield (
-            f"{play.name} gives back {human_size(total.bytes)} in {total.calls:,} purges. Merged can act on {share} "
+            f"{replay.name} gives back {human_size(total.bytes)} in {total.calls:,} purges. Merged can act on {share} "
             f"of it, the whole slots in {calls:,} of these calls."
         )
     yield (
         "Such a purge frees the table of each slot that it covers within one VMA, also if the slot was emptied before: "
-        "what is empty now goes with one, with munmap, or with the process."
+        "tables that are empty now are freed by one, by munmap, or when the process exits."
     )
-    yield f"Here runs {this_kernel()}."
+    yield f"This machine runs {running_kernel()}."
 
 
-def this_kernel() -> str:
-    """Release of the running kernel, and what its configuration, where it can be read, says of PT_RECLAIM."""
+def _reach(zap: int, span: int) -> str:
+    """`50% to 100% by purges of 4MiB`."""
+    low, high = unaligned_reach(zap, span), aligned_reach(zap, span)
+    return f"{f'{low:.0%} to {high:.0%}' if high else 'none'} by purges of {format_size(zap)}"
+
+
+def running_kernel() -> str:
+    """Release of the running kernel, and PT_RECLAIM in its configuration if that can be read."""
     release = platform.release()
     for path in (Path("/proc/config.gz"), Path(f"/boot/config-{release}")):
         try:
@@ -205,26 +230,6 @@ def this_kernel() -> str:
             text = gzip.decompress(data) if path.suffix == ".gz" else data
         except (OSError, EOFError, zlib.error):
             continue
-        has = b"\nCONFIG_PT_RECLAIM=y\n" in text
-        return f"Linux {release}, CONFIG_PT_RECLAIM={'y: merged' if has else 'n: none'}"
+        has_reclaim = b"\nCONFIG_PT_RECLAIM=y\n" in text
+        return f"Linux {release}, CONFIG_PT_RECLAIM={'y: merged' if has_reclaim else 'n: none'}"
     return f"Linux {release}; its configuration cannot be read"
-
-
-ALIKE = {
-    "none": "a zap never frees a table",
-    "refcount, async": "each empty table goes, whatever the size of the call; never merged",
-    "second_walk, seed_inline, merged": "",
-    "munmap": "the address range is lost to the program",
-}
-"""Policies that free the same tables, and why where that is not arithmetic."""
-
-
-RELEASES = (
-    ("none", "every Linux before 6.14; later with CONFIG_PT_RECLAIM=n, and off x86-64 up to 6.19"),
-    ("merged", "Linux 6.14 on with CONFIG_PT_RECLAIM=y: x86-64; with the series of January 2026 most 64-bit machines"),
-    ("munmap", "every Linux"),
-    ("refcount", "no Linux: series of 2021"),
-    ("async", "no Linux: RFC of June 2024"),
-    ("second_walk", "no Linux: RFC v2 of August 2024"),
-    ("seed_inline", "no Linux: mail of August 2024, the seed of what was merged"),
-)

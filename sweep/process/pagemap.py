@@ -1,7 +1,7 @@
-"""Which entries of a process's page tables are not none: PAGEMAP_SCAN (Linux 6.7), else /proc/PID/pagemap.
+"""Reads which entries of a process's page tables are not none: by PAGEMAP_SCAN (Linux 6.7), else /proc/PID/pagemap.
 
-Read-only. Both give runs of pages [start, end) of one kind, by address, as arrays; holes cost next to nothing with
-PAGEMAP_SCAN, and eight bytes a page without it.
+Read-only. Both yield runs of pages [start, end) of one kind, by address. Holes cost almost nothing with PAGEMAP_SCAN,
+and 8 bytes a page without it.
 """
 
 import errno
@@ -15,27 +15,22 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-# include/uapi/linux/fs.h
+# include/uapi/linux/fs.h: PAGE_IS_*
 FILE, PRESENT, SWAPPED, PFNZERO, HUGE, GUARD = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 8
 _PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
-_ARGUMENT = struct.Struct("12Q")  # size flags start end walk_end vec vec_len max_pages inverted mask anyof return
-_REGION = np.dtype([("start", "<u8"), ("end", "<u8"), ("kind", "<u8")])
-_REGIONS = 1 << 14
-_UNKNOWN_TO_THE_KERNEL = (errno.ENOTTY, errno.EINVAL, errno.ENOSYS)
+_PM_SCAN_ARG = struct.Struct("12Q")  # size flags start end walk_end vec vec_len max_pages inverted mask anyof return
+_PAGE_REGION = np.dtype([("start", "<u8"), ("end", "<u8"), ("kind", "<u8")])
+_MAX_REGIONS = 1 << 14
+_NOT_SUPPORTED = (errno.ENOTTY, errno.EINVAL, errno.ENOSYS)
 
 # Documentation/admin-guide/mm/pagemap.rst
-_PM_FILE, _PM_SWAP, _PM_PRESENT, _PM_GUARD = (
-    np.uint64(1 << 61),
-    np.uint64(1 << 62),
-    np.uint64(1 << 63),
-    np.uint64(1 << 58),
-)
+_PM_GUARD, _PM_FILE, _PM_SWAP, _PM_PRESENT = (np.uint64(1 << bit) for bit in (58, 61, 62, 63))
 _CHUNK_PAGES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
-    """Runs of pages by address: start, end in bytes (int64[n]), kind (int64[n], the bits above)."""
+class PageRuns:
+    """n runs of pages by address: start and end in bytes, kind as PAGE_IS_* bits; int64[n] each."""
 
     start: NDArray[np.int64]
     end: NDArray[np.int64]
@@ -43,55 +38,62 @@ class Runs:
 
 
 class PageMap:
-    """/proc/PID/pagemap, opened once. `sees_guards`, `scans`: what this kernel can tell, after the first read."""
+    """/proc/PID/pagemap of one process, open.
+
+    `has_scan`: the kernel has PAGEMAP_SCAN. `shows_guards`: it shows guard markers. Known after the first read.
+    """
 
     def __init__(self, pid: int) -> None:
         """Raises OSError."""
         self._file: BinaryIO = open(f"/proc/{pid}/pagemap", "rb", buffering=0)  # noqa: SIM115, PTH123
-        self._page = os.sysconf("SC_PAGE_SIZE")
-        self.scans, self.sees_guards = True, True
+        self._page_bytes = os.sysconf("SC_PAGE_SIZE")
+        self.has_scan, self.shows_guards = True, True
 
     def close(self) -> None:
         self._file.close()
 
-    def runs(self, start: int, end: int) -> Iterator[Runs]:
-        """What is not none in [start, end), in batches. Raises OSError."""
-        if self.scans:
+    def runs(self, start: int, end: int) -> Iterator[PageRuns]:
+        """The pages in [start, end) whose entries are not none, in batches by address. Raises OSError."""
+        if self.has_scan:
             try:
                 yield from self._scan(start, end)
                 return
             except OSError as error:
-                if error.errno not in _UNKNOWN_TO_THE_KERNEL:
+                if error.errno not in _NOT_SUPPORTED:
                     raise
-                if self.sees_guards:
-                    self.sees_guards = False  # PAGE_IS_GUARD came with 6.15; nothing was read yet
+                if self.shows_guards:
+                    self.shows_guards = False  # PAGE_IS_GUARD came with 6.15; the kernel refused it before any region
                     yield from self.runs(start, end)
                     return
-                self.scans, self.sees_guards = False, True
+                self.has_scan, self.shows_guards = False, True
         yield from self._read(start, end)
 
-    def _scan(self, start: int, end: int) -> Iterator[Runs]:
-        wanted = PRESENT | SWAPPED | (GUARD if self.sees_guards else 0)
-        shown = wanted | FILE | PFNZERO | HUGE
-        regions = np.empty(_REGIONS, _REGION)
+    def _scan(self, start: int, end: int) -> Iterator[PageRuns]:
+        anyof_mask = PRESENT | SWAPPED | (GUARD if self.shows_guards else 0)
+        return_mask = anyof_mask | FILE | PFNZERO | HUGE
+        regions = np.empty(_MAX_REGIONS, _PAGE_REGION)
         while start < end:
-            vector = regions.ctypes.data
-            argument = _ARGUMENT.pack(_ARGUMENT.size, 0, start, end, 0, vector, _REGIONS, 0, 0, 0, wanted, shown)
-            found = fcntl.ioctl(self._file, _PAGEMAP_SCAN, bytearray(argument))
-            if found:
-                part = regions[:found]
-                yield Runs(*(part[name].astype(np.int64) for name in ("start", "end", "kind")))
-            if found < _REGIONS:
+            vec = regions.ctypes.data
+            argument = _PM_SCAN_ARG.pack(
+                _PM_SCAN_ARG.size, 0, start, end, 0, vec, _MAX_REGIONS, 0, 0, 0, anyof_mask, return_mask
+            )
+            count = fcntl.ioctl(self._file, _PAGEMAP_SCAN, bytearray(argument))
+            if count:
+                filled = regions[:count]
+                yield PageRuns(*(filled[name].astype(np.int64) for name in ("start", "end", "kind")))
+            if count < _MAX_REGIONS:
                 return
-            # Not from walk_end: with vec_len above 512 the last call returns a stale one (6.18).
-            start = int(regions[found - 1]["end"])
+            # Not walk_end: with vec_len above 512 the last call returns a stale one (6.18).
+            start = int(regions[count - 1]["end"])
 
-    def _read(self, start: int, end: int) -> Iterator[Runs]:
-        for chunk in range(start, end, _CHUNK_PAGES * self._page):
-            pages = min(end - chunk, _CHUNK_PAGES * self._page) // self._page
-            yield runs_of(np.frombuffer(self._words(chunk // self._page, pages), "<u8"), chunk, self._page)
+    def _read(self, start: int, end: int) -> Iterator[PageRuns]:
+        for chunk in range(start, end, _CHUNK_PAGES * self._page_bytes):
+            pages = min(end - chunk, _CHUNK_PAGES * self._page_bytes) // self._page_bytes
+            entries = np.frombuffer(self._read_entries(chunk // self._page_bytes, pages), "<u8")
+            yield page_runs(entries, chunk, self._page_bytes)
 
-    def _words(self, first: int, pages: int) -> bytes:
+    def _read_entries(self, first: int, pages: int) -> bytes:
+        """The 8-byte entries of pages [first, first + pages)."""
         data = b""
         while len(data) < pages * 8:
             more = os.pread(self._file.fileno(), pages * 8 - len(data), first * 8 + len(data))
@@ -101,8 +103,11 @@ class PageMap:
         return data
 
 
-def runs_of(entries: NDArray[np.uint64], start: int, page: int) -> Runs:
-    """Runs of one kind in consecutive words of /proc/PID/pagemap. Zero pages and huge ones do not show there."""
+def page_runs(entries: NDArray[np.uint64], start: int, page_bytes: int) -> PageRuns:
+    """Runs of one kind in the pagemap entries of consecutive pages, the first at address `start`.
+
+    Zero pages and huge pages cannot be told from others there.
+    """
     kind = np.zeros(len(entries), np.int64)
     for bit, name in ((_PM_PRESENT, PRESENT), (_PM_SWAP, SWAPPED), (_PM_FILE, FILE), (_PM_GUARD, GUARD)):
         kind |= np.where(entries & bit != 0, name, 0)
@@ -110,5 +115,5 @@ def runs_of(entries: NDArray[np.uint64], start: int, page: int) -> Runs:
     edges = np.flatnonzero(np.diff(kind)) + 1
     first = np.concatenate(([0], edges))
     last = np.concatenate((edges, [len(kind)]))
-    held = kind[first] != 0
-    return Runs(start + first[held] * page, start + last[held] * page, kind[first[held]])
+    not_none = kind[first] != 0
+    return PageRuns(start + first[not_none] * page_bytes, start + last[not_none] * page_bytes, kind[first[not_none]])

@@ -1,4 +1,4 @@
-"""A live process as /proc shows it: sizes, VMAs. Read-only; what is missing or forbidden is a UserError."""
+"""Reads sizes and mappings of a live process from /proc. Errors become UserErrors."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from sweep.common.errors import UserError
 
-Read = TypeVar("Read")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """KiB, from /proc/PID/status."""
+class ProcessSizes:
+    """Name and sizes, in KiB, from /proc/PID/status."""
 
     command: str
     vm_size_kib: int
@@ -23,7 +23,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A line of /proc/PID/maps: one VMA."""
+    """One VMA, a line of /proc/PID/maps: addresses [start, end) in bytes, `rights` such as rw-p, file or [name]."""
 
     start: int
     end: int
@@ -31,26 +31,25 @@ class Mapping:
     name: str
 
     @property
-    def anonymous(self) -> bool:
-        """Private memory of no file, writable: what an allocator maps."""
-        return (
-            self.rights.startswith("rw") and self.rights.endswith("p") and not self.name.startswith(("/", "[v", "[s"))
-        )
+    def is_anonymous(self) -> bool:
+        """Whether it is writable private memory without a file, as allocators map it."""
+        is_private = self.rights.startswith("rw") and self.rights.endswith("p")
+        return is_private and not self.name.startswith(("/", "[v", "[s"))
 
     @property
-    def unseen(self) -> bool:
-        """Device memory: the page map leaves VM_PFNMAP mappings out, though they may have tables."""
+    def is_device(self) -> bool:
+        """Whether it is device memory: pagemap leaves VM_PFNMAP mappings out, though they may have tables."""
         return self.name.startswith("[vvar") or (
             self.name.startswith("/dev/") and not self.name.startswith(("/dev/shm/", "/dev/zero", "/dev/hugepages"))
         )
 
 
-def guarded(pid: int, read: Callable[[], Read]) -> Read:
-    """What `read` returns; the ways in which a process cannot be read as a UserError."""
+def read_guarded(pid: int, read: Callable[[], T]) -> T:
+    """Return `read()`. Turns its OSErrors (no such process, permission denied) into UserErrors."""
     try:
         return read()
     except (FileNotFoundError, ProcessLookupError) as error:
-        raise UserError(f"no process {pid}: it never was, or it ended while it was read") from error
+        raise UserError(f"no process {pid}: it does not exist, or it ended while it was read") from error
     except PermissionError as error:
         raise UserError(
             f"process {pid} may not be read: run as its owner (if it is dumpable, see ptrace(2)) or as root"
@@ -59,36 +58,36 @@ def guarded(pid: int, read: Callable[[], Read]) -> Read:
         raise UserError(f"process {pid}: {error.strerror or error}") from error
 
 
-def sizes(pid: int) -> Sizes:
-    """Raises UserError: no such process, or one without memory of its own."""
-    text = guarded(pid, Path(f"/proc/{pid}/status").read_text)
+def read_sizes(pid: int) -> ProcessSizes:
+    """Raises UserError if there is no such process, or if it has no memory of its own."""
+    text = read_guarded(pid, Path(f"/proc/{pid}/status").read_text)
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     state = fields.get("State", "").strip()
     if "VmPTE" not in fields:
-        what = "has ended" if state[:1] in "ZX" else "is a kernel thread"
-        raise UserError(f"process {pid} {what}: it has no page tables of its own")
+        reason = "has ended" if state[:1] in "ZX" else "is a kernel thread"
+        raise UserError(f"process {pid} {reason}: it has no page tables of its own")
     kib = {name: int(fields[name].split()[0]) for name in ("VmSize", "VmRSS", "VmPTE")}
-    return Sizes(fields["Name"].strip(), kib["VmSize"], kib["VmRSS"], kib["VmPTE"])
+    return ProcessSizes(fields["Name"].strip(), kib["VmSize"], kib["VmRSS"], kib["VmPTE"])
 
 
-def mappings(pid: int) -> list[Mapping]:
-    """VMAs by address, without [vsyscall], which is the kernel's. Raises UserError."""
-    lines = guarded(pid, Path(f"/proc/{pid}/maps").read_text).splitlines()
-    return [mapping for mapping in _parsed(lines) if mapping.name != "[vsyscall]"]
+def read_mappings(pid: int) -> list[Mapping]:
+    """The VMAs by address, without [vsyscall], which is the kernel's. Raises UserError."""
+    lines = read_guarded(pid, Path(f"/proc/{pid}/maps").read_text).splitlines()
+    return [mapping for mapping in _parse_maps(lines) if mapping.name != "[vsyscall]"]
 
 
-def _parsed(lines: list[str]) -> Iterator[Mapping]:
+def _parse_maps(lines: list[str]) -> Iterator[Mapping]:
     for line in lines:
         fields = line.split(maxsplit=5)
         start, _, end = fields[0].partition("-")
         yield Mapping(int(start, 16), int(end, 16), fields[1], fields[5] if len(fields) > 5 else "")
 
 
-def hugetlb_folders() -> tuple[str, ...]:
-    """Where hugetlbfs is mounted; its VMAs, and MAP_HUGETLB's, have no PTE tables."""
+def hugetlb_prefixes() -> tuple[str, ...]:
+    """Starts of the names of mappings in hugetlbfs, and of MAP_HUGETLB's: they have no PTE tables."""
     lines = Path("/proc/mounts").read_text().splitlines()
     return ("/anon_hugepage", *(f[1].rstrip("/") + "/" for line in lines if (f := line.split())[2] == "hugetlbfs"))
 
 
-def exists(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
     return os.path.isdir(f"/proc/{pid}")  # noqa: PTH112 - no Path for one question

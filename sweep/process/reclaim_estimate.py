@@ -1,7 +1,7 @@
-"""What each policy would give back of a process's empty tables, by the size of its purges; and a grid like the process.
+"""Estimates what each policy would free of a process's empty tables, by purge size; makes a scenario like the process.
 
-A purge here is a call over an aligned block in which nothing is resident, cut off at the VMA: what an allocator can
-give back without losing a page.
+A purge here is a call over an aligned block without resident pages, cut off at the VMA: what an allocator can give back
+without losing data.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from engine.model.policy import POLICIES
 from engine.model.scenario import MAX_VIRT_BYTES
 from sweep.common.errors import UserError
 from sweep.common.units import format_size
-from sweep.process.table_census import Census, VmaCount
+from sweep.process.table_census import TableCensus, VmaCount
 
-MOST_ROUNDS = 1_000
-WHOLE_SLOT_POLICIES = ("second_walk", "seed_inline", "merged")
+MAX_ROUNDS = 1_000
+"""Most rounds that `similar_scenario` tries."""
 
 
 @dataclass(frozen=True, slots=True)
-class GivesBack:
-    """PTE tables, at least and at most, for purges of `zap` bytes."""
+class ReclaimEstimate:
+    """Least and most PTE tables that a policy frees with purges of `zap` bytes."""
 
     policy: str
     zap: int
@@ -30,14 +30,17 @@ class GivesBack:
     most: int
 
 
-def gives_back(census: Census, zaps: tuple[int, ...], policies: tuple[str, ...] = POLICIES) -> list[GivesBack]:
-    """A row a policy and purge size. Raises UserError for a size that no purge can have."""
+def estimate_reclaim(
+    census: TableCensus, zaps: tuple[int, ...], policies: tuple[str, ...] = POLICIES
+) -> list[ReclaimEstimate]:
+    """One estimate for each policy and purge size. Raises UserError for a size that no purge can have."""
     for zap in zaps:
-        check_zap(census, zap)
-    return [GivesBack(policy, zap, *_bounds(census, policy, zap)) for policy in policies for zap in zaps]
+        check_purge_size(census, zap)
+    return [ReclaimEstimate(policy, zap, *_bounds(census, policy, zap)) for policy in policies for zap in zaps]
 
 
-def check_zap(census: Census, zap: int) -> None:
+def check_purge_size(census: TableCensus, zap: int) -> None:
+    """Raise UserError unless `zap` is whole pages and, above the size of a slot, whole slots."""
     page, span = census.arch.page_bytes, census.arch.span_bytes
     if not zap or zap % page or (zap > span and zap % span):
         raise UserError(
@@ -46,57 +49,63 @@ def check_zap(census: Census, zap: int) -> None:
         )
 
 
-def _bounds(census: Census, policy: str, zap: int) -> tuple[int, int]:
-    """Which slots hold the empty tables is not known: as many as can lie where the policy frees, as few as must."""
+def _bounds(census: TableCensus, policy: str, zap: int) -> tuple[int, int]:
+    """Least and most tables that a policy frees.
+
+    Which of the slots without an entry have a table is unknown. At most all empty tables are in slots that the policy
+    reaches; at least those that find no place in the slots that it does not reach.
+    """
     least, most = census.empty
     if policy == "none":
         return 0, 0
     if policy in ("refcount", "async"):
-        return least, most  # they look at every table, whoever purges and how
+        return least, most  # all empty tables, whatever the purges cover
     if policy == "munmap":
-        # Pieces add up: a slot goes with the last of it, so that small purges do as well as whole slots.
-        reached = census.slots_without_entry - _blocked(census, max(zap, census.arch.span_bytes))
+        # A slot's table is freed with its last piece, so purges smaller than a slot do as well as whole slots.
+        reached = census.slots_without_entry - _blocked_slots(census, max(zap, census.arch.span_bytes))
     else:
-        whole = zap >= census.arch.span_bytes
-        reached = census.whole_without_entry - _blocked(census, zap) if whole else 0
+        covers_slots = zap >= census.arch.span_bytes
+        reached = census.whole_without_entry - _blocked_slots(census, zap) if covers_slots else 0
     return max(0, least - (census.slots_without_entry - reached)), min(most, reached)
 
 
-def _blocked(census: Census, zap: int) -> int:
+def _blocked_slots(census: TableCensus, zap: int) -> int:
     """Slots without an entry, wholly in a VMA, whose aligned block of `zap` bytes has an entry in the VMA."""
     return sum(_blocked_in(census, vma, zap // census.arch.span_bytes) for vma in census.vmas) if zap else 0
 
 
-def _blocked_in(census: Census, vma: VmaCount, slots_a_block: int) -> int:
+def _blocked_in(census: TableCensus, vma: VmaCount, slots_per_block: int) -> int:
     span = census.arch.span_bytes
     first, last = -(-vma.mapping.start // span), vma.mapping.end // span
-    if slots_a_block <= 1 or first >= last:
+    if slots_per_block <= 1 or first >= last:
         return 0
     numbers = census.slot_numbers
-    # With the slots at the VMA's ends that are not wholly in it: their pages may be another's, but may be its own.
-    touched = numbers[slice(*np.searchsorted(numbers, [vma.mapping.start // span, (vma.mapping.end - 1) // span + 1]))]
-    blocks = np.unique(touched // slots_a_block)
-    low, high = np.maximum(blocks * slots_a_block, first), np.minimum((blocks + 1) * slots_a_block, last)
-    within = np.count_nonzero((touched >= first) & (touched < last))
-    return int(np.maximum(high - low, 0).sum() - within)
+    # Includes the partial slots at the VMA's ends: their entries may be another VMA's, but may be this one's.
+    start, stop = np.searchsorted(numbers, [vma.mapping.start // span, (vma.mapping.end - 1) // span + 1])
+    with_entry = numbers[start:stop]
+    blocks = np.unique(with_entry // slots_per_block)
+    low, high = np.maximum(blocks * slots_per_block, first), np.minimum((blocks + 1) * slots_per_block, last)
+    whole_with_entry = np.count_nonzero((with_entry >= first) & (with_entry < last))
+    return int(np.maximum(high - low, 0).sum() - whole_with_entry)
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
-    """A scenario with the process's size and resident share whose tables come near its own.
+class SimilarScenario:
+    """A scenario with the process's size and resident share, and about as many tables.
 
-    `cluster` is the extent size with which as many tables hold an entry; `rounds` how often such extents must have
-    been drawn anew for as many to exist under a kernel that frees none, as they do in the process.
+    `cluster`: the extent size at which as many tables hold an entry as in the process. `rounds`: how often the extents
+    must have moved for as many tables to exist under `none` as in the process. Sizes in bytes.
     """
 
     virt: int
     res: int
     cluster: int
     rounds: int
-    vm_pte_kib: int  #: of the process, less what other memory needs
-    vm_pte_kib_like: int  #: at the peak of the last round under `none`, by the closed form
+    vm_pte_kib: int  #: the process's VmPTE without the tables that other memory needs
+    similar_vm_pte_kib: int  #: the scenario's VmPTE at the peak of the last round under `none`, by the closed form
 
     def yaml(self, name: str, about: str, zaps: tuple[int, ...], arch: str) -> str:
+        """A grid of this scenario with `zap` as its axis."""
         sizes = {"virt": self.virt, "res": self.res, "cluster": self.cluster}
         fixed = ", ".join(f"{field}: {format_size(size)}" for field, size in sizes.items())
         axis = ", ".join(format_size(zap) for zap in zaps)
@@ -106,9 +115,9 @@ class Likeness:
         )
 
 
-def likeness(census: Census) -> Likeness:
-    """Of the writable private anonymous memory. Raises UserError where there is none."""
-    arch, vmas = census.arch, [vma for vma in census.vmas if vma.mapping.anonymous]
+def similar_scenario(census: TableCensus) -> SimilarScenario:
+    """A scenario like the process's writable private anonymous memory. Raises UserError if it has none."""
+    arch, vmas = census.arch, [vma for vma in census.vmas if vma.mapping.is_anonymous]
     page, span = arch.page_bytes, arch.span_bytes
     virt = sum(vma.mapping.end - vma.mapping.start for vma in vmas)
     res = sum(vma.present for vma in vmas) * page
@@ -118,19 +127,21 @@ def likeness(census: Census) -> Likeness:
     needed = max(1, min(census.needed, sum(vma.slots_with_entry for vma in vmas)))
     tables = max(1, census.tables - (census.needed - needed))
 
-    def holding(cluster: int) -> float:
+    def tables_with_entry(cluster: int) -> float:
         return -(-virt // span) * (1 - empty_share(sparsity, cluster, span))
 
-    def existing(cluster: int, rounds: int) -> float:
+    def tables_at_peak(cluster: int, rounds: int) -> float:
         return expected_tables(virt, sparsity, cluster, rounds, arch)
 
     clusters = [page << i for i in range((span // page).bit_length())]
-    cluster = min(clusters, key=lambda size: _apart(holding(size), needed))
-    rounds = min(range(1, MOST_ROUNDS + 1), key=lambda n: _apart(existing(cluster, n), tables))
-    kib = census.table_kib
-    return Likeness(virt, res, cluster, rounds, tables * kib, round(existing(cluster, rounds)) * kib)
+    cluster = min(clusters, key=lambda size: _log_ratio(tables_with_entry(size), needed))
+    rounds = min(range(1, MAX_ROUNDS + 1), key=lambda n: _log_ratio(tables_at_peak(cluster, n), tables))
+    table_kib = census.table_kib
+    return SimilarScenario(
+        virt, res, cluster, rounds, tables * table_kib, round(tables_at_peak(cluster, rounds)) * table_kib
+    )
 
 
-def _apart(one: float, other: float) -> float:
-    """How many times one is the other, whichever is more."""
-    return abs(log(max(one, 1e-9) / other))
+def _log_ratio(a: float, b: float) -> float:
+    """How far two numbers are apart, as the absolute logarithm of their ratio."""
+    return abs(log(max(a, 1e-9) / b))

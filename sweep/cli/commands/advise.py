@@ -13,7 +13,7 @@ from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
     from sweep.process.advice import Fact, Footprint
-    from sweep.process.table_census import Census
+    from sweep.process.table_census import TableCensus
     from sweep.traces.trace_replay import TraceReplay
 
 Part = Literal["facts", "kernels", "knobs"]
@@ -55,7 +55,7 @@ def advise(
         "kernels": (KERNELS, list(_kernels())),
         "knobs": (KNOBS, list(_knobs())),
     }
-    short = list(advice.answer(found.footprint, found.census, found.play, purge_sizes(zap)))
+    short = list(advice.summary(found.footprint, found.census, found.play, purge_sizes(zap)))
     _print({name: table for name, table in tables.items() if name in _wanted(by, chosen)}, short, chosen)
     return 0
 
@@ -65,17 +65,17 @@ class Found:
     """What advice is asked for; a process has a footprint too."""
 
     footprint: "Footprint | None"
-    census: "Census | None"
+    census: "TableCensus | None"
     play: "TraceReplay | None"
 
 
 def _read(virt: str | None, res: str | None, vmpte: str | None, pid: int | None, trace: str | None) -> Found:
     from sweep.process.advice import Footprint
-    from sweep.process.table_census import take
+    from sweep.process.table_census import take_census
     from sweep.traces.trace_replay import play_calls
 
     sizes = _sizes(virt, res, vmpte, pid, trace)
-    footprint, census = Footprint(*sizes) if sizes else None, take(pid) if pid else None
+    footprint, census = Footprint(*sizes) if sizes else None, take_census(pid) if pid else None
     if census is not None:
         kib = census.sizes
         footprint = Footprint(kib.vm_size_kib << 10, kib.vm_rss_kib << 10, kib.vm_pte_kib << 10, census.arch)
@@ -119,29 +119,30 @@ def _facts(found: Found, zaps: tuple[int, ...]) -> Iterator["Fact"]:
     from sweep.process import advice
 
     if found.footprint is not None:
-        yield from advice.bounds(found.footprint, advice.PROCESS if found.census else advice.GIVEN)
+        yield from advice.footprint_facts(found.footprint, advice.PROCESS if found.census else advice.GIVEN)
     if found.census is not None:
-        yield from advice.counted(found.census)
+        yield from advice.census_facts(found.census)
     elif found.footprint is not None:
-        yield from advice.between(found.footprint)
-    yield from advice.purges(zaps, found.footprint.arch if found.footprint else ARCHES[0])
+        yield from advice.random_placement_facts(found.footprint)
+    yield from advice.purge_facts(zaps, found.footprint.arch if found.footprint else ARCHES[0])
     if found.play is not None:
-        yield from advice.asked(found.play)
+        yield from advice.trace_facts(found.play)
 
 
 def _kernels() -> Iterator[tuple[str, str, str]]:
     from sweep.process import advice
 
-    for policy, where in advice.RELEASES:
+    for policy, where in advice.KERNELS_WITH_POLICY:
         yield policy, where, advice.REFERENCE
-    yield "this kernel", advice.this_kernel(), "this machine"
+    yield "this kernel", advice.running_kernel(), "this machine"
 
 
 def _knobs() -> Iterator[tuple[str, ...]]:
-    from sweep.process.allocator_settings import KNOBS as ALL
+    from sweep.process.allocator_settings import allocator_settings
 
-    for knob in ALL:
-        yield knob.allocator, knob.knob, knob.default, knob.effect, f"documentation: {knob.source}"
+    for setting in allocator_settings():
+        source = f"documentation: {setting.source}"
+        yield setting.allocator, setting.setting, setting.default, setting.effect, source
 
 
 def _print(tables: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]], short: list[str], chosen: str) -> None:

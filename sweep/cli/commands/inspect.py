@@ -14,7 +14,7 @@ from sweep.cli.options import ZAPS, AsJson, HowToPrint, PurgeSizes, purge_sizes
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
-    from sweep.process.table_census import Census
+    from sweep.process.table_census import TableCensus
 
 Part = Literal["summary", "policy", "vma", "slot", "runs"]
 
@@ -54,7 +54,7 @@ def inspect(
 
     chosen = "json" if as_json else format
     zaps = purge_sizes(zap)
-    found = table_census.take(pid)
+    found = table_census.take_census(pid)
     parts = {name: rows for name, rows in _parts(found, zaps).items() if by in (None, name)}
     if by is None:
         parts = {
@@ -68,11 +68,11 @@ def inspect(
     return 0
 
 
-def _parts(found: "Census", zaps: tuple[int, ...]) -> dict[str, Iterator[Sequence[Any]]]:
-    from sweep.process.reclaim_estimate import check_zap
+def _parts(found: "TableCensus", zaps: tuple[int, ...]) -> dict[str, Iterator[Sequence[Any]]]:
+    from sweep.process.reclaim_estimate import check_purge_size
 
     for zap in zaps:
-        check_zap(found, zap)
+        check_purge_size(found, zap)
     return {
         "summary": _summary(found),
         "policy": _policies(found, zaps),
@@ -82,7 +82,7 @@ def _parts(found: "Census", zaps: tuple[int, ...]) -> dict[str, Iterator[Sequenc
     }
 
 
-def _summary(found: "Census") -> Iterator[Sequence[Any]]:
+def _summary(found: "TableCensus") -> Iterator[Sequence[Any]]:
     least, most = found.empty
     kib = found.table_kib
     upper = found.upper_least, found.upper_most
@@ -99,16 +99,16 @@ def _summary(found: "Census") -> Iterator[Sequence[Any]]:
     yield "of these wholly in one VMA", found.whole_without_entry, found.whole_without_entry, "slots"
 
 
-def _policies(found: "Census", zaps: tuple[int, ...]) -> Iterator[Sequence[Any]]:
+def _policies(found: "TableCensus", zaps: tuple[int, ...]) -> Iterator[Sequence[Any]]:
     from sweep.common.units import format_size
-    from sweep.process.reclaim_estimate import gives_back
+    from sweep.process.reclaim_estimate import estimate_reclaim
 
     kib = found.table_kib
-    for row in gives_back(found, zaps):
+    for row in estimate_reclaim(found, zaps):
         yield row.policy, format_size(row.zap), row.least, row.most, row.least * kib, row.most * kib
 
 
-def _vmas(found: "Census") -> Iterator[Sequence[Any]]:
+def _vmas(found: "TableCensus") -> Iterator[Sequence[Any]]:
     """Those with the most slots that hold nothing first."""
     for vma in sorted(found.vmas, key=lambda vma: vma.slots_with_entry - vma.slots):
         mapping = vma.mapping
@@ -119,26 +119,26 @@ def _vmas(found: "Census") -> Iterator[Sequence[Any]]:
         )
 
 
-def _slots(found: "Census") -> Iterator[Sequence[Any]]:
+def _slots(found: "TableCensus") -> Iterator[Sequence[Any]]:
     span, entries = found.arch.span_bytes, found.arch.entries
     for number, held in zip(found.slot_numbers.tolist(), found.slot_entries.tolist(), strict=True):
         yield f"{number * span:#x}", held, entries - held
 
 
-def _runs(found: "Census") -> Iterator[Sequence[Any]]:
+def _runs(found: "TableCensus") -> Iterator[Sequence[Any]]:
     total = int(found.runs[1].sum())
     for power, (count, pages) in enumerate(found.runs.T.tolist()):
         if count:
             yield 1 << power, (2 << power) - 1, count, pages * found.arch.page_bytes, round(pages / total, 4)
 
 
-def _remarks(found: "Census") -> Iterator[str]:
+def _remarks(found: "TableCensus") -> Iterator[str]:
     if found.vm_pte_kib_before != found.sizes.vm_pte_kib:
         was, now = found.vm_pte_kib_before, found.sizes.vm_pte_kib
         yield f"VmPTE went from {was:,} to {now:,} KiB while the process was read: the figures are of a moving target"
-    if not found.scanned:
+    if not found.has_scan:
         yield "this kernel has no PAGEMAP_SCAN (Linux 6.7): zero pages count as present, huge ones as small"
-    if not found.guards_seen:
+    if not found.shows_guards:
         yield "this kernel does not show guard markers: a table with nothing else counts as empty"
     if found.unseen_slots:
         yield f"{found.unseen_slots:,} slots of device memory cannot be seen; the bounds allow for a table in each"
@@ -160,14 +160,14 @@ def _print(parts: dict[str, Iterator[Sequence[Any]]], chosen: str, *, alone: boo
             print(f"{left_out:,} more rows; --by {name} --format csv prints all", file=sys.stderr)
 
 
-def _write_grid(found: "Census", path: Path, zaps: tuple[int, ...], pid: int) -> None:
-    from sweep.process.reclaim_estimate import likeness
+def _write_grid(found: "TableCensus", path: Path, zaps: tuple[int, ...], pid: int) -> None:
+    from sweep.process.reclaim_estimate import similar_scenario
 
-    like = likeness(found)
+    like = similar_scenario(found)
     name = "".join(islice(re.sub("[^a-z0-9]+", "-", f"like-{found.sizes.command.lower()}").strip("-"), 40))
     about = (
         f"The writable private anonymous memory of {found.sizes.command!r}: VmPTE was {like.vm_pte_kib:,} KiB, "
-        f"and is about {like.vm_pte_kib_like:,} here at the peak under none"
+        f"and is about {like.similar_vm_pte_kib:,} here at the peak under none"
     )
     arch = found.arch.name
     try:

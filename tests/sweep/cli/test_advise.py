@@ -9,8 +9,8 @@ from engine.model.arch import ARCHES
 from engine.model.closed_form import aligned_reach, most_pte_tables, tables_for, unaligned_reach
 from engine.model.scenario import Scenario, columns_of
 from sweep.cli.main import main
-from sweep.process.advice import Footprint, this_kernel
-from sweep.process.allocator_settings import KNOBS
+from sweep.process.advice import Footprint, running_kernel
+from sweep.process.allocator_settings import allocator_settings
 from tests.paths import DATA
 
 TRACE = DATA / "allocator/jemalloc_mixed.csv.gz"
@@ -83,13 +83,19 @@ def test_a_process_and_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_each_allocator_has_a_knob_with_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:
     """jemalloc, tcmalloc, mimalloc, glibc, Go; and each kernel policy says where it is."""
-    assert {knob.allocator.split()[0] for knob in KNOBS} == {"jemalloc", "tcmalloc", "mimalloc", "glibc", "Go"}
-    assert all(knob.source.startswith("https://") for knob in KNOBS)
+    assert {knob.allocator.split()[0] for knob in allocator_settings()} == {
+        "jemalloc",
+        "tcmalloc",
+        "mimalloc",
+        "glibc",
+        "Go",
+    }
+    assert all(knob.source.startswith("https://") for knob in allocator_settings())
     assert main([*SERVER]) == 0
     out = capsys.readouterr().out
     assert "jemalloc: MALLOC_CONF=dirty_decay_ms:N (default: 10000)" in out
     assert "Linux 6.14" in out
-    assert this_kernel() in out
+    assert running_kernel() in out
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sweep.common.errors import UserError
 from sweep.grid.loader import load_grid
 from sweep.process import table_census
 from sweep.process.pagemap import PageMap
-from sweep.process.reclaim_estimate import gives_back, likeness
+from sweep.process.reclaim_estimate import estimate_reclaim, similar_scenario
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
 
@@ -70,14 +70,14 @@ for slot in EMPTIED:
 """
 
 
-def region(found: table_census.Census) -> table_census.VmaCount:
+def region(found: table_census.TableCensus) -> table_census.VmaCount:
     return next(vma for vma in found.vmas if vma.mapping.start == BASE)
 
 
 def test_a_sparse_mapper_is_counted_exactly() -> None:
     """600 tables in a TiB, 300 of them emptied page by page: found, and it is these that whole-slot purges free."""
     with mapper(HALF_EMPTY) as process:
-        found = table_census.take(process.pid)
+        found = table_census.take_census(process.pid)
         vma = region(found)
         assert (vma.present, vma.slots_with_entry, vma.slots) == (300, 300, 1 << 19)
         assert found.empty[0] <= 300 <= found.empty[1]
@@ -106,7 +106,7 @@ for slot in range(0, 40, 2):
 EMPTIED = []
 """
     with mapper(body, size=40 * SLOT) as process:
-        found = table_census.take(process.pid)
+        found = table_census.take_census(process.pid)
     small = [vma for vma in found.vmas if BASE <= vma.mapping.start < BASE + 40 * SLOT]
     assert len(small) == 40 * 512
     assert sum(vma.present for vma in small) == 20
@@ -124,7 +124,7 @@ write(0); read(4096)
 GUARDED = libc.madvise(BASE + 2 * SLOT, 8192, 102) == 0
 """
     with mapper(body) as process:
-        vma = region(table_census.take(process.pid))
+        vma = region(table_census.take_census(process.pid))
         if not vma.guard:
             pytest.skip("this kernel has no guard markers (Linux 6.13), or does not show them (6.15)")
         assert (vma.present, vma.zero, vma.guard, vma.slots_with_entry) == (1, 1, 2, 2)
@@ -133,7 +133,7 @@ GUARDED = libc.madvise(BASE + 2 * SLOT, 8192, 102) == 0
 def test_more_runs_than_one_scan_holds() -> None:
     """A scan goes on where its last region ended, not at walk_end, which is stale then."""
     with mapper("EMPTIED = []\nfor page in range(0, 80 * 512, 2):\n    write(page * 4096)") as process:
-        found = table_census.take(process.pid)
+        found = table_census.take_census(process.pid)
         assert (region(found).present, region(found).slots_with_entry) == (80 * 256, 80)
         assert found.slot_entries[found.slot_numbers >= BASE // SLOT][:80].tolist() == 80 * [256]
 
@@ -141,16 +141,16 @@ def test_more_runs_than_one_scan_holds() -> None:
 def test_without_pagemap_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading /proc/PID/pagemap gives the same counts."""
     with mapper(HALF_EMPTY.replace("600", "60"), size=4 * GIB) as process:
-        scanned = table_census.take(process.pid)
+        scanned = table_census.take_census(process.pid)
 
         def old(pid: int) -> PageMap:
             pages = PageMap(pid)
-            pages.scans = False
+            pages.has_scan = False
             return pages
 
         monkeypatch.setattr(table_census, "PageMap", old)
-        read = table_census.take(process.pid)
-        assert (read.scanned, region(read).entries) == (False, region(scanned).entries)
+        read = table_census.take_census(process.pid)
+        assert (read.has_scan, region(read).entries) == (False, region(scanned).entries)
         assert read.slot_numbers.tolist() == scanned.slot_numbers.tolist()
         assert read.empty == scanned.empty
 
@@ -165,8 +165,8 @@ for slot in EMPTIED:
     libc.madvise(BASE + slot * SLOT, 4096, 4)
 """
     with mapper(body, size=40 << 40) as process:
-        found = table_census.take(process.pid)
-        rows = {(row.policy, row.zap): (row.least, row.most) for row in gives_back(found, (4096, SLOT, 1 << 41))}
+        found = table_census.take_census(process.pid)
+        rows = {(row.policy, row.zap): (row.least, row.most) for row in estimate_reclaim(found, (4096, SLOT, 1 << 41))}
         assert region(found).whole_without_entry == (40 << 19) - 20
         assert found.empty[1] >= 20
         assert rows["merged", 4096] == rows["none", SLOT] == (0, 0)
@@ -183,9 +183,9 @@ for slot in EMPTIED:
     libc.madvise(BASE + slot * SLOT, 4096, 4)
 """
     with mapper(body, size=12 * SLOT) as process:
-        found = table_census.take(process.pid)
+        found = table_census.take_census(process.pid)
         other = found.empty[1] - 11
-        rows = {(row.policy, row.zap): row.most for row in gives_back(found, (SLOT, 4 * SLOT))}
+        rows = {(row.policy, row.zap): row.most for row in estimate_reclaim(found, (SLOT, 4 * SLOT))}
         assert rows["merged", SLOT] - rows["merged", 4 * SLOT] >= 3 - other
 
 
@@ -199,7 +199,7 @@ def test_under_an_allocator(library: str) -> None:
     if library and subprocess.run(["true"], env=env, capture_output=True, text=True, check=False).stderr:
         pytest.skip(f"{library} is not installed")
     with mapper("EMPTIED = []\nx = [bytes(200_000) for _ in range(500)]\ndel x", size=SLOT, env=env) as process:
-        found = table_census.take(process.pid)
+        found = table_census.take_census(process.pid)
         assert found.vm_pte_kib_before == found.sizes.vm_pte_kib
         assert found.needed + found.upper_least <= found.tables
         assert found.empty[1] - found.empty[0] <= 4
@@ -238,19 +238,19 @@ def test_a_likeness_has_as_many_tables(case: str, tmp_path: Path, capsys: pytest
     path, (body, size) = tmp_path / "like.yaml", LIKE[case]
     with mapper(body, size) as process:
         assert main(["inspect", str(process.pid), "--by", "summary", "--json", "--grid", str(path)]) == 0
-        found = table_census.take(process.pid)
+        found = table_census.take_census(process.pid)
     capsys.readouterr()
     columns = next(load_grid(path).chunks()).columns
     ran = dict(zip(COLUMNS, run_batch(columns).values[0, POLICIES.index("none")].tolist(), strict=True))
     assert ran["vm_pte_kib_peak"] == pytest.approx(found.sizes.vm_pte_kib, rel=0.2)
-    assert likeness(found).vm_pte_kib_like == pytest.approx(ran["vm_pte_kib_peak"], rel=0.1)
-    assert columns["res"][0] == sum(vma.present for vma in found.vmas if vma.mapping.anonymous) * 4096
+    assert similar_scenario(found).similar_vm_pte_kib == pytest.approx(ran["vm_pte_kib_peak"], rel=0.1)
+    assert columns["res"][0] == sum(vma.present for vma in found.vmas if vma.mapping.is_anonymous) * 4096
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["4194304"], "no process 4194304: it never was, or it ended"),
+        (["4194304"], "no process 4194304: it does not exist, or it ended"),
         (["2"], "process 2 "),
         (["0"], "invalid value for 'PID'"),
         (["SELF", "--zap", "3MiB"], "--zap 3MiB: a purge is whole pages of 4KiB, and above 2MiB whole slots"),
@@ -280,7 +280,7 @@ def test_a_process_that_ends_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -
 
         monkeypatch.setattr(PageMap, "runs", and_kill)
         with pytest.raises(UserError, match="ended while it was read"):
-            table_census.take(process.pid)
+            table_census.take_census(process.pid)
 
 
 def test_a_process_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,4 +291,4 @@ def test_a_process_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(table_census, "PageMap", refused)
     with mapper("EMPTIED = []") as process, pytest.raises(UserError, match="may not be read: run as its owner"):
-        table_census.take(process.pid)
+        table_census.take_census(process.pid)
