@@ -27,7 +27,6 @@ def test_console_blocks(tmp_path: Path) -> None:
 
     A block begins with command lines: `$ ` starts a command, `> ` continues it.
     """
-    (tmp_path / "grids").symlink_to(ROOT / "grids")
     text = README.read_text()
     shown_blocks = re.findall(r"```console\n((?:[$>] [^\n]*\n)+)(.*?)```", text, re.DOTALL)
     assert len(shown_blocks) == text.count("```console")
