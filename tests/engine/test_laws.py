@@ -1,4 +1,4 @@
-"""Laws of the engine: rows do not depend on batches, order or shards; and what must never happen does not."""
+"""Laws of the engine: rows do not depend on batches, order or shards, and invariants hold in every row."""
 
 from typing import Any
 
@@ -13,8 +13,9 @@ from engine.run import run_batch, run_sharded, shards
 from engine.walk.encode import encode
 
 KIB = 1024
-AT = {name: i for i, name in enumerate(COLUMNS)}
-POLICY = {name: i for i, name in enumerate(POLICIES)}
+COLUMN_INDEX = {name: i for i, name in enumerate(COLUMNS)}
+POLICY_INDEX = {name: i for i, name in enumerate(POLICIES)}
+WHOLE_SLOT_POLICIES = ("second_walk", "seed_inline", "merged")
 
 MIXED = [
     Scenario(virt=64 * MIB, sparsity=0.5),
@@ -29,11 +30,12 @@ MIXED = [
 
 
 def take(columns: Columns, rows: list[int]) -> Columns:
+    """Return the points of these rows, in this order."""
     return {name: values[rows] for name, values in columns.items()}
 
 
 def test_batch_equals_its_points_alone() -> None:
-    """A point's rows do not depend on what it is batched with."""
+    """A point's rows do not depend on the other points of its batch."""
     columns = columns_of(MIXED)
     together = run_batch(columns)
     starts = np.concatenate([[0], np.cumsum(together.round_counts)])
@@ -44,13 +46,13 @@ def test_batch_equals_its_points_alone() -> None:
 
 
 def test_order_in_a_batch_changes_no_row() -> None:
-    """Neither does its place in the batch."""
+    """A point's rows do not depend on its position in the batch."""
     columns = columns_of(MIXED)
-    backwards = list(range(len(MIXED)))[::-1]
-    np.testing.assert_array_equal(run_batch(take(columns, backwards)).values[::-1], run_batch(columns).values)
+    reverse = list(range(len(MIXED)))[::-1]
+    np.testing.assert_array_equal(run_batch(take(columns, reverse)).values[::-1], run_batch(columns).values)
 
 
-@pytest.mark.parametrize("parts", [2, 3, 7])
+@pytest.mark.parametrize("shard_count", [2, 3, 7])
 @pytest.mark.parametrize(
     "scenario",
     [
@@ -60,53 +62,55 @@ def test_order_in_a_batch_changes_no_row() -> None:
         Scenario(virt=3 * TIB, sparsity=0.9999, cluster=64 * KIB, zap=3 * MIB, refault=0.2, pinned=0.0001),
     ],
 )
-def test_shards_give_the_same_bits(scenario: Scenario, parts: int) -> None:
-    """One point walked in pieces is the point walked whole."""
+def test_shards_give_the_same_rows(scenario: Scenario, shard_count: int) -> None:
+    """A point judged in shards has the rows of the point judged at once."""
     columns = columns_of([scenario])
-    whole, pieces = run_batch(columns), run_sharded(columns, 0, parts)
-    np.testing.assert_array_equal(whole.values, pieces.values)
-    np.testing.assert_array_equal(whole.rounds, pieces.rounds)
+    at_once, sharded = run_batch(columns), run_sharded(columns, 0, shard_count)
+    np.testing.assert_array_equal(at_once.values, sharded.values)
+    np.testing.assert_array_equal(at_once.rounds, sharded.rounds)
 
 
 def test_shards_are_cut_where_calls_allow() -> None:
-    """Calls of 2 MiB can be cut at each PUD table; a shifted grid, or threads, cannot."""
+    """A point with calls of 2 MiB is split between PUD tables; one with shifted calls or threads is not split."""
 
-    def cuts(scenario: Scenario) -> int:
+    def shard_count(scenario: Scenario) -> int:
         return len(shards(encode(columns_of([scenario])).par[0], 4))
 
-    assert cuts(Scenario(virt=4 * TIB, sparsity=0.9)) == 4
-    assert cuts(Scenario(virt=4 * TIB, sparsity=0.9, zap_shift=4 * KIB)) == 1
-    assert cuts(Scenario(virt=4 * TIB, sparsity=0.9, threads=2)) == 1
-    assert cuts(Scenario(virt=GIB, sparsity=0.9)) == 1
+    assert shard_count(Scenario(virt=4 * TIB, sparsity=0.9)) == 4
+    assert shard_count(Scenario(virt=4 * TIB, sparsity=0.9, zap_shift=4 * KIB)) == 1
+    assert shard_count(Scenario(virt=4 * TIB, sparsity=0.9, threads=2)) == 1
+    assert shard_count(Scenario(virt=GIB, sparsity=0.9)) == 1
 
 
 @pytest.mark.parametrize("scenario", MIXED)
-def test_what_always_holds(scenario: Scenario) -> None:
-    """Tables are conserved, none keeps the most, what is needed is kept, and threads change no memory figure."""
+def test_invariants(scenario: Scenario) -> None:
+    """Tables are conserved, no policy keeps more than none or fewer than needed, and the whole-slot policies agree."""
     values = run_batch(columns_of([scenario])).values[0]
-    column = {name: values[:, i] for name, i in AT.items()}
+    column = {name: values[:, i] for name, i in COLUMN_INDEX.items()}
     balance = column["pte_tables_allocated"] - column["pte_tables_freed"]
     np.testing.assert_array_equal(balance, column["pte_tables_end"])
-    assert (column["vm_pte_kib_end"] <= column["vm_pte_kib_end"][POLICY["none"]]).all()
+    assert (column["vm_pte_kib_end"] <= column["vm_pte_kib_end"][POLICY_INDEX["none"]]).all()
     assert (column["vm_pte_kib_end"] >= column["vm_pte_kib_needed_end"]).all()
-    assert column["pte_tables_empty_end"][POLICY["refcount"]] == 0
-    assert column["pte_tables_empty_end"][POLICY["async"]] == 0
+    assert column["pte_tables_empty_end"][POLICY_INDEX["refcount"]] == 0
+    assert column["pte_tables_empty_end"][POLICY_INDEX["async"]] == 0
     assert (values >= 0).all()
-    slot_rule = [POLICY[p] for p in ("second_walk", "seed_inline", "merged")]
-    assert len(set(column["vm_pte_kib_end"][slot_rule])) == 1
+    whole_slot = [POLICY_INDEX[policy] for policy in WHOLE_SLOT_POLICIES]
+    assert len(set(column["vm_pte_kib_end"][whole_slot])) == 1
 
 
 def test_threads_change_no_memory_figure() -> None:
-    """Contention costs locks and reads; what is resident and which tables stay does not move."""
+    """Contention changes locks, scans and paths; resident pages and tables stay the same."""
 
     def run(threads: int) -> Any:
         scenario = Scenario(virt=2 * GIB, sparsity=0.9, threads=threads, partition="interleaved")
         return run_batch(columns_of([scenario])).values[0]
 
     one, many = run(1), run(32)
-    memory = list(range(10)) + [AT[c] for c in ("zap_calls", "ptes_zapped", "pte_tables_freed", "table_visits")]
+    memory = list(range(10)) + [
+        COLUMN_INDEX[c] for c in ("zap_calls", "ptes_zapped", "pte_tables_freed", "table_visits")
+    ]
     np.testing.assert_array_equal(one[:, memory], many[:, memory])
-    failed = many[POLICY["merged"], AT["pmd_trylocks_failed"]]
-    assert 0 < failed < many[POLICY["merged"], AT["pmd_trylocks"]]
-    assert many[POLICY["merged"], AT["slow_paths"]] == failed
-    assert many[POLICY["merged"], AT["ptes_rescanned"]] == failed * 512
+    failed = many[POLICY_INDEX["merged"], COLUMN_INDEX["pmd_trylocks_failed"]]
+    assert 0 < failed < many[POLICY_INDEX["merged"], COLUMN_INDEX["pmd_trylocks"]]
+    assert many[POLICY_INDEX["merged"], COLUMN_INDEX["slow_paths"]] == failed
+    assert many[POLICY_INDEX["merged"], COLUMN_INDEX["ptes_rescanned"]] == failed * 512

@@ -1,4 +1,4 @@
-"""The twin against figures worked out by hand, so that it and the engine cannot be wrong together."""
+"""The twin against values worked out by hand, so that an error common to twin and engine is found."""
 
 from fractions import Fraction
 from math import comb
@@ -23,16 +23,18 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 def figures(results: Results, policy: str) -> dict[str, int]:
-    """One policy's columns by name."""
+    """Return the columns of one policy by name."""
     return dict(zip(COLUMNS, results.values[0, POLICIES.index(policy)].tolist(), strict=True))
 
 
 def test_draws_are_splitmix64() -> None:
+    """Draws with key 0 are the published outputs of SplitMix64, and no two streams share a key."""
     assert [draw(0, i) for i in range(3)] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     assert len({key(0, r, what) for r in range(3) for what in Stream}) == 3 * len(Stream)
 
 
 def test_binomial_thresholds_are_exact() -> None:
+    """The thresholds are floors of the exact CDF, also for p = 0, p = 1 and a tail below 2^-64."""
     assert binomial_thresholds(2, Fraction(1, 2)) == (1 << 62, 3 << 62)
     p, n = Fraction(3, 10), 16
     total = Fraction(0)
@@ -45,13 +47,14 @@ def test_binomial_thresholds_are_exact() -> None:
 
 
 def test_places_come_lowest_bits_first() -> None:
+    """Places are read from a draw's lowest bits up; places that are not allowed are skipped."""
     first = draw(5, 7 * 4096)
     assert distinct_places(5, 7, 512, set(range(512)), 2) == {first & 511, first >> 9 & 511}
     assert distinct_places(5, 7, 512, set(range(512)) - {first & 511}, 1) == {first >> 9 & 511}
 
 
 def test_spans_count_subsets() -> None:
-    """Of 4 places 2 are chosen: three pairs of neighbours, two pairs two apart, one three apart."""
+    """2 of 4 places: three pairs with distance 1, two with 2, one with 3; and k places are drawn for every k."""
     assert span_thresholds(4, 2) == (0, 3 * (1 << 64) // 6, 5 * (1 << 64) // 6)
     assert span_thresholds(4, 1) == (1 << 64,) * 3
     assert span_thresholds(4, 4) == (0,) * 3
@@ -62,7 +65,7 @@ def test_spans_count_subsets() -> None:
 
 
 def test_published_case_scaled() -> None:
-    """Commit 6375e95f381e: touch 2 MiB, MADV_DONTNEED it, over and over; here 32 times."""
+    """Commit 6375e95f381e: touch 2 MiB and zap it with MADV_DONTNEED; here 32 times."""
     results = walk.run(Scenario(virt=64 * MIB, sparsity=0.0))
     for policy in POLICIES:
         got = figures(results, policy)
@@ -81,29 +84,33 @@ def test_published_case_scaled() -> None:
     assert figures(results, "refcount")["atomics"] == 2 * 32 * 512
 
 
-def test_calls_shifted_by_a_page_cover_no_table() -> None:
+def test_calls_shifted_by_a_page_cover_no_slot() -> None:
+    """With all calls shifted by a page, only policies that look at single entries free a table."""
     results = walk.run(Scenario(virt=16 * MIB, sparsity=0.0, zap_shift=4 * KIB))
-    for policy, kept in (("none", 8), ("second_walk", 8), ("seed_inline", 8), ("merged", 8), ("refcount", 1)):
+    for policy, tables in (("none", 8), ("second_walk", 8), ("seed_inline", 8), ("merged", 8), ("refcount", 1)):
         got = figures(results, policy)
-        assert got["pte_tables_end"] == kept, policy
+        assert got["pte_tables_end"] == tables, policy
         assert got["res_bytes_end"] == 4 * KIB, policy
-        assert got["pte_tables_empty_end"] == kept - 1, policy
+        assert got["pte_tables_empty_end"] == tables - 1, policy
     assert figures(results, "async")["pte_tables_end"] == figures(results, "munmap")["pte_tables_end"] == 1
     assert figures(results, "munmap")["pud_tables_end"] == 1
 
 
 def test_two_half_calls_never_free_a_table() -> None:
+    """Two calls of 1 MiB empty a table that merged keeps and refcount frees."""
     results = walk.run(Scenario(virt=2 * MIB, sparsity=0.0, zap=MIB))
     assert figures(results, "merged")["pte_tables_empty_end"] == 1
     assert figures(results, "refcount")["pte_tables_end"] == 0
 
 
 def test_slot_cut_off_by_the_end_is_not_whole() -> None:
+    """The whole-slot policies keep the last table of a VMA that ends inside its slot."""
     results = walk.run(Scenario(virt=3 * MIB, sparsity=0.0, zap=4 * MIB))
     assert [figures(results, p)["pte_tables_freed"] for p in POLICIES] == [0, 2, 2, 1, 1, 1, 2]
 
 
 def test_guard_marker_pins_its_table() -> None:
+    """A table of guard markers is kept under every policy but munmap, which removes the markers."""
     results = walk.run(Scenario(virt=4 * MIB, sparsity=0.5, pinned=1.0, rounds=2))
     for policy in POLICIES:
         got = figures(results, policy)
@@ -117,7 +124,7 @@ def test_guard_marker_pins_its_table() -> None:
 
 
 def test_gather_fills_after_9678_pages() -> None:
-    """= 18.9 dense tables: the break falls on entry 461 of table 18."""
+    """The gather is full after 9,678 pages, 18.9 dense tables: the break is on entry 461 of table 18."""
     results = walk.run(Scenario(virt=40 * MIB, sparsity=0.0, zap=40 * MIB, threads=3))
     for policy in POLICIES:
         got = figures(results, policy)
@@ -133,12 +140,14 @@ def test_gather_fills_after_9678_pages() -> None:
 
 @pytest.mark.parametrize(("pages", "breaks", "rescanned"), [(9_677, 0, 0), (9_678, 1, 0), (9_679, 1, 0)])
 def test_gather_one_page_less_and_more(pages: int, breaks: int, rescanned: int) -> None:
+    """9,678 pages are the fewest that cause a force break."""
     results = walk.run(Scenario(virt=pages * 4 * KIB, sparsity=0.0, zap=40 * MIB))
     assert figures(results, "none")["force_breaks"] == breaks
     assert figures(results, "merged")["ptes_rescanned"] == rescanned  # the broken slot is cut off: not whole
 
 
 def test_folios_fill_the_gather_by_two_slots() -> None:
+    """A run of several pages takes two slots of the gather, whatever its length."""
     results = walk.run(Scenario(virt=48 * MIB, sparsity=0.0, zap=48 * MIB, folio=8 * KIB))
     assert figures(results, "none")["force_breaks"] == 1  # after 4 + 19 x 255 folios: 9,698 pages
     assert figures(results, "seed_inline")["ptes_rescanned"] == 9_698 - 18 * 512
@@ -148,12 +157,13 @@ def test_folios_fill_the_gather_by_two_slots() -> None:
 
 @pytest.mark.parametrize(("pages", "full", "invlpgs"), [(33, 0, 33), (34, 1, 0)])
 def test_flush_ceiling(pages: int, full: int, invlpgs: int) -> None:
+    """Up to 33 pages are flushed one by one, more by a full flush."""
     got = figures(walk.run(Scenario(virt=pages * 4 * KIB, sparsity=0.0)), "none")
     assert (got["tlb_flushes_full"], got["tlb_invlpgs"]) == (full, invlpgs)
 
 
 def test_table_batch_holds_509() -> None:
-    """One call of 510 tables: a flush when 509 are held, one more for what follows."""
+    """A call that frees 510 tables flushes when 509 are held, and once more at its end."""
     results = walk.run(Scenario(virt=1020 * MIB, sparsity=0.98, zap=1020 * MIB, threads=2))
     assert figures(results, "none")["ipis"] == 1
     assert figures(results, "merged")["ipis"] == 2
@@ -161,6 +171,7 @@ def test_table_batch_holds_509() -> None:
 
 
 def test_refaults_bring_tables_back() -> None:
+    """A refault allocates a freed table again, and keeps second_walk from freeing it."""
     results = walk.run(Scenario(virt=4 * MIB, sparsity=0.0, refault=1.0))
     merged, munmap = figures(results, "merged"), figures(results, "munmap")
     assert (merged["pte_tables_allocated"], merged["pte_tables_freed"], merged["fast_paths"]) == (4, 2, 2)
@@ -170,6 +181,7 @@ def test_refaults_bring_tables_back() -> None:
 
 
 def test_madv_free_frees_nothing_and_flushes_what_was_written() -> None:
+    """MADV_FREE clears no entry and frees no table, except under munmap, and flushes pages written since the last."""
     results = walk.run(Scenario(virt=4 * MIB, sparsity=0.0, advice="free", rounds=2))
     for policy in POLICIES[:-1]:
         got = figures(results, policy)
@@ -180,6 +192,7 @@ def test_madv_free_frees_nothing_and_flushes_what_was_written() -> None:
 
 
 def test_threads_change_counters_only() -> None:
+    """Threads change only the columns of locks, paths and scans, and only under seed_inline and merged."""
     one = walk.run(Scenario(virt=128 * MIB, sparsity=0.99, arch="arm64-4k"))
     many = walk.run(Scenario(virt=128 * MIB, sparsity=0.99, arch="arm64-4k", threads=9))
     changed = {"fast_paths", "slow_paths", "pmd_trylocks_failed", "pmd_locks", "pte_locks_extra", "ptes_rescanned"}
@@ -193,6 +206,7 @@ def test_threads_change_counters_only() -> None:
 
 
 def test_no_pud_tables_with_64k_pages() -> None:
+    """With 64 KiB pages the PUD level is folded."""
     results = walk.run(Scenario(virt=512 * MIB, sparsity=0.999, arch="arm64-64k"))
     assert figures(results, "none")["pud_tables_end"] == 0
     assert figures(results, "none")["vm_pte_kib_end"] == 2 * 64

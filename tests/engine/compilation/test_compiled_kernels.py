@@ -1,10 +1,11 @@
-"""Compiled kernels are made once on a machine, by what needs them, outside of what is timed."""
+"""Compiled kernels: compiled once per machine, only when needed, outside of measured time, from current sources."""
 
 import ast
 import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -37,34 +38,33 @@ print(len(made))
 ONE = columns_of([Scenario(virt=1 << 21, sparsity=0.5)])
 
 
-def test_processes_that_want_a_kernel_at_once_compile_it_once(tmp_path: Path) -> None:
-    """And only those: calls of two slots go the way of slots, the second; all need CDFs. The next begins with them."""
+def test_concurrent_processes_compile_a_kernel_once(tmp_path: Path) -> None:
+    """Of two processes only one compiles each kernel, and only walk_slots and fill_cdf, which the point needs."""
     env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
-    def begin() -> subprocess.Popen[str]:
+    def start() -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", LOADS], env=env, stdout=subprocess.PIPE, text=True)
 
     nothing, both = "0 0 0 0 0", "0 1 0 0 1"
-    said = [process.communicate()[0].splitlines() for process in (begin(), begin())]
-    assert [ready for *ready, _ in said] == [[nothing, both]] * 2
-    assert sum(int(made) for *_, made in said) == 2
-    assert begin().communicate()[0].splitlines() == [both, both, "0"]
+    outputs = [process.communicate()[0].splitlines() for process in (start(), start())]
+    assert [ready for *ready, _ in outputs] == [[nothing, both]] * 2
+    assert sum(int(compiled) for *_, compiled in outputs) == 2
+    assert start().communicate()[0].splitlines() == [both, both, "0"]
 
 
-def test_a_folder_that_cannot_be_written_costs_time_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_writable_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel is compiled although its code cannot be stored."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "folder"))
     fresh = Kernel(KERNELS[1].function, KERNELS[1].room_for)
     fresh.ready()
-    assert fresh.is_ready
     assert not fresh.is_compiled
+    call_for_no_point(fresh)
 
 
 @pytest.mark.parametrize("kernel", COMPILED, ids=[kernel.name for kernel in COMPILED])
-def test_what_ships_is_of_these_sources(kernel: Kernel) -> None:
-    """Else a new user would wait for Numba. `scripts/portable` makes it anew; it does not tell where it was made."""
+def test_portable_code_is_current(kernel: Kernel) -> None:
+    """The portable code that ships was made from the current sources, and names no path of the machine."""
     assert shipped(kernel).exists(), "run scripts/portable"
     ships = unpacked(shipped(kernel).read_bytes())
     assert ships.arguments == [[array.dtype.str, array.ndim] for array in leaves(taken(kernel))]
@@ -81,7 +81,7 @@ def test_what_ships_is_what_numba_makes_here(tmp_path: Path, monkeypatch: pytest
     kernel = KERNELS[1]
     ships = unpacked(shipped(kernel).read_bytes())
     if ships.maker != maker():
-        pytest.skip(f"what ships was made by {ships.maker}; this is {maker()}")
+        pytest.skip(f"the shipped code was made by {ships.maker}; this is {maker()}")
     planted = PlantedModules(tmp_path)
     (planted.folder / ".numba_config.yaml").write_text("disable_jit: 1")
     monkeypatch.chdir(planted.folder)
@@ -89,8 +89,8 @@ def test_what_ships_is_what_numba_makes_here(tmp_path: Path, monkeypatch: pytest
     assert planted.imported() == []
 
 
-def test_the_sources_of_a_kernel_are_all_that_it_imports() -> None:
-    """By Python's own parser, which takes too long for every start."""
+def test_sources_include_all_imports() -> None:
+    """sources_of, which searches by regular expression, misses no import that Python's parser finds."""
     for kernel in COMPILED:
         module = kernel.function.py_func.__module__
         for source in sources_of(module):
@@ -104,16 +104,16 @@ def test_the_sources_of_a_kernel_are_all_that_it_imports() -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "cut", "flipped", "other"])
-def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
-    """Machine code that is not whole would end the process at its start, in every launch."""
+def test_a_damaged_cache_file_is_replaced(tmp_path: Path, damage: str) -> None:
+    """A truncated or changed cache file is created again; loading it would crash the process."""
     path, good = tmp_path / "code", bytes(range(256)) * 9
     assert kept(path, lambda: good) == good
     data = path.read_bytes()
     flipped = data[:999] + bytes([data[999] ^ 4]) + data[1000:]
     path.write_bytes({"": b"", "cut": data[:-100], "flipped": flipped, "other": b"\0" * len(data)}[damage])
-    asked: list[int] = []
-    assert kept(path, lambda: asked.append(1) or good) == good  # type: ignore[func-returns-value]
-    assert asked == [1]
+    calls: list[int] = []
+    assert kept(path, lambda: calls.append(1) or good) == good  # type: ignore[func-returns-value]
+    assert calls == [1]
     assert path.read_bytes() == data
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["code", "code.lock"]
 
@@ -153,8 +153,8 @@ def test_the_temporary_cache_is_this_users(tmp_path: Path, monkeypatch: pytest.M
     assert cache._temporary_folder() != usual
 
 
-def test_changed_sources_are_other_portable_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Wherever they lie: a kernel's own file, or one that a file it imports imports."""
+def test_a_changed_source_changes_the_name_of_portable_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The name depends on the kernel's own file and on all files that it imports, directly or not."""
     names = [source.stem for source in sources_of("engine.shortcuts.slots")]
     assert {"slots", "residency", "quantile", "splitmix", "columns", "jit"} <= set(names)
     assert not {"parts", "run", "native_code", "encode"} & set(names)
@@ -167,8 +167,8 @@ def test_changed_sources_are_other_portable_code(monkeypatch: pytest.MonkeyPatch
     assert shipped(KERNELS[1]).name != before.name
 
 
-def test_without_portable_code_of_its_sources_numba_makes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Here as another machine would: tuned for this CPU. The same bits come out of it, and it is kept."""
+def test_numba_compiles_where_nothing_ships(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On another architecture Numba compiles the kernel; the rows are the same, and the code is stored."""
     columns = columns_of([Scenario(virt=1 << 30, sparsity=0.99, zap=1 << 22, rounds=3, seed=8)])
     before = run_batch(columns)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
@@ -178,8 +178,8 @@ def test_without_portable_code_of_its_sources_numba_makes_it(monkeypatch: pytest
     assert [path.name.partition("-")[0] for path in tmp_path.glob("*.xz-*-*[!k]")] == ["walk_slots"]
 
 
-def test_a_kernel_takes_only_what_it_was_made_for() -> None:
-    """Compiled code would not notice: it gets addresses."""
+def test_a_kernel_checks_its_arguments() -> None:
+    """Missing, non-contiguous or wrongly typed arrays are refused: compiled code gets only addresses."""
     kernel = KERNELS[0]
     kernel.ready()
     points = encode(ONE)
@@ -189,20 +189,23 @@ def test_a_kernel_takes_only_what_it_was_made_for() -> None:
             kernel(*bad)
 
 
-def test_a_batch_finds_its_kernels_loaded_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def test_kernels_are_loaded_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU time of a batch does not include loading its kernels."""
+    calls: list[str] = []
 
     def clock() -> int:
-        asked.append("clock")
+        calls.append("clock")
         return 0
 
-    monkeypatch.setattr("engine.run.load", lambda columns: asked.append(f"load {len(columns['virt'])}"))
+    monkeypatch.setattr("engine.run.load", lambda columns: calls.append(f"load {len(columns['virt'])}"))
     monkeypatch.setattr("time.thread_time_ns", clock)
     base.run_batch(base.Batch(1, columns_of([Scenario(virt=1 << 21, sparsity=0.5)] * 3)))
-    assert asked == ["load 3", "clock", "clock"]
+    assert calls == ["load 3", "clock", "clock"]
 
 
-def test_what_cannot_be_compiled_is_reported_by_its_points(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_compilation_is_a_failure_of_each_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a kernel cannot be compiled, each point of the batch fails with the reason."""
+
     def fails(kernel: Kernel) -> None:
         raise RuntimeError("no compiler")
 
@@ -211,8 +214,18 @@ def test_what_cannot_be_compiled_is_reported_by_its_points(monkeypatch: pytest.M
     assert [(i, why.error) for i, why in done.failures] == [(i, "RuntimeError: no compiler") for i in range(2)]
 
 
+def call_for_no_point(kernel: Kernel) -> None:
+    """Call a kernel for none of a batch's points, and check that it writes no tally."""
+    one = encode(columns_of([Scenario(virt=1 << 46, sparsity=0.5)]))
+    tally = blank(one)
+    arrays = [getattr(tally, field.name) for field in fields(tally)]
+    for array in arrays:
+        array.fill(7)
+    call(kernel, one, one.par, np.zeros(0, np.int64), tally)
+    assert all((array == 7).all() for array in arrays)
+
+
 @pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
 def test_every_kernel_can_be_called_for_no_point(kernel: Kernel) -> None:
-    one = encode(columns_of([Scenario(virt=1 << 46, sparsity=0.5)]))
-    call(kernel, one, one.par, np.zeros(0, np.int64), blank(one))
-    assert kernel.is_ready
+    """A kernel that is called for no point writes nothing."""
+    call_for_no_point(kernel)

@@ -1,8 +1,6 @@
-"""Random choices: integers that a plain-Python reading of docs/method.md gives too, and the right distributions."""
+"""Random choices: the integers that docs/method.md gives in plain Python, and the right distributions."""
 
 from fractions import Fraction
-from itertools import accumulate
-from math import comb
 
 import numpy as np
 import pytest
@@ -28,62 +26,51 @@ from engine.random.binomial import (
 from engine.random.inverse_cdf import Cdf, binomial, cdf_of, span
 from engine.random.splitmix import draw, key, scale
 from engine.run import run_batch
+from tests.twin import draws
 
 MASK = FULL - 1
-GOLDEN = 0x9E3779B97F4A7C15
-AT = {name: i for i, name in enumerate(COLUMNS)}
-
-
-def slow_mix(z: int) -> int:
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & MASK
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & MASK
-    return z ^ (z >> 31)
+COLUMN_INDEX = {name: i for i, name in enumerate(COLUMNS)}
 
 
 @pytest.mark.parametrize(
     ("seed", "round_", "what", "index"), [(0, 0, 1, 0), (7, 3, 5, 123456789), (2**62, 999, 10, 2**45)]
 )
-def test_draw_is_the_published_one(seed: int, round_: int, what: int, index: int) -> None:
-    """key and draw are what docs/method.md says, in 64-bit arithmetic."""
-    z = slow_mix(seed + GOLDEN & MASK)
-    z = slow_mix(z + round_ + GOLDEN & MASK)
-    stream = slow_mix(z + what + GOLDEN & MASK)
-    assert key(seed, round_, what) == stream
-    assert draw(np.uint64(stream), index) == slow_mix(stream + (index + 1) * GOLDEN & MASK)
+def test_draws_equal_the_twins(seed: int, round_: int, what: int, index: int) -> None:
+    """Keys and draws in 64-bit arithmetic equal those of the twin's integers."""
+    stream_key = draws.key(seed, round_, draws.Stream(what))
+    assert key(seed, round_, what) == stream_key
+    assert draw(np.uint64(stream_key), index) == draws.draw(stream_key, index)
 
 
 @pytest.mark.parametrize(("bits", "n"), [(MASK, 2**62), (1 << 63, 1001), (12345, 7), (0xDEADBEEFCAFEF00D, 28_835_840)])
 def test_scale_is_a_wide_product(bits: int, n: int) -> None:
-    """scale is the upper half of a 128-bit product."""
+    """scale returns the upper 64 bits of the 128-bit product."""
     assert scale(np.uint64(bits), n) == bits * n >> 64
 
 
 @pytest.mark.parametrize("n", [1, 2, 32, 512])
 @pytest.mark.parametrize("p", [Fraction(1, 10), Fraction(1, 2), Fraction(590, 56320), Fraction(999, 1000)])
 def test_binomial_is_within_one_of_exact(n: int, p: Fraction) -> None:
-    """Each limit is the exact CDF's floor, give or take one in 2^64."""
-    running = Fraction(0)
-    cdf = binomial(n, p)
-    for j, got in enumerate([0] * cdf.low + cdf.limits.tolist()):
-        running += comb(n, j) * p**j * (1 - p) ** (n - j)
-        assert abs(got - min(running * FULL // 1, MASK)) <= 1
+    """Each limit of the binomial CDF differs by at most 1 from the floor of the exact value times 2^64."""
+    limits = all_limits(binomial(n, p))
+    exact = draws.binomial_thresholds(n, p)
+    assert all(abs(got - min(wanted, MASK)) <= 1 for got, wanted in zip(limits, exact, strict=False))
+    assert all(wanted >= MASK for wanted in exact[len(limits) :])
 
 
 @pytest.mark.parametrize("n", [2, 8, 32, 512])
 def test_spans_are_within_one_of_exact(n: int) -> None:
-    """Each limit is the exact CDF's floor, give or take one in 2^64; the CDF counts subsets by their span."""
+    """Each limit of the span CDF differs by at most 1 from the floor of the exact value times 2^64."""
     for k in range(1, n + 1):
-        cdf = span(n, k)
-        got = [0] * cdf.low + cdf.limits.tolist() + [FULL] * (n - 1 - cdf.low - len(cdf.limits))
-        ways = [n if k == 1 else 0] + [(n - s) * comb(s - 1, k - 2) if k > 1 else 0 for s in range(1, n)]
-        assert sum(ways) == comb(n, k)
-        exact = [running * FULL // comb(n, k) for running in accumulate(ways[:-1])]
-        assert all(abs(a - b) <= 1 for a, b in zip(got, exact, strict=True))
+        limits = all_limits(span(n, k))
+        exact = draws.span_thresholds(n, k)
+        assert all(abs(got - wanted) <= 1 for got, wanted in zip(limits, exact, strict=False))
+        assert all(wanted >= MASK for wanted in exact[len(limits) :])
 
 
 @pytest.mark.parametrize(("n", "k"), [(32, 1), (32, 2), (32, 32), (512, 3), (512, 40), (2048, 5), (8192, 80)])
 def test_cells_agree_with_limits(n: int, k: int) -> None:
-    """What a cell says of 16 bits holds for all 64, and where it says that more are needed, they are."""
+    """A cell that decides by 16 bits decides as all 64 would, and one that asks for more bits needs them."""
     cdf = span(n, k)
     for upper in np.random.default_rng(1).integers(0, 1 << 16, 500).tolist():
         cell = int(cdf.cells[upper >> INSIDE_BITS])
@@ -98,7 +85,7 @@ def test_cells_agree_with_limits(n: int, k: int) -> None:
 
 
 def slow_span(n: int, k: int) -> list[int]:
-    """Limits from 0 on, in whole numbers of any size, as engine.random.cdf_cells makes them in 128 bits."""
+    """Return the limits from 0 on by the recurrence of engine.random.cdf_cells, in integers of any size."""
     share, ways, downwards = FULL * FULL // n, n + k - 1, list[int]()
     for above in range(n - 1, k - 1, -1):
         share = share * (above - k + 1) // above
@@ -108,7 +95,7 @@ def slow_span(n: int, k: int) -> list[int]:
 
 
 def slow_cells(limits: list[int]) -> list[int]:
-    """Of each cell how many limits lie up to its beginning, and its mark."""
+    """Return each cell: the number of limits up to its start, and its mark."""
     cells, size = [], FULL // CELLS
     for first in range(0, FULL, size):
         inside = [limit for limit in limits if first < limit < first + size]
@@ -117,53 +104,54 @@ def slow_cells(limits: list[int]) -> list[int]:
     return cells
 
 
-def said(cdf: Cdf) -> list[int]:
+def all_limits(cdf: Cdf) -> list[int]:
+    """Return the limits with the zeros that the Cdf leaves out."""
     limits: list[int] = cdf.limits.tolist()
     return [0] * cdf.low + limits
 
 
 @pytest.mark.parametrize("n", [2, 3, 8, 32, 512])
-def test_spans_are_those_of_whole_numbers(n: int) -> None:
-    """Compiled code counts in pieces of 32 bits; to the bit, and no limit that is 0 is kept but what `low` says."""
+def test_spans_equal_integer_arithmetic(n: int) -> None:
+    """The compiled span limits, made of 32-bit digits, equal those of Python integers, and no zero is stored."""
     for k in range(2, n + 1):
-        assert said(span(n, k)) == slow_span(n, k)
+        assert all_limits(span(n, k)) == slow_span(n, k)
         assert 0 not in span(n, k).limits
-    assert said(span(n, 1)) == said(span(n, 0)) == []
+    assert all_limits(span(n, 1)) == all_limits(span(n, 0)) == []
 
 
 @pytest.mark.parametrize(("n", "k"), [(2048, 2), (2048, 1024), (8192, 3), (8192, 700), (8192, 8191), (8192, 8192)])
-def test_spans_of_large_tables_are_too(n: int, k: int) -> None:
-    """arm64's tables have up to 8,192 entries."""
-    assert said(span(n, k)) == slow_span(n, k)
+def test_spans_of_large_tables(n: int, k: int) -> None:
+    """The span limits are equal too for the 2,048 and 8,192 entries of arm64's tables."""
+    assert all_limits(span(n, k)) == slow_span(n, k)
 
 
-def test_cells_are_what_counting_says() -> None:
-    """Of spans, of binomials, and where limits lie on a cell's border, beside it, at the ends, or there are none."""
+def test_cells_equal_counting() -> None:
+    """Cells equal counted ones, also with limits at and beside a cell's border, at the ends, and without limits."""
     border = 5 << 52
-    made = [cdf_of(3, [border - 1, border, border + 1, FULL - 1]), cdf_of(0, [1 << 48, 1 << 52]), cdf_of(7, [])]
-    made += [span(32, 5), span(512, 2), binomial(8, Fraction(1, 3)), binomial(512, Fraction(1, 10))]
-    for cdf in made:
-        assert cdf.cells.tolist() == slow_cells(said(cdf))
+    cdfs = [cdf_of(3, [border - 1, border, border + 1, FULL - 1]), cdf_of(0, [1 << 48, 1 << 52]), cdf_of(7, [])]
+    cdfs += [span(32, 5), span(512, 2), binomial(8, Fraction(1, 3)), binomial(512, Fraction(1, 10))]
+    for cdf in cdfs:
+        assert cdf.cells.tolist() == slow_cells(all_limits(cdf))
 
 
 @pytest.mark.parametrize("sparsity", [0.8, 0.5, 0.2])
-def test_every_set_of_places_is_as_likely(sparsity: float) -> None:
-    """Of 8 extents a table, each choice of k comes as often as any other, for every k."""
+def test_all_sets_of_places_are_equally_likely(sparsity: float) -> None:
+    """With 8 extents per table, all choices of k resident ones are equally frequent, for every k."""
     tables = 32_768
     scenario = Scenario(virt=tables * 2 * MIB, sparsity=sparsity, cluster=256 * 1024, seed=3)
-    seen = np.zeros(tables, np.int64)
+    resident = np.zeros(tables, np.int64)  # a bit per extent
     for first, end in Realisation(scenario).installs(0).tolist():
         for extent in range(first // 64, end // 64):
-            seen[extent >> 3] |= 1 << (extent & 7)
+            resident[extent >> 3] |= 1 << (extent & 7)
     for k in range(1, 8):
         sets = [s for s in range(256) if s.bit_count() == k]
-        found = np.bincount(seen, minlength=256)[sets]
-        if found.sum() > 10 * len(sets):
-            assert stats.chisquare(found).pvalue > 1e-4
+        counts = np.bincount(resident, minlength=256)[sets]
+        if counts.sum() > 10 * len(sets):
+            assert stats.chisquare(counts).pvalue > 1e-4
 
 
 def test_limit() -> None:
-    """Shares 0 and 1 are certain; between them 64 bits decide."""
+    """Probabilities 0 and 1 are certain; others have a 64-bit limit."""
     assert limit(Fraction(0)) == (NEVER, 0)
     assert limit(Fraction(1)) == (ALWAYS, MASK)
     assert limit(Fraction(1, 2)) == (MAYBE, 1 << 63)
@@ -174,32 +162,32 @@ def test_limit() -> None:
 
 @pytest.mark.parametrize(("sparsity", "cluster_kib"), [(0.99, 4), (0.999, 64), (0.9, 512), (0.95, 2048), (0.9, 8192)])
 def test_closed_form_of_empty_tables(sparsity: float, cluster_kib: int) -> None:
-    """A table is all none with probability sparsity^(S / cluster), or sparsity for clusters above S."""
+    """A table is empty with probability sparsity^(S / cluster), or sparsity for clusters above its span S."""
     tables = 131_072
     scenario = Scenario(virt=tables * 2 * MIB, sparsity=sparsity, cluster=cluster_kib * 1024, seed=11)
-    held = int(run_batch(columns_of([scenario])).values[0, 0, AT["pte_tables_end"]])
-    draws = tables if cluster_kib <= 2048 else tables * 2048 // cluster_kib
+    kept = int(run_batch(columns_of([scenario])).values[0, 0, COLUMN_INDEX["pte_tables_end"]])
+    extents = tables if cluster_kib <= 2048 else tables * 2048 // cluster_kib
     expected = sparsity ** max(2048 / cluster_kib, 1)
-    empty = (tables - held) * draws // tables
-    assert stats.binomtest(empty, draws, expected).pvalue > 1e-4
+    empty = (tables - kept) * extents // tables
+    assert stats.binomtest(empty, extents, expected).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9, 0.999])
 def test_resident_share(sparsity: float) -> None:
-    """The share of pages installed is 1 - sparsity, for even spread and for clusters that straddle tables."""
+    """The installed share of pages is 1 - sparsity, also for clusters that cross the borders of slots."""
     for cluster in (4096, 12288, 3 * MIB):
         pages = GIB // 4096
         row = run_batch(columns_of([Scenario(virt=GIB, sparsity=sparsity, cluster=cluster, seed=5)])).values[0, 0]
         extents = -(-GIB // cluster)
         sigma = (sparsity * (1 - sparsity) / extents) ** 0.5
-        assert abs(row[AT["ptes_installed"]] / pages - (1 - sparsity)) < 5 * sigma
+        assert abs(row[COLUMN_INDEX["ptes_installed"]] / pages - (1 - sparsity)) < 5 * sigma
 
 
-def test_every_place_is_as_likely() -> None:
-    """Which pages of a table are resident is uniform: zap half of each table and half of the pages go."""
+def test_all_places_are_equally_likely() -> None:
+    """Calls over random halves of tables zap that share of the resident pages."""
     for sparsity in (0.99, 0.3):
         scenario = Scenario(virt=16 * GIB, sparsity=sparsity, zap=MIB, zap_shift=MIB, coverage=0.5, seed=9)
         row = run_batch(columns_of([scenario])).values[0, 0]
-        gone = int(row[AT["ptes_zapped"]])
-        made = int(row[AT["zap_calls"]]) / (16 * GIB // MIB)
-        assert abs(gone / int(row[AT["ptes_installed"]]) - made) < 0.01
+        zapped = int(row[COLUMN_INDEX["ptes_zapped"]])
+        called = int(row[COLUMN_INDEX["zap_calls"]]) / (16 * GIB // MIB)
+        assert abs(zapped / int(row[COLUMN_INDEX["ptes_installed"]]) - called) < 0.01

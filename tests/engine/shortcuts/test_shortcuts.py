@@ -1,4 +1,4 @@
-"""Each fast way is taken where it should be, and gives what the general walk gives."""
+"""Each shortcut is taken for the scenarios that it fits, and gives the rows of the general walk."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def way(scenario: Scenario) -> int:
     ],
 )
 def test_which_way(scenario: Scenario, expected: int) -> None:
-    """Calls of one slot, and calls of a part of one, go their short ways unless something stands against it."""
+    """Calls of whole slots and of parts of one take a shortcut unless a field of the scenario rules it out."""
     assert way(scenario) == expected
 
 
@@ -56,7 +56,7 @@ def test_which_way(scenario: Scenario, expected: int) -> None:
 @pytest.mark.parametrize("coverage", [1.0, 0.99, 0.9, 0.5, 0.05, 0.0])
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.99, 0.9995])
 def test_calls_of_16_pages_equal_walk(sparsity: float, coverage: float, order: str) -> None:
-    """Four to a word, where their grid begins at one; elsewhere by rows, as calls of other sizes."""
+    """Calls of 16 pages equal the walk, both four to a 64-bit word and, where not aligned to one, one by one."""
     for shift, lanes in ((0, True), (256 * KIB, True), (2304 * KIB, True), (64 * KIB, False), (1088 * KIB, False)):
         scenario = Scenario(
             virt=1200 * 2 * MIB, sparsity=sparsity, zap=64 * KIB, zap_shift=shift, coverage=coverage, rounds=3,
@@ -108,16 +108,16 @@ def part_scenarios(draw: st.DrawFn) -> Scenario:
 def assert_short_equals_walk(scenario: Scenario) -> None:
     columns = columns_of([scenario])
     points = encode(columns)
-    short = finish(points, columns, tally(points))
-    long = finish(points, columns, tally(points, short=False))
-    np.testing.assert_array_equal(short.values, long.values)
-    np.testing.assert_array_equal(short.rounds, long.rounds)
+    shortcut = finish(points, columns, tally(points))
+    walk = finish(points, columns, tally(points, short=False))
+    np.testing.assert_array_equal(shortcut.values, walk.values)
+    np.testing.assert_array_equal(shortcut.rounds, walk.rounds)
 
 
 @settings(max_examples=200, deadline=None)
 @given(slot_scenarios())
 def test_whole_slots_equal_walk(scenario: Scenario) -> None:
-    """Every column and round, whichever of the two ways for whole slots is taken."""
+    """Both shortcuts for whole slots equal the walk in every column and round."""
     assert way(scenario) in (BY_COUNTS, BY_SLOTS)
     assert_short_equals_walk(scenario)
 
@@ -125,7 +125,7 @@ def test_whole_slots_equal_walk(scenario: Scenario) -> None:
 @settings(max_examples=300, deadline=None)
 @given(slot_scenarios(one_slot=True))
 def test_calls_of_one_slot_equal_walk(scenario: Scenario) -> None:
-    """The same with calls of one slot, which go by counts in every round, whatever an earlier one left."""
+    """Calls of one slot equal the walk; they go by counts in every round, whatever an earlier round left."""
     in_tables = scenario.geometry.span_bytes % (scenario.cluster or 1) == 0
     assert (way(scenario) == BY_COUNTS) == (in_tables and scenario.sparsity not in (0, 1))
     assert_short_equals_walk(scenario)
@@ -135,14 +135,14 @@ def test_calls_of_one_slot_equal_walk(scenario: Scenario) -> None:
 @pytest.mark.parametrize("cluster", [4 * KIB, 64 * KIB, MIB, 2 * MIB])
 @pytest.mark.parametrize("sparsity", [0.3, 0.98, 0.995, 0.9999])
 def test_counts_equal_walk(sparsity: float, cluster: int, coverage: float) -> None:
-    """Every column, whichever way is taken; the address space ends in the middle of a PMD table."""
+    """Counting equals the walk, in an address space that ends in the middle of a PMD table."""
     scenario = Scenario(virt=128 * GIB + 6 * MIB, sparsity=sparsity, cluster=cluster, coverage=coverage, seed=77)
     assert way(scenario) == BY_COUNTS
     assert_short_equals_walk(scenario)
 
 
 def test_nearly_full_tables_on_arm64() -> None:
-    """31 of 32 extents: the place drawn is the absent one, and no flush below a whole table is full."""
+    """With 31 of 32 extents resident the absent one is drawn, and no flush of less than a table is a full one."""
     assert_short_equals_walk(Scenario(virt=8 * MIB, res=7_493_026, cluster=64 * KIB, rounds=2, arch="arm64-4k"))
     big = Scenario(virt=130 * GIB, sparsity=0.08, cluster=64 * KIB, arch="arm64-4k")
     assert way(big) == BY_COUNTS
@@ -152,6 +152,6 @@ def test_nearly_full_tables_on_arm64() -> None:
 @settings(max_examples=300, deadline=None)
 @given(part_scenarios())
 def test_parts_equal_walk(scenario: Scenario) -> None:
-    """Every column and round, whichever way is taken."""
+    """The shortcut for parts of a slot equals the walk in every column and round."""
     assert way(scenario) == BY_PARTS
     assert_short_equals_walk(scenario)

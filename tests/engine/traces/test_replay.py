@@ -1,4 +1,4 @@
-"""Traces: the model against what the live kernel showed, and each policy's rule on cases small enough to count."""
+"""Traces: replays against recordings of the live kernel and the slow twin, and each policy's rule on small cases."""
 
 import csv
 import random
@@ -25,7 +25,7 @@ def rows(path: Path) -> list[list[str]]:
 
 
 def after(*operations: tuple[str, int, int] | tuple[str, int, int, int]) -> dict[str, int]:
-    """PTE, PMD and PUD tables of each policy, after operations on addresses counted from BASE."""
+    """Return the number of tables of all levels under each policy after operations at offsets from BASE."""
     replay = Replay()
     for op, start, length, *stride in operations:
         replay.apply(Operation(op, BASE + start, length, *(stride or [PAGE] if op in ("write", "read") else [])))
@@ -33,12 +33,12 @@ def after(*operations: tuple[str, int, int] | tuple[str, int, int, int]) -> dict
 
 
 def tables(**other: int) -> dict[str, int]:
-    """The same number for every policy, but for those named."""
+    """Return the number `every` for all policies, except for those given by name."""
     return dict.fromkeys(POLICIES, other.pop("every")) | other
 
 
 def random_trace(seed: int) -> list[Operation]:
-    """One mapping over the border of a GiB, then touches, purges, markers and holes, most of them at slots' edges."""
+    """Return a mapping across a GiB border, then touches, purges, markers and holes, mostly at borders of slots."""
     choose = random.Random(seed)
     base, pages = BASE + PMD_SPAN - 3 * SLOT + choose.choice((0, PAGE, -PAGE)), choose.choice((2000, 2560, 3072))
     edges = [base, base + pages * PAGE, *(base // SLOT * SLOT + i * SLOT for i in range(1, 6))]
@@ -57,8 +57,8 @@ def random_trace(seed: int) -> list[Operation]:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_the_slow_twin_agrees(seed: int) -> None:
-    """Every column of an outcome that a trace determines, of every policy, after every operation."""
+def test_replay_equals_twin(seed: int) -> None:
+    """Every column that a trace determines equals the twin's, under every policy, after every operation."""
     scan_every = seed % 3 + 1
     replay, twins = Replay(scan_every=scan_every), {policy: Twin(policy, scan_every) for policy in POLICIES}
     for operation in random_trace(seed):
@@ -70,24 +70,24 @@ def test_the_slow_twin_agrees(seed: int) -> None:
             assert replay.outcome(policy)["res_bytes_end"] == replay.res_kib(policy) << 10
 
 
-def test_there_are_recorded_traces() -> None:
-    """All twenty that came with the brief, and ours."""
+def test_recordings_are_found() -> None:
+    """The test below runs on all recordings: twenty by others, and ours."""
     assert len(RECORDED) == 27
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
-def test_the_live_kernel_is_met_at_every_step(path: Path) -> None:
-    """VmPTE and RES under merged are what /proc showed, to the kB."""
+def test_replay_equals_recording(path: Path) -> None:
+    """VmPTE and RES under merged equal those in /proc after every step, to the kB."""
     replay = Replay(("merged",))
-    found = []
+    replayed = []
     for step, op, start, length, stride in rows(path):
         replay.apply(Operation(op, int(start), int(length), int(stride or 0)))
-        found.append((int(step), replay.vm_pte_kib("merged"), replay.res_kib("merged")))
-    assert found[1:] == [tuple(map(int, row)) for row in rows(path.with_suffix(".expected.csv"))]
+        replayed.append((int(step), replay.vm_pte_kib("merged"), replay.res_kib("merged")))
+    assert replayed[1:] == [tuple(map(int, row)) for row in rows(path.with_suffix(".expected.csv"))]
 
 
 def test_part_of_a_slot() -> None:
-    """Two halves free a table under refcount and async only; the whole-slot rules need one call."""
+    """Calls over two halves free a table only under refcount, async and munmap; other policies need one call."""
     filled = (("mmap", 0, 2 * SLOT), ("write", 0, SLOT))
     halves = (("dontneed", 0, SLOT // 2), ("dontneed", SLOT // 2, SLOT // 2))
     assert after(*filled, *halves) == tables(every=3, refcount=2, munmap=2, **{"async": 2})
@@ -95,7 +95,7 @@ def test_part_of_a_slot() -> None:
 
 
 def test_a_marker_pins() -> None:
-    """A guard marker keeps the table under every zap policy; its removal lets refcount and async have it."""
+    """A guard marker keeps the table, except under munmap; once it is removed, refcount and async free the table."""
     marked = (("mmap", 0, SLOT), ("write", 0, SLOT), ("guard_install", PAGE, PAGE), ("dontneed", 0, SLOT))
     assert after(*marked) == tables(every=3, munmap=0)
     removed = (("guard_remove", PAGE, PAGE),)
@@ -104,12 +104,12 @@ def test_a_marker_pins() -> None:
 
 
 def test_free_leaves_the_entries() -> None:
-    """MADV_FREE frees no table, but munmap does not ask which advice it was."""
+    """MADV_FREE frees no table, except under munmap, which unmaps on every advice."""
     assert after(("mmap", 0, SLOT), ("write", 0, SLOT), ("free", 0, SLOT)) == tables(every=3, munmap=0)
 
 
 def test_upper_tables_are_shared() -> None:
-    """A PMD table goes with the last VMA of its GiB, a PUD table with the last of its 512 GiB."""
+    """A PMD table is freed with the last VMA of its GiB, a PUD table with the last of its 512 GiB."""
     two = (("mmap", 0, PAGE), ("mmap", PMD_SPAN, PAGE), ("write", 0, PAGE), ("write", PMD_SPAN, PAGE))
     assert after(*two) == tables(every=5)
     assert after(*two, ("munmap", 0, PAGE)) == tables(every=3)
@@ -117,7 +117,7 @@ def test_upper_tables_are_shared() -> None:
 
 
 def test_munmap_maps_again_when_touched() -> None:
-    """A purged range is gone under munmap, until a touch asks for it."""
+    """Under munmap a purged range is unmapped, and mapped again by a touch."""
     purged = (("mmap", 0, SLOT), ("write", 0, SLOT), ("dontneed", 0, SLOT))
     assert after(*purged, ("write", 0, PAGE)) == tables(every=3)
     half, other = (0, SLOT // 2), (SLOT // 2, SLOT // 2)
@@ -128,18 +128,18 @@ def test_munmap_maps_again_when_touched() -> None:
     assert after(*filled, *never_reached)["munmap"] == 0
 
 
-def test_async_scans_when_it_is_time() -> None:
-    """With a scan every third operation the empty table lives until the third."""
+def test_async_scans_every_few_operations() -> None:
+    """With a scan after every third operation, an empty table stays until the next scan."""
     replay = Replay(("async",), scan_every=3)
-    seen = []
+    tables_after = []
     for op, stride in (("mmap", 0), ("write", PAGE), ("read", PAGE), ("dontneed", 0), ("free", 0), ("free", 0)):
         replay.apply(Operation(op, BASE, SLOT, stride))
-        seen.append(replay.vm_pte_kib("async") // 4)
-    assert seen == [0, 3, 3, 3, 3, 2]
+        tables_after.append(replay.vm_pte_kib("async") // 4)
+    assert tables_after == [0, 3, 3, 3, 3, 2]
 
 
 def test_sparse_terabytes_cost_their_tables() -> None:
-    """A page in every GiB of 64 TiB, then one purge over all of it."""
+    """A page in every GiB of 64 TiB has its own PTE and PMD table; one purge frees the PTE tables."""
     size = 64 << 40
     spread = (("mmap", 0, size), ("write", 0, size, PMD_SPAN))
     upper = size // PMD_SPAN + size // PUD_SPAN
@@ -148,7 +148,7 @@ def test_sparse_terabytes_cost_their_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("operation", "told"),
+    ("operation", "message"),
     [
         (Operation("wriet", BASE, 1), "unknown op 'wriet'"),
         (Operation("write", BASE, PAGE, 0), "stride 0"),
@@ -159,16 +159,16 @@ def test_sparse_terabytes_cost_their_tables() -> None:
         (Operation("dontneed", -PAGE, PAGE), "must not be negative"),
     ],
 )
-def test_what_no_process_can_ask_for(operation: Operation, told: str) -> None:
-    """Refused, and nothing is changed."""
+def test_impossible_operations(operation: Operation, message: str) -> None:
+    """An operation that no process can make is refused and changes nothing."""
     replay = Replay()
-    with pytest.raises(TraceError, match=told):
+    with pytest.raises(TraceError, match=message):
         replay.apply(operation)
     assert replay.vm_pte_kib("none") == 0
 
 
-def test_more_tables_than_a_machine_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replay ends at its limit, with a word, rather than eat the machine."""
+def test_too_many_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay stops with an error at MAX_TABLES instead of using up the memory."""
     assert MAX_TABLES * SLOT == 8 << 40
     monkeypatch.setattr("engine.traces.page_tables.MAX_TABLES", 1000)
     replay = Replay(("merged",))
