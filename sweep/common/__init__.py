@@ -1,1 +1,4 @@
-"""What every package uses: errors, units, files, columns, cost tables. Imports no other package of sweep."""
+"""Used by every other package: errors, units, text files, atomic writes, the schema of columns, cost tables.
+
+Imports engine, and no other package of sweep.
+"""

@@ -1,10 +1,13 @@
-"""Sizes and numbers: text in, exact integers and doubles out, and back. Knows no fields and no files.
+"""Parse sizes, shares and counts exactly, and format sizes and times.
 
 A size is a number and a unit: B, KiB, MiB, GiB, TiB, PiB, or K, M, G, T, P (either case), which are powers of 1024
-too, as in top and the kernel's memparse. KB, MB, ... mean 1000 to some and 1024 to others and are refused, and so is
-a number without a unit. A fraction is fine where it comes to whole bytes: 1.5GiB.
+too, as in top and the kernel's memparse. KB, MB, ... may mean powers of 1000 or 1024 and are refused, and so is a
+number without a unit. A fraction is allowed if the size is whole bytes: 1.5GiB.
 
-A share is a plain decimal from 0 to 1, a count a plain whole number. 1e-3, 50% and 017 are refused with what to write.
+A share is a plain decimal from 0 to 1, a count a plain whole number. For 1e-3, 50% and 017 the error says what to
+write. The errors name no place: the caller adds it.
+
+No units library (pint, humanfriendly): those take KB, round through doubles, and accept many spellings of one size.
 """
 
 import re
@@ -19,19 +22,21 @@ SCALE = {unit: 1 << (10 * i) for i, unit in enumerate(POWERS)} | {
 }
 UNITS = ", ".join((*POWERS, *"KMGTP"))
 INT64_MAX = (1 << 63) - 1
-LONGEST_NUMBER = 40
+MAX_NUMBER_CHARACTERS = 40
+"""Longer texts are refused before any pattern or conversion sees them."""
 
-_NUMBER = r"(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"
-_SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]+)")
-_PLAIN = re.compile(_NUMBER)
-_WHOLE = re.compile(r"0|[1-9][0-9]*")
+_DECIMAL = r"(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"
+_SIZE = re.compile(rf"({_DECIMAL}) ?([A-Za-z]+)")
+_NEGATIVE_SIZE = re.compile(rf"-{_DECIMAL} ?[A-Za-z]*")
+_PLAIN_DECIMAL = re.compile(_DECIMAL)
+_PLAIN_WHOLE = re.compile(r"0|[1-9][0-9]*")
 
 
 def parse_size(text: str) -> int:
-    """Bytes, exactly. Raises UserError without a place."""
+    """The bytes of a size such as `64KiB`. Raises UserError, also above 2^63 - 1."""
     shown = repr(one_line(text))
-    match = _SIZE.fullmatch(text)
-    if match is None or len(text) > LONGEST_NUMBER:
+    match = _short_match(_SIZE, text)
+    if match is None:
         raise UserError(_why_no_size(text, shown))
     number, unit = match.groups()
     if unit not in SCALE:
@@ -44,12 +49,17 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def _short_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The match of a whole text that is short enough to be a number."""
+    return pattern.fullmatch(text) if len(text) <= MAX_NUMBER_CHARACTERS else None
+
+
 def _why_no_size(text: str, shown: str) -> str:
-    if _PLAIN.fullmatch(text) and len(text) <= LONGEST_NUMBER:
-        spelled = format_size(int(text)) if _WHOLE.fullmatch(text) else ""
-        other = f" or {spelled}" if spelled not in ("", f"{text}B") else ""
-        return f"{shown} has no unit; write {text}B{other}"
-    if re.fullmatch(rf"-{_NUMBER} ?[A-Za-z]*", text):
+    if _short_match(_PLAIN_DECIMAL, text):
+        size = format_size(int(text)) if _PLAIN_WHOLE.fullmatch(text) else ""
+        alternative = f" or {size}" if size not in ("", f"{text}B") else ""
+        return f"{shown} has no unit; write {text}B{alternative}"
+    if _short_match(_NEGATIVE_SIZE, text):
         return f"{shown}: a size cannot be negative"
     return f"{shown} is not a size; write a number and a unit, such as 64KiB (units: {UNITS})"
 
@@ -73,7 +83,7 @@ def format_size(size: int) -> str:
 
 
 def human_size(size: float) -> str:
-    """A size to read, rounded to three digits or so: `1.2 GiB`."""
+    """A rounded size for people: `1.2 GiB`."""
     power = 0
     while abs(size) >= 1023.95 and power + 1 < len(POWERS):
         size, power = size / 1024, power + 1
@@ -81,7 +91,7 @@ def human_size(size: float) -> str:
 
 
 def human_ns(ns: float) -> str:
-    """A time to read: `850 ns`, `1.2 ms`, `3.4 s`, `12 min`, `5.1 h`."""
+    """A rounded time for people: `850 ns`, `1.2 ms`, `3.4 s`, `12 min`, `5.1 h`."""
     steps = ((1e3, 1.0, "ns"), (1e6, 1e3, "us"), (1e9, 1e6, "ms"), (120e9, 1e9, "s"), (7200e9, 60e9, "min"))
     for limit, scale, unit in steps:
         if abs(ns) < limit:
@@ -90,22 +100,25 @@ def human_ns(ns: float) -> str:
 
 
 def parse_count(text: str) -> int:
-    """A whole number, 0 to 2^63 - 1."""
+    """A whole number from 0 to 2^63 - 1. Raises UserError."""
     shown = repr(one_line(text))
-    if _WHOLE.fullmatch(text) and len(text) <= LONGEST_NUMBER:
+    if _short_match(_PLAIN_WHOLE, text):
         number = int(text)
         if number > INT64_MAX:
             raise UserError(f"{shown} is too large; the limit is {INT64_MAX}")
         return number
     plain = plain_number(text)
-    hint = f"; write {plain}" if _WHOLE.fullmatch(plain) else ""
+    hint = f"; write {plain}" if _PLAIN_WHOLE.fullmatch(plain) else ""
     raise UserError(f"{shown} is not a whole number{hint}")
 
 
 def parse_share(text: str) -> float:
-    """A share from 0 to 1. The double's shortest decimal must be the number written: the engine takes it as exact."""
+    """A share from 0 to 1. Raises UserError, also for digits that a double does not keep.
+
+    The shortest decimal of the double must be the number as written, because the engine computes with that decimal.
+    """
     shown = repr(one_line(text))
-    if not _PLAIN.fullmatch(text) or len(text) > LONGEST_NUMBER:
+    if not _short_match(_PLAIN_DECIMAL, text):
         percent = text.endswith("%") and plain_number(text[:-1])
         plain = plain_number(str(Decimal(percent) / 100)) if percent else plain_number(text)
         hint = f"; write {plain}" if plain and float(plain) <= 1 else ""
@@ -119,9 +132,12 @@ def parse_share(text: str) -> float:
 
 
 def plain_number(text: str) -> str:
-    """The same number without exponent, sign +, leading zeros or underscores: 1e3 is `1000`; `` if it is none."""
+    """A number rewritten without exponent, sign +, leading zeros and underscores: `1000` for 1e3.
+
+    An empty string for a text that is no number, and for one that is negative, very large, very small or too long.
+    """
     try:
-        number = Decimal(text.strip().replace("_", "")) if len(text) <= LONGEST_NUMBER else Decimal("nan")
+        number = Decimal(text.strip().replace("_", "")) if len(text) <= MAX_NUMBER_CHARACTERS else Decimal("nan")
     except InvalidOperation:
         return ""
     if not number.is_finite() or number < 0 or not -25 < number.adjusted() < 25:

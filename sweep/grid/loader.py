@@ -25,6 +25,7 @@ from engine.model.policy import POLICIES
 from engine.model.scenario import ABSENT, FIELD, Columns, complete
 from sweep.common import units
 from sweep.common.errors import UserError, one_line, unknown_name
+from sweep.common.text_lines import STDIN, open_regular_file
 from sweep.common.units import INT64_MAX
 from sweep.grid import field_values, grid_file, shipped_grids, yaml_nodes
 from sweep.grid.field_values import MAX_POINTS, AxisValues, Value, format_value
@@ -55,7 +56,7 @@ def parse_grid(text: str, name: str, overrides: Sequence[str] = ()) -> Grid:
 def _read(path: Path) -> str:
     """The file's text. Raises UserError if it is missing, too long or not UTF-8."""
     try:
-        with path.open("rb") as file:
+        with open_regular_file(str(path)) as file:
             data = file.read(yaml_nodes.MAX_BYTES + 1)
     except FileNotFoundError:
         raise UserError(shipped_grids.missing_grid(path)) from None
@@ -175,6 +176,8 @@ class _Builder:
             path: field_values.NodePath = (
                 ("workload", "trace", i) if isinstance(given.trace, list) else ("workload", "trace")
             )
+            if scalar.text == STDIN:
+                raise error_at(scalar.spot, path, "a grid reads traces from files, not from standard input")
             folder = Path(self.source).parent if scalar.spot.line else Path()
             try:
                 traces.append(trace_points.read_trace_file(folder / scalar.text, name))

@@ -1,4 +1,4 @@
-"""What a program asks for when it gives memory back: calls by size, and which of them cover whole slots."""
+"""Count the calls with which a program gives memory back: by kind and size, and how many cover whole slots."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from engine.traces.vmas import Piece
 
 PURGES = ("dontneed", "free")
 KINDS = (*PURGES, "munmap")
-SIZES = (
+SIZE_CLASSES = (
     ("<=4KiB", 4 * KIB),
     ("<=64KiB", 64 * KIB),
     ("<=512KiB", 512 * KIB),
@@ -19,16 +19,23 @@ SIZES = (
     ("<4MiB", 4 * MIB - 1),
     ("<32MiB", 32 * MIB - 1),
 )
-LARGER = ">=32MiB"
-_NAMES, _MOST = (*(name for name, _ in SIZES), LARGER), [most for _, most in SIZES]
+"""(name, largest length in bytes)"""
+LARGEST_CLASS = ">=32MiB"
 STACKS = "pthread stacks"
+"""Calls in which glibc gives back the stack of a thread that ended: not the allocator's, so a class of their own."""
 STACK_BYTES = 8_368_128
-"""What glibc 2.36 gives back of an 8 MiB stack when its thread ends (nptl/allocatestack.c, advise_stack_range)."""
+"""Length of that call for a stack of 8 MiB in glibc 2.36 (nptl/allocatestack.c, advise_stack_range)."""
+_CLASS_NAMES = (*(name for name, _ in SIZE_CLASSES), LARGEST_CLASS)
+_CLASS_LIMITS = [limit for _, limit in SIZE_CLASSES]
 
 
 @dataclass(slots=True)
 class CallCounts:
-    """Calls of one kind and size. `whole_calls` cover at least one whole slot, `whole_bytes` are all bytes of these."""
+    """Calls of one kind and size class, and their mapped bytes.
+
+    `whole_calls` cover at least one whole slot inside a VMA, `whole_bytes` are all bytes of these calls, `whole_slots`
+    the slots that they cover.
+    """
 
     calls: int = 0
     bytes: int = 0
@@ -36,12 +43,12 @@ class CallCounts:
     whole_bytes: int = 0
     whole_slots: int = 0
 
-    def add(self, pieces: Iterable[Piece]) -> None:
-        """One call, clipped to the VMAs that it meets."""
+    def add_call(self, pieces: Iterable[Piece]) -> None:
+        """Count one call. `pieces` are (vma, start, end): the call's range clipped to each VMA that it meets."""
         size = slots = 0
-        for _, lo, hi in pieces:
-            size += hi - lo
-            slots += max(0, hi // SLOT - -(-lo // SLOT))
+        for _, start, end in pieces:
+            size += end - start
+            slots += max(0, end // SLOT - -(-start // SLOT))
         self.calls += 1
         self.bytes += size
         self.whole_slots += slots
@@ -49,7 +56,7 @@ class CallCounts:
             self.whole_calls += 1
             self.whole_bytes += size
 
-    def plus(self, other: "CallCounts") -> "CallCounts":
+    def __add__(self, other: "CallCounts") -> "CallCounts":
         return CallCounts(
             self.calls + other.calls,
             self.bytes + other.bytes,
@@ -60,50 +67,53 @@ class CallCounts:
 
 
 class CallHistogram:
-    """Tallies by kind of call and size; what a thread's end gives back of its stack stands apart."""
+    """CallCounts for each pair of kind (`dontneed`, `free`, `munmap`) and size class."""
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str], CallCounts] = {}
+        self._counts: dict[tuple[str, str], CallCounts] = {}
 
-    def add(self, kind: str, length: int, pieces: Iterable[Piece], *, stack: bool = False) -> None:
-        size = STACKS if stack else _NAMES[bisect_left(_MOST, length)]
-        tally = self._tallies.get((kind, size))
-        if tally is None:
-            tally = self._tallies[kind, size] = CallCounts()
-        tally.add(pieces)
+    def add_call(self, kind: str, length: int, pieces: Iterable[Piece], *, is_stack: bool = False) -> None:
+        """Count one call of `length` bytes; `pieces` as in CallCounts.add_call."""
+        size_class = STACKS if is_stack else _CLASS_NAMES[bisect_left(_CLASS_LIMITS, length)]
+        counts = self._counts.get((kind, size_class))
+        if counts is None:
+            counts = self._counts[kind, size_class] = CallCounts()
+        counts.add_call(pieces)
 
     def by_size(self) -> Iterator[tuple[str, str, CallCounts]]:
-        """(kind, size, tally) of what there is, kinds and sizes in order."""
+        """(kind, size class, counts) of all pairs that have calls, kinds in the order of KINDS, sizes ascending."""
         for kind in KINDS:
-            for size in (*(name for name, _ in SIZES), LARGER, STACKS):
-                if (kind, size) in self._tallies:
-                    yield kind, size, self._tallies[kind, size]
+            for size_class in (*_CLASS_NAMES, STACKS):
+                if (kind, size_class) in self._counts:
+                    yield kind, size_class, self._counts[kind, size_class]
 
     def purge_totals(self) -> CallCounts:
-        """All purges but those of stacks."""
-        return self._sum(PURGES)
+        """All purges (`dontneed` and `free`) except those of stacks."""
+        return self._total(PURGES)
 
     @property
     def purge_calls(self) -> int:
-        """Stacks too."""
-        return sum(tally.calls for kind, _, tally in self.by_size() if kind in PURGES)
+        """The number of purges, those of stacks included."""
+        return sum(counts.calls for kind, _, counts in self.by_size() if kind in PURGES)
 
     def acting_calls(self, policy: str) -> tuple[int, int, int]:
-        """Calls after which the policy may free a table, for all that they say themselves; their bytes; those reached.
+        """(calls, bytes, bytes reached) of the purges after which `policy` may free a table.
 
-        Of a call over a whole slot and parts of its neighbours the whole-slot rules reach the slot alone. refcount and
-        async look at tables whatever the call's size, but MADV_FREE empties none; munmap unmaps all.
+        Judged by the calls alone: whether a table is empty then depends on its other entries. Of a call that covers a
+        whole slot and parts of its neighbours, the whole-slot rules reach only the slot. refcount and async look at
+        tables whatever the size of the call, but MADV_FREE empties none. munmap unmaps the range of every purge.
         """
         if policy == "munmap":
-            return self.purge_totals().calls, self.purge_totals().bytes, self.purge_totals().bytes
-        dontneed, kept_as = self._sum(("dontneed",)), CLASS_OF[policy]
-        if kept_as == BY_SLOT:
+            totals = self.purge_totals()
+            return totals.calls, totals.bytes, totals.bytes
+        dontneed, policy_class = self._total(("dontneed",)), CLASS_OF[policy]
+        if policy_class == BY_SLOT:
             return dontneed.whole_calls, dontneed.whole_bytes, dontneed.whole_slots * SLOT
-        return (0, 0, 0) if kept_as == NONE else (dontneed.calls, dontneed.bytes, dontneed.bytes)
+        return (0, 0, 0) if policy_class == NONE else (dontneed.calls, dontneed.bytes, dontneed.bytes)
 
-    def _sum(self, kinds: tuple[str, ...]) -> CallCounts:
+    def _total(self, kinds: tuple[str, ...]) -> CallCounts:
         total = CallCounts()
-        for kind, size, tally in self.by_size():
-            if kind in kinds and size != STACKS:
-                total = total.plus(tally)
+        for kind, size_class, counts in self.by_size():
+            if kind in kinds and size_class != STACKS:
+                total = total + counts
         return total

@@ -1,6 +1,7 @@
-"""The output of `strace -f -e trace=mmap,munmap,madvise,mremap,brk,mprotect`, read line by line as calls.
+"""Parse the output of `strace -f -e trace=mmap,munmap,madvise,mremap,brk,mprotect` into calls.
 
-With or without process numbers and times, to a file or to the terminal; `<unfinished ...>` is joined with `resumed`.
+Lines may have process numbers, times, call numbers and instruction pointers before the call (-f, -t, -r, -n, -i). A
+call that is cut in two by `<unfinished ...>` and `<... resumed>` is joined.
 """
 
 import re
@@ -8,89 +9,96 @@ from collections.abc import Iterator
 
 from engine.traces.page_tables import PAGE
 from engine.traces.vmas import READ, WRITE
-from sweep.common.errors import UserError
+from sweep.common.errors import UserError, one_line
 from sweep.common.text_lines import TextLines
-from sweep.traces.trace_reader import MOST_THREADS, Call, ProgramTracker, SkippedRows, check_call
+from sweep.traces.trace_reader import ADVICE, MAX_THREADS, Call, ProgramTracker, SkippedRows, check_call
 
+# Lines are at most 64 KiB. No two quantifiers of these patterns can match the same characters next to each other, so
+# matching takes linear time.
 _LINE = re.compile(
-    r"(?:\[pid +(?P<pid>\d+)(?:<[^>]*>)?\] +|(?P<number>\d+)(?:<[^>]*>)? +)?"  # <comm>: --decode-pids
-    r"(?:\(\+ *[\d.]+\) +|[\d:]+(?:\.\d+)? +)?"  # a time: -t, -tt, -ttt, -r
-    r"(?:\[[ \da-f]+\] +)*"  # the call's number, where it was made: -n, -i
-    r"(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<call>\w+)\()(?P<rest>.*)"
+    r"(?:\[pid +(?P<pid>\d{1,10})(?:<[^>]*>)?\] +|(?P<number>\d{1,10})(?:<[^>]*>)? +)?"  # <comm>: --decode-pids
+    r"(?:\(\+ *[\d.]+\) +|[\d:]{1,20}(?:\.\d+)? +)?"  # a time: -t, -tt, -ttt, -r
+    r"(?:\[[ \da-f]+\] +)*"  # call number and instruction pointer: -n, -i
+    r"(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<call>\w+)\()(?P<rest>.*)",
+    re.ASCII,
 )
-_RESULT = re.compile(r"(?P<arguments>.*)\) *= (?P<result>0x[0-9a-f]+|-?\d+|\?)(?P<why>.*)")
+_RESULT = re.compile(r"(?P<arguments>.*)\) *= (?P<result>0x[0-9a-f]+|-?\d+|\?)(?P<why>.*)", re.ASCII)
+_RAW_ADVICE = re.compile(r"0x\w+ /\* (\w+) \*/", re.ASCII)
 _UNFINISHED = "<unfinished ...>"
-_NOISE = ("+++", "---", "strace: ")
-_ADVICE = {"MADV_DONTNEED": "dontneed", "0x4": "dontneed", "MADV_DONTNEED_LOCKED": "dontneed", "0x18": "dontneed"} | {
-    "MADV_FREE": "free",
-    "0x8": "free",
-}
+_OTHER_OUTPUT = ("+++", "---", "strace: ")
+_ADVICE = ADVICE | {"0x4": "dontneed", "0x18": "dontneed", "0x8": "free"}  # by name, or by number with -X raw
 _SHARED, _ANONYMOUS, _STACK = 0x1, 0x20, 0x20000  # include/uapi/linux/mman.h, asm-generic/mman.h
-_ARGUMENTS = {"mmap": 6, "munmap": 2, "madvise": 3, "mprotect": 3, "mremap": 4, "brk": 1}
-_LONGEST_CALL = 4096
+_ARGUMENT_COUNTS = {"mmap": 6, "munmap": 2, "madvise": 3, "mprotect": 3, "mremap": 4, "brk": 1}
+_MAX_UNFINISHED_CHARACTERS = 4096
 
 
-def read_strace_calls(rows: Iterator[tuple[int, str]], place: TextLines, skipped: SkippedRows) -> Iterator[Call]:
-    """The calls that worked. Raises UserError where there is not one call in the file."""
-    reader = _Reader()
-    for row, line in rows:
+def read_strace_calls(lines: Iterator[tuple[int, str]], rows: TextLines, skipped: SkippedRows) -> Iterator[Call]:
+    """The successful calls of (row, line) pairs; adds the other rows to `skipped`. `rows` gives errors their place.
+
+    Raises UserError if there is no call at all.
+    """
+    parser = _Parser()
+    for row, line in lines:
         try:
-            call = reader.line(row, line)
+            call = parser.parse_line(row, line)
         except UserError as error:
-            raise place.error(str(error)) from error
+            raise rows.error(str(error)) from error
         if isinstance(call, Call):
             call = check_call(call)
         if isinstance(call, Call):
             yield call
         elif call:
             skipped.add(call, row)
-    if not reader.calls_seen:
-        raise UserError(f"{place.path}: {place.row} rows, and not one call of {', '.join(_ARGUMENTS)} in them")
-    if reader.open_calls:
-        skipped.add(f"{reader.open_calls} calls that never returned", place.row)
+    if not parser.calls_seen:
+        raise UserError(f"{rows.path}: {rows.row} rows, and not one call of {', '.join(_ARGUMENT_COUNTS)} in them")
+    if parser.unfinished_calls:
+        skipped.add(f"{parser.unfinished_calls} calls that never returned", rows.row)
 
 
-class _Reader:
-    """What must be known from earlier lines: calls that did not return yet, the break, which threads are ours."""
+class _Parser:
+    """State over lines: calls that have not returned, the program break, the threads of the traced program."""
 
     def __init__(self) -> None:
         self.calls_seen = 0
-        self._unfinished: dict[int, tuple[str, str]] = {}
+        self._unfinished: dict[int, tuple[str, str]] = {}  # thread: (name of the call, its text so far)
         self._programs = ProgramTracker()
         self._break = 0
 
     @property
-    def open_calls(self) -> int:
+    def unfinished_calls(self) -> int:
         return len(self._unfinished)
 
-    def line(self, row: int, line: str) -> Call | str:
-        """A call, or why the line counts for nothing, or nothing to say. Raises UserError."""
+    def parse_line(self, row: int, line: str) -> Call | str:
+        """A call, or the reason to skip the line, or an empty string for a line without a call. Raises UserError."""
         match = _LINE.match(line)
         if match is None:
-            noise = not line.strip() or any(mark in line for mark in _NOISE)
-            return "" if noise else "not a line of strace's"
+            is_expected = not line.strip() or any(mark in line for mark in _OTHER_OUTPUT)
+            return "" if is_expected else "not a line of strace's"
         thread = int(match["pid"] or match["number"] or 0)
         name, rest = match["call"], match["rest"]
         if match["resumed"]:
-            name, begun = self._unfinished.pop(thread, ("", ""))
+            name, beginning = self._unfinished.pop(thread, ("", ""))
             if name != match["resumed"]:
                 return "resumed, but not begun in this file"
-            rest = begun + rest
-        if name not in _ARGUMENTS:
-            return f"{name} is none of {', '.join(_ARGUMENTS)}"
+            rest = beginning + rest
+        if name not in _ARGUMENT_COUNTS:
+            return f"{one_line(name)} is none of {', '.join(_ARGUMENT_COUNTS)}"
         if rest.rstrip().endswith(_UNFINISHED):
-            if len(self._unfinished) >= MOST_THREADS or len(rest) > _LONGEST_CALL:
-                raise UserError(f"more than {MOST_THREADS:,} unfinished calls")
+            if len(self._unfinished) >= MAX_THREADS:
+                raise UserError(f"more than {MAX_THREADS:,} unfinished calls")
+            if len(rest) > _MAX_UNFINISHED_CHARACTERS:
+                raise UserError(f"an unfinished call of more than {_MAX_UNFINISHED_CHARACTERS:,} characters")
             self._unfinished[thread] = (name, rest.rstrip().removesuffix(_UNFINISHED).rstrip())
             return ""
-        return self._finished(row, thread, name, rest)
+        return self._parse_finished(row, thread, name, rest)
 
-    def _finished(self, row: int, thread: int, name: str, rest: str) -> Call | str:
+    def _parse_finished(self, row: int, thread: int, name: str, rest: str) -> Call | str:
+        """`rest` is all after the opening parenthesis: `NULL, 4096, ...) = 0x7f...`."""
         match = _RESULT.match(rest)
         if match is None:
             return "cut off, or not a line of strace's"
-        arguments = match["arguments"].split(", ", _ARGUMENTS[name] - 1)
-        if len(arguments) < _ARGUMENTS[name]:
+        arguments = match["arguments"].split(", ", _ARGUMENT_COUNTS[name] - 1)
+        if len(arguments) < _ARGUMENT_COUNTS[name]:
             return f"{name} with {len(arguments)} arguments"
         self.calls_seen += 1
         try:
@@ -99,40 +107,48 @@ class _Reader:
             return f"{name} with arguments that are no numbers"
 
     def _call(self, row: int, thread: int, name: str, arguments: list[str], result: str) -> Call | str:
+        """Raises ValueError for an argument that should be a number."""
         start = _number(arguments[0])
         length = _number(arguments[1]) if len(arguments) > 1 else 0
-        if self._programs.foreign(thread, name, start, length):
+        if self._programs.is_foreign(thread, name, start, length):
             return "another program's call, started by this one"
         if result == "?" or result.startswith("-"):
             return f"{name} that failed"
         match name:
             case "mmap":
-                anonymous, stack = _kind(arguments[3])
+                anonymous, stack = _anonymous_and_stack(arguments[3])
                 return Call(row, "mmap", int(result, 16), length, _rights(arguments[2]), anonymous, stack)
             case "mremap":
                 new_length = _number(arguments[2])
                 return Call(row, "mremap", int(result, 16), new_length, moved_from=start, old_length=length)
             case "madvise":
-                advice = _ADVICE.get(re.sub(r"^0x\w+ /\* (\w+) \*/$", r"\1", arguments[2]))
-                return Call(row, advice, start, length) if advice else f"{arguments[2]} gives nothing back"
+                raw = _RAW_ADVICE.fullmatch(arguments[2])
+                advice = _ADVICE.get(raw[1] if raw else arguments[2])
+                return Call(row, advice, start, length) if advice else f"{one_line(arguments[2])} gives nothing back"
             case "mprotect":
                 return Call(row, "mprotect", start, length, _rights(arguments[2]))
             case "brk":
                 return self._brk(row, start, int(result, 16))
         return Call(row, "munmap", start, length)
 
-    def _brk(self, row: int, asked: int, now: int) -> Call | str:
-        """A break that moves maps or unmaps the pages between. brk(NULL) asks, and may be a new program's."""
-        before = self._break
-        if asked or not before:
-            self._break = now
-        old, new = -(-before // PAGE) * PAGE, -(-now // PAGE) * PAGE
-        if not before or not asked or old == new:
+    def _brk(self, row: int, requested: int, new_break: int) -> Call | str:
+        """The mmap or munmap of the pages between the old break and the new one.
+
+        brk(NULL) only queries the break, and may come from a program that was just started.
+        """
+        old_break = self._break
+        if requested or not old_break:
+            self._break = new_break
+        old_end, new_end = -(-old_break // PAGE) * PAGE, -(-new_break // PAGE) * PAGE
+        if not old_break or not requested or old_end == new_end:
             return ""
-        return Call(row, "mmap", old, new - old) if new > old else Call(row, "munmap", new, old - new)
+        if new_end > old_end:
+            return Call(row, "mmap", old_end, new_end - old_end)
+        return Call(row, "munmap", new_end, old_end - new_end)
 
 
 def _number(text: str) -> int:
+    """NULL, a hexadecimal or a decimal number. Raises ValueError for anything else."""
     if text == "NULL":
         return 0
     value = int(text, 16) if text.startswith("0x") else int(text)
@@ -141,8 +157,8 @@ def _number(text: str) -> int:
     return value
 
 
-def _kind(flags: str) -> tuple[bool, bool]:
-    """Whether a mapping is private and anonymous, and whether it is a stack: by MAP_ names, or the number of -X raw."""
+def _anonymous_and_stack(flags: str) -> tuple[bool, bool]:
+    """Whether a mapping is private and anonymous, and whether it is a stack. `flags`: MAP_ names, or a number."""
     if flags.startswith("0x") and "MAP_" not in flags:
         number = int(flags, 16)
         return bool(number & _ANONYMOUS) and not number & _SHARED, bool(number & _STACK)
@@ -150,7 +166,7 @@ def _kind(flags: str) -> tuple[bool, bool]:
 
 
 def _rights(text: str) -> int:
-    """PROT_ names, or the number that -X raw prints (PROT_READ 1, PROT_WRITE 2)."""
+    """READ and WRITE of PROT_ names, or of the number that -X raw prints (PROT_READ 1, PROT_WRITE 2)."""
     if text.startswith("0x") and "PROT" not in text:
         return int(text, 16) & (READ | WRITE)
     return (READ if "PROT_READ" in text else 0) | (WRITE if "PROT_WRITE" in text else 0)

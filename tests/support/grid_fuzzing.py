@@ -340,6 +340,21 @@ def _picked(texts: list[str], chance: random.Random) -> str:
     )
 
 
+LONG_TEXT_UNITS = (
+    *("9", "0", "a", " ", ".", "-", "_", "'", '"', "[", ") "),
+    *("1:", ".5", "1_", "1 ", ":59", "1e", "ab ", "<>", "'a'", "f "),
+)
+
+
+def long_texts(
+    length: int = 100_000,
+    starts: tuple[str, ...] = ("", "-", "0", "0x", "1 "),
+    ends: tuple[str, ...] = ("", "x", "KiB"),
+) -> list[str]:
+    """Texts of about `length` characters of one or two kinds. A pattern that backtracks needs minutes for some."""
+    return [start + unit * (length // len(unit)) + end for unit in LONG_TEXT_UNITS for start in starts for end in ends]
+
+
 def bombs() -> dict[str, str]:
     """Texts that are made to cost: each must be refused, or planned, soon and in little memory."""
     head = "schema: sweep/1\nname: bomb\nfixed: {virt: 64GiB, sparsity: 0.9}\n"

@@ -72,14 +72,14 @@ class Found:
 def _read(virt: str | None, res: str | None, vmpte: str | None, pid: int | None, trace: str | None) -> Found:
     from sweep.process.advice import Footprint
     from sweep.process.table_census import take_census
-    from sweep.traces.trace_replay import play_calls
+    from sweep.traces.trace_replay import replay_calls
 
     sizes = _sizes(virt, res, vmpte, pid, trace)
     footprint, census = Footprint(*sizes) if sizes else None, take_census(pid) if pid else None
     if census is not None:
         kib = census.sizes
         footprint = Footprint(kib.vm_size_kib << 10, kib.vm_rss_kib << 10, kib.vm_pte_kib << 10, census.arch)
-    play = play_calls(trace) if trace else None
+    play = replay_calls(trace) if trace else None
     for note in play.notes() if play else ():
         print(f"{trace}: {note}", file=sys.stderr)
     return Found(footprint, census, play)

@@ -1,5 +1,6 @@
 """Sizes, counts and shares: what is read, what is refused and with which words."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -19,6 +20,7 @@ from sweep.common.units import (
     parse_size,
     plain_number,
 )
+from tests.support.grid_fuzzing import check_message, limited, long_texts
 
 
 @given(st.integers(0, INT64_MAX))
@@ -98,6 +100,18 @@ def test_any_text_is_a_size_or_one_line_of_error(text: str) -> None:
         except UserError as error:
             said = str(error)
         assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("parse", [parse_size, parse_count, parse_share])
+def test_long_texts_are_refused_at_once(parse: Callable[[str], object]) -> None:
+    """A text of 100,000 characters is refused in one short line, whatever its characters are."""
+    with limited():
+        for text in long_texts(starts=("", "-", "0"), ends=("", "KiB")):
+            assert plain_number(text) == ""
+            with pytest.raises(UserError) as error:
+                parse(text)
+            check_message(error.value)
+            assert len(str(error.value)) < 250
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.model.scenario import FIELD
 from sweep.common.errors import UserError, printable
+from sweep.grid import sql_expressions, yaml_nodes
 from sweep.grid.grid_file import TOP_KEYS
 from sweep.grid.loader import parse_grid
 from sweep.store import run_directory
@@ -26,6 +27,7 @@ from tests.support.grid_fuzzing import (
     fuzz_grids,
     judge_grid,
     limited,
+    long_texts,
     memory_mib,
     mutated,
 )
@@ -90,6 +92,23 @@ def test_bombs(name: str) -> None:
     before = memory_mib()
     judge_grid(bombs()[name])
     assert memory_mib() - before < 400
+
+
+def test_long_texts_are_read_in_linear_time() -> None:
+    """A value of 100,000 characters, in the file or in -S, is read or refused in one short line, and soon."""
+    for text in long_texts():
+        with limited():
+            yaml_nodes.yaml_11_trap(text)
+        with limited(), pytest.raises(UserError, match="longer than 2,000 characters"):
+            sql_expressions.to_duckdb_sql(text)
+    for text in long_texts(starts=("",), ends=("",)):
+        assert not judge_grid(f"schema: sweep/1\nname: a\nfixed: {{virt: 1GiB, sparsity: {text}x}}\n")
+        for override in (f"seed=0{text}", f"{text}=1", f"axes.{text}=1"):
+            try:
+                with limited():
+                    parse_grid("schema: sweep/1\nname: a\nfixed: {virt: 1GiB, sparsity: 0.5}\n", "g.yaml", [override])
+            except UserError as error:
+                check_message(error)
 
 
 def test_hostile_sql(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""Trace files: which files are read at all, and what hostile ones do."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sweep.common.errors import UserError
+from sweep.common.text_lines import MAX_LINE_CHARACTERS
+from sweep.grid.loader import load_grid
+from sweep.traces.trace_points import read_trace_file
+from sweep.traces.trace_reader import ALLOCATOR_HEADER, KERNEL_HEADER, SkippedRows
+from sweep.traces.trace_replay import TraceReplay, replay_calls
+from tests.support.grid_fuzzing import check_message, limited, long_texts
+
+LONG_TEXTS = long_texts(MAX_LINE_CHARACTERS - 100, starts=("",), ends=("",))
+STRACE_CALL = "7 munmap(0x7f0000000000, 4096) = 0\n"
+
+
+def replayed(data: str) -> TraceReplay:
+    trace = TraceReplay("t", "t", ("merged",), touch_all=True, data=data.encode())
+    for _ in trace:
+        pass
+    return trace
+
+
+def refused(path: Path) -> str:
+    with limited(), pytest.raises(UserError) as caught:
+        replay_calls(str(path))
+    with limited(), pytest.raises(UserError) as read:
+        read_trace_file(path, "t")
+    assert str(read.value) == str(caught.value)
+    check_message(caught.value)
+    return str(caught.value)
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    """A named pipe without a writer, a device and a folder are refused; none makes the program wait."""
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    assert refused(pipe) == f"{pipe}: not a regular file"
+    assert refused(Path("/dev/zero")) == "/dev/zero: not a regular file"
+    assert refused(tmp_path) == f"{tmp_path}: Is a directory"
+    assert refused(tmp_path / "none.csv") == f"{tmp_path}/none.csv: No such file or directory"
+    link = tmp_path / "link.strace"
+    link.symlink_to(tmp_path / "real.strace")
+    (tmp_path / "real.strace").write_text(STRACE_CALL)
+    assert replay_calls(str(link)).steps == 1
+
+
+def test_a_grid_that_is_a_named_pipe_is_refused(tmp_path: Path) -> None:
+    """As with traces, the program does not wait for a writer."""
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    with limited(), pytest.raises(UserError) as caught:
+        load_grid(pipe)
+    assert str(caught.value) == f"{pipe}: cannot read: not a regular file"
+
+
+def test_a_grid_reads_no_trace_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace of a grid is read more than once, so `-` is refused."""
+    monkeypatch.chdir(tmp_path)
+    Path("g.yaml").write_text("schema: sweep/1\nname: a\nworkload: {trace: '-'}\n")
+    with pytest.raises(UserError, match=r"g\.yaml:3:19: workload\.trace: a grid reads traces from files"):
+        load_grid(Path("g.yaml"))
+
+
+@pytest.mark.parametrize(
+    "text", ["secret: hunter2\n", "root:hunter2:0\n", "hunter2(x) = 1\nhunter2\n", "\x1b[hunter2\n"]
+)
+def test_no_content_of_another_file_is_shown(tmp_path: Path, text: str) -> None:
+    """A file that is no trace is refused without a word of what it holds."""
+    path = tmp_path / "password"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        replay_calls(str(path))
+    check_message(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "strace" in str(caught.value) or "not one call of mmap" in str(caught.value)
+
+
+@pytest.mark.parametrize("before", ["", "1 ", "1 munmap(", "1 madvise(0x1000, 4096, ", "1 mmap(NULL, 4096, ", "<... "])
+def test_long_lines_of_strace(before: str) -> None:
+    """Lines as long as a line may be are parsed in linear time, and what is told of them is short."""
+    for text in LONG_TEXTS:
+        for after in ("", ") = 0", ", 4096) = 0x1000", " resumed>) = 0"):
+            with limited():
+                trace = replayed(f"{STRACE_CALL}{before}{text}{after}\n{STRACE_CALL}")
+            assert trace.steps >= 2
+            assert all(len(note) < 300 for note in trace.notes())
+
+
+@pytest.mark.parametrize("header", [KERNEL_HEADER, ALLOCATOR_HEADER])
+@pytest.mark.parametrize("row", ["{}", "{},mmap,4096,4096,", "0,{},4096,4096", "0,mmap,{},4096,", "0,mmap,4096,{}"])
+def test_long_fields_of_tables(header: str, row: str) -> None:
+    """A field as long as a line may be is an error of one short line, or a row that is skipped."""
+    for text in LONG_TEXTS:
+        try:
+            with limited():
+                notes = list(replayed(f"{header}\n{row.format(text)}\n").notes())
+        except UserError as error:
+            check_message(error)
+            notes = [str(error)]
+        assert notes
+        assert all(len(note) < 300 for note in notes)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "[pid " + "9" * 5000 + "]"])
+def test_a_process_number_of_many_digits(number: str) -> None:
+    """It is not a line of strace's, as no process has such a number."""
+    trace = replayed(f"{STRACE_CALL}{number} munmap(0x7f0000000000, 4096) = 0\n")
+    assert next(trace.notes()) == "1 row skipped, the first is row 2: not a line of strace's"
+
+
+def test_the_reasons_for_skipping_are_bounded() -> None:
+    """A file that gives a new reason in every row fills no memory."""
+    trace = replayed(STRACE_CALL + "".join(f"7 call{i}(1) = 0\n" for i in range(1000)))
+    assert len(trace.skipped.reasons) == SkippedRows.MAX_REASONS + 1
+    assert sum(count for count, _ in trace.skipped.reasons.values()) == 1000
+    assert list(trace.skipped.reasons)[-1] == "other reasons"
