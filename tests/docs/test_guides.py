@@ -16,6 +16,7 @@ from tests.support.live_kernel import why_not
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 needs_kernel = pytest.mark.skipif(bool(why_not()), reason=f"no live kernel: {why_not()}")
+pytestmark = pytest.mark.timeout(900)
 REMEDY_RELEASE = (6, 14)
 
 
@@ -36,6 +37,7 @@ def run_page(name: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @needs_strace
 def test_tutorial(folder: Path) -> None:
     """The demo keeps about 500 empty tables, of which merged frees none by 64 KiB purges and about 500 by 2 MiB."""
@@ -51,8 +53,8 @@ def test_tutorial(folder: Path) -> None:
     assert re.search(r"^like-\S+ +2,048 +9\d", printed, re.MULTILINE)
 
 
-@needs_strace
-def test_tutorial_remedy(folder: Path) -> None:
+@pytest.mark.live
+def test_tutorial_remedy() -> None:
     """VmPTE of the demo is far smaller with 2 MiB purges where the kernel frees tables, as the tutorial says."""
     release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
     config = Path(f"/boot/config-{os.uname().release}")
@@ -70,6 +72,7 @@ def test_tutorial_remedy(folder: Path) -> None:
     assert vm_pte_kb(2048) < 250
 
 
+@pytest.mark.slow
 @needs_strace
 def test_recordings(folder: Path) -> None:
     """Each command of recordings.md runs; `--touch all` bounds VmPTE, and the grid of the page parses."""
@@ -80,6 +83,8 @@ def test_recordings(folder: Path) -> None:
     assert parse_grid(grid, str(folder / "grid.yaml")).raw_points == 1
 
 
+@pytest.mark.slow
+@pytest.mark.live
 @needs_kernel
 def test_live_kernel(folder: Path) -> None:
     """Each command of live-kernel.md runs, and the kernel agrees with the model."""

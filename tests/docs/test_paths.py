@@ -49,3 +49,13 @@ def test_index() -> None:
     """The index links to every page of docs/."""
     linked = set(LINK.findall((DOCS / "index.md").read_text()))
     assert {path.name for path in DOCS.glob("*.md")} - linked == {"index.md"}
+
+
+def test_packages() -> None:
+    """CONTRIBUTING describes every package of engine and sweep."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = [
+        f"{top}/{path.parent.name}" for top in ("engine", "sweep") for path in (ROOT / top).glob("*/__init__.py")
+    ]
+    assert len(packages) > 10
+    assert [package for package in packages if f"`{package}`" not in text] == []

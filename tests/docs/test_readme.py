@@ -4,6 +4,8 @@ import re
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from engine.model.policy import ALL
 from sweep.grid.loader import parse_grid
 from tests.docs.pages import WRITE, blocks, check_generated, run_commands
@@ -22,6 +24,9 @@ def test_size() -> None:
     assert [line for line in lines if len(line) > MAX_COLUMNS] == []
 
 
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
 def test_console_blocks(tmp_path: Path) -> None:
     """Every console block of the README, run in order, prints what the README shows.
 
