@@ -1,1 +1,1 @@
-"""SQL over stored runs with DuckDB, and the comparison of two runs. Imports store and what is below it."""
+"""SQL over stored runs on sealed DuckDB connections, conditions, comparison of runs. Imports store and below."""

@@ -1,6 +1,6 @@
-"""Two runs of one store, row by row: what is counted must be equal, what is measured is tested."""
+"""Compares two runs of a store: counted columns must be equal in matching rows, measured times are tested."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from sweep.query.statistics import Shift
 
 KERNEL = "kernel"
-_FEW = 3
+_SHOWN_VALUES = 3
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The times of one scenario (whatever its seed) and policy in both runs, and what the statistics say of them.
+    """The times of one group, a scenario whatever its seed under one policy, in both runs, and their comparison.
 
-    `point` is one of B's; `fields` are those of the scenario that vary from timing to timing.
+    `point`: id of one of its points in B. `fields`: the scenario's fields that differ between groups.
     """
 
     point: str
@@ -39,7 +39,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is different in B. `columns`: those that differ; `differences`, `failures`: at most so many as asked for."""
+    """The result for run B against run A.
+
+    `columns`: the counted columns that differ, with totals. `differences`, `failures`: rows, at most as many as asked
+    for. `failed`: points that failed in B and not in A. `problems`: parts that could not be read.
+    """
 
     a: RunInfo
     b: RunInfo
@@ -54,43 +58,47 @@ class Comparison:
     problems: list[str]
 
     @property
-    def worse(self) -> list[str]:
-        """What is a regression, a line each."""
-        found = [f"{c['column']} is higher in {counted(c['worse'], 'row')}" for c in self.columns if c["worse"]]
+    def regressions(self) -> list[str]:
+        """One phrase for each way in which B is worse."""
+        phrases = [f"{c['column']} is higher in {count_text(c['worse'], 'row')}" for c in self.columns if c["worse"]]
         if self.failed:
-            found.append(f"{counted(self.failed, 'point')} failed in B and not in A")
+            phrases.append(f"{count_text(self.failed, 'point')} failed in B and not in A")
         for column in compare_sql.TIMES:
-            slower = self.timed(column, "slower")
+            slower = self.count_timings(column, "slower")
             if slower:
-                found.append(f"{column} is longer in {slower:,} of {counted(self.timed(column), 'group')}")
-        return found
+                phrases.append(f"{column} is longer in {slower:,} of {count_text(self.count_timings(column), 'group')}")
+        return phrases
 
-    def timed(self, column: str, verdict: str | None = None) -> int:
-        """How many timings there are of a column, of one verdict or in all."""
+    def count_timings(self, column: str, verdict: str | None = None) -> int:
+        """Timings of a column, with this verdict or with any."""
         return sum(t.column == column and verdict in (None, t.shift.verdict) for t in self.timings)
 
 
-def compare(store: Store, a: str, b: str, most: int) -> Comparison:
-    """Run A against run B, which may be worse. At most so many differences and failures are fetched; 0: all."""
-    one, other = _runs(store, a, b)
-    with Database(store, runs=(one, other)) as database:
-        ask, ids = _asking(database), (one.run_id, other.run_id)
-        vary = ask(compare_sql.varying(*ids))[0]["names"]
-        keys = [name for name in compare_sql.ROW if name in vary or name == "policy"]
-        (account,) = ask(compare_sql.account(*ids, keys))
-        timings = _timings(ask(compare_sql.times(*ids))) if KERNEL == one.engine == other.engine else []
+def compare(store: Store, a: str, b: str, max_rows: int) -> Comparison:
+    """Compare run A with run B, which may be worse. At most `max_rows` differences and failures; 0 for all.
+
+    Raises UserError if a run does not exist, or if the runs have no row in common.
+    """
+    run_a, run_b = _find_runs(store, a, b)
+    with Database(store, runs=(run_a, run_b)) as database:
+        rows_of, ids = _unlimited(database), (run_a.run_id, run_b.run_id)
+        varying = rows_of(compare_sql.varying_columns(*ids))[0]["names"]
+        keys = [name for name in compare_sql.ROW if name in varying or name == "policy"]
+        (account,) = rows_of(compare_sql.match_counts(*ids, keys))
+        both_live = run_a.engine == run_b.engine == KERNEL
+        timings = _timings(rows_of(compare_sql.times_by_group(*ids))) if both_live else []
         if not account["matched"] and not timings:
-            why = _nothing_in_common(one, other, ask(compare_sql.values(*ids))[0])
-            raise UserError("; left out: ".join([why, *database.problems]))
+            reason = _nothing_in_common(run_a, run_b, rows_of(compare_sql.key_values(*ids))[0])
+            raise UserError("; left out: ".join([reason, *database.problems]))
         names, columns, differences = account["differ"], [], []
         if names:
-            columns = ask(compare_sql.columns(*ids, keys, names))
-            shown = [name for name in compare_sql.SHOWN if name in vary]
-            differences = ask(compare_sql.differences(*ids, keys, names, shown, most))
-        failures = ask(compare_sql.failures(*ids, most)) if other.failed else []
+            columns = rows_of(compare_sql.column_totals(*ids, keys, names))
+            shown = [name for name in compare_sql.SHOWN if name in varying]
+            differences = rows_of(compare_sql.differences(*ids, keys, names, shown, max_rows))
+        failures = rows_of(compare_sql.new_failures(*ids, max_rows)) if run_b.failed else []
         return Comparison(
-            a=one,
-            b=other,
+            a=run_a,
+            b=run_b,
             matched=account["matched"],
             only_a=account["only_a"],
             only_b=account["only_b"],
@@ -103,33 +111,38 @@ def compare(store: Store, a: str, b: str, most: int) -> Comparison:
         )
 
 
-def _runs(store: Store, a: str, b: str) -> tuple[RunInfo, RunInfo]:
-    one, other = store.find(a), store.find(b)
-    if one.run_id == other.run_id:
-        raise UserError(f"compare: both are {one.run_id}; give two runs (sweep ls has them)")
-    return one, other
+def _find_runs(store: Store, a: str, b: str) -> tuple[RunInfo, RunInfo]:
+    run_a, run_b = store.find(a), store.find(b)
+    if run_a.run_id == run_b.run_id:
+        raise UserError(f"compare: both are {run_a.run_id}; give two runs (sweep ls has them)")
+    return run_a, run_b
 
 
-def _asking(database: Database) -> Any:
-    """Questions of our own: they may take as long as they do."""
-    return lambda sql: database.query(sql, None).to_pylist()
+def _unlimited(database: Database) -> Callable[[str], list[Row]]:
+    """A function that returns the rows of SQL of our own, without a time limit."""
+
+    def rows_of(sql: str) -> list[Row]:
+        rows: list[Row] = database.query(sql, None).to_pylist()
+        return rows
+
+    return rows_of
 
 
 def _timings(groups: Sequence[Row]) -> list[Timing]:
-    """Every group's times, column by column."""
-    from sweep.query import statistics  # half a second, which only times need
+    """The timings of all groups (rows of compare_sql.times_by_group), for each time column that both runs have."""
+    from sweep.query import statistics  # scipy takes half a second to import, and only measured times need it
 
     varying = [name for name in compare_sql.SHOWN if len({group[name] for group in groups if name in group}) > 1]
-    asked = [
+    timed = [
         (group, column, np.array(group[f"a_{column}"], np.float64), np.array(group[f"b_{column}"], np.float64))
         for column in compare_sql.TIMES
         for group in groups
         if group[f"a_{column}"] and group[f"b_{column}"]
     ]
-    found = statistics.shifts([(a, b) for _, _, a, b in asked])
+    shifts = statistics.compare_times([(a, b) for _, _, a, b in timed])
     return [
         Timing(g["point"], g["policy"], {name: g[name] for name in varying}, column, len(a), len(b), shift)
-        for (g, column, a, b), shift in zip(asked, found, strict=True)
+        for (g, column, a, b), shift in zip(timed, shifts, strict=True)
     ]
 
 
@@ -137,24 +150,24 @@ def _nothing_in_common(a: RunInfo, b: RunInfo, values: Row) -> str:
     """`first-1 and first-2 have no row in common: policy is none in A, merged in B`."""
     for run, side in ((a, "a"), (b, "b")):
         if not values[f"{side}_engine"]:
-            had = f"{counted(run.ok, 'point')} ok, {run.failed:,} failed"
-            return f"compare: {run.run_id} has no rows: it is {run.status}, {had}"
-    apart = [
-        f"{name} is {_some(name, values[f'a_{name}'])} in A, {_some(name, values[f'b_{name}'])} in B"
+            points = f"{count_text(run.ok, 'point')} ok, {run.failed:,} failed"
+            return f"compare: {run.run_id} has no rows: it is {run.status}, {points}"
+    disjoint = [
+        f"{name} is {_first_values(name, values[f'a_{name}'])} in A, {_first_values(name, values[f'b_{name}'])} in B"
         for name in compare_sql.ROW
         if not set(values[f"a_{name}"]) & set(values[f"b_{name}"])
     ]
-    what = "; ".join(apart) or "each value is in both, but no scenario and policy is"
-    return f"compare: {a.run_id} and {b.run_id} have no row in common: {what}"
+    reason = "; ".join(disjoint) or "each value is in both, but no scenario and policy is"
+    return f"compare: {a.run_id} and {b.run_id} have no row in common: {reason}"
 
 
-def _some(name: str, values: Sequence[Any]) -> str:
-    """The first values as people write them."""
+def _first_values(name: str, values: Sequence[Any]) -> str:
+    """The first values of a column as text, sizes with units."""
     in_bytes = name in compare_sql.IN_BYTES
-    texts = ["absent" if v is None else format_size(v) if in_bytes else str(v) for v in values[:_FEW]]
-    return ", ".join(texts) + (", ..." if len(values) > _FEW else "")
+    texts = ["absent" if v is None else format_size(v) if in_bytes else str(v) for v in values[:_SHOWN_VALUES]]
+    return ", ".join(texts) + (", ..." if len(values) > _SHOWN_VALUES else "")
 
 
-def counted(number: int, what: str) -> str:
+def count_text(number: int, noun: str) -> str:
     """`1 row`, `1,200 rows`."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
+    return f"{number:,} {noun}{'s' * (number != 1)}"

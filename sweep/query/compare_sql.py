@@ -1,7 +1,7 @@
-"""The SQL behind `compare`: rows of two runs side by side, matched by what they are rows of.
+"""The SQL of `compare`: matches the rows of two runs.
 
-A row is a scenario (or a trace), a policy and an engine: not a point id, in which the model's version is. The seed is
-the repeat's, so repeats match too.
+A row is identified by its scenario or trace, policy and engine. Point ids would not do, as they contain the model's
+version. The seed of a scenario is that of the repeat, so repeats match too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,15 +9,17 @@ from collections.abc import Iterable, Sequence
 from sweep.common import schema
 from sweep.query.views import quoted
 
-_NAMES = ("trace", "trace_rows")
-"""A trace is what it holds: they follow from its hash, or say nothing."""
+_TRACE_LABELS = ("trace", "trace_rows")
+"""Columns that do not identify a trace; `trace_hash` does."""
 
-POINT = tuple(column.name for column in schema.POINT if column.name not in _NAMES)
+POINT = tuple(column.name for column in schema.POINT if column.name not in _TRACE_LABELS)
 ROW = ("engine", "policy", *POINT)
+"""Columns that identify a row of outcomes."""
 GROUP = tuple(name for name in ROW if name != "seed")
+"""Columns that identify a group: the seeds of a scenario are its repeated measurements."""
 IN_BYTES = frozenset(column.name for column in schema.POINT if column.unit == "bytes")
 SHOWN = tuple(column.name for column in schema.POINT if column.name not in ("trace_hash", "trace_rows"))
-"""The fields that tell people which point it is, where they vary."""
+"""Columns that describe a point to the user, where they vary."""
 
 COMPARED = tuple(column.name for column in (*schema.STATE, *schema.WORK))
 ONLY_CHANGED = frozenset(
@@ -34,68 +36,70 @@ ONLY_CHANGED = frozenset(
         "fast_paths",
     }
 )
-"""What was asked for, and how tables come and go: neither more nor less of it is worse. More of any other is."""
+"""Compared columns of which neither more nor less is worse: what was requested, and how tables come and go. Of all
+others more is worse."""
 
 TIMES = ("install_ns", "zap_ns")
 
 
-def varying(a: str, b: str) -> str:
-    """One row: of what makes a row, and of SHOWN, what has more than one value in the two runs, as a list.
+def varying_columns(a: str, b: str) -> str:
+    """One row: `names`, the list of the columns of ROW and SHOWN that have more than one value in the two runs.
 
-    The others need not be looked at to match rows, which takes half the memory.
+    Joins can leave out the other columns, which halves their memory.
     """
     names = dict.fromkeys((*ROW, *SHOWN))
-    vary = _those((n, f'min("{n}") < max("{n}") OR count("{n}") BETWEEN 1 AND count(*) - 1') for n in names)
-    return f"SELECT {vary} AS names FROM outcomes WHERE run_id IN ({quoted(a)}, {quoted(b)})"
+    varying = _names_where(
+        (name, f'min("{name}") < max("{name}") OR count("{name}") BETWEEN 1 AND count(*) - 1') for name in names
+    )
+    return f"SELECT {varying} AS names FROM outcomes WHERE run_id IN ({quoted(a)}, {quoted(b)})"
 
 
-def account(a: str, b: str, keys: Iterable[str]) -> str:
-    """One row: how many rows match, and are in one run only; of COMPARED, which differ in some row, as a list.
+def match_counts(a: str, b: str, keys: Iterable[str]) -> str:
+    """One row: `matched`, `only_a`, `only_b` rows, and `differ`, the list of compared columns that differ in any.
 
-    `keys`, here and below: the names of ROW that vary, and policy.
+    `keys`, also of the functions below: the columns of ROW that vary, and policy.
     """
     both = "FILTER (a.run_id IS NOT NULL AND b.run_id IS NOT NULL)"
-    differ = _those((name, f'bool_or(a."{name}" IS DISTINCT FROM b."{name}") {both}') for name in COMPARED)
+    differ = _names_where((name, f'bool_or(a."{name}" IS DISTINCT FROM b."{name}") {both}') for name in COMPARED)
     return f"""
-        {_sides("outcomes", a, b)}
+        {_with_sides("outcomes", a, b)}
         SELECT count(*) {both} AS matched, count(*) FILTER (b.run_id IS NULL) AS only_a,
             count(*) FILTER (a.run_id IS NULL) AS only_b, {differ} AS differ
         FROM a FULL JOIN b ON {_same(keys)}"""
 
 
-def columns(a: str, b: str, keys: Iterable[str], names: Sequence[str]) -> str:
-    """A row a column: rows that differ, sums over all matched rows, the largest relative difference."""
+def column_totals(a: str, b: str, keys: Iterable[str], names: Sequence[str]) -> str:
+    """One row for each of these columns: rows that differ, sums over all matched rows, the largest difference."""
     return f"""
-        {_sides("outcomes", a, b)}
+        {_with_sides("outcomes", a, b)}
         SELECT c.* FROM (SELECT unnest([{", ".join(map(_column, names))}]) AS c FROM a JOIN b ON {_same(keys)})"""
 
 
-def differences(a: str, b: str, keys: Iterable[str], names: Sequence[str], shown: Iterable[str], most: int) -> str:
-    """A row a difference in these columns: the worse first, then the largest. At most so many; 0: all."""
+def differences(a: str, b: str, keys: Iterable[str], names: Sequence[str], shown: Iterable[str], max_rows: int) -> str:
+    """One row for each value that differs in these columns: worse ones first, then the largest. 0: no limit."""
     fields = "".join(f', a."{name}"' for name in shown)
-    each = ", ".join(f"""{{'column': '{c}', 'a': a."{c}", 'b': b."{c}", 'verdict': {_verdict(c)}}}""" for c in names)
+    values = ", ".join(f"""{{'column': '{c}', 'a': a."{c}", 'b': b."{c}", 'verdict': {_verdict(c)}}}""" for c in names)
     where = " OR ".join(f'a."{c}" IS DISTINCT FROM b."{c}"' for c in names)
     return f"""
-        {_sides("outcomes", a, b)}
+        {_with_sides("outcomes", a, b)}
         SELECT * EXCLUDE (verdict), 100 * (b - a) / nullif(a, 0)::DOUBLE AS percent, verdict FROM (
-            SELECT b.point_id AS point, a.policy{fields}, unnest([{each}], recursive := true)
+            SELECT b.point_id AS point, a.policy{fields}, unnest([{values}], recursive := true)
             FROM a JOIN b ON {_same(keys)} WHERE {where}
         ) WHERE a IS DISTINCT FROM b
-        ORDER BY verdict = 'worse' DESC, {_size("a", "b")} DESC, point, policy, "column"
-        {f"LIMIT {most}" if most else ""}"""
+        ORDER BY verdict = 'worse' DESC, {_relative_size("a", "b")} DESC, point, policy, "column"
+        {_limit(max_rows)}"""
 
 
-def failures(a: str, b: str, most: int) -> str:
-    """Points that failed in B and not in A; `in_all` says how many there are, of which the first are given."""
-    limit = f"LIMIT {most}" if most else ""
+def new_failures(a: str, b: str, max_rows: int) -> str:
+    """Points that failed in B and not in A; `in_all`: their number, of which `max_rows` are returned (0: all)."""
     return f"""
-        {_sides("points", a, b, "status <> 'ok'")}
+        {_with_sides("points", a, b, "status <> 'ok'")}
         SELECT b.point_id AS point, b.status, b.error, count(*) OVER () AS in_all
-        FROM b ANTI JOIN a ON {_same(("engine", *POINT))} ORDER BY point {limit}"""
+        FROM b ANTI JOIN a ON {_same(("engine", *POINT))} ORDER BY point {_limit(max_rows)}"""
 
 
-def times(a: str, b: str) -> str:
-    """A row a scenario apart from its seed, and policy, that both runs have times of; the times as sorted lists."""
+def times_by_group(a: str, b: str) -> str:
+    """One row for each group that has times in both runs: its columns and each run's times as sorted lists."""
     names = [f'"{name}"' for name in GROUP]
     lists = ", ".join(
         f"list_sort(list({time}) FILTER (run_id = {quoted(run)} AND {time} > 0)) AS {side}_{time}"
@@ -110,8 +114,8 @@ def times(a: str, b: str) -> str:
         ORDER BY {", ".join(names)}"""
 
 
-def values(a: str, b: str) -> str:
-    """One row: of each part of ROW the values that A has and those that B has, as lists."""
+def key_values(a: str, b: str) -> str:
+    """One row: for each column of ROW the distinct values in A and in B, as lists `a_NAME` and `b_NAME`."""
     lists = ", ".join(
         f'list_sort(list(DISTINCT "{name}") FILTER (run_id = {quoted(run)})) AS {side}_{name}'
         for name in ROW
@@ -120,24 +124,30 @@ def values(a: str, b: str) -> str:
     return f"SELECT {lists} FROM outcomes WHERE run_id IN ({quoted(a)}, {quoted(b)})"
 
 
-def _sides(view: str, a: str, b: str, where: str = "true") -> str:
-    one = f"SELECT * FROM {view} WHERE {where} AND run_id ="
-    return f"WITH a AS ({one} {quoted(a)}), b AS ({one} {quoted(b)})"
+def _with_sides(view: str, a: str, b: str, where: str = "true") -> str:
+    """WITH clause: the rows of each run as `a` and `b`."""
+    rows = f"SELECT * FROM {view} WHERE {where} AND run_id ="
+    return f"WITH a AS ({rows} {quoted(a)}), b AS ({rows} {quoted(b)})"
 
 
-def _those(conditions: Iterable[tuple[str, str]]) -> str:
-    """The names whose condition holds, as a list."""
-    named = ", ".join(f"CASE WHEN {condition} THEN '{name}' END" for name, condition in conditions)
-    return f"list_filter([{named}], lambda name: name IS NOT NULL)"
+def _names_where(conditions: Iterable[tuple[str, str]]) -> str:
+    """The list of the names whose condition is true."""
+    names = ", ".join(f"CASE WHEN {condition} THEN '{name}' END" for name, condition in conditions)
+    return f"list_filter([{names}], lambda name: name IS NOT NULL)"
 
 
 def _same(names: Iterable[str]) -> str:
+    """Join condition: these columns are equal, NULL to NULL included."""
     return " AND ".join(f'a."{name}" IS NOT DISTINCT FROM b."{name}"' for name in names)
 
 
-def _size(a: str, b: str) -> str:
-    """How large a difference is, relatively; from nothing to something, or to NULL, is the largest."""
+def _relative_size(a: str, b: str) -> str:
+    """|b - a| / a; infinite from 0, and from or to NULL."""
     return f"coalesce(abs({b} - {a}) / nullif({a}, 0)::DOUBLE, 'inf'::DOUBLE)"
+
+
+def _limit(max_rows: int) -> str:
+    return f"LIMIT {max_rows}" if max_rows else ""
 
 
 def _verdict(column: str) -> str:
@@ -148,11 +158,12 @@ def _verdict(column: str) -> str:
 
 
 def _column(column: str) -> str:
-    one, other, judged = f'a."{column}"', f'b."{column}"', column not in ONLY_CHANGED
-    example = f"{{'point': b.point_id, 'policy': a.policy, 'a': {one}, 'b': {other}}}"
-    by = f"{{'size': {_size(one, other)}, 'point': b.point_id, 'policy': a.policy}}"
-    return f"""{{'column': '{column}', 'rows': count(*) FILTER ({one} IS DISTINCT FROM {other}),
-        'worse': {f"count(*) FILTER ({other} > {one})" if judged else "NULL::BIGINT"},
-        'better': {f"count(*) FILTER ({other} < {one})" if judged else "NULL::BIGINT"},
-        'a_total': sum({one}), 'b_total': sum({other}),
-        'largest': arg_max({example}, {by}) FILTER ({one} IS DISTINCT FROM {other})}}"""
+    """A struct that describes the differences of one column; see `column_totals`."""
+    value_a, value_b, has_worse = f'a."{column}"', f'b."{column}"', column not in ONLY_CHANGED
+    example = f"{{'point': b.point_id, 'policy': a.policy, 'a': {value_a}, 'b': {value_b}}}"
+    order = f"{{'size': {_relative_size(value_a, value_b)}, 'point': b.point_id, 'policy': a.policy}}"
+    return f"""{{'column': '{column}', 'rows': count(*) FILTER ({value_a} IS DISTINCT FROM {value_b}),
+        'worse': {f"count(*) FILTER ({value_b} > {value_a})" if has_worse else "NULL::BIGINT"},
+        'better': {f"count(*) FILTER ({value_b} < {value_a})" if has_worse else "NULL::BIGINT"},
+        'a_total': sum({value_a}), 'b_total': sum({value_b}),
+        'largest': arg_max({example}, {order}) FILTER ({value_a} IS DISTINCT FROM {value_b})}}"""

@@ -78,9 +78,11 @@ class Database:
         self._layouts = {run.run_id: parts.look(run.path) for run in self._runs}
         self._created_views: set[str] = set()
         self._sources: dict[tuple[str, bool], str] = {}
-        return SealedConnection(
+        connection = SealedConnection(
             [path for run in self._runs for table in schema.TABLES for path in self._files(run, table)]
         )
+        connection.execute(views.POLICIES_TYPE)
+        return connection
 
     def _parts_changed(self) -> bool:
         """Whether there are other parts than before, or parts newly found damaged: then a query is worth repeating."""
@@ -112,7 +114,7 @@ class Database:
         elif view == "costs":
             self._connection.register(view, arrow_tables.table_of(schema.COSTS, self._cost_rows))
         else:
-            self._connection.create_view(view, self._definition(view))
+            self._connection.execute(f"CREATE VIEW {view} AS {self._definition(view)}")
         self._created_views.add(view)
 
     def _definition(self, view: str) -> str:

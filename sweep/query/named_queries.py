@@ -1,4 +1,4 @@
-"""The questions that ship: one .sql file each in sweep/query/queries; its first line, a comment, is its help."""
+"""The named queries: one .sql file each in sweep/query/queries. The first line of a file, a comment, is its help."""
 
 import re
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from pathlib import Path
 from sweep.common.errors import UserError, unknown_name
 
 FOLDER = Path(__file__).parent / "queries"
-_AGAINST = re.compile(r"(?:WHERE policy = 'none'|\(policy = 'none'\) OVER)")
+_USES_NONE_AS_BASELINE = re.compile(r"(?:WHERE policy = 'none'|\(policy = 'none'\) OVER)")
 
 
 @dataclass(frozen=True, slots=True)
 class NamedQuery:
-    """A question, what it answers in a line, and its SQL."""
+    """A query: its name (empty for SQL that the user gave), one line of help, and its SQL."""
 
     name: str
     help: str
@@ -20,17 +20,17 @@ class NamedQuery:
 
     @property
     def compares_with_none(self) -> bool:
-        """Whether it compares with the policy `none`, so that runs without it have no part in the answer."""
-        return bool(self.name) and bool(_AGAINST.search(self.sql))
+        """Whether it compares other policies with `none`, so that runs without `none` are not in its result."""
+        return bool(self.name) and bool(_USES_NONE_AS_BASELINE.search(self.sql))
 
 
 def named_queries() -> list[NamedQuery]:
-    """All of them, by name."""
+    """All named queries, sorted by name."""
     return [_load(path) for path in sorted(FOLDER.glob("*.sql"))]
 
 
 def named_query(name: str) -> NamedQuery:
-    """One; UserError names the near ones."""
+    """The query of this name. Raises UserError, with the nearest name, if there is none."""
     path = FOLDER / f"{name}.sql"
     known = [path.stem for path in sorted(FOLDER.glob("*.sql"))]
     if name not in known:

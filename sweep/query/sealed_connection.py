@@ -62,8 +62,9 @@ class SealedConnection:
         """Make an Arrow table or dataset a view of this name."""
         self._duckdb.register(name, table)
 
-    def create_view(self, name: str, definition: str) -> None:
-        self._duckdb.execute(f"CREATE VIEW {name} AS {definition}")
+    def execute(self, sql: str) -> None:
+        """Run a statement of our own, such as CREATE VIEW."""
+        self._duckdb.execute(sql)
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query of our own."""

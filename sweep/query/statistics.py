@@ -1,4 +1,4 @@
-"""The only room with scipy: are the times of B longer than those of A, by how much, and how sure is that?"""
+"""The only module that imports scipy: are the times of run B longer than those of run A, and by how much?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,23 +10,24 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Times = NDArray[np.float64]
+"""Times of one group in one run, in nanoseconds: float64[n], all above 0."""
 
 SLOWER, FASTER, SAME, TOO_FEW = "slower", "faster", "not told apart", "too few times"
-FALSE_SHARE = 0.05
-"""Of the pairs that are called slower or faster, the share that may be so by chance."""
+FALSE_DISCOVERY_RATE = 0.05
+"""Expected share of chance results among the groups that are called slower or faster."""
 CONFIDENCE = 0.95
 _RESAMPLES = 1_999
-_BATCH = 1_000_000
-"""Times drawn at once, to bound memory."""
+_BATCH_TIMES = 1_000_000
+"""Most times that the bootstrap draws at once, to bound its memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Times of B against times of A.
+    """The times of B compared with those of A.
 
-    ratio: B's median over A's; low, high: its bootstrap interval (percentiles, 95 %). delta: Cliff's, the chance that a
-    time of B is longer than one of A less the chance that it is shorter. p: Mann-Whitney, two-sided; q: p after
-    Benjamini-Hochberg over all pairs that were tested. None where there are too few times.
+    ratio: median of B over median of A; low, high: its 95 % percentile bootstrap interval. delta: Cliff's delta, the
+    probability that a time of B is longer than one of A, minus the probability that it is shorter. p: Mann-Whitney,
+    two-sided; q: p after Benjamini-Hochberg over all tested pairs. From `low` on None if there are too few times.
     """
 
     verdict: str
@@ -40,64 +41,68 @@ class Shift:
     q: float | None = None
 
 
-def shifts(pairs: Sequence[tuple[Times, Times]]) -> list[Shift]:
-    """What became of each pair (times of A, times of B), all above 0. The same pairs give the same answer."""
-    found = [_untested(a, b) if too_few(len(a), len(b)) else None for a, b in pairs]
-    tested = [pair for pair, done in zip(pairs, found, strict=True) if done is None]
-    tests = [stats.mannwhitneyu(b, a) for a, b in tested]
+def compare_times(pairs: Sequence[tuple[Times, Times]]) -> list[Shift]:
+    """The shift of each pair (times of A, times of B). Deterministic: the bootstrap's seed is fixed."""
+    untested = [_untested(a, b) if too_few(len(a), len(b)) else None for a, b in pairs]
+    tested_pairs = [pair for pair, shift in zip(pairs, untested, strict=True) if shift is None]
+    tests = [stats.mannwhitneyu(b, a) for a, b in tested_pairs]
     q_values = stats.false_discovery_control([test.pvalue for test in tests])
-    judged = (_tested(a, b, test, float(q)) for (a, b), test, q in zip(tested, tests, q_values, strict=True))
-    return [done or next(judged) for done in found]
+    tested = (_tested(a, b, test, float(q)) for (a, b), test, q in zip(tested_pairs, tests, q_values, strict=True))
+    return [shift or next(tested) for shift in untested]
 
 
 def too_few(a: int, b: int) -> bool:
-    """Whether so many times could not differ significantly even if all of one were longer than all of the other."""
-    return min(a, b) < 2 or _least_p(a, b) >= FALSE_SHARE
+    """Whether no difference between `a` and `b` times could be significant, however large it is."""
+    return min(a, b) < 2 or _smallest_p(a, b) >= FALSE_DISCOVERY_RATE
 
 
 def repeats_for(tests: int) -> int:
-    """With how many times on either side one pair among so many tests can be told apart, if no other pair differs."""
+    """Fewest times in either run with which one different pair among `tests` pairs can be significant."""
     repeats = 2
-    while _least_p(repeats, repeats) * tests >= FALSE_SHARE:
+    while _smallest_p(repeats, repeats) * tests >= FALSE_DISCOVERY_RATE:
         repeats += 1
     return repeats
 
 
-def _least_p(a: int, b: int) -> float:
-    """Two-sided: one order out of all, and its mirror image."""
+def _smallest_p(a: int, b: int) -> float:
+    """Two-sided p if all times of one side are longer: two of the possible orders are as extreme."""
     return 2 / comb(a + b, a)
 
 
 def _untested(a: Times, b: Times) -> Shift:
-    return Shift(TOO_FEW, float(np.median(a)), float(np.median(b)), float(_ratio(b, a)))
+    return Shift(TOO_FEW, float(np.median(a)), float(np.median(b)), float(_median_ratio(b, a)))
 
 
 def _tested(a: Times, b: Times, test: Any, q: float) -> Shift:
+    """`test`: the result of the Mann-Whitney test."""
     low, high = _interval(a, b)
-    sure = q < FALSE_SHARE
-    verdict = SLOWER if sure and low > 1 else FASTER if sure and high < 1 else SAME
+    is_significant = q < FALSE_DISCOVERY_RATE
+    verdict = SLOWER if is_significant and low > 1 else FASTER if is_significant and high < 1 else SAME
     delta = float(2 * test.statistic / (len(a) * len(b)) - 1)
     medians = float(np.median(a)), float(np.median(b))
-    return Shift(verdict, *medians, float(_ratio(b, a)), low, high, delta, float(test.pvalue), q)
+    return Shift(verdict, *medians, float(_median_ratio(b, a)), low, high, delta, float(test.pvalue), q)
 
 
 def _interval(a: Times, b: Times) -> tuple[float, float]:
-    """Of the ratio. Drawn in one order, whichever of the two is A: B against A is the mirror image of A against B."""
-    turned = sorted(a) > sorted(b)
-    below, above = (np.sort(b), np.sort(a)) if turned else (np.sort(a), np.sort(b))
-    drawn = stats.bootstrap(
+    """Bootstrap interval of the ratio.
+
+    The two sides are drawn in an order that does not depend on which is A, so that swapping them inverts the interval.
+    """
+    swapped = sorted(a) > sorted(b)
+    below, above = (np.sort(b), np.sort(a)) if swapped else (np.sort(a), np.sort(b))
+    result = stats.bootstrap(
         (above, below),
-        _ratio,
+        _median_ratio,
         n_resamples=_RESAMPLES,
-        batch=max(1, _BATCH // (len(a) + len(b))),
+        batch=max(1, _BATCH_TIMES // (len(a) + len(b))),
         vectorized=True,
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(0),
     )
-    low, high = (float(end) for end in drawn.confidence_interval)
-    return (1 / high, 1 / low) if turned else (low, high)
+    low, high = (float(end) for end in result.confidence_interval)
+    return (1 / high, 1 / low) if swapped else (low, high)
 
 
-def _ratio(b: Times, a: Times, axis: int = -1) -> Times:
+def _median_ratio(b: Times, a: Times, axis: int = -1) -> Times:
     return np.asarray(np.median(b, axis=axis) / np.median(a, axis=axis))

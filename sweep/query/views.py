@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.model.policy import POLICIES
 from sweep.common import schema
 
 _SQL_TYPES = {
@@ -17,6 +18,10 @@ _SQL_TYPES = {
     "timestamp": "TIMESTAMPTZ",
 }
 _CATALOG = re.compile(r"\b(?:show|information_schema|pg_\w+|duckdb_\w+|sqlite_\w+|query|query_table)\b", re.IGNORECASE)
+
+POLICIES_TYPE = f"CREATE TYPE policies AS ENUM ({', '.join(f'{name!r}' for name in POLICIES)})"
+"""The one list of policies for SQL: `ORDER BY TRY_CAST(policy AS policies)` sorts by the order of their proposal, and
+`PIVOT (... FOR policy IN policies ...)` makes one column for each."""
 
 
 def views_named_in(sql: str) -> list[str]:

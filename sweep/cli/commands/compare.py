@@ -61,7 +61,7 @@ def compare(
         _show(found, rows, results)
     for words in _notes(found):
         print(printable(words), file=sys.stderr)
-    return REGRESSION if found.worse else 0
+    return REGRESSION if found.regressions else 0
 
 
 def _facts(found: "Comparison", most: int) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _facts(found: "Comparison", most: int) -> dict[str, Any]:
     return {
         "a": found.a.row,
         "b": found.b.row,
-        "regression": found.worse,
+        "regression": found.regressions,
         "rows": {"matched": found.matched, "only_a": found.only_a, "only_b": found.only_b},
         "columns": found.columns,
         "differences": found.differences,
@@ -82,7 +82,7 @@ def _facts(found: "Comparison", most: int) -> dict[str, Any]:
 
 def _show(found: "Comparison", most: int, results: str) -> None:
     from sweep.query import compare_sql
-    from sweep.query.compare import counted
+    from sweep.query.compare import count_text
 
     print(f"A          {_run(found.a)}")
     print(f"B          {_run(found.b)}")
@@ -91,12 +91,12 @@ def _show(found: "Comparison", most: int, results: str) -> None:
         equal = len(compare_sql.COMPARED) - len(found.columns)
         print(f"counted    {equal} columns are equal in all matched rows, {len(found.columns)} are not")
     for column in compare_sql.TIMES if found.timings else ():
-        counts = [(found.timed(column, verdict), verdict) for verdict in TELLING]
+        counts = [(found.count_timings(column, verdict), verdict) for verdict in TELLING]
         told = ", ".join(f"{count:,} {verdict}" for count, verdict in counts if count)
-        print(f"{column:10} {counted(found.timed(column), 'group')}: {told}")
+        print(f"{column:10} {count_text(found.count_timings(column), 'group')}: {told}")
     if found.failed:
-        print(f"failed     {counted(found.failed, 'point')} in B and not in A")
-    print(f"verdict    {'worse: ' + '; '.join(found.worse) if found.worse else 'no regression'}")
+        print(f"failed     {count_text(found.failed, 'point')} in B and not in A")
+    print(f"verdict    {'worse: ' + '; '.join(found.regressions) if found.regressions else 'no regression'}")
     if found.columns:
         title = "Counted columns that differ, and the largest difference of each:"
         _table(title, (*COLUMNS, "largest", *EXAMPLE), _columns(found))

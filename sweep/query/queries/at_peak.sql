@@ -1,4 +1,4 @@
--- What each policy saves while the process is at work: VmPTE after the last install, against none, by spread and rounds.
+-- VmPTE of a process at work, after the last install, and what each policy saves of it against none, by cluster and rounds.
 SELECT
     run_id,
     "cluster" / 1024 AS cluster_kib,

@@ -1,5 +1,6 @@
--- For each point the cheapest policy that frees 90 % or more of the tables that none leaves empty (munmap left out).
--- Of equally cheap ones the one that Linux has comes first.
+-- For each point the cheapest policy that frees 90 % or more of the tables that are empty under none.
+-- Of equally cheap policies the latest proposed one wins, so merged before the others, and async last, as it scans all tables.
+-- none and munmap do not compete.
 WITH against AS (
     SELECT run_id, point_id, pte_tables_empty_end AS empty, cost_ns AS none_ns
     FROM latest
@@ -14,7 +15,7 @@ SELECT
     zap / 1024 AS zap_kib,
     rounds,
     threads,
-    arg_min(policy, row(cost_ns, list_position(['merged', 'seed_inline', 'second_walk', 'refcount', 'async'], policy))) AS best,
+    arg_min(policy, row(cost_ns, policy = 'async', -enum_code(TRY_CAST(policy AS policies))::INT)) AS best,
     round(arg_min(100 * (1 - pte_tables_empty_end / empty), cost_ns), 2) AS freed_percent,
     round(min(cost_ns - none_ns) / 1e3, 3) AS extra_us
 FROM latest JOIN against USING (run_id, point_id)

@@ -1,26 +1,21 @@
--- What alignment does: the saving in VmPTE against none after the last zaps, in percent, by size and shift of the zaps.
--- A call of a table's size that lies across a border covers no table. `possible`: all that is not needed then.
+-- Effect of alignment: percent of VmPTE that each policy saves against none after the last zaps, by size and shift of a zap.
+-- A call of a table's size that crosses a 2 MiB boundary covers no table. possible: if every table without an entry were freed.
 WITH shares AS (
     SELECT
-        run_id, zap, zap_shift, policy,
-        100 * (1 - sum(vm_pte_kib_end) / max(sum(vm_pte_kib_end)) FILTER (policy = 'none') OVER one) AS saved,
-        100 * (1 - sum(vm_pte_kib_needed_end) / max(sum(vm_pte_kib_end)) FILTER (policy = 'none') OVER one) AS possible
+        run_id,
+        zap / 1024 AS zap_kib,
+        zap_shift / 1024 AS shift_kib,
+        policy,
+        sum(vm_pte_kib_end) AS end_kib,
+        max(sum(vm_pte_kib_end)) FILTER (policy = 'none') OVER same_zap AS none_kib,
+        max(sum(vm_pte_kib_needed_end)) FILTER (policy = 'none') OVER same_zap AS needed_kib,
+        round(100 * (1 - end_kib / none_kib), 2) AS saved,
+        round(100 * (1 - needed_kib / none_kib), 2) AS possible
     FROM latest
     GROUP BY run_id, zap, zap_shift, policy
-    WINDOW one AS (PARTITION BY run_id, zap, zap_shift)
+    WINDOW same_zap AS (PARTITION BY run_id, zap, zap_shift)
+    QUALIFY bool_or(policy = 'none') OVER same_zap
 )
-SELECT
-    run_id,
-    zap / 1024 AS zap_kib,
-    zap_shift / 1024 AS shift_kib,
-    round(max(saved) FILTER (policy = 'refcount'), 2) AS refcount,
-    round(max(saved) FILTER (policy = 'async'), 2) AS async,
-    round(max(saved) FILTER (policy = 'second_walk'), 2) AS second_walk,
-    round(max(saved) FILTER (policy = 'seed_inline'), 2) AS seed_inline,
-    round(max(saved) FILTER (policy = 'merged'), 2) AS merged,
-    round(max(saved) FILTER (policy = 'munmap'), 2) AS munmap,
-    round(max(possible) FILTER (policy = 'none'), 2) AS possible
-FROM shares
-GROUP BY run_id, zap, zap_shift
-HAVING count(*) FILTER (policy = 'none') > 0
-ORDER BY run_id, zap, zap_shift;
+SELECT run_id, zap_kib, shift_kib, * EXCLUDE (run_id, zap_kib, shift_kib, none, possible), possible
+FROM shares PIVOT (max(saved) FOR policy IN policies GROUP BY run_id, zap_kib, shift_kib, possible)
+ORDER BY run_id, zap_kib, shift_kib;

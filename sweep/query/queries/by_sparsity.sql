@@ -1,6 +1,6 @@
--- How much of VmPTE each policy saves against none, in percent, by sparsity and by how the resident pages lie.
--- moment: `end` is after the last zaps; `peak`, where there are rounds before, is after the last install, when the process
--- has its memory. possible: all that is not needed at the end.
+-- Percent of VmPTE that each policy saves against none, by sparsity and by the size of resident extents (cluster).
+-- moment: `end` is after the last zaps; `peak` is after the last install, when the process has all its memory, for points with
+-- several rounds. possible: if every table without an entry were freed at the end.
 WITH sums AS (
     SELECT
         run_id,
@@ -20,25 +20,19 @@ moments AS (
 ),
 shares AS (
     SELECT
-        *,
-        100 * (1 - kib / max(kib) FILTER (policy = 'none') OVER one) AS saved,
-        100 * (1 - needed_kib / max(kib) FILTER (policy = 'none') OVER one) AS possible
+        run_id,
+        sparsity,
+        "cluster" / 1024 AS cluster_kib,
+        moment,
+        policy,
+        max(kib) FILTER (policy = 'none') OVER same_layout AS none_kib,
+        max(needed_kib) FILTER (policy = 'none') OVER same_layout AS none_needed_kib,
+        round(100 * (1 - kib / none_kib), 2) AS saved,
+        round(100 * (1 - none_needed_kib / none_kib), 2) AS possible
     FROM moments
-    WINDOW one AS (PARTITION BY run_id, sparsity, "cluster", moment)
+    WINDOW same_layout AS (PARTITION BY run_id, sparsity, "cluster", moment)
+    QUALIFY bool_or(policy = 'none') OVER same_layout
 )
-SELECT
-    run_id,
-    sparsity,
-    "cluster" / 1024 AS cluster_kib,
-    moment,
-    round(max(saved) FILTER (policy = 'refcount'), 2) AS refcount,
-    round(max(saved) FILTER (policy = 'async'), 2) AS async,
-    round(max(saved) FILTER (policy = 'second_walk'), 2) AS second_walk,
-    round(max(saved) FILTER (policy = 'seed_inline'), 2) AS seed_inline,
-    round(max(saved) FILTER (policy = 'merged'), 2) AS merged,
-    round(max(saved) FILTER (policy = 'munmap'), 2) AS munmap,
-    round(max(possible) FILTER (policy = 'none'), 2) AS possible
-FROM shares
-GROUP BY run_id, sparsity, "cluster", moment
-HAVING count(*) FILTER (policy = 'none') > 0
-ORDER BY run_id, sparsity, "cluster", moment;
+SELECT run_id, sparsity, cluster_kib, moment, * EXCLUDE (run_id, sparsity, cluster_kib, moment, none, possible), possible
+FROM shares PIVOT (max(saved) FOR policy IN policies GROUP BY run_id, sparsity, cluster_kib, moment, possible)
+ORDER BY run_id, sparsity, cluster_kib, moment;

@@ -1,24 +1,18 @@
--- How much of VmPTE each policy saves against none at the end of a trace, in percent; `possible` is all that is not needed.
+-- Percent of VmPTE that each policy saves against none at the end of a trace.
+-- possible: if every table without an entry were freed.
 WITH against AS (SELECT run_id, point_id, vm_pte_kib_end AS none_kib FROM latest WHERE policy = 'none' AND trace IS NOT NULL),
 shares AS (
     SELECT
-        run_id, trace, policy, none_kib,
-        100 * (1 - vm_pte_kib_end / none_kib) AS saved,
-        100 * (1 - vm_pte_kib_needed_end / none_kib) AS possible
+        run_id,
+        trace,
+        policy,
+        max(against.none_kib) OVER same_trace AS none_kib,
+        round(100 * (1 - vm_pte_kib_end / against.none_kib), 2) AS saved,
+        max(round(100 * (1 - vm_pte_kib_needed_end / against.none_kib), 2)) FILTER (policy = 'none') OVER same_trace AS possible
     FROM latest JOIN against USING (run_id, point_id)
-    WHERE trace IS NOT NULL AND none_kib > 0
+    WHERE trace IS NOT NULL AND against.none_kib > 0
+    WINDOW same_trace AS (PARTITION BY run_id, trace)
 )
-SELECT
-    run_id,
-    trace,
-    max(none_kib) AS none_kib,
-    round(max(saved) FILTER (policy = 'refcount'), 2) AS refcount,
-    round(max(saved) FILTER (policy = 'async'), 2) AS async,
-    round(max(saved) FILTER (policy = 'second_walk'), 2) AS second_walk,
-    round(max(saved) FILTER (policy = 'seed_inline'), 2) AS seed_inline,
-    round(max(saved) FILTER (policy = 'merged'), 2) AS merged,
-    round(max(saved) FILTER (policy = 'munmap'), 2) AS munmap,
-    round(max(possible) FILTER (policy = 'none'), 2) AS possible
-FROM shares
-GROUP BY run_id, trace
+SELECT run_id, trace, none_kib, * EXCLUDE (run_id, trace, none_kib, none, possible), possible
+FROM shares PIVOT (max(saved) FOR policy IN policies GROUP BY run_id, trace, none_kib, possible)
 ORDER BY run_id, trace;

@@ -1,4 +1,4 @@
--- What a freed table costs under each policy: cost_ns beyond that of none, for each table freed and for each call.
+-- Cost of a freed table under each policy: cost_ns beyond that of none, for each freed table and for each call.
 WITH sums AS (
     SELECT
         run_id,
@@ -21,4 +21,4 @@ SELECT
     round((cost_ns - none_ns) / nullif(tables_freed, 0), 1) AS extra_ns_a_freed_table,
     round((cost_ns - none_ns) / nullif(zap_calls, 0), 1) AS extra_ns_a_call
 FROM against
-ORDER BY run_id, list_position(['none', 'refcount', 'async', 'second_walk', 'seed_inline', 'merged', 'munmap'], policy);
+ORDER BY run_id, TRY_CAST(policy AS policies);

@@ -1,4 +1,4 @@
--- Why points failed: how many for each reason, and one of them to look at with `sweep why`.
+-- Why points failed: the number of points for each reason, and an example for `sweep why`.
 SELECT run_id, status, error_class, error, count(*) AS points, max(attempt) AS attempts, min(point_id) AS example
 FROM failures
 GROUP BY run_id, status, error_class, error

@@ -1,4 +1,4 @@
--- By size of a call: what is given back, and the CPU time that it took where the live kernel ran it.
+-- VmPTE given back by size of a call, and the CPU time of installs and zaps on the live kernel (NULL for the model).
 SELECT
     run_id,
     engine,

@@ -1,7 +1,7 @@
--- The published VmPTE figures beside the model's: the loops of the 6.14 commit and of arm64, and the process of 55 TiB.
--- base_kib is what the process had before. The process's own mappings already had the PUD table, so it is taken off.
--- The process was seen with VIRT 55t, RES 590g, VmPTE 110g, to the GiB, while it ran: that is `peak`. How its pages lay is
--- not known; every slot had a table, as after 500 rounds with pages in dense tables (cluster of 2 MiB).
+-- Published VmPTE figures beside the model's: the loops of the 6.14 commit and of the arm64 series, and the process of 55 TiB.
+-- base_kib: VmPTE of the test process before the loop. Its own mappings already had the PUD table, which is therefore subtracted.
+-- The 55 TiB process had VIRT 55t, RES 590g, VmPTE 110g, rounded to GiB, while it ran: moment `peak`. The placement of its pages is
+-- unknown. Every slot had a table, which holds after 500 rounds with pages in dense tables (cluster of 2 MiB).
 WITH published(source, arch, virt_gib, res_gib, cluster_kib, rounds, moment, policy, base_kib, published_kib, unit_kib) AS (
     VALUES
     ('6375e95f381e', 'x86-64', 50, NULL, 4, 1, 'end', 'none', 40, 102640, 1),

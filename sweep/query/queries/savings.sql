@@ -15,4 +15,4 @@ SELECT
     round(sum(cost_ns) / 1e6, 3) AS cost_ms
 FROM latest
 GROUP BY run_id, policy
-ORDER BY run_id, list_position(['none', 'refcount', 'async', 'second_walk', 'seed_inline', 'merged', 'munmap'], policy);
+ORDER BY run_id, TRY_CAST(policy AS policies);

@@ -1,4 +1,4 @@
--- What threads do to the inline designs: fast and slow paths, trylocks that fail, interrupts a call.
+-- Effect of threads on the policies that free inline: fast and slow paths, failed trylocks, interrupts for each call.
 SELECT
     run_id,
     policy,

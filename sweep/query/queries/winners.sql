@@ -1,5 +1,6 @@
--- How often each policy is the cheapest that frees 90 % or more of the tables that none leaves empty, by zap size.
--- Of equally cheap ones the one that Linux has comes first; munmap is left out.
+-- How often each policy is the cheapest that frees 90 % or more of the tables that are empty under none, by zap size.
+-- Of equally cheap policies the latest proposed one wins, so merged before the others, and async last, as it scans all tables.
+-- none and munmap do not compete.
 WITH against AS (
     SELECT run_id, point_id, zap, pte_tables_empty_end AS empty
     FROM latest
@@ -8,21 +9,24 @@ WITH against AS (
 best AS (
     SELECT
         run_id, point_id,
-        arg_min(policy, row(cost_ns, list_position(['merged', 'seed_inline', 'second_walk', 'refcount', 'async'], policy))) AS winner
+        arg_min(policy, row(cost_ns, policy = 'async', -enum_code(TRY_CAST(policy AS policies))::INT)) AS winner
     FROM latest JOIN against USING (run_id, point_id)
     WHERE policy NOT IN ('none', 'munmap') AND pte_tables_empty_end <= 0.1 * empty
     GROUP BY run_id, point_id
+),
+winners AS (
+    SELECT
+        run_id,
+        zap / 1024 AS zap_kib,
+        winner,
+        count(*) OVER same_zap AS points_with_empty_tables,
+        count(*) FILTER (winner IS NULL) OVER same_zap AS nobody
+    FROM against LEFT JOIN best USING (run_id, point_id)
+    WINDOW same_zap AS (PARTITION BY run_id, zap)
 )
 SELECT
-    run_id,
-    zap / 1024 AS zap_kib,
-    count(*) AS points_with_empty_tables,
-    count(*) FILTER (winner = 'refcount') AS refcount,
-    count(*) FILTER (winner = 'async') AS async,
-    count(*) FILTER (winner = 'second_walk') AS second_walk,
-    count(*) FILTER (winner = 'seed_inline') AS seed_inline,
-    count(*) FILTER (winner = 'merged') AS merged,
-    count(*) FILTER (winner IS NULL) AS nobody
-FROM against LEFT JOIN best USING (run_id, point_id)
-GROUP BY run_id, zap
-ORDER BY run_id, zap;
+    run_id, zap_kib, points_with_empty_tables,
+    * EXCLUDE (run_id, zap_kib, points_with_empty_tables, none, munmap, nobody),
+    nobody
+FROM winners PIVOT (count(*) FOR winner IN policies GROUP BY run_id, zap_kib, points_with_empty_tables, nobody)
+ORDER BY run_id, zap_kib;

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from engine.model.policy import POLICIES
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
+from sweep.query import views
 from sweep.query.database import Database
 from sweep.query.named_queries import named_query
 from sweep.store import arrow_tables
 from sweep.store.store import Store
-from tests.support.small_stores import MIB, opened, point_id
+from tests.support.small_stores import MIB, filled, opened, point_id
 
 Rows = list[dict[str, Any]]
 KIB = 1024
@@ -181,3 +183,13 @@ def test_growth_knows_each_points_rounds(database: Database) -> None:
             mib = sum(point["vm_pte_kib_peak"] for point in points) / len(points) / KIB
             assert row[policy[0]] == pytest.approx(mib, abs=0.00051)
             assert row["points"] == len(points)
+
+
+@pytest.mark.parametrize("name", ["by_shift", "by_sparsity", "by_trace", "by_zap", "growth", "winners"])
+def test_a_new_policy_gets_a_column_without_an_edit_of_sql(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The columns of the policies come from the type `policies` alone."""
+    monkeypatch.setattr(views, "POLICIES_TYPE", views.POLICIES_TYPE.replace("'munmap'", "'munmap', 'eighth'"))
+    with Database(filled(tmp_path)) as database:
+        assert "eighth" in database.query(named_query(name).sql).column_names

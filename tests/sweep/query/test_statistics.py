@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.query import statistics
-from sweep.query.statistics import FASTER, SAME, SLOWER, TOO_FEW, Shift, Times, shifts
+from sweep.query.statistics import FASTER, SAME, SLOWER, TOO_FEW, Shift, Times, compare_times
 
 TURNED = {SLOWER: FASTER, FASTER: SLOWER, SAME: SAME, TOO_FEW: TOO_FEW}
 times = st.lists(st.integers(1, 10**9), min_size=1, max_size=12).map(lambda values: np.array(values, np.float64))
@@ -18,7 +18,7 @@ def drawn(seed: int, count: int, median_ns: float = 1e6) -> Times:
 
 
 def one(a: Times, b: Times) -> Shift:
-    return shifts([(a, b)])[0]
+    return compare_times([(a, b)])[0]
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.3, SLOWER), (1 / 1.3, FASTER), (1.0, SAME)])
@@ -43,10 +43,10 @@ def test_all_longer_is_a_delta_of_one() -> None:
 def test_noise_alone_is_seldom_called_a_difference() -> None:
     """Of two hundred pairs that do not differ none is called slower: the false-discovery control is on."""
     pairs = [(drawn(i, 10), drawn(1000 + i, 10)) for i in range(200)]
-    found = shifts(pairs)
+    found = compare_times(pairs)
     assert {shift.verdict for shift in found} == {SAME}
-    assert sum(shift.p is not None and shift.p < statistics.FALSE_SHARE for shift in found) > 3
-    assert shifts([*pairs, (drawn(1, 10), drawn(2, 10, 2e6))])[-1].verdict == SLOWER
+    assert sum(shift.p is not None and shift.p < statistics.FALSE_DISCOVERY_RATE for shift in found) > 3
+    assert compare_times([*pairs, (drawn(1, 10), drawn(2, 10, 2e6))])[-1].verdict == SLOWER
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, 1), (3, 3), (1, 100), (2, 7)])
@@ -62,7 +62,7 @@ def test_repeats_that_are_said_to_suffice_do(tests: int) -> None:
     """One slower pair among others that do not differ is found with so many repeats, and with one fewer it is not."""
     for repeats, verdict in ((statistics.repeats_for(tests), SLOWER), (statistics.repeats_for(tests) - 1, SAME)):
         same = drawn(1, repeats)
-        found = shifts([(same, same)] * (tests - 1) + [(same, same * 9)])
+        found = compare_times([(same, same)] * (tests - 1) + [(same, same * 9)])
         assert found[-1].verdict in (verdict, TOO_FEW if verdict == SAME else verdict)
 
 
@@ -70,7 +70,7 @@ def test_repeats_that_are_said_to_suffice_do(tests: int) -> None:
 @settings(max_examples=20, deadline=None)
 def test_times_against_themselves_do_not_differ(groups: list[Times]) -> None:
     """The same times on both sides: a ratio of 1, and never a verdict."""
-    for shift in shifts([(group, group[::-1]) for group in groups]):
+    for shift in compare_times([(group, group[::-1]) for group in groups]):
         assert (shift.ratio, shift.delta or 0) == (1, 0)
         assert shift.verdict in (SAME, TOO_FEW)
 
@@ -80,7 +80,7 @@ def test_times_against_themselves_do_not_differ(groups: list[Times]) -> None:
 def test_b_against_a_is_the_mirror_image(pairs: list[tuple[Times, Times]]) -> None:
     """Swapped, slower is faster, each number is turned round, and the chances stay."""
     pairs = [(a, b) for a, b in pairs if sorted(a) != sorted(b)]
-    for here, there in zip(shifts(pairs), shifts([(b, a) for a, b in pairs]), strict=True):
+    for here, there in zip(compare_times(pairs), compare_times([(b, a) for a, b in pairs]), strict=True):
         assert there.verdict == TURNED[here.verdict]
         assert (there.p, there.q) == (here.p, here.q)
         assert there.ratio == pytest.approx(1 / here.ratio)
