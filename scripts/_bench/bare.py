@@ -13,7 +13,7 @@ import numpy as np
 
 from engine import run
 from engine.model.scenario import Columns
-from sweep.executors import malloc_settings
+from sweep.executors.worker import keep_freed_memory
 from sweep.grid.loader import load_grid
 from sweep.run.plan import TASK_POINTS, make_plan
 
@@ -24,7 +24,7 @@ def share(batches: list[Columns]) -> None:
 
 
 def main(grid: Path, jobs: int) -> None:
-    malloc_settings.keep()  # as the sweep's workers do
+    keep_freed_memory()  # as the sweep's workers do
     batches = []
     for block in make_plan(load_grid(grid)).chunks():
         step = min(TASK_POINTS, -(-len(block.ids) // jobs))

@@ -7,13 +7,13 @@ from _bench.figure import Figure, Reach, figure, per_second
 from _bench.points import small, tables_of
 from _bench.triad import Triad
 from engine.run import run_batch
-from sweep.executors import malloc_settings
+from sweep.executors.worker import keep_freed_memory
 
 SECTION = "small"
 
 
 def section(bench: Bench) -> Iterator[Figure]:
-    malloc_settings.keep()  # as the sweep's workers do
+    keep_freed_memory()  # as the sweep's workers do
     for partial, count, told, least in (
         (False, 8192, "2 MiB calls", 400_000),
         (True, 2048, "64 KiB calls in random order, 4 rounds", 8_000),

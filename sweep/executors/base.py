@@ -1,13 +1,10 @@
-"""What all executors share: a batch, its answer, and the one function that turns the first into the second."""
+"""Batches, their answers, and the interface of the executors that turn one into the other.
 
-import contextlib
-import importlib
+Imports neither Ray nor the engine's compiled code. What runs in a worker is in sweep.executors.worker.
+"""
+
 import math
-import platform
-import signal
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -19,23 +16,20 @@ from numpy.typing import NDArray
 from engine.model.results import Results
 from engine.model.scenario import Columns
 from engine.walk.finish import Tally
-from sweep.executors import malloc_settings
 from sweep.grid.point_id import PointIds
-from sweep.store import arrow_tables, parts
 from sweep.store.parts import File
 
-MODEL = "engine.run:run_batch"
-"""The engine's entry point, `module:function`. By name, so that a payload holds data and no code."""
-TRACES = "sweep.traces.trace_points:run_batch"
-"""The same for points that are traces."""
+MODEL_RUNNER = "engine.run:run_batch"
+"""The engine's entry point as `module:function`: a task names its code and does not carry it."""
+TRACE_RUNNER = "sweep.traces.trace_points:run_batch"
+"""The entry point for points that are traces."""
 
-Run = Callable[[Columns], Results]
 ERROR_LENGTH = 300
 LAST_LINES, LINE_LENGTH = 12, 200
 
 
-class End(Enum):
-    """How a batch ended. RAN: the engine answered, though single points may have failed."""
+class BatchStatus(Enum):
+    """RAN: the engine answered, though single points may have failed. TIMEOUT, LOST: the worker process died."""
 
     RAN = "ran"
     TIMEOUT = "timeout"
@@ -44,7 +38,7 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Tables [first, end) of a point, one of `of` pieces that are walked apart."""
+    """The tables [first, end) of one large point. `of`: how many shards the point is cut into."""
 
     first: int
     end: int
@@ -53,9 +47,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What rows say beside scenario and results. `meanings`: the SQL of the derived columns.
+    """Columns of a batch's rows that are neither scenario nor results. ids, repeat: one entry per point.
 
-    `folder`: where the worker may leave files for the driver, if it is on the same machine.
+    derived: the grid's derived columns, by name; derived_sql: their SQL, by name;
+    folder: where a worker on the driver's machine leaves the files, None: they travel in the answer
     """
 
     run_id: str
@@ -64,22 +59,22 @@ class Labels:
     repeat: NDArray[np.int64]
     attempt: int | NDArray[np.int64] = 1
     derived: Mapping[str, Any] = field(default_factory=dict)
-    meanings: Mapping[str, str] = field(default_factory=dict)
+    derived_sql: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Points for one task, or a shard of one point. `limit_s`: the wall time after which its process is killed.
+    """The points of one task, or a shard of one point.
 
-    With `labels` the worker makes files of the rows, as there are enough for a part of the run: one driver could not
-    make those of many workers where points are cheap.
+    `limit_s`: wall time after which the worker process is killed. `labels` are set where the points are enough for a
+    part of the run: the worker then writes the part's files, as one driver could not write those of many workers.
     """
 
     number: int
     columns: Columns
     limit_s: float | None = None
-    runner: str = MODEL
+    runner: str = MODEL_RUNNER
     shard: Shard | None = None
     labels: Labels | None = None
 
@@ -87,20 +82,20 @@ class Batch:
         return len(self.columns["virt"])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A column that is the same throughout, as most are, travels as one value."""
+        """Pickle a column whose values are all equal, as most are, as one value."""
         columns = {name: v[:1] if (v[1:] == v[:-1]).all() else v for name, v in self.columns.items()}
-        return arrived, (len(self), columns, self.number, self.limit_s, self.runner, self.shard, self.labels)
+        return _unpickled, (len(self), columns, self.number, self.limit_s, self.runner, self.shard, self.labels)
 
 
-def arrived(points: int, columns: Columns, number: int, *others: Any) -> Batch:
-    """A batch as it was before its journey."""
-    whole = {name: v if len(v) == points else np.repeat(v, points) for name, v in columns.items()}
-    return Batch(number, whole, *others)
+def _unpickled(points: int, columns: Columns, number: int, *others: Any) -> Batch:
+    """A batch from what __reduce__ returned: columns of one value are repeated for all points."""
+    full = {name: v if len(v) == points else np.repeat(v, points) for name, v in columns.items()}
+    return Batch(number, full, *others)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a point has no results, or a batch no answer. `kind`: the error's class, a signal's name, Ray's word."""
+    """Why a point has no results, or a batch no answer. `kind`: class of the exception, or name of the signal."""
 
     error: str = ""
     kind: str = ""
@@ -109,15 +104,18 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answer. `results` holds the points that ran, in order; `failures` are (place in the batch, why).
+    """The answer to a batch.
 
-    `files` stand for the results of a batch with labels in which every point ran: a part of the run. `failure` is
-    the batch's, if it did not run; a shard's answer is its `tally`. What loading or compiling the engine took is in no
-    figure.
+    results: the points that ran, in order; None if no point ran, for a shard, and where there are `files`
+    failures: (position in the batch, reason) of the points that raised
+    failure: why the batch did not run
+    cpu_ns, wall_ns: of the engine's run, without loading or compiling it
+    tally: the counters of a shard
+    files: the part of the run that a batch with labels became, by table, if every point ran
     """
 
     number: int
-    end: End = End.RAN
+    status: BatchStatus = BatchStatus.RAN
     results: Results | None = None
     failures: tuple[tuple[int, Failure], ...] = ()
     failure: Failure = Failure()
@@ -129,7 +127,7 @@ class Done:
 
 
 class Executor(Protocol):
-    """Somewhere to run batches. The driver keeps `capacity` of them in flight and never more."""
+    """Runs batches on workers. The driver keeps at most `capacity` batches submitted and not yet answered."""
 
     @property
     def name(self) -> str: ...
@@ -141,198 +139,55 @@ class Executor(Protocol):
     def capacity(self) -> int: ...
 
     @property
-    def near(self) -> bool:
+    def is_local(self) -> bool:
         """Whether all workers are on this machine."""
         ...
 
     @property
-    def warm(self) -> bool:
-        """Whether a worker has the engine ready, but for kernels that are not compiled."""
+    def is_warm(self) -> bool:
+        """Whether at least one worker has loaded the engine. Kernels may still have to be compiled."""
         ...
 
     def start(self, kernels: Sequence[int] = ()) -> None:
-        """`kernels`: those that the batches will need (engine.run). A worker begins with those that are compiled."""
+        """Start the workers. Each loads those of `kernels` (positions in engine.run.KERNELS) that are compiled."""
         ...
 
     def submit(self, batch: Batch) -> None: ...
 
     def wait(self, seconds: float) -> list[Done]:
-        """What is done; waits so long for the first."""
+        """Return all answers that have arrived, after waiting up to `seconds` for the first."""
         ...
 
     def stop(self, kill: bool = False) -> None:
-        """Leaves no process behind. `kill`: now, whatever they do. May be called twice."""
+        """End all workers and leave no process behind; `kill`: at once, in the middle of work. Can be called twice."""
         ...
 
 
-def run_batch(batch: Batch, begins: Callable[[], None] = lambda: None, node: str | None = None) -> Done:
-    """Run a batch in this process. A point that raises does not cost its neighbours: they run one by one then.
-
-    `begins` is called when its time begins, after what loading and compiling take. `node`: where this is, if the host's
-    name does not say enough.
-    """
-    run = _engine(batch.runner)
-    # Arrays that came through shared memory are read-only, and those of a batch may be parts of others.
-    columns = {name: np.require(values, requirements=["C", "W"]) for name, values in batch.columns.items()}
-    if batch.runner == MODEL:
-        _have_kernels(columns)
-    begins()
-    cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
-    results = tally = None
-    with _deadline(batch.limit_s):
-        if batch.shard is None:
-            results, failures = _run(run, columns)
-        else:
-            tally, failures = _run_shard(columns, batch.shard)
-    cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
-    done = Done(batch.number, End.RAN, None, failures, Failure(), node or platform.node(), cpu, wall, tally)
-    if results is None:
-        return done
-    if batch.labels is not None and not failures and not results.remarks:
-        return replace(done, files=_files(batch.labels, columns, results, done))
-    return replace(done, results=replace(results, values=_small(results.values), rounds=_small(results.rounds)))
-
-
-def _files(labels: Labels, columns: Columns, results: Results, done: Done) -> dict[str, File]:
-    """The part that these points are; what it costs is in no figure, as what the driver's cost."""
-    run, ids, repeat = labels.run_id, labels.ids, labels.repeat
-    each_ns = done.cpu_ns // len(ids)
-    points = arrow_tables.point_table(
-        run, ids, repeat, columns, labels.derived, attempt=labels.attempt, node=done.node, cpu_ns=each_ns
-    )
-    made = parts.made(
-        arrow_tables.explained(points, labels.meanings),
-        outcomes=arrow_tables.outcome_table(run, ids, repeat, columns, results, labels.policies),
-        rounds=arrow_tables.round_table(run, ids, results, labels.policies),
-    )
-    return made if labels.folder is None else parts.leave(labels.folder, made)
-
-
-def _small(numbers: NDArray[np.int64]) -> NDArray[Any]:
-    """In half the bytes if they fit."""
-    limit = np.iinfo(np.int32)
-    fits = numbers.size and limit.min <= numbers.min() and numbers.max() <= limit.max
-    return numbers.astype(np.int32) if fits else numbers
-
-
-def _have_kernels(columns: Columns) -> None:
-    """Compile, or find compiled, what a batch needs."""
-    from engine.run import load
-
-    with contextlib.suppress(Exception):  # its points will meet the same, and report it
-        load(columns)
-
-
-def warm(runner: str, kernels: Sequence[int] = ()) -> None:
-    """Load into this process the engine, those kernels that are compiled, and what makes files.
-
-    The first batch compiles the other kernels.
-    """
-    _engine(runner)
-    arrow_tables.warm()
-    if kernels:
-        from engine.run import load_compiled
-
-        with contextlib.suppress(Exception):  # the batches will meet the same, and report it
-            load_compiled(kernels)
-
-
-_loaded: dict[str, Run] = {}
-
-
-def _engine(runner: str) -> Run:
-    if runner not in _loaded:
-        malloc_settings.keep()
-        module, _, function = runner.partition(":")
-        _loaded[runner] = getattr(importlib.import_module(module), function)
-    return _loaded[runner]
-
-
-@contextlib.contextmanager
-def _deadline(seconds: float | None) -> Iterator[None]:
-    """End this process if the block takes longer.
-
-    By a timer of the kernel and SIGALRM's default action: a handler written in Python would not run in compiled code.
-    """
-    if seconds is None:
-        yield
-        return
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _run(run: Run, columns: Columns) -> tuple[Results | None, tuple[tuple[int, Failure], ...]]:
-    rows = len(columns["virt"])
-    try:
-        return run(columns), ()
-    except Exception as error:
-        if rows == 1:
-            return None, ((0, failure_of(error)),)
-    parts: list[Results] = []
-    failures: list[tuple[int, Failure]] = []
-    for i in range(rows):
-        try:
-            parts.append(run({name: values[i : i + 1].copy() for name, values in columns.items()}))
-        except Exception as alone:
-            failures.append((i, failure_of(alone)))
-    return (join(parts) if parts else None), tuple(failures)
-
-
-def _run_shard(columns: Columns, shard: Shard) -> tuple[Tally | None, tuple[tuple[int, Failure], ...]]:
-    from engine.run import run_shard
-
-    try:
-        return run_shard(columns, shard.first, shard.end), ()
-    except Exception as error:
-        return None, ((0, failure_of(error)),)
-
-
-def join(parts: list[Results]) -> Results:
-    """The results of several batches as those of one."""
-    if len(parts) == 1:
-        return parts[0]
-    return Results(
-        np.concatenate([part.values for part in parts]),
-        np.concatenate([part.rounds for part in parts]),
-        np.concatenate([part.round_counts for part in parts]),
-        parts[0].known,
-        tuple(remark for part in parts for remark in part.remarks),
-    )
-
-
-def failure_of(error: BaseException) -> Failure:
-    """What a point's error says, and where it came from."""
-    return Failure(describe(error), type(error).__name__, last_lines("".join(traceback.format_exception(error))))
-
-
-def last_lines(text: str) -> str:
-    """The last of them, none too long."""
+def failure_lines(text: str) -> str:
+    """The last LAST_LINES lines of a text, each cut to LINE_LENGTH characters."""
     lines = text.rstrip().splitlines()[-LAST_LINES:]
     return "\n".join(line if len(line) <= LINE_LENGTH else line[: LINE_LENGTH - 3] + "..." for line in lines)
 
 
 def describe(error: BaseException) -> str:
-    """`ValueError: what it says`, one line."""
+    """`ValueError: message` in one line of at most ERROR_LENGTH characters."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
     return text if len(text) <= ERROR_LENGTH else text[: ERROR_LENGTH - 3] + "..."
 
 
-def owned(done: Done) -> Done:
-    """The same with arrays of its own, so that shared memory it came in can go."""
+def with_own_arrays(done: Done) -> Done:
+    """Copy the arrays of an answer, so that the shared memory in which it arrived can be freed."""
     if done.results is None:
         return done
-    held = done.results
-    values, rounds, counts = held.values.copy("K"), held.rounds.copy("K"), held.round_counts.copy()
-    return replace(done, results=replace(held, values=values, rounds=rounds, round_counts=counts))
+    values, rounds = done.results.values.copy("K"), done.results.rounds.copy("K")
+    counts = done.results.round_counts.copy()
+    return replace(done, results=replace(done.results, values=values, rounds=rounds, round_counts=counts))
 
 
-def limit_for(points: int, point_limit_s: float, expected_s: float) -> float:
-    """Wall seconds that a batch may take: its points' budget, but no more than one stuck point explains.
+def batch_limit_s(points: int, point_limit_s: float, expected_s: float) -> float:
+    """Wall time that a batch may take: the limits of its points, but no more than one stuck point explains.
 
-    A batch that is killed for this runs again point by point, each with its whole limit, so strictness costs little;
-    without it one stuck point among a thousand would be noticed after a thousand limits.
+    A batch that is killed for this runs again point by point, each with its own limit, so a strict limit costs little;
+    without it, one stuck point among a thousand would be noticed after a thousand limits.
     """
     return min(points * point_limit_s, point_limit_s + 10 * math.ceil(expected_s))

@@ -1,30 +1,31 @@
-"""Batches in this process, one after another: for debugging, and the reference for the others."""
+"""Runs batches in this process, one at a time: for debugging, and as the reference for the other executors."""
 
 from collections.abc import Sequence
 
-from sweep.executors.base import MODEL, Batch, Done, run_batch, warm
+from sweep.executors.base import MODEL_RUNNER, Batch, Done
+from sweep.executors.worker import load_engine, run_batch
 
 
 class Inline:
     name = "inline"
     workers = 1
-    near = True
+    is_local = True
     capacity = 1
 
-    def __init__(self, runner: str = MODEL) -> None:
+    def __init__(self, runner: str = MODEL_RUNNER) -> None:
         self._runner = runner
-        self._waiting: list[Batch] = []
-        self.warm = False
+        self._queue: list[Batch] = []
+        self.is_warm = False
 
     def start(self, kernels: Sequence[int] = ()) -> None:
-        warm(self._runner, kernels)
-        self.warm = True
+        load_engine(self._runner, kernels)
+        self.is_warm = True
 
     def submit(self, batch: Batch) -> None:
-        self._waiting.append(batch)
+        self._queue.append(batch)
 
     def wait(self, seconds: float) -> list[Done]:
-        return [run_batch(self._waiting.pop(0))] if self._waiting else []
+        return [run_batch(self._queue.pop(0))] if self._queue else []
 
     def stop(self, kill: bool = False) -> None:
-        self._waiting.clear()
+        self._queue.clear()

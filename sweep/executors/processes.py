@@ -1,7 +1,12 @@
-"""Batches in a pool of local processes: one pipe a worker, so that it is known which batch died with which worker.
+"""Runs batches in a pool of local processes.
 
-Workers are fresh interpreters: no fork, as Numba, Arrow and DuckDB hold threads, and none of multiprocessing's helpers,
-which outlive a killed driver. They ignore Ctrl-C (the driver decides) and die with the driver.
+The pool is our own because it has to know which batch died with which worker, and of what: it has one pipe per worker.
+concurrent.futures fails every pending task when one process dies, and multiprocessing.Pool waits for its answer without
+end.
+
+Workers are new interpreters. They are not forked, as Numba, Arrow and DuckDB have threads, and need none of
+multiprocessing's helper processes, which survive a killed driver. They ignore Ctrl-C, as the driver decides what to
+stop, and die with the driver.
 """
 
 import contextlib
@@ -26,48 +31,56 @@ from typing import IO
 
 from engine.isolated_python import SAFE_FOLDER, isolated_command, isolated_environment
 from sweep.common.errors import SweepFault
-from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, run_batch, warm
+from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Failure, describe, failure_lines
+from sweep.executors.worker import load_engine, run_batch
 
-BOOT = "from sweep.executors.processes import serve; serve()"
+WORKER_CODE = "from sweep.executors.processes import worker_main; worker_main()"
 ONE_THREAD = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-PATIENCE_S = 2.0
-FAILED_STARTS = 3
-PR_SET_PDEATHSIG = 1
-OOM_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
-SAID_BYTES = 8192
+STOP_S = 2.0
+"""Time for idle workers to end by themselves before they are killed."""
+MAX_FAILED_STARTS = 3
+PR_SET_PDEATHSIG = 1  # prctl(2)
+OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
+STDERR_BYTES = 8192
+"""How much of a dead worker's stderr is read, from its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker's first word. `error`: it cannot work."""
+    """A worker's first message. `error`: why it cannot work, empty if it can."""
 
     error: str = ""
 
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """A process, our end of its pipe, what it says on stderr, and how often the kernel had killed for memory before."""
+    """A worker process. pipe: the driver's end; stderr: a temporary file;
+
+    oom_kills: processes that the kernel had killed for lack of memory when this one was started;
+    batch: the one that it runs, None while it is idle
+    """
 
     process: subprocess.Popen[bytes]
     pipe: Connection
-    said: IO[bytes]
+    stderr: IO[bytes]
     oom_kills: int
-    ready: bool = False
+    is_ready: bool = False
     batch: Batch | None = None
 
-    def last_words(self) -> str:
-        end = self.said.seek(0, os.SEEK_END)
-        self.said.seek(max(0, end - SAID_BYTES))
-        return last_lines(self.said.read().decode(errors="replace"))
+    def read_stderr(self) -> str:
+        """The last lines of what it wrote to stderr."""
+        end = self.stderr.seek(0, os.SEEK_END)
+        self.stderr.seek(max(0, end - STDERR_BYTES))
+        return failure_lines(self.stderr.read().decode(errors="replace"))
 
 
 @dataclass
 class Processes:
     workers: int
-    runner: str = MODEL
+    runner: str = MODEL_RUNNER
     name: str = "processes"
-    near: bool = True
-    warm: bool = False
+    is_local: bool = True
+    is_warm: bool = False
     _pool: list[Worker] = field(default_factory=list)
     _queue: deque[Batch] = field(default_factory=deque)
     _failed_starts: int = 0
@@ -79,27 +92,27 @@ class Processes:
 
     def start(self, kernels: Sequence[int] = ()) -> None:
         self._kernels = kernels
-        self._pool = [spawn(self.runner, kernels) for _ in range(self.workers)]
+        self._pool = [start_worker(self.runner, kernels) for _ in range(self.workers)]
 
     def submit(self, batch: Batch) -> None:
         self._queue.append(batch)
         self._feed()
 
     def wait(self, seconds: float) -> list[Done]:
-        pipes = {worker.pipe: worker for worker in self._pool}
-        ready = wait(list(pipes), seconds)
-        answers = [done for pipe in ready if (done := self._hear(pipes[pipe]))]  # type: ignore[index]
+        workers = {worker.pipe: worker for worker in self._pool}
+        readable = wait(list(workers), seconds)
+        answers = [done for pipe in readable if (done := self._receive(workers[pipe]))]  # type: ignore[index]
         self._feed()
         return answers
 
     def stop(self, kill: bool = False) -> None:
         self._queue.clear()
         for worker in self._pool:
-            if kill or worker.batch is not None or not worker.ready:
+            if kill or worker.batch is not None or not worker.is_ready:
                 worker.process.kill()
             worker.pipe.close()
-            worker.said.close()
-        end = time.monotonic() + PATIENCE_S
+            worker.stderr.close()
+        end = time.monotonic() + STOP_S
         for worker in self._pool:
             try:
                 worker.process.wait(max(0.0, end - time.monotonic()))
@@ -109,61 +122,67 @@ class Processes:
         self._pool.clear()
 
     def _feed(self) -> None:
+        """Send queued batches to idle workers."""
         for worker in self._pool:
             if not self._queue:
                 return
-            if worker.ready and worker.batch is None:
-                # If it is dead already, its pipe's end says so in the next wait(), and the batch counts as lost.
+            if worker.is_ready and worker.batch is None:
+                # If the worker is dead already, the next wait() reads the end of its pipe, and the batch is lost.
                 worker.batch = self._queue.popleft()
                 with contextlib.suppress(OSError):
                     worker.pipe.send(worker.batch)
 
-    def _hear(self, worker: Worker) -> Done | None:
+    def _receive(self, worker: Worker) -> Done | None:
+        """Read a worker's message: an answer, or None for Ready. Raises SweepFault if it cannot load the engine."""
         try:
-            answer = worker.pipe.recv()
+            message = worker.pipe.recv()
         except (EOFError, OSError):
-            return self._bury(worker)
-        if isinstance(answer, Ready):
-            if answer.error:
-                raise SweepFault(f"a worker process cannot load the engine: {answer.error}")
-            worker.ready = self.warm = True
+            return self._replace_dead(worker)
+        if isinstance(message, Ready):
+            if message.error:
+                raise SweepFault(f"a worker process cannot load the engine: {message.error}")
+            worker.is_ready = self.is_warm = True
             return None
         worker.batch = None
-        assert isinstance(answer, Done)
-        return answer
+        assert isinstance(message, Done)
+        return message
 
-    def _bury(self, worker: Worker) -> Done | None:
-        """Put another in a dead worker's place; the answer for the batch that it took along."""
+    def _replace_dead(self, worker: Worker) -> Done | None:
+        """Start another worker in place of a dead one. Returns the answer for the batch that died with it, if any.
+
+        Raises SweepFault once MAX_FAILED_STARTS workers have died before they were ready.
+        """
         worker.pipe.close()
         status = worker.process.wait()
-        said = worker.last_words()
-        worker.said.close()
-        if not worker.ready:
+        stderr = worker.read_stderr()
+        worker.stderr.close()
+        if not worker.is_ready:
             self._failed_starts += 1
-            if self._failed_starts >= FAILED_STARTS:
-                why = said.rpartition("\n")[2] or how_it_died(status).error
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                why = stderr.rpartition("\n")[2] or failure_of_exit(status).error
                 raise SweepFault(f"worker processes die at their start: {why}")
-        self._pool[self._pool.index(worker)] = spawn(self.runner, self._kernels)
+        self._pool[self._pool.index(worker)] = start_worker(self.runner, self._kernels)
         if worker.batch is None:
             return None
-        end = End.TIMEOUT if status == -signal.SIGALRM else End.LOST
-        for_memory = status == -signal.SIGKILL and _oom_kills() > worker.oom_kills
-        return Done(worker.batch.number, end, failure=how_it_died(status, said, for_memory), node=platform.node())
+        batch_status = BatchStatus.TIMEOUT if status == -signal.SIGALRM else BatchStatus.LOST
+        is_oom = status == -signal.SIGKILL and _count_oom_kills() > worker.oom_kills
+        failure = failure_of_exit(status, stderr, is_oom)
+        return Done(worker.batch.number, batch_status, failure=failure, node=platform.node())
 
 
-def how_it_died(status: int, said: str = "", for_memory: bool = False) -> Failure:
-    """By the name of its signal, or its exit code; `said` is what its stderr says last."""
-    if for_memory:
-        return Failure("worker process died of SIGKILL, as the kernel ran out of memory", "OutOfMemory", said)
+def failure_of_exit(status: int, stderr: str = "", is_oom: bool = False) -> Failure:
+    """How a process died, from its wait status: the signal's name if it is negative, else the exit code."""
+    if is_oom:
+        return Failure("worker process died of SIGKILL, as the kernel ran out of memory", "OutOfMemory", stderr)
     if status < 0:
         name = signal.Signals(-status).name
-        return Failure(f"worker process died of {name}", name, said)
-    return Failure(f"worker process ended with {status}", "Exit", said)
+        return Failure(f"worker process died of {name}", name, stderr)
+    return Failure(f"worker process ended with {status}", "Exit", stderr)
 
 
-def _oom_kills() -> int:
-    """How many processes the kernel has killed for memory: in this control group if it can be known, else anywhere."""
-    for path in OOM_COUNTS:
+def _count_oom_kills() -> int:
+    """Processes that the kernel has killed for lack of memory: in this control group if it counts them, else in all."""
+    for path in OOM_COUNTERS:
         with contextlib.suppress(OSError, ValueError):
             counts = dict(line.split() for line in path.read_text().splitlines())
             if "oom_kill" in counts:
@@ -171,52 +190,53 @@ def _oom_kills() -> int:
     return 0
 
 
-def spawn(runner: str, kernels: Sequence[int] = ()) -> Worker:
+def start_worker(runner: str, kernels: Sequence[int] = ()) -> Worker:
+    """Start a worker process that loads `runner` and the compiled ones of `kernels`, and then answers batches."""
     ours, theirs = socket.socketpair()
-    said = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the worker's life long; it has no name to leave behind
+    stderr = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as the worker; it has no name to leave behind
     with theirs:
         arguments = [str(theirs.fileno()), str(os.getpid()), runner, json.dumps(list(kernels))]
         process = subprocess.Popen(
-            isolated_command(BOOT, *arguments),
+            isolated_command(WORKER_CODE, *arguments),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=stderr,
             cwd=SAFE_FOLDER,
             env=isolated_environment(**ONE_THREAD),
             process_group=0,  # a terminal's Ctrl-C goes to the driver alone, from the first moment on
         )
-    return Worker(process, Connection(ours.detach()), said, _oom_kills())
+    return Worker(process, Connection(ours.detach()), stderr, _count_oom_kills())
 
 
-def serve() -> None:
-    """A worker's life: say ready, then answer batches until the driver hangs up."""
+def worker_main() -> None:
+    """Run a worker process: send Ready, then answer batches until the driver closes the pipe."""
     pipe, parent, runner = Connection(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
     kernels = json.loads(sys.argv[4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # a crash in compiled code leaves a traceback
-    die_with(parent)
+    die_with_parent(parent)
     try:
-        pipe.send(introduce(runner, kernels))
+        pipe.send(_load(runner, kernels))
         while True:
             pipe.send(run_batch(pipe.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        os._exit(0)  # the driver hung up. Nothing here to flush, and an orderly end takes Numba its time
+        os._exit(0)  # the driver closed the pipe. Nothing is left to flush, and Numba takes long to shut down
     except BaseException:
         traceback.print_exc()
         os._exit(1)
 
 
-def introduce(runner: str, kernels: Sequence[int]) -> Ready:
+def _load(runner: str, kernels: Sequence[int]) -> Ready:
     try:
-        warm(runner, kernels)
+        load_engine(runner, kernels)
     except ImportError as error:
         return Ready(describe(error))
     return Ready()
 
 
-def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends, even by kill -9 (Linux; prctl(2))."""
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent (a process id) ends, even by kill -9. Linux only, prctl(2)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

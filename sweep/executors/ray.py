@@ -1,17 +1,16 @@
-"""Batches as Ray tasks, on a private Ray of this machine or on a cluster. The only module that imports Ray.
+"""Runs batches as Ray tasks, on a private Ray of this machine or on a cluster.
 
-Ray's own retries are off: the driver counts attempts, so that a task lost with its worker is known and reported.
+Only this module, ray_task and ray_cluster import ray. Ray's own retries are off: the driver counts attempts, so that a
+task lost with its worker is known and reported.
 """
 
 import contextlib
-import importlib.util
 import logging
 import os
 import pickle
 import re
 import secrets
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,74 +18,88 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Not /proc by hand: psutil compares start times before it signals a process, so a reused process id is not killed.
 import psutil
 
 from engine.isolated_python import SAFE_FOLDER
 from sweep.common.errors import SweepFault, UserError
 from sweep.executors import ray_session_dir, ray_task
-from sweep.executors.base import MODEL, Batch, Done, End, Failure, describe, last_lines, owned
-from sweep.executors.ray_cluster import GONE_S, Watch
+from sweep.executors.base import (
+    MODEL_RUNNER,
+    Batch,
+    BatchStatus,
+    Done,
+    Failure,
+    describe,
+    failure_lines,
+    with_own_arrays,
+)
+from sweep.executors.ray_cluster import UNREACHABLE_S, ClusterWatch, check_reachable, refusal
 
 OBJECT_STORE_BYTES = 256 << 20
-CONNECT_S = 5.0
-PATIENCE_S = 5.0
+STOP_S = 5.0
+"""Time for the private Ray's processes to end before they are killed, and again after that."""
 
-QUIET = {
+RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship the working directory and build another venv
     "RAY_task_oom_retries": "0",  # endless otherwise, whatever max_retries says
 }
 _token = ""
-_NODE = re.compile(r"\bID: ([0-9a-f]{56})\b")
+_NODE_ID = re.compile(r"\bID: ([0-9a-f]{56})\b")
 
 
 @dataclass
 class RayTasks:
-    """`address` is None for a private local Ray, else auto, HOST:PORT or ray://HOST:PORT.
+    """An executor on Ray. Nodes are named HOST/ID, with the first eight digits of Ray's node id.
 
-    A node is told as HOST/ID, the first eight digits of Ray's own id of it.
+    address: None for a private Ray of this machine, else auto, HOST:PORT or ray://HOST:PORT
+    jobs: most workers, default: all CPUs
+    has_time_limit: whether batches have a limit_s
+    session_dir: the private Ray's directory
     """
 
     address: str | None = None
     jobs: int | None = None
-    runner: str = MODEL
-    limited: bool = False
+    runner: str = MODEL_RUNNER
+    has_time_limit: bool = False
     name: str = "ray"
-    warm: bool = False
+    is_warm: bool = False
     workers: int = 0
-    home: Path | None = None
-    _held_home: int = -1
-    _roots: list[psutil.Process] = field(default_factory=list)
+    session_dir: Path | None = None
+    _session_lock: int = -1
+    _ray_processes: list[psutil.Process] = field(default_factory=list)
     _refs: dict[Any, Batch] = field(default_factory=dict)
     _probe: Any = None
     _task: Any = None
-    _code: str = ""
-    _notes: bytes = b""
-    _watch: Watch | None = None
+    _fingerprint: str = ""
+    _note_prefix: bytes = b""
+    _watch: ClusterWatch | None = None
 
     def __post_init__(self) -> None:
         self.workers = self.jobs or len(os.sched_getaffinity(0))
 
     @property
-    def near(self) -> bool:
+    def is_local(self) -> bool:
         return self.address is None
 
     @property
     def capacity(self) -> int:
-        """Twice the workers; with a time limit once, so that a task does not age in Ray's queue."""
-        return self.workers if self.limited else 2 * self.workers
+        """Two batches per worker; one if batches have a time limit, so that none waits in Ray's queue."""
+        return self.workers if self.has_time_limit else 2 * self.workers
 
     def start(self, kernels: Sequence[int] = ()) -> None:
-        for name, value in QUIET.items():
+        for name, value in RAY_SETTINGS.items():
             os.environ.setdefault(name, value)
-        self._code = ray_task.fingerprint()  # first: a second Ray node of a host unpacks a job's folder again, under us
+        # Before Ray starts: a second Ray node of this host unpacks a job's folder again, while we would read it.
+        self._fingerprint = ray_task.fingerprint()
         if self.address is None:
             self._start_local()
         else:
             self._join_cluster(self.address)
         ray = _ray()
-        self._notes = f"sweep:{ray.get_runtime_context().get_job_id()}:".encode()
-        self._watch = Watch(self._notes)
+        self._note_prefix = f"sweep:{ray.get_runtime_context().get_job_id()}:".encode()
+        self._watch = ClusterWatch(self._note_prefix)
         if self.address is not None:
             self._count_workers()
         self._task = ray_task.pack(ray)
@@ -98,11 +111,11 @@ class RayTasks:
     def wait(self, seconds: float) -> list[Done]:
         ray = _ray()
         assert self._watch is not None
-        if self._watch.is_gone():
-            raise UserError(self._gone())
+        if self._watch.is_unreachable():
+            raise UserError(self._unreachable())
         if self.address is not None:
             self._count_workers()
-        self._hear_probe(0.0 if self._refs else seconds)
+        self._check_probe(0.0 if self._refs else seconds)
         refs = list(self._refs)
         if not refs:
             return []
@@ -115,7 +128,7 @@ class RayTasks:
         if "ray" not in sys.modules:
             return
         ray = _ray()
-        left = self._family()
+        processes = self._list_ray_processes()
         if self._watch is not None:
             self._watch.stop()
         try:
@@ -127,17 +140,17 @@ class RayTasks:
             self._probe = None
             ray.shutdown()
         finally:
-            self._clean_up(left)
+            self._clean_up(processes)
 
     def _start_local(self) -> None:
         before = psutil.Process().children()
-        ray_session_dir.remove_strays()
-        self.home, self._held_home = ray_session_dir.make()
+        ray_session_dir.remove_abandoned()
+        self.session_dir, self._session_lock = ray_session_dir.create()
         os.environ.pop("RAY_AUTH_MODE", None)  # a Ray that starts here asks for a token, unless told otherwise
-        os.environ["RAY_AUTH_TOKEN"] = _one_token()
+        os.environ["RAY_AUTH_TOKEN"] = _session_token()
         ray = _ray()
         try:
-            with contextlib.chdir(SAFE_FOLDER), _importable():
+            with contextlib.chdir(SAFE_FOLDER), _packages_on_pythonpath():
                 ray.init(
                     address="local",
                     num_cpus=self.workers,
@@ -145,42 +158,44 @@ class RayTasks:
                     log_to_driver=False,
                     logging_level=logging.CRITICAL,
                     object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=str(self.home / "r"),  # Ray opens it to everybody
+                    _temp_dir=str(self.session_dir / "r"),  # Ray opens it to everybody
                 )
         except Exception as error:
-            told = f"a local Ray did not start: {describe(error)}; --executor processes needs none"
-            raise UserError(told) from error
+            raise UserError(f"a local Ray did not start: {describe(error)}; --executor processes needs none") from error
         finally:
-            self._roots = [process for process in psutil.Process().children() if process not in before]
+            self._ray_processes = [process for process in psutil.Process().children() if process not in before]
 
     def _join_cluster(self, address: str) -> None:
-        _check_reachable(address)
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # seconds of asking a head that answers; else 20
+        check_reachable(address)
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # seconds of retries on a head that refuses; else 20
         ray = _ray()
         import engine
         import sweep
 
-        # Always the driver's code, even where some ptsweep is installed: another version would give other rows.
+        # Workers get the driver's code even where ptsweep is installed: another version would give other rows.
         code = {"py_modules": [str(Path(m.__path__[0])) for m in (engine, sweep)], "excludes": ["**/__pycache__/**"]}
         try:
-            with contextlib.chdir(SAFE_FOLDER):
+            with contextlib.chdir(SAFE_FOLDER):  # as Ray puts the current folder first on the path of every worker
                 ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:
-            raise UserError(f"--address {address}: {_refusal(error)}") from error
+            raise UserError(f"--address {address}: {refusal(error)}") from error
 
     def _send(self, given: Batch | tuple[int, ...]) -> Any:
-        return self._task.remote(self._code, self._notes, self.runner, pickle.dumps(given))
+        """Submit a batch, or the numbers of kernels to load. Returns Ray's reference to the answer."""
+        return self._task.remote(self._fingerprint, self._note_prefix, self.runner, pickle.dumps(given))
 
     def _count_workers(self) -> None:
-        """Clusters grow and shrink."""
+        """Update `workers`: the number of CPUs of a cluster changes while it runs."""
         assert self._watch is not None
         self.workers = min(self.jobs or self._watch.cpus, self._watch.cpus) or 1
 
-    def _gone(self) -> str:
-        who = f"--address {self.address}: the cluster" if self.address else "the local Ray"
-        return f"{who} is gone: no answer in {GONE_S:g} s; what is finished is kept, the same command goes on"
+    def _unreachable(self) -> str:
+        subject = f"--address {self.address}: the cluster" if self.address else "the local Ray"
+        kept = "finished points are kept, and the same command goes on"
+        return f"{subject} is gone: no answer in {UNREACHABLE_S:g} s; {kept}"
 
-    def _hear_probe(self, seconds: float) -> None:
+    def _check_probe(self, seconds: float) -> None:
+        """Wait up to `seconds` for the task that loads the engine. Raises if no worker can run our code."""
         ray = _ray()
         if self._probe is None or not ray.wait([self._probe], timeout=seconds)[0]:
             return
@@ -188,92 +203,98 @@ class RayTasks:
         try:
             ray.get(probe)
         except ray.exceptions.RayError as error:
-            self._explain(error)  # a lost probe says nothing; the batches will
-        self.warm = True
+            self._raise_if_permanent(error)  # another error is left to the batches to report
+        self.is_warm = True
 
     def _answer(self, ref: Any, batch: Batch) -> Done:
+        """The answer of a finished task; TIMEOUT or LOST if its worker died."""
         ray = _ray()
         try:
             done: Done = ray.get(ref)
         except ray.exceptions.RayError as error:
-            self._explain(error)
-            node, began = self._where(batch, error)
-            late = batch.limit_s is not None and began and time.time() - began >= batch.limit_s
-            return Done(batch.number, End.TIMEOUT if late else End.LOST, failure=_lost(error), node=node)
-        self.warm = True
-        return owned(done)
+            self._raise_if_permanent(error)
+            node, start = self._node_and_start(batch, error)
+            timed_out = batch.limit_s is not None and start and time.time() - start >= batch.limit_s
+            status = BatchStatus.TIMEOUT if timed_out else BatchStatus.LOST
+            return Done(batch.number, status, failure=_failure_of(error), node=node)
+        self.is_warm = True
+        return with_own_arrays(done)
 
-    def _where(self, batch: Batch, error: Exception) -> tuple[str, float]:
-        """The node that a lost batch ran on and when it began, as Ray tells or as it noted; "" and 0 if neither says.
+    def _node_and_start(self, batch: Batch, error: Exception) -> tuple[str, float]:
+        """The node on which a lost batch ran, and when it started (seconds since the epoch); "" and 0.0 if unknown.
 
-        Only the worker knows when it began, by its own clock. Ray does not tell which signal a worker died of, and says
-        that it did a second late: a death so shortly before the limit counts as a timeout.
+        From Ray's error if it names the node, else from the note that the batch wrote. Ray does not report the signal
+        of which a worker died, and reports the death a second late: a death so shortly before the limit counts as a
+        timeout.
         """
         assert self._watch is not None
-        told = _NODE.search(str(error))
-        if told:
-            return self._watch.names.get(told[1], told[1][:8]), 0.0
-        node, _, began = self._watch.noted(batch.number).partition(" ")
-        return node, float(began or 0)
+        node_id = _NODE_ID.search(str(error))
+        if node_id:
+            return self._watch.node_names.get(node_id[1], node_id[1][:8]), 0.0
+        node, _, start = self._watch.read_note(batch.number).partition(" ")
+        return node, float(start or 0)
 
-    def _explain(self, error: Exception) -> None:
-        """Raise for what no second attempt can mend: a worker that cannot get or import our code, or has another."""
+    def _raise_if_permanent(self, error: Exception) -> None:
+        """Raise if no further attempt can succeed: a worker cannot get or import our code, or has another version."""
         ray = _ray()
         cause = getattr(error, "cause", None)
         if isinstance(cause, ImportError):
             why = f"Ray's workers cannot load the engine ({describe(cause)})"
             raise UserError(f"{why}; every node needs ptsweep's packages: pip install -r requirements.lock")
-        if isinstance(cause, RuntimeError) and str(cause).startswith(ray_task.WRONG):
+        if isinstance(cause, RuntimeError) and str(cause).startswith(ray_task.WRONG_VERSION):
             raise UserError(str(cause))
         if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
             raise UserError(f"Ray's workers cannot get the code: {describe(error)}")
         if isinstance(error, ray.exceptions.RayTaskError):
             raise SweepFault(f"a Ray task failed outside the engine: {describe(error)}")
 
-    def _family(self) -> list[psutil.Process]:
-        """The private Ray's processes: what its start left as our children, and theirs."""
-        family = list(self._roots)
-        for root in self._roots:
+    def _list_ray_processes(self) -> list[psutil.Process]:
+        """The private Ray's processes: the children that its start left us, and their descendants."""
+        processes = list(self._ray_processes)
+        for root in self._ray_processes:
             with contextlib.suppress(psutil.Error):
-                family += root.children(recursive=True)
-        return family
+                processes += root.children(recursive=True)
+        return processes
 
-    def _clean_up(self, left: list[psutil.Process]) -> None:
-        """See the private Ray's processes out, then its directory."""
-        _, alive = psutil.wait_procs(left, timeout=PATIENCE_S)
+    def _clean_up(self, processes: list[psutil.Process]) -> None:
+        """Wait until the private Ray's processes have ended, kill those that do not, and remove its directory."""
+        _, alive = psutil.wait_procs(processes, timeout=STOP_S)
         for process in alive:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(alive, timeout=PATIENCE_S)
-        self._roots = []
-        if self.home is not None:
-            shutil.rmtree(self.home, ignore_errors=True)
-            os.close(self._held_home)
-            self.home = None
+        psutil.wait_procs(alive, timeout=STOP_S)
+        self._ray_processes = []
+        if self.session_dir is not None:
+            shutil.rmtree(self.session_dir, ignore_errors=True)
+            os.close(self._session_lock)
+            self.session_dir = None
 
 
-def _lost(error: Exception) -> Failure:
-    """What Ray says of a task that did not answer."""
-    return Failure(describe(error), type(error).__name__.removesuffix("Error"), last_lines(str(error)))
+def _failure_of(error: Exception) -> Failure:
+    """Ray's error for a task that did not answer."""
+    return Failure(describe(error), type(error).__name__.removesuffix("Error"), failure_lines(str(error)))
 
 
 def _ray() -> Any:
-    """Ray, imported when first needed (a second), and kept from printing about workers that we report ourselves."""
+    """The module ray, imported on first use, which takes a second. It prints nothing about workers that die."""
     import ray
 
     ray._private.worker._worker_logs_enabled = False
     return ray
 
 
-def _one_token() -> str:
-    """This process's secret for its private Ray, whose ports listen on every interface. Ray keeps the first it sees."""
+def _session_token() -> str:
+    """The secret of this process's private Ray, whose ports listen on all interfaces.
+
+    One per process: Ray keeps the first that it reads.
+    """
     global _token
     _token = _token or secrets.token_hex(32)
     return _token
 
 
 @contextlib.contextmanager
-def _importable() -> Iterator[None]:
+def _packages_on_pythonpath() -> Iterator[None]:
     """Ray's workers inherit PYTHONPATH, not sys.path: add the folder of our packages, unless they are installed.
 
     Empty and relative entries stand for the current folder and are left out.
@@ -292,38 +313,3 @@ def _importable() -> Iterator[None]:
             os.environ.pop("PYTHONPATH", None)
         else:
             os.environ["PYTHONPATH"] = before
-
-
-def _refusal(error: BaseException) -> str:
-    """Why a cluster does not let us in. Ray tells of a wrong token in the text of the cause of what it raises."""
-    links: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None:
-        links.append(link)
-        link = link.__cause__ or link.__context__
-    if any("AuthenticationError" in f"{type(link).__name__}: {link}" for link in links):
-        return (
-            "the cluster refused the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as there"
-        )
-    return f"cannot join the cluster: {describe(error)}"
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself would wait for minutes, or end the process."""
-    where = f"--address {address}"
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        raise UserError(f"{where}: not an address; known: auto, HOST:PORT, ray://HOST:PORT")
-    if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
-        raise UserError(f"{where}: ray:// needs Ray's client; pip install 'ray[client]'")
-    try:
-        socket.create_connection((host, int(port)), CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"{where}: cannot reach the cluster: {describe(error)}") from error
-    if not address.startswith("ray://") and not any(
-        one.info["name"] == "raylet" for one in psutil.process_iter(["name"])
-    ):
-        told = "no Ray node runs on this machine; launch on one of the cluster's, or hand the launch in: ray job submit"
-        raise UserError(f"{where}: {told}")

@@ -1,71 +1,124 @@
-"""Is the cluster there, who is in it, which batch runs where: asked so that an answer that never comes blocks nobody.
+"""Joins a Ray cluster and watches it.
 
-Ray ends the process of a driver whose head has not answered for a minute, with an exit code of its own.
+Ray blocks for a minute on a head that no longer answers, and then ends the driver's process with an exit code of its
+own. So all questions to the head are asked in threads that nobody waits for longer than QUERY_S.
 """
 
 import contextlib
+import importlib.util
+import socket
 import threading
 import time
 from collections.abc import Callable
 
-WATCH_S, ASK_S = 2.0, 2.0
-GONE_S, GONE_TICKS = 20.0, 40
+import psutil
+
+from sweep.common.errors import UserError
+from sweep.executors.base import describe
+
+CONNECT_S = 5.0
+WATCH_INTERVAL_S, QUERY_S = 2.0, 2.0
+UNREACHABLE_S, UNREACHABLE_CHECKS = 20.0, 40
 
 
-class Watch:
-    """Asks in a thread who is in the cluster, as the answer may never come: nodes, CPUs, and whether we are in it."""
+def check_reachable(address: str) -> None:
+    """Raise UserError unless --address is well formed and something listens there.
 
-    def __init__(self, notes: bytes) -> None:
+    Ray itself would wait for minutes, or end the process.
+    """
+    option = f"--address {address}"
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise UserError(f"{option}: not an address; known: auto, HOST:PORT, ray://HOST:PORT")
+    if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+        raise UserError(f"{option}: ray:// needs Ray's client; pip install 'ray[client]'")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"{option}: cannot reach the cluster: {describe(error)}") from error
+    if not address.startswith("ray://") and not any(
+        process.info["name"] == "raylet" for process in psutil.process_iter(["name"])
+    ):
+        advice = "launch on one of the cluster's nodes, or submit the launch: ray job submit"
+        raise UserError(f"{option}: no Ray node runs on this machine; {advice}")
+
+
+def refusal(error: BaseException) -> str:
+    """Why ray.init() could not join a cluster. Ray reports a wrong token only in the causes of its exception."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any("AuthenticationError" in f"{type(cause).__name__}: {cause}" for cause in causes):
+        return (
+            "the cluster refused the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as there"
+        )
+    return f"cannot join the cluster: {describe(error)}"
+
+
+class ClusterWatch:
+    """Asks the head every WATCH_INTERVAL_S, in a thread, which nodes are alive. The driver's node must be among them.
+
+    cpus: CPUs of all living nodes; node_names: HOST/ID by Ray's node id, of all nodes ever seen
+    """
+
+    def __init__(self, note_prefix: bytes) -> None:
         import ray
 
-        self.cpus, self.names = 0, dict[str, str]()
-        self._heard, self._ticks = time.monotonic(), 0
-        self._notes, self._end = notes, threading.Event()
-        self._own: str = ray.get_runtime_context().get_node_id()
-        self._ask()
-        threading.Thread(target=self._live, daemon=True).start()
+        self.cpus, self.node_names = 0, dict[str, str]()
+        self._last_answer, self._checks = time.monotonic(), 0
+        self._note_prefix, self._stop = note_prefix, threading.Event()
+        self._own_node: str = ray.get_runtime_context().get_node_id()
+        self._query()
+        threading.Thread(target=self._run, daemon=True).start()
 
-    def is_gone(self) -> bool:
-        """No answer for long, though asked often: a driver that was stopped for a while has not asked."""
-        self._ticks += 1
-        return self._ticks > GONE_TICKS and time.monotonic() - self._heard > GONE_S
+    def is_unreachable(self) -> bool:
+        """Whether the head has not answered for UNREACHABLE_S and UNREACHABLE_CHECKS calls of this method.
 
-    def noted(self, number: int) -> str:
-        """What a batch noted when it began, if Ray still knows."""
+        Both: a driver that was stopped for a while has not asked.
+        """
+        self._checks += 1
+        return self._checks > UNREACHABLE_CHECKS and time.monotonic() - self._last_answer > UNREACHABLE_S
+
+    def read_note(self, batch_number: int) -> str:
+        """The note that a batch wrote at its start (ray_task.run), "" if Ray has none or does not answer."""
         from ray.experimental.internal_kv import _internal_kv_get
 
-        found: list[bytes | None] = []
-        _within(ASK_S, lambda: found.append(_internal_kv_get(self._notes + str(number).encode())))
-        return (found[0] or b"").decode() if found else ""
+        notes: list[bytes | None] = []
+        _call_within(QUERY_S, lambda: notes.append(_internal_kv_get(self._note_prefix + str(batch_number).encode())))
+        return (notes[0] or b"").decode() if notes else ""
 
     def stop(self) -> None:
-        """Ends the thread, and removes what lost batches noted."""
+        """End the thread and delete the notes of lost batches."""
         from ray.experimental.internal_kv import _internal_kv_del
 
-        self._end.set()
-        _within(ASK_S, lambda: _internal_kv_del(self._notes, del_by_prefix=True))
+        self._stop.set()
+        _call_within(QUERY_S, lambda: _internal_kv_del(self._note_prefix, del_by_prefix=True))
 
-    def _live(self) -> None:
-        while not self._end.wait(WATCH_S):
+    def _run(self) -> None:
+        while not self._stop.wait(WATCH_INTERVAL_S):
             with contextlib.suppress(Exception):
-                self._ask()
+                self._query()
 
-    def _ask(self) -> None:
+    def _query(self) -> None:
         import ray
 
         alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-        self.names |= {name: f"{node['NodeManagerHostname']}/{name[:8]}" for name, node in alive.items()}
+        self.node_names |= {name: f"{node['NodeManagerHostname']}/{name[:8]}" for name, node in alive.items()}
         self.cpus = int(sum(node["Resources"].get("CPU", 0) for node in alive.values()))
-        if self._own in alive:
-            self._heard, self._ticks = time.monotonic(), 0
+        if self._own_node in alive:
+            self._last_answer, self._checks = time.monotonic(), 0
 
 
-def _within(seconds: float, ask: Callable[[], object]) -> None:
-    """Ask what may never be answered, and stop waiting then: Ray blocks for a minute on a head that is gone."""
+def _call_within(seconds: float, call: Callable[[], object]) -> None:
+    """Run `call` in a thread and return when it ends, or after `seconds`. Its exceptions are ignored."""
 
     def quietly() -> None:
         with contextlib.suppress(Exception):
-            ask()
+            call()
 
     thread = threading.Thread(target=quietly, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Ray's directories. A private one is locked while its launch lives; the next launch clears away a killed one's."""
+"""Directories of private Rays. A launch locks its own until it ends; the next launch removes those of killed ones."""
 
 import contextlib
 import fcntl
@@ -10,53 +10,53 @@ from pathlib import Path
 import psutil
 
 PREFIX = "sweep-ray-"
-LONGEST_BASE = 40
-"""Ray's sockets lie some 60 characters below its directory, and a socket's path has at most 107 (unix(7))."""
+MAX_BASE_LENGTH = 40
+"""Ray's sockets have paths some 60 characters longer than its directory; unix(7) allows 107."""
 
 
-def make() -> tuple[Path, int]:
-    """The directory, and the descriptor that holds it until this process ends, however it does."""
-    home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_base()))
-    held = os.open(home / "new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    (home / "new").rename(home / "held")
-    return home, held
+def create() -> tuple[Path, int]:
+    """A new directory, and a descriptor with a lock on its file `held`: the kernel frees it when this process ends."""
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_base()))
+    lock = os.open(directory / "new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (directory / "new").rename(directory / "held")  # renamed once it is locked: nobody takes it for abandoned before
+    return directory, lock
 
 
-def remove_strays() -> None:
-    """What launches left that were killed: their Ray's directories, and processes, which would live another minute."""
-    strays = [str(home) for home in Path(_base()).glob(f"{PREFIX}*") if _is_stray(home)]
-    for process in psutil.process_iter(["cmdline"]) if strays else ():
-        words = " ".join(process.info["cmdline"] or ())
-        if any(f"{stray}/" in words for stray in strays):
+def remove_abandoned() -> None:
+    """Kill the Ray processes of launches that were killed, which live another minute, and remove their directories."""
+    abandoned = [str(directory) for directory in Path(_base()).glob(f"{PREFIX}*") if _is_abandoned(directory)]
+    for process in psutil.process_iter(["cmdline"]) if abandoned else ():
+        command = " ".join(process.info["cmdline"] or ())
+        if any(f"{directory}/" in command for directory in abandoned):
             with contextlib.suppress(psutil.Error):
                 process.kill()
-    for stray in strays:
-        shutil.rmtree(stray, ignore_errors=True)
+    for directory in abandoned:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-def is_of_a_job(path: Path) -> bool:
-    """Whether it lies where Ray unpacks a job's working directory (ray._private.runtime_env.working_dir)."""
+def is_in_job_folder(path: Path) -> bool:
+    """Whether it is inside a job's working directory, which Ray removes (ray._private.runtime_env.working_dir)."""
     return "/runtime_resources/working_dir_files/" in str(path.absolute())
 
 
 def _base() -> str:
     base = tempfile.gettempdir()
-    return base if len(base) <= LONGEST_BASE else "/tmp"
+    return base if len(base) <= MAX_BASE_LENGTH else "/tmp"
 
 
-def _is_stray(home: Path) -> bool:
-    """Ours, made whole, and held by nobody."""
+def _is_abandoned(directory: Path) -> bool:
+    """Whether this user made it, it was finished, and no process holds its lock."""
     try:
-        if home.is_symlink() or home.stat().st_uid != os.getuid():
+        if directory.is_symlink() or directory.stat().st_uid != os.getuid():
             return False
-        held = os.open(home / "held", os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(directory / "held", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     finally:
-        os.close(held)
+        os.close(lock)
     return True

@@ -1,6 +1,6 @@
-"""What a Ray task runs. Sent whole, by value (`pack`): a worker may have no ptsweep of its own, or another one.
+"""The function that a Ray task runs. It is sent by value (`pack`): a worker may lack ptsweep or have another version.
 
-So its arguments are bytes and text, and nothing of ours is imported before it is known to be the driver's version.
+So its arguments are bytes and text, and it imports nothing of ours before it has compared versions.
 """
 
 import hashlib
@@ -11,17 +11,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-WRONG = "another ptsweep on Ray's workers"
+WRONG_VERSION = "another ptsweep on Ray's workers"
 
 
 def pack(ray: Any) -> Any:
-    """The task, for `remote`."""
+    """`run` as a Ray remote function."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     return ray.remote(max_retries=0, num_cpus=1)(run)
 
 
 def fingerprint() -> str:
-    """Of our sources that this process loads: what makes the rows."""
+    """A hash of all source files of engine and sweep as this process imports them."""
     import engine
     import sweep
 
@@ -32,33 +32,36 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def run(code: str, notes: bytes, runner: str, packed: bytes) -> Any:
-    """A pickled batch, as Done; for the numbers of kernels: load the engine, and those of them that are compiled.
+def run(driver_fingerprint: str, note_prefix: bytes, runner: str, pickled: bytes) -> Any:
+    """Run a pickled batch and return its Done; or, given a pickled tuple of kernel numbers, only load the engine.
 
-    A note says where a batch runs, and since when: 0 while it waits for the compiler.
+    While the batch runs, a note under note_prefix + its number holds "NODE START", where START is the time in seconds
+    since the epoch, or 0 before its time has started. Raises RuntimeError if this worker imports another version.
     """
     import engine
 
-    if vars(engine).get("checked") != code:
-        if fingerprint() != code:
+    if vars(engine).get("checked_fingerprint") != driver_fingerprint:
+        if fingerprint() != driver_fingerprint:
             place = f"{platform.node()} loads {engine.__path__[0]}"
-            raise RuntimeError(f"{WRONG}: {place}, which is not this version's; remove it, or install this version")
-        vars(engine)["checked"] = code
+            raise RuntimeError(
+                f"{WRONG_VERSION}: {place}, which is not this version's; remove it, or install this version"
+            )
+        vars(engine)["checked_fingerprint"] = driver_fingerprint
     from ray import get_runtime_context
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-    from sweep.executors.base import run_batch, warm
+    from sweep.executors.worker import load_engine, run_batch
 
-    batch = pickle.loads(packed)
+    batch = pickle.loads(pickled)
     if isinstance(batch, tuple):
-        return warm(runner, batch)
+        return load_engine(runner, batch)
     node = f"{platform.node()}/{get_runtime_context().get_node_id()[:8]}"
-    note = notes + str(batch.number).encode()
+    key = note_prefix + str(batch.number).encode()
 
-    def noted(began: float) -> None:
-        _internal_kv_put(note, f"{node} {began}".encode(), overwrite=True)
+    def write_note(start: float) -> None:
+        _internal_kv_put(key, f"{node} {start}".encode(), overwrite=True)
 
-    noted(0)
-    done = run_batch(batch, lambda: noted(time.time()), node)
-    _internal_kv_del(note)
+    write_note(0)
+    done = run_batch(batch, lambda: write_note(time.time()), node)
+    _internal_kv_del(key)
     return done

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import replace
 
 from engine.compilation.cache import is_cold
-from sweep.executors.base import MODEL, Batch, Done, End, Executor, limit_for
+from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Executor, batch_limit_s
 from sweep.run.batching import Batcher, Task
 from sweep.run.plan import Plan, estimate_ns
 from sweep.run.progress import Progress, ProgressState
@@ -27,7 +27,7 @@ class Driver:
         progress: Progress,
         interrupts: Interrupts,
         *,
-        runner: str = MODEL,
+        runner: str = MODEL_RUNNER,
         timeout_s: float | None = None,
         max_failures: int | None = None,
     ) -> None:
@@ -40,7 +40,7 @@ class Driver:
         self._shards = ShardCollector()
         self._last_number = 0
         self._work_done_ns = 0.0
-        self._is_cold = is_cold() and runner == MODEL
+        self._is_cold = is_cold() and runner == MODEL_RUNNER
 
     def run(self) -> None:
         """Run all points of the plan, or until a signal or `max_failures`. Finished points are committed in any case.
@@ -81,7 +81,7 @@ class Driver:
 
         account = self._plan.account
         # A time limit is for a whole point, and only the model can run part of one.
-        keeps_points_whole = self._timeout_s is not None or self._runner != MODEL
+        keeps_points_whole = self._timeout_s is not None or self._runner != MODEL_RUNNER
         return Batcher(
             self._plan.chunks(),
             estimate_ns,
@@ -100,7 +100,7 @@ class Driver:
             self._last_number += 1
             self._running[self._last_number] = task
             columns = self._plan.worker_columns(task.chunk)
-            labels = self._results.labels_for(task, self._executor.near)
+            labels = self._results.labels_for(task, self._executor.is_local)
             batch = Batch(self._last_number, columns, self._limit_s(task), self._runner, task.shard, labels)
             self._executor.submit(batch)
 
@@ -108,13 +108,13 @@ class Driver:
         """Wall time after which the task's worker is killed."""
         if self._timeout_s is None:
             return None
-        return limit_for(len(task), self._timeout_s, task.estimate_ns * self._batcher.correction / 1e9)
+        return batch_limit_s(len(task), self._timeout_s, task.estimate_ns * self._batcher.correction / 1e9)
 
     def _handle(self, done: Done) -> None:
         """Take the answer to a task: results go to the buffer; a task without results is retried or given up."""
         task = self._running.pop(done.number)
-        timed_out = done.end is End.TIMEOUT
-        if done.end is End.RAN:
+        timed_out = done.status is BatchStatus.TIMEOUT
+        if done.status is BatchStatus.RAN:
             point_done = self._shards.add(task, done)
             for remark in self._results.record_finished(task, point_done) if point_done else ():
                 self._progress.say(f"warning: {remark}")
@@ -155,8 +155,8 @@ class Driver:
         A worker that is ready may still have to compile the kernels that its first batch needs.
         """
         starting = f"starting {self._executor.name}"
-        if not self._executor.near:
+        if not self._executor.is_local:
             return "" if done else f"{starting}, compiling the engine there if it is new"
         if self._is_cold:
             return "" if done else "compiling the engine, once"
-        return "" if self._executor.warm else starting
+        return "" if self._executor.is_warm else starting

@@ -10,7 +10,7 @@ from typing import Any
 
 from sweep.common.errors import UserError, unknown_name
 from sweep.common.units import human_ns
-from sweep.executors.base import MODEL, TRACES, Executor
+from sweep.executors.base import MODEL_RUNNER, TRACE_RUNNER, Executor
 from sweep.grid.grid import Grid
 from sweep.grid.point_id import run_name
 from sweep.run import grid_sql
@@ -47,7 +47,7 @@ class LaunchOptions:
     max_failures: int | None = None
     timeout_s: float | None = None
     like: str | None = None
-    runner: str = MODEL
+    runner: str = MODEL_RUNNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSumm
     began = time.monotonic()
     check_options(grid, options)
     if grid.traces:
-        options = replace(options, runner=TRACES)
+        options = replace(options, runner=TRACE_RUNNER)
     store = Store(options.results)
     facts = provenance.collect(engine="model", executor=options.executor, **requested_options(grid, options))
     with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:

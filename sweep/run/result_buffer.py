@@ -127,7 +127,7 @@ class ResultBuffer:
     def record_given_up(self, task: Task, done: Done, failure: Failure) -> None:
         """Add a task without an answer that is not tried again: a failure row for each point."""
         failures, node = dict.fromkeys(range(len(task)), failure), done.node or None
-        self._add(FinishedTask(task.chunk, None, None, failures, done.end.value, task.attempt, node, None))
+        self._add(FinishedTask(task.chunk, None, None, failures, done.status.value, task.attempt, node, None))
 
     def commit_if_due(self) -> None:
         """Start a commit if enough time has passed or enough is waiting. Raises the error of the commit before."""

@@ -102,12 +102,12 @@ def launch(
 
 def _opened(results: str) -> "Store":
     """The store, where rows would stay."""
-    from sweep.executors.ray_session_dir import is_of_a_job
+    from sweep.executors.ray_session_dir import is_in_job_folder
     from sweep.store.storage import Directory
     from sweep.store.store import open_store
 
     store = open_store(results)
-    if isinstance(store.root, Directory) and is_of_a_job(store.root.path):
+    if isinstance(store.root, Directory) and is_in_job_folder(store.root.path):
         place = f"--results {one_line(results)}: lies in the Ray job's own folder, which Ray removes"
         raise UserError(f"{place}; give a URI such as s3://bucket/prefix, or an absolute path")
     return store

@@ -19,7 +19,8 @@ from engine.model.scenario import Scenario, columns_of
 from engine.portable_code import taken
 from engine.run import COMPILED, KERNELS, arguments, blank, call, run_batch
 from engine.walk.encode import encode
-from sweep.executors import base
+from sweep.executors.base import Batch
+from sweep.executors.worker import run_batch as run_in_worker
 from tests.paths import ROOT
 from tests.support.planted_modules import PlantedModules
 
@@ -199,7 +200,7 @@ def test_kernels_are_loaded_before_the_clock_starts(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("engine.run.load", lambda columns: calls.append(f"load {len(columns['virt'])}"))
     monkeypatch.setattr("time.thread_time_ns", clock)
-    base.run_batch(base.Batch(1, columns_of([Scenario(virt=1 << 21, sparsity=0.5)] * 3)))
+    run_in_worker(Batch(1, columns_of([Scenario(virt=1 << 21, sparsity=0.5)] * 3)))
     assert calls == ["load 3", "clock", "clock"]
 
 
@@ -210,7 +211,7 @@ def test_a_failed_compilation_is_a_failure_of_each_point(monkeypatch: pytest.Mon
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(Kernel, "ready", fails)
-    done = base.run_batch(base.Batch(1, columns_of([Scenario(virt=1 << 21, sparsity=0.5)] * 2)))
+    done = run_in_worker(Batch(1, columns_of([Scenario(virt=1 << 21, sparsity=0.5)] * 2)))
     assert [(i, why.error) for i, why in done.failures] == [(i, "RuntimeError: no compiler") for i in range(2)]
 
 

@@ -18,7 +18,7 @@ from engine.run import run_batch
 from sweep.cli import output_formats
 from sweep.cli.main import main
 from sweep.common import schema
-from sweep.executors.base import join
+from sweep.executors.worker import concatenate
 from sweep.query import named_queries
 from sweep.store import arrow_tables
 from sweep.store.store import Store
@@ -52,7 +52,7 @@ def published() -> tuple[Columns, Results]:
             Scenario(virt=gib, sparsity=0.9, zap=MIB // 16),
         ]
     )
-    made = join([run_batch(columns), process_55tib.judged()])
+    made = concatenate([run_batch(columns), process_55tib.judged()])
     return {name: np.append(values, process_55tib.COLUMNS[name]) for name, values in columns.items()}, made
 
 

@@ -19,22 +19,21 @@ from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.common.atomic_write import is_temporary
 from sweep.common.errors import SweepFault, UserError
 from sweep.executors.base import (
-    MODEL,
+    MODEL_RUNNER,
     Batch,
+    BatchStatus,
     Done,
-    End,
     Executor,
     Failure,
     Labels,
     Shard,
-    join,
-    last_lines,
-    limit_for,
-    run_batch,
+    batch_limit_s,
+    failure_lines,
 )
 from sweep.executors.inline import Inline
-from sweep.executors.processes import Processes, how_it_died
+from sweep.executors.processes import Processes, failure_of_exit
 from sweep.executors.ray import RayTasks
+from sweep.executors.worker import concatenate, run_batch
 from sweep.store import arrow_tables
 from sweep.store.parts import stamp
 from tests.paths import ROOT
@@ -58,7 +57,7 @@ def ray_tasks() -> Iterator[RayTasks]:
     before = set(psutil.Process().children(recursive=True))
     executor = RayTasks(jobs=2, runner=fake_engine.RUNNER)
     executor.start()
-    place = executor.home
+    place = executor.session_dir
     assert place is not None
     assert place.is_dir()
     started = set(psutil.Process().children(recursive=True)) - before
@@ -107,12 +106,12 @@ def test_every_executor_gives_the_same_rows(executor: Executor) -> None:
             Scenario(virt=1 << 30, sparsity=0.5, arch="arm64-64k", advice="free"),
         ]
     )
-    here = run_batch(Batch(1, columns, runner=MODEL))
-    inline = Inline(MODEL)
+    here = run_batch(Batch(1, columns, runner=MODEL_RUNNER))
+    inline = Inline(MODEL_RUNNER)
     inline.start()
     for other in (inline, executor):
-        there = answers(other, Batch(1, columns, runner=MODEL))[1]
-        assert there.end is End.RAN
+        there = answers(other, Batch(1, columns, runner=MODEL_RUNNER))[1]
+        assert there.status is BatchStatus.RAN
         assert there.cpu_ns > 0
         assert there.node
         assert same(here.results, there.results)
@@ -191,8 +190,8 @@ def test_a_batch_arrives_as_it_was_sent() -> None:
 def test_a_worker_keeps_the_memory_of_a_batch_for_the_next() -> None:
     """Once warm, memory that was used and given back is there again without a page fault a page."""
     code = (
-        "import resource, sys, numpy as np; from sweep.executors import malloc_settings\n"
-        "if sys.argv[1] == 'kept': malloc_settings.keep()\n"
+        "import resource, sys, numpy as np; from sweep.executors.worker import keep_freed_memory\n"
+        "if sys.argv[1] == 'kept': keep_freed_memory()\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "def some(): return [np.ones(3 << 20, np.uint8) for _ in range(30)]\n"
         "def batch(): some(); return some()\n"
@@ -222,7 +221,8 @@ def test_a_batch_that_kills_its_worker_is_lost_and_the_next_is_not(executor: Exe
         Batch(n, points(seed), runner=fake_engine.RUNNER) for n, seed in enumerate((1, fake_engine.DIES, 2, 3), 1)
     ]
     done = answers(executor, *batches)
-    assert [done[n].end for n in (1, 2, 3, 4)] == [End.RAN, End.LOST, End.RAN, End.RAN]
+    ran, lost = BatchStatus.RAN, BatchStatus.LOST
+    assert [done[n].status for n in (1, 2, 3, 4)] == [ran, lost, ran, ran]
     assert done[2].failure.error
     assert done[2].failure.kind == {"processes": "SIGKILL", "ray": "WorkerCrashed"}[executor.name]
     assert done[2].node == done[1].node
@@ -233,9 +233,9 @@ def test_a_stuck_batch_ends_at_its_limit(executor: Executor) -> None:
     """Its process is killed, even where Python cannot interrupt it."""
     begin = time.monotonic()
     done = answers(executor, Batch(7, points(fake_engine.HANGS), limit_s=0.5, runner=fake_engine.RUNNER))[7]
-    assert done.end is End.TIMEOUT
+    assert done.status is BatchStatus.TIMEOUT
     assert 0.4 < time.monotonic() - begin < 20
-    assert answers(executor, Batch(8, points(4), limit_s=5, runner=fake_engine.RUNNER))[8].end is End.RAN
+    assert answers(executor, Batch(8, points(4), limit_s=5, runner=fake_engine.RUNNER))[8].status is BatchStatus.RAN
 
 
 def test_results_are_the_drivers_own(ray_tasks: RayTasks) -> None:
@@ -287,7 +287,7 @@ def test_workers_die_with_a_killed_driver() -> None:
         "pool = Processes(2, fake_engine.RUNNER)\n"
         "pool.start()\n"
         "pool.submit(Batch(1, points(fake_engine.HANGS), runner=fake_engine.RUNNER))\n"
-        "while not pool.warm: pool.wait(1)\n"
+        "while not pool.is_warm: pool.wait(1)\n"
         "print(*[w.process.pid for w in pool._pool], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -326,9 +326,9 @@ def test_a_cluster_that_is_not_there(address: str, told: str) -> None:
 
 def test_limits() -> None:
     """A batch has its points' budget, but one stuck point is not waited for as long as all might take."""
-    assert limit_for(1, 2.0, 0.5) == 2.0
-    assert limit_for(3, 2.0, 0.5) == 6.0
-    assert limit_for(1000, 2.0, 0.9) == 12.0
+    assert batch_limit_s(1, 2.0, 0.5) == 2.0
+    assert batch_limit_s(3, 2.0, 0.5) == 6.0
+    assert batch_limit_s(1000, 2.0, 0.9) == 12.0
 
 
 def test_batches_travel_read_only() -> None:
@@ -339,17 +339,17 @@ def test_batches_travel_read_only() -> None:
     assert run_batch(Batch(1, columns, runner=fake_engine.RUNNER)).failures == ()
 
 
-def test_last_lines() -> None:
+def test_failure_lines() -> None:
     """Of a long text the end, of a long line the start."""
-    assert last_lines("a\nb\n\n") == "a\nb"
-    assert last_lines("\n".join(map(str, range(100)))).splitlines()[0] == "88"
-    assert len(last_lines("x" * 5000)) == 200
+    assert failure_lines("a\nb\n\n") == "a\nb"
+    assert failure_lines("\n".join(map(str, range(100)))).splitlines()[0] == "88"
+    assert len(failure_lines("x" * 5000)) == 200
 
 
 def test_what_a_dying_worker_wrote_is_told(pool: Processes) -> None:
     """Its last lines on stderr are in the answer: here Python's own, of a crash in compiled code."""
     done = answers(pool, Batch(1, points(fake_engine.CRASHES), runner=fake_engine.RUNNER))[1]
-    assert (done.end, done.failure.kind) == (End.LOST, "SIGSEGV")
+    assert (done.status, done.failure.kind) == (BatchStatus.LOST, "SIGSEGV")
     assert "Segmentation fault" in done.failure.last_lines
     assert "fake_engine.py" in done.failure.last_lines
 
@@ -358,27 +358,27 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_told_so(tmp_path: Path, m
     """By the kernel's count of such kills, which has risen since the worker began."""
     count = tmp_path / "vmstat"
     count.write_text("pgfault 9\noom_kill 3\n")
-    monkeypatch.setattr("sweep.executors.processes.OOM_COUNTS", (tmp_path / "none", count))
+    monkeypatch.setattr("sweep.executors.processes.OOM_COUNTERS", (tmp_path / "none", count))
     pool = Processes(1, fake_engine.RUNNER)
     pool.start()
     try:
-        assert answers(pool, Batch(1, points(1), runner=fake_engine.RUNNER))[1].end is End.RAN
+        assert answers(pool, Batch(1, points(1), runner=fake_engine.RUNNER))[1].status is BatchStatus.RAN
         count.write_text("pgfault 10\noom_kill 4\n")
         done = answers(pool, Batch(2, points(fake_engine.DIES), runner=fake_engine.RUNNER))[2]
     finally:
         pool.stop()
-    assert (done.end, done.failure.kind) == (End.LOST, "OutOfMemory")
+    assert (done.status, done.failure.kind) == (BatchStatus.LOST, "OutOfMemory")
 
 
 def test_joined_results() -> None:
     """The parts' rows, one after another."""
     parts = [run_batch(Batch(n, points(n), runner=fake_engine.RUNNER)).results for n in (1, 2)]
-    assert join([part for part in parts if part is not None]).values[:, 0, 0].tolist() == [1, 2]
+    assert concatenate([part for part in parts if part is not None]).values[:, 0, 0].tolist() == [1, 2]
 
 
-def test_how_it_died() -> None:
+def test_failure_of_exit() -> None:
     """By name of the signal, or by status."""
-    assert how_it_died(-9) == Failure("worker process died of SIGKILL", "SIGKILL")
-    assert how_it_died(3, "bye") == Failure("worker process ended with 3", "Exit", "bye")
+    assert failure_of_exit(-9) == Failure("worker process died of SIGKILL", "SIGKILL")
+    assert failure_of_exit(3, "bye") == Failure("worker process ended with 3", "Exit", "bye")
     assert len(Batch(1, points(1, 2))) == 2
-    assert replace(Done(1), end=End.LOST).end.value == "lost"
+    assert replace(Done(1), status=BatchStatus.LOST).status.value == "lost"

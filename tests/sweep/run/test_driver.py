@@ -12,8 +12,8 @@ import pytest
 
 from engine.model.policy import POLICIES
 from sweep.common.errors import SweepFault, UserError
-from sweep.executors import base
-from sweep.executors.base import Batch, Done, End, Failure
+from sweep.executors import worker
+from sweep.executors.base import Batch, BatchStatus, Done, Failure
 from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes
 from sweep.executors.ray import RayTasks
@@ -67,11 +67,11 @@ def test_rows_do_not_tell_who_made_files_of_them(options: LaunchOptions, monkeyp
     """Workers make files of tasks that are parts by themselves, the driver of all others; a failure is a row."""
     made: list[object] = []
 
-    def spied(*given: Any, files: Callable[..., Any] = base._files) -> Any:
+    def spied(*given: Any, files: Callable[..., Any] = worker._write_files) -> Any:
         made.append(given)
         return files(*given)
 
-    monkeypatch.setattr(base, "_files", spied)
+    monkeypatch.setattr(worker, "_write_files", spied)
     said = {}
     for points in (1, 1_000):
         monkeypatch.setattr("sweep.run.result_buffer.PART_POINTS", points)
@@ -122,7 +122,7 @@ def test_what_where_left_out_is_still_to_run(options: LaunchOptions) -> None:
 def test_compiling_is_what_a_cold_launch_waits_for(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the first answer, for a ready worker has compiled no kernel yet; a warm one waits for the start."""
     monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
-    monkeypatch.setattr(driver, "MODEL", fake_engine.RUNNER)
+    monkeypatch.setattr(driver, "MODEL_RUNNER", fake_engine.RUNNER)
     for cold, words in ((True, "compiling the engine, once"), (False, "starting inline")):
         told = Told()
         monkeypatch.setattr(driver, "is_cold", lambda cold=cold: cold)
@@ -279,7 +279,7 @@ class Loses(Inline):
     def wait(self, seconds: float) -> list[Done]:
         batch = self._batches.pop(0)
         answers = super().wait(seconds)
-        return [Done(batch.number, End.LOST, failure=Failure("gone", "Gone"))] if len(batch) > 1 else answers
+        return [Done(batch.number, BatchStatus.LOST, failure=Failure("gone", "Gone"))] if len(batch) > 1 else answers
 
 
 def test_two_attempts_then_apart(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +333,7 @@ def test_a_commit_that_fails_costs_its_own_points_only(monkeypatch: pytest.Monke
     monkeypatch.setattr("sweep.run.result_buffer.COMMIT_S", 0.0)
     buffer = ResultBuffer(writer, POLICIES)  # type: ignore[arg-type]
     monkeypatch.setattr(buffer, "_write", commit)
-    task, lost = Task(next(make_plan(grid([1])).chunks()), 1.0), Done(1, End.LOST)
+    task, lost = Task(next(make_plan(grid([1])).chunks()), 1.0), Done(1, BatchStatus.LOST)
     buffer.record_given_up(task, lost, Failure("lost", "Lost"))
     buffer.commit_if_due()
     buffer.record_given_up(task, lost, Failure("lost", "Lost"))
@@ -351,7 +351,7 @@ def test_a_week_is_a_few_hundred_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     next(seconds)
     buffer = ResultBuffer(writer, POLICIES)  # type: ignore[arg-type]
     monkeypatch.setattr(buffer, "_write", writer.commit)
-    task, lost = Task(next(make_plan(grid([1])).chunks()), 1.0), Done(1, End.LOST)
+    task, lost = Task(next(make_plan(grid([1])).chunks()), 1.0), Done(1, BatchStatus.LOST)
     counts = {}
     for now in seconds:
         if now < 60 or now % 20 == 0:
@@ -403,7 +403,7 @@ def test_a_part_that_cannot_be_written_costs_nothing_else(monkeypatch: pytest.Mo
     task = Task(next(make_plan(grid([1, 2])).chunks()), 1.0)
     for left in "abcd":
         list(buffer.record_finished(task, Done(1, files={"points": File(b"", "0-00000000", left)})))
-    buffer.record_given_up(task, Done(1, End.LOST), Failure("lost", "Lost"))
+    buffer.record_given_up(task, Done(1, BatchStatus.LOST), Failure("lost", "Lost"))
     with pytest.raises(UserError, match="a is gone"):
         buffer.commit_all()
     buffer.close()
@@ -413,7 +413,12 @@ def test_a_part_that_cannot_be_written_costs_nothing_else(monkeypatch: pytest.Mo
 
 def test_only_workers_of_this_machine_leave_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And only in a directory. Tasks that are no part by themselves come without files."""
-    assert [tasks.near for tasks in (RayTasks(), RayTasks("auto"), Processes(1), Inline())] == [True, False, True, True]
+    assert [tasks.is_local for tasks in (RayTasks(), RayTasks("auto"), Processes(1), Inline())] == [
+        True,
+        False,
+        True,
+        True,
+    ]
     monkeypatch.setattr("sweep.run.result_buffer.PART_POINTS", 2)
     big, small = (Task(next(make_plan(grid(seeds)).chunks()), 1.0) for seeds in ([1, 2], [3]))
     with opened(tmp_path) as writer, opened(place_at("memory://bucket/runs")) as in_bucket:

@@ -12,8 +12,8 @@ from engine.model.results import Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import cuts, gathered, run_batch, run_shard
 from engine.walk.finish import Tally
-from sweep.executors.base import Batch, Done, End, Failure, Shard
-from sweep.executors.base import run_batch as answer
+from sweep.executors.base import Batch, BatchStatus, Done, Failure, Shard
+from sweep.executors.worker import run_batch as answer
 from sweep.grid.loader import parse_grid
 from sweep.run import batching, shards
 from sweep.run import launch as launching
@@ -97,7 +97,7 @@ def test_a_point_is_given_up_once() -> None:
     assert not back.abandon(third[0])
     assert back.add(*fourth) is None
 
-    failed = Done(1, End.RAN, failures=((0, Failure("no")),))
+    failed = Done(1, BatchStatus.RAN, failures=((0, Failure("no")),))
     back = ShardCollector()
     assert back.add(*first) is None
     assert back.add(second[0], failed) is failed

@@ -24,7 +24,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A command line whose points are committed one by one."""
     path = tmp_path / "small.yaml"
     path.write_text(GRID)
-    monkeypatch.setattr("sweep.executors.base.MODEL", fake_engine.RUNNER)
+    monkeypatch.setattr("sweep.executors.base.MODEL_RUNNER", fake_engine.RUNNER)
     monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
     monkeypatch.setattr("sweep.run.result_buffer.COMMIT_S", 0.0)
     return ["launch", str(path), "--executor", "inline", "--results", str(tmp_path / "results")]

@@ -15,7 +15,7 @@ from engine.traces.replay import Replay
 from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
-from sweep.executors.base import TRACES
+from sweep.executors.base import TRACE_RUNNER
 from sweep.grid.grid import Grid
 from sweep.grid.loader import load_grid, parse_grid
 from sweep.grid.point_id import point_ids, run_name
@@ -169,7 +169,7 @@ def test_a_batch_equals_its_points_alone() -> None:
         alone = trace_points.run_batch({name: values[i : i + 1] for name, values in columns.items()})
         assert np.array_equal(alone.values[0], both[i])
     assert both.shape[1] == len(POLICIES)
-    assert f"{trace_points.__name__}:run_batch" == TRACES
+    assert f"{trace_points.__name__}:run_batch" == TRACE_RUNNER
 
 
 @pytest.mark.parametrize(
