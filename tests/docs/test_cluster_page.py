@@ -67,6 +67,7 @@ def test_there_are_no_other_launches() -> None:
     assert len(launches()) == 3
 
 
+@pytest.mark.slow
 def test_ray_up_takes_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ray adds what AWS says of the machines (here moto) and finds nothing wrong; the head takes no points."""
     from ray.autoscaler._private.providers import _get_node_provider_cls
@@ -140,6 +141,8 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
+@pytest.mark.slow
+@pytest.mark.cluster
 def test_slurms_script(folder: Path) -> None:
     """Two nodes here, a stand-in for srun: points run on the node that joins; the launch's exit code is the job's."""
     (script,) = blocks("Slurm", "sh")

@@ -32,6 +32,7 @@ def test_arm64_one_gib() -> None:
     assert status_kib(scenario, "merged", 36) == 40
 
 
+@pytest.mark.slow
 def test_fifty_five_tib_process() -> None:
     """VIRT 55t, RES 590g: none keeps 110g, a table for each slot ever used; merged one for each resident 2 MiB.
 

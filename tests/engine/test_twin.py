@@ -174,6 +174,7 @@ SHAPES: dict[str, tuple[Shape, float]] = {
     "wide_sparse": (wide_sparse, 0.1),
     "wide_clustered": (wide_clustered, 0.1),
 }
+SLOW_SHAPES = ("breaking", "crowded", "wide_sparse", "wide_clustered")
 SCENARIOS = {name: st.composite(shape)() for name, (shape, _) in SHAPES.items()}
 
 
@@ -192,7 +193,9 @@ def assert_same(engine: Results, slow: Results, about: object) -> None:
         assert not differing, "\n".join([*differing[:12], f"{len(differing)} differ", str(about)])
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", [pytest.param(shape, marks=[pytest.mark.slow] if shape in SLOW_SHAPES else []) for shape in SHAPES]
+)
 def test_engine_equals_twin(shape: str) -> None:
     """Every row of a random scenario is the twin's."""
 
@@ -206,6 +209,7 @@ def test_engine_equals_twin(shape: str) -> None:
 
 @cases(0.03)
 @given(st.lists(st.one_of(*SCENARIOS.values()), min_size=2, max_size=5))
+@pytest.mark.slow
 def test_batch_equals_its_points(rows: list[Scenario]) -> None:
     """A batch of different scenarios has the rows that the twin computes for each alone."""
     columns = columns_of(rows)

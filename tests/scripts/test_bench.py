@@ -48,6 +48,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("section", [name for name in SECTIONS if name != NEEDS_PEERS])
+@pytest.mark.slow
 def test_a_section_reports_its_figures(report: dict[str, Any], section: str) -> None:
     """Each figure has every declared field, of its type; a quick one is not compared with its bound."""
     rows = [row for row in report["figures"] if row["section"] == section]
@@ -60,6 +61,7 @@ def test_a_section_reports_its_figures(report: dict[str, Any], section: str) -> 
 
 @pytest.mark.skipif(not is_ready(), reason="needs the peers, which `scripts/bench peers` installs")
 @pytest.mark.parametrize("peer", ["joblib", "hydra"])  # the others start Ray: a minute each on a slow machine
+@pytest.mark.slow
 def test_a_peer_runs_every_point(tmp_path: Path, peer: str) -> None:
     """A peer writes one row per point."""
     child("peer", peer, 3, 1, tmp_path, python=str(VENV / "bin" / "python"))
@@ -129,6 +131,7 @@ def test_page_has_every_section() -> None:
     assert text.count(f"| {' | '.join(show.COLUMNS)} |\n") == len(SECTIONS)
 
 
+@pytest.mark.slow
 def test_page_replaces_only_what_was_measured(report: dict[str, Any]) -> None:
     """--page writes the tables of the sections in the report and leaves those of the others as they are."""
     text = (ROOT / "docs" / "speed.md").read_text()

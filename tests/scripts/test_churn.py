@@ -24,6 +24,7 @@ def test_the_churn_compiles_and_settles(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.slow
 def test_another_program() -> None:
     """The row has what `sweep inspect` saw before the program ended, and its calls where strace is installed."""
     program = [sys.executable, "-c", "import time; x = bytearray(50_000_000); del x; time.sleep(4)"]

@@ -74,6 +74,7 @@ def test_portable_code_is_current(kernel: Kernel) -> None:
     assert not re.search(r"\.py|/engine|site-packages", code)
 
 
+@pytest.mark.slow
 def test_what_ships_is_what_numba_makes_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit, for the smallest kernel; scripts/portable has no other way to the others.
 
@@ -168,6 +169,7 @@ def test_a_changed_source_changes_the_name_of_portable_code(monkeypatch: pytest.
     assert shipped(KERNELS[1]).name != before.name
 
 
+@pytest.mark.slow
 def test_numba_compiles_where_nothing_ships(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On another architecture Numba compiles the kernel; the rows are the same, and the code is stored."""
     columns = columns_of([Scenario(virt=1 << 30, sparsity=0.99, zap=1 << 22, rounds=3, seed=8)])

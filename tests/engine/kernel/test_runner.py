@@ -43,6 +43,7 @@ POINTS = [
 
 @pytest.mark.parametrize("scenario", POINTS, ids=range(len(POINTS)))
 @pytest.mark.parametrize("unmap", [False, True], ids=["madvise", "munmap"])
+@pytest.mark.live
 def test_the_kernel_does_what_the_model_says(kernel: Runner, scenario: Scenario, unmap: bool) -> None:
     """VmPTE to the byte and RES to the page at both moments of every round; and all that can be counted."""
     policy = POLICIES.index("munmap" if unmap else kernel.policy)
@@ -54,12 +55,14 @@ def test_the_kernel_does_what_the_model_says(kernel: Runner, scenario: Scenario,
     assert seen.install_ns > 0
 
 
+@pytest.mark.live
 def test_the_loop_costs_little(kernel: Runner) -> None:
     """What the loop itself takes a call is measured, and less than a call that does nothing."""
     nothing = Script(Scenario(virt=2 * MIB, sparsity=1), False, NONE, (Round(NONE, NONE, CALLS, np.array([0, 1000])),))
     assert 0 < kernel.hello.loop_ns < kernel.perform(nothing).zap_ns / 1000
 
 
+@pytest.mark.live
 def test_what_cannot_fit_is_refused_with_numbers(kernel: Runner) -> None:
     """Far too much by expectation, a little too much by the model: neither is tried."""
     with pytest.raises(RefusedError, match=r"needs about 10\d{3}\.\d\d GiB .* MemAvailable"):
@@ -89,6 +92,7 @@ def test_what_no_kernel_can_show_is_refused(scenario: Scenario, unmap: bool, bec
         feasibility.check(scenario, unmap, here, guards=False)
 
 
+@pytest.mark.live
 def test_a_point_that_takes_too_long_is_killed(kernel: Runner) -> None:
     """It ends as TimedOutError; its process is gone; the next point runs."""
     with Runner() as impatient:
@@ -99,6 +103,7 @@ def test_a_point_that_takes_too_long_is_killed(kernel: Runner) -> None:
         assert impatient.run(Scenario(virt=2 * MIB, sparsity=0)).values["zap_calls"] == 1
 
 
+@pytest.mark.live
 def test_a_killed_child_is_lost_and_the_next_point_runs(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """What dies takes only its own point along."""
     whole = proc_reader.status
@@ -115,6 +120,7 @@ def test_a_killed_child_is_lost_and_the_next_point_runs(kernel: Runner, monkeypa
         assert runner.run(Scenario(virt=2 * MIB, sparsity=0)).values["zap_calls"] == 1
 
 
+@pytest.mark.live
 def test_a_child_goes_first_and_has_limits(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """When memory is short it dies before all others; it dumps no core, and can neither run nor grow without end."""
     whole, found = proc_reader.status, dict[str, str]()

@@ -135,6 +135,7 @@ def test_cells_equal_counting() -> None:
 
 
 @pytest.mark.parametrize("sparsity", [0.8, 0.5, 0.2])
+@pytest.mark.slow
 def test_all_sets_of_places_are_equally_likely(sparsity: float) -> None:
     """With 8 extents per table, all choices of k resident ones are equally frequent, for every k."""
     tables = 32_768
@@ -183,6 +184,7 @@ def test_resident_share(sparsity: float) -> None:
         assert abs(row[COLUMN_INDEX["ptes_installed"]] / pages - (1 - sparsity)) < 5 * sigma
 
 
+@pytest.mark.slow
 def test_all_places_are_equally_likely() -> None:
     """Calls over random halves of tables zap that share of the resident pages."""
     for sparsity in (0.99, 0.3):

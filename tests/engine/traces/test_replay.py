@@ -138,6 +138,7 @@ def test_async_scans_every_few_operations() -> None:
     assert tables_after == [0, 3, 3, 3, 3, 2]
 
 
+@pytest.mark.slow
 def test_sparse_terabytes_cost_their_tables() -> None:
     """A page in every GiB of 64 TiB has its own PTE and PMD table; one purge frees the PTE tables."""
     size = 64 << 40

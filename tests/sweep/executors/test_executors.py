@@ -67,7 +67,7 @@ def ray_tasks() -> Iterator[RayTasks]:
     assert not place.exists()
 
 
-@pytest.fixture(params=["processes", "ray"])
+@pytest.fixture(params=["processes", pytest.param("ray", marks=pytest.mark.cluster)])
 def executor(request: pytest.FixtureRequest) -> Executor:
     fixture: Executor = request.getfixturevalue({"processes": "pool", "ray": "ray_tasks"}[request.param])
     return fixture
@@ -238,6 +238,7 @@ def test_a_stuck_batch_ends_at_its_limit(executor: Executor) -> None:
     assert answers(executor, Batch(8, points(4), limit_s=5, runner=fake_engine.RUNNER))[8].status is BatchStatus.RAN
 
 
+@pytest.mark.cluster
 def test_results_are_the_drivers_own(ray_tasks: RayTasks) -> None:
     """Arrays do not hold Ray's shared memory: they can be written."""
     done = answers(ray_tasks, Batch(1, points(*range(1000, 3000)), runner=fake_engine.RUNNER))[1]
@@ -249,6 +250,7 @@ def test_results_are_the_drivers_own(ray_tasks: RayTasks) -> None:
 @pytest.mark.parametrize(
     "token", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}]
 )
+@pytest.mark.cluster
 def test_ray_refuses_a_client_without_its_token(ray_tasks: RayTasks, token: dict[str, str], tmp_path: Path) -> None:
     """Ray's ports listen on every interface: no token, no entry. And the token does not lie in anybody's home."""
     import ray
@@ -276,6 +278,7 @@ def test_a_pool_leaves_no_process() -> None:
         assert set(psutil.Process().children(recursive=True)) <= before
 
 
+@pytest.mark.slow
 def test_workers_die_with_a_killed_driver() -> None:
     """kill -9 of the driver ends its workers, even in the middle of a loop."""
     driver = (

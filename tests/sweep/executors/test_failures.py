@@ -12,6 +12,8 @@ from sweep.store.store import Store
 from tests.support import fake_engine
 from tests.support.fake_engine import Told, grid
 
+pytestmark = pytest.mark.slow
+
 GOOD = [*range(1, 10), *range(20, 40)]
 
 
@@ -32,7 +34,7 @@ def options(tmp_path: Path) -> LaunchOptions:
     return LaunchOptions(results=tmp_path / "results", runner=fake_engine.RUNNER, jobs=2)
 
 
-@pytest.mark.parametrize("name", ["inline", "processes", "ray"])
+@pytest.mark.parametrize("name", ["inline", "processes", pytest.param("ray", marks=pytest.mark.cluster)])
 def test_one_row_each_says_why(name: str, options: LaunchOptions) -> None:
     """A point that raises, one that kills its worker, one that is stuck: status, attempt, class, last lines, node."""
     bad = [fake_engine.RAISES] if name == "inline" else [fake_engine.RAISES, fake_engine.DIES, fake_engine.HANGS]

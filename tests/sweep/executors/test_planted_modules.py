@@ -11,6 +11,8 @@ from tests.paths import DATA
 from tests.support.live_kernel import why_not
 from tests.support.planted_modules import PlantedModules
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "import sys\nfrom sweep.cli.main import main\nsys.exit(main())\n"
 """The console script as pip writes it."""
 GRID = """schema: sweep/1
@@ -48,7 +50,7 @@ def test_a_planted_module_leaves_a_mark(planted: PlantedModules) -> None:
 
 
 @pytest.mark.parametrize("isolated", [False, True], ids=["script", "isolated"])
-@pytest.mark.parametrize("executor", ["inline", "processes", "ray"])
+@pytest.mark.parametrize("executor", ["inline", "processes", pytest.param("ray", marks=pytest.mark.cluster)])
 def test_a_launch_imports_nothing_from_the_current_folder(
     planted: PlantedModules, executor: str, isolated: bool
 ) -> None:

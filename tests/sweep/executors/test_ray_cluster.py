@@ -22,6 +22,8 @@ from tests.support import fake_engine
 from tests.support.planted_modules import PlantedModules
 from tests.support.ray_clusters import Cluster, Hosts, why_no_hosts
 
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
 PATIENCE_S = 300.0
 GRID = """schema: sweep/1
 name: spread

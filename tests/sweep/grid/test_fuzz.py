@@ -58,11 +58,13 @@ GRIDS = st.dictionaries(st.sampled_from([*TOP_KEYS, "zap"]), NODES, max_size=6).
 
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(GRIDS)
+@pytest.mark.slow
 def test_grids_of_any_shape(text: str) -> None:
     """A grid that could be one is planned, or refused in one clean line."""
     judge_grid(text)
 
 
+@pytest.mark.slow
 def test_a_thousand_grids_guided_by_coverage() -> None:
     """None makes a traceback, a hang, an unclean line, or is accepted and then cannot be planned and run."""
     tally = fuzz_grids(1000, seed=7)
@@ -87,6 +89,7 @@ def test_what_was_found_stays_mended(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(bombs()))
+@pytest.mark.slow
 def test_bombs(name: str) -> None:
     """What is made to cost is refused or planned within seconds, and in little memory."""
     before = memory_mib()
@@ -111,6 +114,7 @@ def test_long_texts_are_read_in_linear_time() -> None:
                 check_message(error)
 
 
+@pytest.mark.slow
 def test_hostile_sql(tmp_path: Path) -> None:
     """Statements, conditions and derived columns read no file, write none, set nothing, and end."""
     tally = fuzz_sql(300, seed=7, folder=tmp_path)
@@ -141,6 +145,7 @@ def test_the_judges_notice(tmp_path: Path) -> None:
     assert mutated("a: 1", corpus(), random.Random(1)) == mutated("a: 1", corpus(), random.Random(1))
 
 
+@pytest.mark.slow
 def test_a_query_that_hears_no_interrupt_is_left_behind(tmp_path: Path) -> None:
     """Its command ends in time all the same, with one line and exit code 2."""
     filled(tmp_path)

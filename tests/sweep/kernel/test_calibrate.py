@@ -97,6 +97,8 @@ def test_a_prediction_is_off_by_a_factor() -> None:
     assert (all_.kind, all_.points) == ("all", 4)
 
 
+@pytest.mark.slow
+@pytest.mark.live
 def test_a_table_of_this_machine(
     kernel: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

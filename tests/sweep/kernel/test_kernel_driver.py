@@ -40,6 +40,7 @@ def rows(sql: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("grid")
+@pytest.mark.live
 def test_rows_are_the_models_where_both_have_them(kernel: Runner) -> None:
     """One grid on both engines: two runs; equal state; the kernel's own policy and munmap, nothing else."""
     assert main(LIVE) == 0

@@ -38,6 +38,7 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("grid")
+@pytest.mark.live
 def test_model_and_live_kernel_agree(kernel: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     """A dozen points, every figure."""
     assert main(["validate", "small.yaml"]) == 0
@@ -47,6 +48,7 @@ def test_model_and_live_kernel_agree(kernel: Runner, capsys: pytest.CaptureFixtu
     assert "differs" not in out
 
 
+@pytest.mark.live
 def test_scenarios_by_chance_agree(kernel: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     """Some that nobody chose."""
     assert main(["validate", "--random", "15", "--seed", "3"]) == 0, capsys.readouterr().out

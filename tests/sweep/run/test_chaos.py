@@ -12,6 +12,8 @@ from tests.support import chaos
 from tests.support.chaos import Bench, Verdict, judged, rows, trial
 from tests.support.chaos_kinds import KINDS, LIGHT, MOUNTS, can_mount, order
 
+pytestmark = pytest.mark.slow
+
 FEW = ("kill -9 the driver", "launched twice at once", "the disk is full", "noise in a part")
 DIFFER = "outcomes differ from the undisturbed run's"
 

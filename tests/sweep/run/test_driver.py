@@ -165,6 +165,7 @@ def test_a_launch_ends_after_so_many_failures(options: LaunchOptions, monkeypatc
     assert Store(options.results).runs()[0].todo == 2
 
 
+@pytest.mark.slow
 def test_lost_points_and_stuck_points(options: LaunchOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that loses its worker twice, or is stuck, goes apart: neighbours are fine, the culprit is told."""
     monkeypatch.setenv(fake_engine.MARK, str(tmp_path / "mark"))
@@ -345,6 +346,7 @@ def test_a_commit_that_fails_costs_its_own_points_only(monkeypatch: pytest.Monke
     assert writer.parts == 1
 
 
+@pytest.mark.slow
 def test_a_week_is_a_few_hundred_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits come every two seconds at first and ever more seldom."""
     writer, seconds = Writer(), clock(monkeypatch)

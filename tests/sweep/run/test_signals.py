@@ -19,6 +19,8 @@ from sweep.run.signals import Interrupts
 from sweep.store.store import Store
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 300.0  # the first launch may have to compile the engine
 GRID = """schema: sweep/1
 name: slow
@@ -145,6 +147,7 @@ def test_a_killed_worker_costs_no_point(begin: Begin) -> None:
     assert launch.rows() == (400, 400)
 
 
+@pytest.mark.cluster
 def test_ray_ends_with_the_first_signal(begin: Begin) -> None:
     """SIGTERM to a launch on Ray: exit code 3, rows kept, no process of Ray and no directory left."""
     launch = begin("--executor", "ray")

@@ -26,6 +26,8 @@ from tests.support.fake_engine import Told, grid
 from tests.support.s3_server import BUCKET, SECRET, Proxy, s3
 from tests.support.small_stores import commit, has_ok, opened, point_id
 
+pytestmark = pytest.mark.slow
+
 SEEDS = list(range(1, 9))
 
 

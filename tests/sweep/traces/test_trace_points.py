@@ -203,6 +203,7 @@ def test_what_does_not_go_with_a_trace(folder: Path, text: str, told: str) -> No
 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"no live kernel: {why_not()}")
+@pytest.mark.live
 def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--engine kernel: the columns that show from outside equal the model's, the others are NULL; same ids."""
     path, store = (
