@@ -1,15 +1,14 @@
 """Database: the committed rows of a store as SQL views, on a sealed DuckDB connection."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
 from typing import Self
 
 from sweep.common import cost_tables, schema
 from sweep.common.errors import UserError
 from sweep.query import views
 from sweep.query.sealed_connection import DEFAULT_SECONDS, FILE_ERRORS, SealedConnection, user_errors
-from sweep.store import arrow_tables, parts
-from sweep.store.storage import Bucket, Directory
+from sweep.store import arrow_tables
+from sweep.store.checked_parts import CheckedFiles
 from sweep.store.store import RunInfo, Store
 
 _MAX_ATTEMPTS = 5
@@ -33,25 +32,27 @@ class Database:
         self.problems = [] if run or runs else survey.problems
         self._runs = [store.find(run)] if run else list(runs) or survey.runs
         self._latest = list({r.grid: r for r in self._runs}.values())
-        self._damaged: set[parts.Part] = set()
+        self._files = {run.run_id: CheckedFiles(run.path) for run in self._runs}
         self._connection = self._connect()
 
     def query(self, sql: str, seconds: float | None = DEFAULT_SECONDS) -> arrow_tables.Table:
         """The rows of one SELECT. Raises UserError for faulty SQL, and if it takes longer than `seconds`.
 
-        If files are missing because a launch has merged parts meanwhile, the query is repeated on the new ones. A part
-        that turns out to be damaged is left out and becomes a problem.
+        Files are checked against their checksums before they are first read. A damaged part is left out and becomes
+        a problem. If files are missing because a launch has merged parts meanwhile, the query is repeated.
         """
         self._connection.check_is_select(sql)
+        tables = {table for view in views.views_named_in(sql) for table in views.TABLES_OF[view]}
         with user_errors():
             for _ in range(_MAX_ATTEMPTS):
                 try:
+                    if self._connection.run_limited(seconds, lambda: self._find_damage(tables, CheckedFiles.check)):
+                        self._reconnect()
                     return self._connection.run_limited(seconds, lambda: self._select(sql))
                 except FILE_ERRORS:
-                    if not self._parts_changed():
+                    if not self._parts_changed(tables):
                         raise
-                    self._connection.close()
-                    self._connection = self._connect()
+                    self._reconnect()
                 except UserError:
                     if self._connection.is_stuck:
                         self._connection = self._connect()
@@ -74,31 +75,37 @@ class Database:
         self.close()
 
     def _connect(self) -> SealedConnection:
-        """A connection that can read the parts that are committed now."""
-        self._layouts = {run.run_id: parts.look(run.path) for run in self._runs}
+        """A connection that can read the parts that are committed and intact, and has no views yet."""
         self._created_views: set[str] = set()
         self._sources: dict[tuple[str, bool], str] = {}
+        files = self._files.values()
         connection = SealedConnection(
-            [path for run in self._runs for table in schema.TABLES for path in self._files(run, table)]
+            [path for of_run in files for table in schema.TABLES for path in of_run.paths(table)]
         )
         connection.execute(views.POLICIES_TYPE)
         return connection
 
-    def _parts_changed(self) -> bool:
+    def _reconnect(self) -> None:
+        self._connection.close()
+        self._connection = self._connect()
+
+    def _parts_changed(self, tables: Collection[str]) -> bool:
         """Whether there are other parts than before, or parts newly found damaged: then a query is worth repeating."""
-        if any(parts.look(run.path).parts != self._layouts[run.run_id].parts for run in self._runs):
+        changed = [of_run.look_again() for of_run in self._files.values()]
+        try:
+            return any(changed) or self._find_damage(tables, CheckedFiles.check_columns)
+        except FileNotFoundError:
             return True
-        newly_damaged = {
-            part: problem
-            for run in self._runs
-            for part, _, problem in parts.examined(run.path, self._layouts[run.run_id], thorough=True)
-            if problem and part not in self._damaged
-        }
-        self._damaged |= set(newly_damaged)
-        self.problems += [
-            f"{problem}; the next launch of its grid runs its points again" for problem in newly_damaged.values()
-        ]
-        return bool(newly_damaged)
+
+    def _find_damage(self, tables: Collection[str], check: Callable[[CheckedFiles, Collection[str]], bool]) -> bool:
+        """Check the files of these tables. Whether more are damaged: their parts are left out, each with a problem."""
+        found = False
+        for of_run in self._files.values():
+            before = set(of_run.damaged)
+            found = check(of_run, tables) or found
+            new = [problem for part, problem in of_run.damaged.items() if part not in before]
+            self.problems += [f"{problem}; the next launch of its grid runs its points again" for problem in new]
+        return found
 
     def _select(self, sql: str) -> arrow_tables.Table:
         for view in views.views_named_in(sql):
@@ -134,26 +141,15 @@ class Database:
 
     def _new_source(self, table: str, runs: Sequence[RunInfo]) -> str:
         """Files of local directories by name; files of an object store as one Arrow dataset for each run."""
-        local = [path for run in runs for path in self._files(run, table)]
+        files = [self._files[run.run_id] for run in runs]
+        local = [path for of_run in files for path in of_run.paths(table)]
         sources = [views.parquet_source(local)] if local else []
-        for i, run in enumerate(runs):
-            names = self._part_names(run, table)
-            if isinstance(run.path, Bucket) and names:
+        for i, of_run in enumerate(files):
+            if copies := of_run.copies(table):
                 name = f"{table}_of_{i}_{len(runs)}"
-                paths = [f"{run.path.path}/{part}" for part in names]
-                self._connection.register(name, arrow_tables.dataset(run.path.filesystem, paths))
+                self._connection.register(name, arrow_tables.dataset(copies))
                 sources.append(name)
         return views.union_source(sources)
-
-    def _files(self, run: RunInfo, table: str) -> list[Path]:
-        """Paths of a run's intact parts; none if the run is in an object store."""
-        if not isinstance(run.path, Directory):
-            return []
-        return [run.path.path / name for name in self._part_names(run, table)]
-
-    def _part_names(self, run: RunInfo, table: str) -> list[str]:
-        damaged = {f"{table}/{part.file}" for part in self._damaged}
-        return [name for name in self._layouts[run.run_id].of(table) if name not in damaged]
 
 
 def cost_ns(outcomes: arrow_tables.Table, prices: cost_tables.CostTable) -> list[float]:

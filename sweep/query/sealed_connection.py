@@ -22,15 +22,8 @@ from sweep.store import arrow_tables
 T = TypeVar("T")
 
 DEFAULT_SECONDS = 60.0
-FILE_ERRORS = (
-    duckdb.IOException,
-    duckdb.PermissionException,  # for a missing file DuckDB tries to list a folder, which is not allowed
-    duckdb.InvalidInputException,
-    duckdb.SerializationException,
-    FileNotFoundError,
-    DamagedError,
-)
-"""What DuckDB and Arrow raise for a file that is missing or damaged, but also for other reasons."""
+FILE_ERRORS = (duckdb.Error, FileNotFoundError, DamagedError)
+"""What DuckDB and Arrow raise for a file that is missing, damaged or has other columns, but also for other reasons."""
 
 _CARET = re.compile(r"\n\nLINE (\d+): (.*)\n( *)\^", re.DOTALL)
 _NO_TABLE = re.compile(r"Table with name (\S+) does not exist")

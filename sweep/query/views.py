@@ -23,6 +23,17 @@ POLICIES_TYPE = f"CREATE TYPE policies AS ENUM ({', '.join(f'{name!r}' for name 
 """The one list of policies for SQL: `ORDER BY TRY_CAST(policy AS policies)` sorts by the order of their proposal, and
 `PIVOT (... FOR policy IN policies ...)` makes one column for each."""
 
+TABLES_OF: dict[str, tuple[str, ...]] = {
+    "outcomes": ("outcomes",),
+    "latest": ("outcomes",),
+    "rounds": ("rounds", "outcomes"),
+    "points": ("points",),
+    "failures": ("points",),
+    "runs": (),
+    "costs": (),
+}
+"""The tables whose files a view reads."""
+
 
 def views_named_in(sql: str) -> list[str]:
     """The views that a query may need: those that it names, or all if it reads the catalog or builds names."""

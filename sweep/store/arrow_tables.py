@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
@@ -270,9 +271,18 @@ def write_parquet(table: Table, sink: Path | BinaryIO) -> None:
 
 def read_part(source: Any, name: str, columns: Sequence[str] | None = None) -> Table:
     """Some columns of one part: a path, an open file or bytes. DamagedError if it is not whole."""
+    with _reading(name), pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
+        missing = set(columns or ()) - set(file.schema_arrow.names)
+        if missing:
+            raise DamagedError(f"{name}: lacks {', '.join(sorted(missing))}")
+        return file.read(columns=columns and list(columns))  # not read_table: that costs 5 ms a file
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Errors of Arrow's reader as a DamagedError that names the file."""
     try:
-        with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
-            return file.read(columns=columns and list(columns))  # not read_table: that costs 5 ms a file
+        yield
     except FileNotFoundError as error:
         raise DamagedError(f"{name}: is gone") from error
     except _UNREADABLE as error:
@@ -284,7 +294,7 @@ def read_part(source: Any, name: str, columns: Sequence[str] | None = None) -> T
 def merged(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> bytes:
     """One Parquet file of the rows of several. Holds some row groups at a time."""
     sink = pa.BufferOutputStream()
-    opened = [pq.ParquetFile(source) for source in sources]
+    opened = [pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) for source in sources]
     schema_ = _unified([file.schema_arrow for file in opened]).with_metadata(dict(keep) if keep else None)
     with pq.ParquetWriter(sink, schema_, **_options(schema_)) as writer:
         waiting: list[Table] = []
@@ -300,21 +310,47 @@ def merged(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> byt
     return bytes(sink.getvalue())
 
 
-def kept(table: Table) -> dict[str, str]:
-    """What `parquet_bytes` was told to keep."""
-    metadata = table.schema.metadata or {}
-    return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
+def kept(file: bytes, name: str) -> dict[str, str]:
+    """What `parquet_bytes` was told to keep in this Parquet file."""
+    with _reading(name):
+        metadata = pq.read_metadata(pa.BufferReader(file)).metadata or {}
+        return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
 
 
-def dataset(filesystem: Any, names: Sequence[str]) -> Any:
-    """The parts of an object store as one relation: DuckDB asks it for columns and rows, it asks the store."""
-    try:
-        schemas = [pq.read_schema(name, filesystem=filesystem) for name in names]
-    except FileNotFoundError:
-        raise
-    except _UNREADABLE as error:
-        raise DamagedError(f"SQL: cannot read the run's files: {_first_line(error)}") from error
-    return pyarrow.dataset.dataset(list(names), _unified(schemas), format="parquet", filesystem=filesystem)
+def check_points(points: Table, name: str) -> None:
+    """DamagedError unless the columns of a points part that are read have their types, and values that are allowed."""
+    check_fields(points.schema, name, tuple(c for c in schema.POINTS if c.name in points.column_names))
+    if any(column.null_count for column in points.columns):
+        raise DamagedError(f"{name}: a point without id, status or attempt")
+    if not set(points.column("status").unique().to_pylist()) <= set(schema.POINT_STATUSES):
+        raise DamagedError(f"{name}: a status that is none of {', '.join(schema.POINT_STATUSES)}")
+
+
+def check_columns(source: Any, name: str, columns: tuple[schema.Column, ...]) -> None:
+    """DamagedError if a declared column has another type in this Parquet file."""
+    with _reading(name):
+        found = pq.read_schema(source if isinstance(source, Path) else pa.BufferReader(source))
+    check_fields(found, name, columns)
+
+
+def check_fields(found: pa.Schema, name: str, columns: tuple[schema.Column, ...]) -> None:
+    """DamagedError if a declared column has another type in `found`; one that is missing is fine."""
+    for field in arrow_schema(columns):
+        there = found.field(field.name).type if field.name in found.names else field.type
+        text = pa.types.is_dictionary(there) and pa.types.is_string(there.value_type)
+        if not (
+            there.equals(field.type) or (field.type in (_CODED, pa.string()) and (text or there.equals(pa.string())))
+        ):
+            raise DamagedError(f"{name}: column {field.name} is {there}, not {field.type}")
+
+
+def dataset(files: Sequence[Any]) -> Any:
+    """Parquet files in buffers as one relation, from which DuckDB takes the columns and rows that it needs."""
+    form = pyarrow.dataset.ParquetFileFormat()
+    with _reading("SQL: the run's files"):
+        fragments = [form.make_fragment(pa.py_buffer(file)) for file in files]
+        whole = _unified([fragment.physical_schema for fragment in fragments])
+    return pyarrow.dataset.FileSystemDataset(fragments, whole, form)
 
 
 def rows(table: Table) -> Iterator[tuple[Any, ...]]:

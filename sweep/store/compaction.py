@@ -6,8 +6,8 @@ A kill at any moment leaves either the small ones or the wide one to count (part
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from sweep.store import arrow_tables, parts
-from sweep.store.parts import Part
+from sweep.store import arrow_tables, checked_parts, parts
+from sweep.store.parts import File, Part
 from sweep.store.storage import Place
 
 MOST_POINTS, MOST_BYTES = 65_536, 32 << 20
@@ -63,16 +63,16 @@ def groups(sizes: Mapping[Part, Size]) -> Iterator[list[Part]]:
 
 
 def merge(run: Place, group: list[Part], check: Callable[[], None]) -> Part:
+    """Write the rows of these parts as one part, then delete them. DamagedError if one is not what was written."""
     layout = parts.look(run)
-    names = {
-        table: [f"{table}/{part.file}" for part in group if part.file in layout.files[table]] for table in layout.files
-    }
-    merged = {table: parts.sealed(_merged(run, names[table])) for table in parts.SIBLINGS if names[table]}
-    merged[parts.POINTS] = parts.sealed(_merged(run, names[parts.POINTS], parts.stamps(merged)))
+    files = [checked_parts.read_part(run, layout, part, parts.SIBLINGS) for part in group]
+    merged: dict[str, File] = {}
+    for table in (*parts.SIBLINGS, parts.POINTS):  # points last, as they keep the stamps of the others
+        if data := [of_part[table] for of_part in files if table in of_part]:
+            stamps = parts.stamps(merged) if table == parts.POINTS else None
+            merged[table] = parts.sealed(arrow_tables.merged(data, stamps))
     wide = parts.write(run, (group[0].first, max(part.last for part in group)), merged, check)
-    run.delete(*(name for of_table in names.values() for name in of_table))
+    run.delete(
+        *(f"{table}/{part.file}" for table in layout.files for part in group if part.file in layout.files[table])
+    )
     return wide
-
-
-def _merged(run: Place, names: list[str], keep: Mapping[str, str] | None = None) -> bytes:
-    return arrow_tables.merged([run.open(name) for name in names], keep)

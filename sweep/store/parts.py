@@ -7,14 +7,14 @@ is there, and those no longer count. So one listing of names says which rows the
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
 
 from sweep.common import atomic_write, schema
-from sweep.common.errors import DamagedError, UserError
+from sweep.common.errors import UserError
 from sweep.store import arrow_tables
 from sweep.store.storage import Directory, Entry, Place
 
@@ -183,43 +183,6 @@ def clean(run: Place, *stray: str) -> None:
     """Remove what somebody who was killed left: temporary files, and `stray` ones. For the lock's holder."""
     loose = [entry.name for entry in run.entries() if atomic_write.is_temporary(entry.name)]
     run.delete(*loose, *stray)
-
-
-def examined(run: Place, layout: Layout, thorough: bool) -> Iterator[tuple[Part, arrow_tables.Table | None, str]]:
-    """Each part with its points (id, status, attempt), or None and what is wrong with it.
-
-    Not `thorough`: of outcomes and rounds only the sizes are judged.
-    """
-    for part in layout.parts:
-        try:
-            yield part, _examined(run, layout, part, thorough), ""
-        except DamagedError as error:
-            yield part, None, str(error)
-        except FileNotFoundError:
-            yield part, None, f"{run}/{part.file}: is gone"
-
-
-def _examined(run: Place, layout: Layout, part: Part, thorough: bool) -> arrow_tables.Table:
-    name = f"{POINTS}/{part.file}"
-    data = run.read(name)
-    if part.digest and not has(data, part.digest):
-        raise DamagedError(f"{run}/{name}: is not what was written")
-    points = arrow_tables.read_part(data, f"{run}/{name}", NOTED)
-    stamped = arrow_tables.kept(points)
-    for table in SIBLINGS:
-        name, there = f"{table}/{part.file}", part.file in layout.files[table]
-        if there and not part.digest:  # written before parts had digits
-            arrow_tables.read_part(run.open(name), f"{run}/{name}")
-        elif part.digest and there != (table in stamped):
-            raise DamagedError(f"{run}/{name}: {'was not written with its points' if there else 'is gone'}")
-        elif there and not _is(run, name, layout.files[table][part.file].size, stamped[table], thorough):
-            raise DamagedError(f"{run}/{name}: is not what was written")
-    return points
-
-
-def _is(run: Place, name: str, size: int, stamped: str, thorough: bool) -> bool:
-    length, _, told = stamped.partition("-")
-    return length == str(size) and (not thorough or has(run.read(name), told))
 
 
 def set_aside(run: Place, layout: Layout, part: Part) -> None:

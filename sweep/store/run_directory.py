@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sweep.common import schema
 from sweep.common.errors import DamagedError
 from sweep.grid.point_id import PointIds, id_strings
-from sweep.store import arrow_tables, parts, run_document
+from sweep.store import arrow_tables, checked_parts, parts, run_document
 from sweep.store.id_set import IdSet, Keys, keys
 from sweep.store.locks import holder
 from sweep.store.storage import Place
@@ -84,21 +84,20 @@ class Ids:
 def read_ids(run: Place) -> tuple[Ids, list[str]]:
     """From the points parts; and a line for each that cannot be read: its points count as not run."""
     ids, problems = Ids(IdSet(), {}), []
-    for name in parts.look(run).of(parts.POINTS):
+    for part in parts.look(run).parts:
         try:
-            note_points(ids, arrow_tables.read_part(run.open(name), f"{run}/{name}", parts.NOTED))
+            points = checked_parts.read_points(run, part)
         except DamagedError as error:
             problems.append(f"{error}; the next launch of its grid sets it aside and runs its points again")
+        else:
+            note_points(ids, points.table, points.keys)
     return ids, problems
 
 
-def note_points(ids: Ids, points: Any, own: Keys | None = None) -> None:
-    """Take in the rows of one points table (point_id, status, attempt), in the order in which they were committed.
-
-    own: the keys of its ids, if somebody has them.
-    """
+def note_points(ids: Ids, points: Any, own: Keys) -> None:
+    """Take in the rows of one points table (point_id, status, attempt), whose keys are `own`, in order of commits."""
     ok = arrow_tables.are_ok(points)
-    ids.ok.add((keys(points.column("point_id")) if own is None else own).where(ok))
+    ids.ok.add(own.where(ok))
     good, bad = arrow_tables.parted(points.select(parts.NOTED), ok)
     for point, attempt in zip(bad.column("point_id").to_pylist(), bad.column("attempt").to_pylist(), strict=True):
         ids.failed[point] = max(attempt, ids.failed.get(point, 0))
@@ -109,34 +108,33 @@ def note_points(ids: Ids, points: Any, own: Keys | None = None) -> None:
 
 def read_info(run: Place) -> tuple[RunInfo, list[str]]:
     """A run as it stands now, and what of it cannot be read; never needs the lock."""
-    tree, document = run_document.read(run)
-    grid, last, counts = document.grid, document.launches[-1], document.counts
-    status, problems = str(document.status), list[str]()
-    ok, failed, todo = counts.ok or 0, counts.failed or 0, counts.todo
+    tree, checked = run_document.read(run)
+    grid, last, counts = checked["grid"], checked["launches"][-1], checked["counts"]
+    status, problems = checked["status"], list[str]()
     if status not in run_document.FINISHED:
         status = "running" if holder(run) is not None else "interrupted"
         ids, problems = read_ids(run)
-        ok, failed = len(ids.ok), len(ids.failed)
-        todo = None if counts.points is None else max(0, counts.points - ok - failed)
+        total, counts = counts.get("points"), {"ok": len(ids.ok), "failed": len(ids.failed)}
+        counts["todo"] = None if total is None else max(0, total - counts["ok"] - counts["failed"])
     info = RunInfo(
         run_id=run.name,
-        grid=grid.name,
-        about=grid.about or "",
-        engine=document.engine,
+        grid=grid["name"],
+        about=grid["about"] or "",
+        engine=checked["engine"],
         status=status,
-        created=document.created,
-        updated=document.updated,
-        ok=ok,
-        failed=failed,
-        todo=todo,
-        repeats=grid.repeats,
-        seed=grid.seed,
-        model_version=document.model_version,
-        version=last.version,
-        git_commit=last.git_commit,
-        host=last.host,
-        kernel=last.kernel,
-        cpu_model=last.cpu_model,
+        created=checked["created"],
+        updated=checked["updated"],
+        ok=counts["ok"],
+        failed=counts["failed"],
+        todo=counts.get("todo"),
+        repeats=grid["repeats"],
+        seed=grid["seed"],
+        model_version=checked["model_version"],
+        version=last.get("version", ""),
+        git_commit=last.get("git_commit"),
+        host=last.get("host", ""),
+        kernel=last.get("kernel", ""),
+        cpu_model=last.get("cpu_model"),
         path=run,
         document=tree,
     )

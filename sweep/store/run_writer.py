@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sweep.common import schema
 from sweep.common.errors import SweepFault, UserError
 from sweep.grid.point_id import PointIds
-from sweep.store import arrow_tables, compaction, parts, run_directory, run_document
+from sweep.store import arrow_tables, checked_parts, compaction, parts, run_directory, run_document
 from sweep.store.id_set import IdSet, Keys, keys
 from sweep.store.locks import RunLock
 from sweep.store.parts import File
@@ -125,18 +125,15 @@ class RunWriter:
 
     def _take_in(self, layout: parts.Layout) -> None:
         """The points of every part; one that is damaged, or repeats what is there, is set aside."""
-        thorough = isinstance(self._run, Directory)  # an object store has checksums, and would send the whole run
-        for part, points, problem in parts.examined(self._run, layout, thorough):
-            if points is not None:
-                own = keys(points.column("point_id"))
-                if (self._ids.ok.has(own) & arrow_tables.are_ok(points)).any():
-                    points, problem = None, f"{self._run}/{parts.POINTS}/{part.file}: has points that are there already"
+        for part, points, problem in checked_parts.examined(self._run, layout):
+            if points is not None and (self._ids.ok.has(points.keys) & arrow_tables.are_ok(points.table)).any():
+                points, problem = None, f"{self._run}/{parts.POINTS}/{part.file}: has points that are there already"
             if points is None:
                 parts.set_aside(self._run, layout, part)
                 self.problems.append(f"{problem}; set aside in {self._run}/{parts.DAMAGED}, its points run again")
                 continue
-            run_directory.note_points(self._ids, points, own)
-            self._parts[part] = compaction.Size(points.num_rows, layout.bytes_of(part))
+            run_directory.note_points(self._ids, points.table, points.keys)
+            self._parts[part] = compaction.Size(points.table.num_rows, layout.bytes_of(part))
 
     def _check(self, ids: Any) -> Keys:
         own = keys(ids)

@@ -201,7 +201,7 @@ class Store:
         last = datetime.fromtimestamp(0, UTC)
         for name in self._names():
             with suppress(UserError):
-                last = max(last, run_document.read(self.root.child(name))[1].updated)
+                last = max(last, run_document.read(self.root.child(name))[1]["updated"])
         return last
 
     def _info(self, name: str) -> RunInfo:

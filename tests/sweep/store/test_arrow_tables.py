@@ -140,7 +140,7 @@ def test_a_part_comes_back() -> None:
     left_out = [table.column(name) for name in table.column_names if name not in back.column_names]
     assert len(left_out) >= len(schema.TRACE + schema.KERNEL)
     assert all(column.null_count == len(table) for column in left_out)
-    assert arrow_tables.kept(back) == {"rounds": "abc"}
+    assert arrow_tables.kept(data, "part") == {"rounds": "abc"}
     assert pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0).column(0).compression == "LZ4"
     assert back.schema.field("virt").metadata[b"unit"] == b"bytes"
     assert arrow_tables.file_of(table) == arrow_tables.parquet_bytes(table)
@@ -155,12 +155,13 @@ def test_parts_become_one(tmp_path: Path) -> None:
     for name, table in {"low": low, "high": high, "text": text}.items():
         (tmp_path / name).write_bytes(arrow_tables.parquet_bytes(table))
     assert "pages" in arrow_tables.read_part(tmp_path / "low", "low").column_names  # nothing else tells of it
-    back = arrow_tables.read_part(arrow_tables.merged([tmp_path / "low", tmp_path / "high"], {"rounds": "abc"}), "wide")
+    wide = arrow_tables.merged([tmp_path / "low", tmp_path / "high"], {"rounds": "abc"})
+    back = arrow_tables.read_part(wide, "wide")
     assert back.column("point_id").to_pylist() == IDS * 2
     assert back.column("pages").to_pylist() == [None] * COUNT + [1.0] * COUNT
     assert back.column("more").to_pylist() == [None] * COUNT + ["x"] * COUNT
     assert back.schema.field("virt").metadata[b"unit"] == b"bytes"
-    assert arrow_tables.kept(back) == {"rounds": "abc"}
+    assert arrow_tables.kept(wide, "wide") == {"rounds": "abc"}
     with pytest.raises(UserError, match="do not fit together"):
         arrow_tables.merged([tmp_path / "high", tmp_path / "text"])
 

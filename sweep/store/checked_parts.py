@@ -1,0 +1,188 @@
+"""Are the files of a part what was written? Everything that is read from a part is checked here first.
+
+A part's name has the CRC-32 of its points file, whose metadata have size and CRC-32 of its outcomes and rounds files. A
+single flipped bit in a Parquet file may change numbers without any reader noticing, so every process hashes the files
+that it reads, whole: those of 300,000 points are 47 MB, which takes a tenth of a second.
+"""
+
+import mmap
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.common import schema
+from sweep.common.errors import DamagedError, SweepFault
+from sweep.store import arrow_tables, parts
+from sweep.store.id_set import Keys, keys
+from sweep.store.parts import POINTS, SIBLINGS, Layout, Part
+from sweep.store.storage import Directory, Entry, Place
+
+READERS = 8
+"""Threads: requests to an object store wait for each other, hashing takes the CPUs that there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartPoints:
+    """The points of a part: an Arrow table (point_id, status, attempt), and the keys of the ids."""
+
+    table: arrow_tables.Table
+    keys: Keys
+
+
+def examined(run: Place, layout: Layout) -> Iterator[tuple[Part, PartPoints | None, str]]:
+    """Check all files of all parts: each part with its points, or None and what is wrong with it."""
+    for part in layout.parts:
+        try:
+            points = _read_points(run, part, read_part(run, layout, part, SIBLINGS)[POINTS])
+        except DamagedError as error:
+            yield part, None, str(error)
+        except FileNotFoundError:
+            yield part, None, f"{run}/{part.file}: is gone"
+        else:
+            yield part, points, ""
+
+
+def read_points(run: Place, part: Part) -> PartPoints:
+    """The points of a part. DamagedError if its points file is not what was written."""
+    return _read_points(run, part, _points_file(run, part))
+
+
+def read_part(run: Place, layout: Layout, part: Part, tables: Collection[str]) -> dict[str, bytes]:
+    """The whole points file of a part, and those of `tables` that it has.
+
+    DamagedError if one of these is not what was written, or the file of another table is gone or of another size.
+    """
+    files = {POINTS: _points_file(run, part)}
+    stamps = arrow_tables.kept(files[POINTS], f"{run}/{POINTS}/{part.file}")
+    for table in SIBLINGS:
+        name, entry = f"{table}/{part.file}", layout.files[table].get(part.file)
+        if part.digest and (entry is not None) != (table in stamps):
+            raise DamagedError(f"{run}/{name}: {'is gone' if entry is None else 'was not written with its points'}")
+        if entry is None:
+            continue
+        size, _, checksum = stamps.get(table, "").partition("-")
+        if part.digest and size != str(entry.size):
+            raise DamagedError(f"{run}/{name}: is not what was written")
+        if table not in tables:
+            continue
+        files[table] = run.read(name)
+        if not part.digest:  # written before parts had checksums
+            arrow_tables.read_part(files[table], f"{run}/{name}")
+        elif not parts.has(files[table], checksum):
+            raise DamagedError(f"{run}/{name}: is not what was written")
+    return files
+
+
+def _points_file(run: Place, part: Part) -> bytes:
+    name = f"{POINTS}/{part.file}"
+    data = run.read(name)
+    if part.digest and not parts.has(data, part.digest):
+        raise DamagedError(f"{run}/{name}: is not what was written")
+    return data
+
+
+def _read_points(run: Place, part: Part, data: bytes) -> PartPoints:
+    name = f"{run}/{POINTS}/{part.file}"
+    points = arrow_tables.read_part(data, name, parts.NOTED)
+    arrow_tables.check_points(points, name)
+    try:
+        return PartPoints(points, keys(points.column("point_id")))
+    except SweepFault as error:
+        raise DamagedError(f"{name}: {error}") from error
+
+
+class CheckedFiles:
+    """The files of one run for SQL: checked before they are first read, and again if their size or time changed.
+
+    `damaged`: the parts that are left out, and why. Files of an object store are copied to unnamed temporary files.
+    """
+
+    def __init__(self, run: Place) -> None:
+        self.run, self.layout = run, parts.look(run)
+        self.damaged: dict[Part, str] = {}
+        self._checked: dict[str, Entry] = {}
+        self._copies: dict[str, mmap.mmap] = {}
+
+    def look_again(self) -> bool:
+        """Read the listing anew. Whether other parts count than before."""
+        before, self.layout = self.layout.parts, parts.look(self.run)
+        return before != self.layout.parts
+
+    def check(self, tables: Collection[str]) -> bool:
+        """Check the files of these tables that were not checked before. Whether another part is damaged.
+
+        FileNotFoundError if a file went away since the listing was read.
+        """
+        return self._leave_out(
+            [
+                part
+                for part in self.layout.parts
+                if part not in self.damaged and not all(self._is_checked(part, table) for table in (*tables, POINTS))
+            ],
+            lambda part: self._check(part, tables),
+        )
+
+    def check_columns(self, tables: Collection[str]) -> bool:
+        """Check the types of the columns of these tables, too. Whether another part is damaged."""
+        left = [part for part in self.layout.parts if part not in self.damaged]
+        return self.check(tables) or self._leave_out(left, lambda part: self._check_columns(part, tables))
+
+    def paths(self, table: str) -> list[Path]:
+        """The files of a table in a directory, all of them checked; none of an object store."""
+        return [self.run.path / name for name in self._names(table)] if isinstance(self.run, Directory) else []
+
+    def copies(self, table: str) -> list[Any]:
+        """The files of a table in an object store, as buffers, all of them checked; none of a directory."""
+        return [] if isinstance(self.run, Directory) else [self._copies[name] for name in self._names(table)]
+
+    def _names(self, table: str) -> list[str]:
+        counted = [part.file for part in self.layout.parts if part not in self.damaged]
+        return [f"{table}/{file}" for file in counted if file in self.layout.files[table]]
+
+    def _is_checked(self, part: Part, table: str) -> bool:
+        entry = self.layout.files[table].get(part.file)
+        return entry is None or self._checked.get(f"{table}/{part.file}") == entry
+
+    def _leave_out(self, candidates: Sequence[Part], check: Callable[[Part], None]) -> bool:
+        """Note the parts for which `check` raises DamagedError. Whether there are any."""
+
+        def problem(part: Part) -> str:
+            try:
+                check(part)
+            except DamagedError as error:
+                return str(error)
+            return ""
+
+        if len(candidates) < 2:
+            problems = list(map(problem, candidates))
+        else:
+            with ThreadPoolExecutor(READERS) as pool:
+                problems = list(pool.map(problem, candidates))
+        found = {part: problem for part, problem in zip(candidates, problems, strict=True) if problem}
+        self.damaged |= found
+        return bool(found)
+
+    def _check(self, part: Part, tables: Collection[str]) -> None:
+        for table, data in read_part(self.run, self.layout, part, tables).items():
+            name = f"{table}/{part.file}"
+            self._checked[name] = self.layout.files[table][part.file]
+            if not isinstance(self.run, Directory):
+                self._copies[name] = _copy(data)
+
+    def _check_columns(self, part: Part, tables: Collection[str]) -> None:
+        for table in tables:
+            if part.file in self.layout.files[table]:
+                name = f"{table}/{part.file}"
+                source = self.run.path / name if isinstance(self.run, Directory) else self._copies[name]
+                arrow_tables.check_columns(source, f"{self.run}/{name}", schema.TABLES[table])
+
+
+def _copy(data: bytes) -> mmap.mmap:
+    """The data in a temporary file without a name, so that they need no memory while nobody reads them."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data or b"-")
+        file.flush()
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
