@@ -63,6 +63,7 @@ set_up() (
 )
 
 if ! is_ready; then
+    [ -w "$here/_venv.sh" ] || fail "cannot write to $root, where .venv is to be made"
     base=$(find_python)
     set_up "$base" 9>>"$here/_venv.sh" >&2
 fi
