@@ -16,9 +16,9 @@ import socket
 import sys
 from pathlib import Path
 
+from engine.kernel.messages import Wire
 from engine.kernel.syscalls import MADV_DONTNEED, MADV_FREE, UNMAP, loop_ns
-from engine.kernel.vma_stage import CallError, Hands, Stage, has_fifth_level, libc, rehearse
-from engine.kernel.wire import Wire
+from engine.kernel.vma import CallError, Hands, Stage, has_fifth_level, libc, rehearse
 from engine.model.arch import GIB, MIB, TIB
 
 ADVICE = {"dontneed": MADV_DONTNEED, "free": MADV_FREE, "munmap": UNMAP}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.isolated_python import SAFE_FOLDER, isolated_command, isolated_environment
 from engine.kernel.host import UnfitError
-from engine.kernel.wire import Wire
+from engine.kernel.messages import Wire
 
 BOOT = "from engine.kernel.child import serve; serve()"
 ONE_THREAD = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
