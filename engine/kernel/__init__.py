@@ -1,1 +1,1 @@
-"""Scenarios on the live kernel, in a child process. Imports run and what is below it."""
+"""Runs scenarios on the kernel of this machine. Imports engine.run and what is below it, nothing of sweep."""

@@ -1,8 +1,10 @@
-"""The process in which a point happens: a small server that forks a fresh child for each, and the child itself.
+"""The server process, which forks a child for each point, and the child itself.
 
-The server imports little, compiles the loop of calls, and then only forks: a child starts in milliseconds with nothing
-of an earlier point in it. The child maps the VMA and rehearses every step on another one, which it unmaps, so that its
-own pages and tables stand. From then on it only makes the point's calls, and waits while its parent reads /proc.
+The server imports little and compiles the loop of calls (engine.kernel.syscalls); after that it only forks. So a child
+starts within milliseconds and holds nothing of an earlier point.
+
+The child maps the VMA and runs every step once on another VMA, which it unmaps again: its own pages and page tables
+exist then. From then on it only makes the point's calls, and waits after each half round while its parent reads /proc.
 """
 
 import contextlib
@@ -16,117 +18,125 @@ import socket
 import sys
 from pathlib import Path
 
-from engine.kernel.messages import Wire
+from engine.kernel.messages import MessageSocket
 from engine.kernel.syscalls import MADV_DONTNEED, MADV_FREE, UNMAP, loop_ns
-from engine.kernel.vma import CallError, Hands, Stage, has_fifth_level, libc, rehearse
+from engine.kernel.vma import CallError, CallThreads, Vma, has_fifth_level, libc, rehearse
 from engine.model.arch import GIB, MIB, TIB
 
 ADVICE = {"dontneed": MADV_DONTNEED, "free": MADV_FREE, "munmap": UNMAP}
 BASES = (TIB, 32 * TIB, 88 * TIB)
-"""Where a VMA may start: on 512 GiB, with nothing else near. A 4-level x86-64 has programs at 85 TiB and libraries and
-stacks at 127 TiB."""
-PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41
-SPARE_BYTES, SPARE_BYTES_A_THREAD = GIB, 160 * MIB
-"""Address space beyond the VMA's. A thread's heap reserves 128 MiB."""
+"""Addresses where a VMA may start: multiples of 512 GiB with nothing else in the same PUD table. With 4 levels, x86-64
+has programs at 85 TiB, and libraries and stacks at 127 TiB."""
+PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41  # prctl(2)
+SPARE_BYTES, SPARE_BYTES_PER_THREAD = GIB, 160 * MIB
+"""Address space that a child may use beside the VMA. The heap of a thread reserves 128 MiB."""
 
 
-def serve() -> None:
-    """The server's life, until the runner hangs up."""
-    wire, parent = Wire(socket.socket(fileno=int(sys.argv[1]))), int(sys.argv[2])
+def server_main() -> None:
+    """Run the server process until its parent closes the socket.
+
+    Messages: first what the kernel supports, or `unsupported` with the reason. Then, for each point, a byte to read,
+    the child's conversation with the parent (run_point), and `ended` with the child's exit status.
+    """
+    messages, parent = MessageSocket(socket.socket(fileno=int(sys.argv[1]))), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with(parent)
+    die_with_parent(parent)
     libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
     try:
-        rehearse(Hands(1), guards=False)
+        rehearse(CallThreads(1), guards=False)
     except CallError as error:
-        wire.tell(unfit=f"the kernel lacks a call that is needed, Linux 5.14 has them all ({error})")
+        messages.send(unsupported=f"the kernel lacks a call that is needed, Linux 5.14 has them all ({error})")
         return
-    guards = has_guards()
-    wire.tell(guards=guards, fifth_level=has_fifth_level(), loop_ns=loop_ns())
+    guards = supports_guards()
+    messages.send(guards=guards, fifth_level=has_fifth_level(), loop_ns=loop_ns())
     gc.collect()
     gc.freeze()
     server = os.getpid()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            wire.take(1)
+            messages.read(1)
             child = os.fork()
             if child == 0:
-                be_child(wire, guards, server)
-            wire.tell(ended=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+                child_main(messages, guards, server)
+            messages.send(ended=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
-def has_guards() -> bool:
-    """MADV_GUARD_INSTALL is there (Linux 6.13)."""
+def supports_guards() -> bool:
+    """Whether the kernel has MADV_GUARD_INSTALL (Linux 6.13)."""
     try:
-        rehearse(Hands(1), guards=True)
+        rehearse(CallThreads(1), guards=True)
     except CallError:
         return False
     return True
 
 
-def be_child(wire: Wire, guards: bool, server: int) -> None:
-    """One point, then the end of this process."""
+def child_main(messages: MessageSocket, guards: bool, server: int) -> None:
+    """Run one point and end this process. A failure is sent as `error`."""
     try:
         gc.disable()
-        die_with(server)
-        perform(wire, guards)
+        die_with_parent(server)
+        run_point(messages, guards)
         os._exit(0)
     except EOFError:
         os._exit(1)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            wire.tell(error=str(error) if isinstance(error, CallError) else f"{type(error).__name__}: {error}")
+            messages.send(error=str(error) if isinstance(error, CallError) else f"{type(error).__name__}: {error}")
         os._exit(1)
 
 
-def perform(wire: Wire, guards: bool) -> None:
-    """Hear the point, get ready, do each half of a round when told to."""
-    order = wire.hear()
-    arrays = [wire.ranges(rows) for rows in order["rows"]]
-    limit(order["virt"], order["threads"], order["limit_s"])
-    hands = Hands(order["threads"])
+def run_point(messages: MessageSocket, guards: bool) -> None:
+    """Receive the point (Script.message), prepare, then do half a round for each byte that the parent sends.
+
+    Answers `no_space` if the VMA cannot be mapped; else `ready` with its process id and the VMA's address, and after
+    each half round `ns` with its CPU time.
+    """
+    point = messages.receive()
+    arrays = [messages.read_ranges(rows) for rows in point["rows"]]
+    set_limits(point["virt"], point["threads"], point["limit_s"])
+    threads = CallThreads(point["threads"])
     for _ in range(2):
-        rehearse(hands, guards)
-    stage = staged(order["virt"], hands)
-    if stage is None:
-        wire.tell(no_room=True)
+        rehearse(threads, guards)
+    vma = map_vma(point["virt"], threads)
+    if vma is None:
+        messages.send(no_space=True)
         return
-    advice = ADVICE[order["advice"]]
-    wire.tell(ready=os.getpid(), base=stage.base)
-    for number, (holes, installs, calls, offsets) in enumerate(order["rounds"]):
-        wire.take(1)
-        stage.again(arrays[holes])
+    advice = ADVICE[point["advice"]]
+    messages.send(ready=os.getpid(), base=vma.base)
+    for number, (holes, installs, calls, offsets) in enumerate(point["rounds"]):
+        messages.read(1)
+        vma.map_again(arrays[holes])
         if number == 0 or advice == UNMAP:
-            stage.guard(arrays[0])
-        wire.tell(ns=stage.install(arrays[installs]))
-        wire.take(1)
-        wire.tell(ns=stage.zap(arrays[calls], offsets, advice))
-    wire.take(1)
+            vma.install_markers(arrays[0])
+        messages.send(ns=vma.install(arrays[installs]))
+        messages.read(1)
+        messages.send(ns=vma.zap(arrays[calls], offsets, advice))
+    messages.read(1)
 
 
-def staged(virt: int, hands: Hands) -> Stage | None:
-    """The VMA at the first base with room for it."""
+def map_vma(length: int, threads: CallThreads) -> Vma | None:
+    """A VMA of `length` bytes at the first of BASES that has space for it."""
     for base in BASES:
         with contextlib.suppress(OSError):
-            return Stage(base, virt, hands)
+            return Vma(base, length, threads)
     return None
 
 
-def limit(virt: int, threads: int, limit_s: float) -> None:
-    """Go first when memory is short, leave no core, and neither run nor grow without end."""
+def set_limits(virt: int, threads: int, limit_s: float) -> None:
+    """Make this process the first that the OOM killer takes; no core dump; limit its CPU time and address space."""
     Path("/proc/self/oom_score_adj").write_text("1000")
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-    for what, most in (
+    for limit, wanted in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, int(limit_s * (os.cpu_count() or 1)) + 2),
-        (resource.RLIMIT_AS, mapped + virt + SPARE_BYTES + threads * SPARE_BYTES_A_THREAD),
+        (resource.RLIMIT_AS, mapped + virt + SPARE_BYTES + threads * SPARE_BYTES_PER_THREAD),
     ):
-        hard = resource.getrlimit(what)[1]
-        resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        hard = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
-def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends (prctl(2))."""
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent (a process id) ends, prctl(2)."""
     libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)

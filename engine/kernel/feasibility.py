@@ -1,8 +1,8 @@
-"""Which points the live kernel cannot show, or this machine cannot bear, each with the reason and its numbers."""
+"""Refuses points that a kernel cannot run, or for which this machine has not enough memory, with the reason."""
 
 from dataclasses import dataclass
 
-from engine.kernel.host import Machine, Memory
+from engine.kernel.host import AvailableMemory, Machine
 from engine.model.arch import GIB, KIB
 from engine.model.policy import POLICIES
 from engine.model.results import ROUND_COLUMNS
@@ -10,23 +10,23 @@ from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
 
 NONE = POLICIES.index("none")
-RES, TABLES = ROUND_COLUMNS.index("res_bytes_peak"), ROUND_COLUMNS.index("vm_pte_kib_peak")
+RES_PEAK, VM_PEAK = ROUND_COLUMNS.index("res_bytes_peak"), ROUND_COLUMNS.index("vm_pte_kib_peak")
 MAX_CALLS = 1 << 27
 RANGE_BYTES = 64
-"""What a range takes while it is made and sent: 16 bytes here, 16 in the child, the rest for a while."""
-MAPS_BESIDE = 256
-"""Mappings that the child has beside the point's VMA."""
-OTHERWISE_BYTES = 128 << 20
-"""The child itself and what the kernel needs for it."""
+"""Memory per range: 16 bytes here, 16 in the child, and temporary copies."""
+CHILD_MAPPINGS = 256
+"""Mappings of the child beside the point's VMA."""
+CHILD_BYTES = 128 << 20
+"""Memory of the child itself and of the kernel for it."""
 
 
 class RefusedError(Exception):
-    """This point is not tried; one line says why."""
+    """The point is not run. The message is one line that says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """Bytes that a point takes at its highest: pages, tables, and the lists of what to do."""
+class MemoryNeeds:
+    """Bytes that a point takes at its peak: resident pages, page tables, and lists of ranges."""
 
     pages: int
     tables: int
@@ -34,11 +34,14 @@ class Needs:
 
     @property
     def total(self) -> int:
-        return self.pages + self.tables + self.lists + OTHERWISE_BYTES
+        return self.pages + self.tables + self.lists + CHILD_BYTES
 
 
 def check(scenario: Scenario, unmap: bool, machine: Machine, guards: bool) -> None:
-    """Raise RefusedError for what no live kernel, or not this one, can show. Memory is another question."""
+    """Raise RefusedError for a scenario that no kernel, or not this one, can run. Does not check memory.
+
+    guards: the kernel has MADV_GUARD_INSTALL
+    """
     s, page = scenario, scenario.geometry.page_bytes
     if s.arch != machine.arch:
         has = f"{machine.machine} with pages of {machine.page_bytes // KIB} KiB"
@@ -48,7 +51,7 @@ def check(scenario: Scenario, unmap: bool, machine: Machine, guards: bool) -> No
             f"refault {s.refault:g}: a touch cannot be timed to land inside another thread's call, page by page"
         )
     if s.folio != page:
-        raise RefusedError(f"folio {s.folio}: a mapping cannot be told which folio sizes its faults take; only {page}")
+        raise RefusedError(f"folio {s.folio}: the folio size of a mapping's faults cannot be chosen; only {page}")
     if s.threads > machine.threads:
         raise RefusedError(f"threads {s.threads}: at most {machine.threads} real threads here")
     if s.pinned > 0 and not guards:
@@ -56,47 +59,50 @@ def check(scenario: Scenario, unmap: bool, machine: Machine, guards: bool) -> No
     calls = grid_calls(s)
     if calls * s.rounds > MAX_CALLS:
         raise RefusedError(f"zap {s.zap}: {calls * s.rounds:,} calls; at most {MAX_CALLS:,}")
-    maps = most_maps(s, calls) + MAPS_BESIDE
-    if unmap and maps > machine.map_count:
-        raise RefusedError(f"munmap: may leave {maps:,} mappings; vm.max_map_count is {machine.map_count:,}")
+    mappings = max_mappings(s, calls) + CHILD_MAPPINGS
+    if unmap and mappings > machine.max_map_count:
+        raise RefusedError(f"munmap: may leave {mappings:,} mappings; vm.max_map_count is {machine.max_map_count:,}")
 
 
-def check_memory(scenario: Scenario, memory: Memory) -> None:
-    """Raise RefusedError if the point does not fit: by expectation if it is far off, else by the model's exact peak."""
-    rough = expected(scenario)
-    if rough.total > 2 * memory.free_bytes:
-        raise RefusedError(short_of(rough, memory, "about "))
-    needs = exact(scenario)
+def check_memory(scenario: Scenario, memory: AvailableMemory) -> None:
+    """Raise RefusedError if the point needs more memory: by an estimate if far more, else by the model's exact peak."""
+    estimate = estimate_needs(scenario)
+    if estimate.total > 2 * memory.free_bytes:
+        raise RefusedError(shortage_message(estimate, memory, "about "))
+    needs = exact_needs(scenario)
     if needs.total > memory.free_bytes:
-        raise RefusedError(short_of(needs, memory))
+        raise RefusedError(shortage_message(needs, memory))
 
 
-def short_of(needs: Needs, memory: Memory, about: str = "") -> str:
+def shortage_message(needs: MemoryNeeds, memory: AvailableMemory, about: str = "") -> str:
     parts = f"pages {needs.pages / GIB:.2f}, page tables {needs.tables / GIB:.2f}, lists {needs.lists / GIB:.2f}"
-    free = f"{memory.free_bytes / GIB:.2f} GiB may be taken, by {memory.says} less a reserve"
+    free = f"{memory.free_bytes / GIB:.2f} GiB may be taken, by {memory.source} less a reserve"
     return f"memory: needs {about}{needs.total / GIB:.2f} GiB ({parts}); {free}"
 
 
-def expected(scenario: Scenario) -> Needs:
-    """What one install takes on average; a first guess that needs no run."""
+def estimate_needs(scenario: Scenario) -> MemoryNeeds:
+    """The expected needs of one install, without running the model."""
     arch, p = scenario.geometry, float(scenario.installed_share)
     assert scenario.cluster is not None
     extents = max(arch.span_bytes / scenario.cluster, 1.0)
     tables = -(-scenario.virt // arch.span_bytes)
     touched = 1 - (1 - p) ** extents if p < 1 else 1.0
     pages = p * scenario.virt * (1 - scenario.pinned)
-    return Needs(int(pages), int(touched * tables) * arch.page_bytes, list_bytes(scenario, int(pages)))
+    return MemoryNeeds(int(pages), int(touched * tables) * arch.page_bytes, range_list_bytes(scenario, int(pages)))
 
 
-def exact(scenario: Scenario) -> Needs:
-    """The model's highest round under policy none, which keeps all tables: an upper bound for every live kernel."""
+def exact_needs(scenario: Scenario) -> MemoryNeeds:
+    """The model's peak under policy none, which frees no table: an upper bound for every kernel. Runs the model."""
     rounds = run_batch(columns_of([scenario])).rounds[:, NONE]
-    pages = int(rounds[:, RES].max())
-    return Needs(pages, int(rounds[:, TABLES].max()) * KIB, list_bytes(scenario, pages))
+    pages = int(rounds[:, RES_PEAK].max())
+    return MemoryNeeds(pages, int(rounds[:, VM_PEAK].max()) * KIB, range_list_bytes(scenario, pages))
 
 
-def list_bytes(scenario: Scenario, resident: int) -> int:
-    """The lists of ranges: an extent each, cut up by markers, and a call each, for all rounds."""
+def range_list_bytes(scenario: Scenario, resident: int) -> int:
+    """Memory of the lists of ranges of all rounds: one range per call, and per extent or piece of one between markers.
+
+    resident: bytes
+    """
     assert scenario.cluster is not None
     markers = scenario.pinned * scenario.virt / scenario.geometry.page_bytes
     extents = min(resident / scenario.cluster + markers, resident / scenario.geometry.page_bytes)
@@ -104,12 +110,12 @@ def list_bytes(scenario: Scenario, resident: int) -> int:
 
 
 def grid_calls(scenario: Scenario) -> int:
-    """Calls of one round if every one is made."""
+    """Calls of one round at coverage 1."""
     assert scenario.zap is not None
     return max(-(-(scenario.virt - scenario.zap_shift) // scenario.zap), 0)
 
 
-def most_maps(scenario: Scenario, calls: int) -> int:
-    """Most mappings that munmap may leave of the VMA: two if it goes from one end to the other, else one a hole."""
+def max_mappings(scenario: Scenario, calls: int) -> int:
+    """Most mappings into which munmap can split the VMA: two if it proceeds from one end, else one more than calls."""
     ordered = scenario.order == "sequential" and scenario.coverage == 1 and scenario.threads == 1
     return 2 if ordered else calls + 1

@@ -1,4 +1,4 @@
-"""Messages between the runner, its server and the children: JSON with its length before it, and plain arrays."""
+"""Messages between a Runner, its server process and the children: JSON after its length, and arrays as raw bytes."""
 
 import json
 import mmap
@@ -10,39 +10,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Wire:
-    """One end of a stream socket."""
+class MessageSocket:
+    """One end of a stream socket. Reading raises EOFError when the other end is closed."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
 
-    def tell(self, **facts: Any) -> None:
+    def send(self, **facts: Any) -> None:
         text = json.dumps(facts).encode()
         self.sock.sendall(struct.pack("<I", len(text)) + text)
 
-    def hear(self) -> dict[str, Any]:
-        """Raises EOFError where the other end is gone."""
-        (length,) = struct.unpack("<I", self.take(4))
-        facts: dict[str, Any] = json.loads(self.take(length))
+    def receive(self) -> dict[str, Any]:
+        """The next message that send() sent."""
+        (length,) = struct.unpack("<I", self.read(4))
+        facts: dict[str, Any] = json.loads(self.read(length))
         return facts
 
-    def take(self, length: int) -> bytes:
+    def read(self, length: int) -> bytes:
+        """Exactly `length` bytes."""
         data = bytearray(length)
-        self.fill(memoryview(data))
+        self.read_into(memoryview(data))
         return bytes(data)
 
-    def fill(self, view: memoryview) -> None:
+    def read_into(self, view: memoryview) -> None:
+        """Fill `view`."""
         while len(view):
-            got = self.sock.recv_into(view)
-            if not got:
+            count = self.sock.recv_into(view)
+            if not count:
                 raise EOFError
-            view = view[got:]
+            view = view[count:]
 
-    def ranges(self, rows: int) -> NDArray[np.int64]:
-        """int64[rows, 2], in pages of its own that are all there before anything is measured."""
+    def read_ranges(self, rows: int) -> NDArray[np.int64]:
+        """int64[rows, 2], in a mapping of its own that is populated at once: RES must not grow during measurements."""
         if not rows:
             return np.zeros((0, 2), np.int64)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-        room = mmap.mmap(-1, rows * 16, flags=flags)
-        self.fill(memoryview(room))
-        return np.frombuffer(room, np.int64).reshape(rows, 2)
+        memory = mmap.mmap(-1, rows * 16, flags=flags)
+        self.read_into(memoryview(memory))
+        return np.frombuffer(memory, np.int64).reshape(rows, 2)

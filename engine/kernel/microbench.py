@@ -1,7 +1,7 @@
-"""What single steps cost on this machine: small scripts of calls, each run in fresh processes, timed round by round.
+"""Measures what single steps cost on this machine, with scripts of calls that run in new processes.
 
-CPU time of the calling threads. A figure is one step's nanoseconds, a value a process; its median and quartiles are
-what counts, as a shared machine has slow moments.
+Times are CPU time of the calling threads. Each process gives one value per step. Use medians and quartiles: a shared
+machine has slow moments.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,22 +17,22 @@ from engine.model.arch import ARCHES, MIB, Arch
 from engine.model.scenario import Scenario
 
 SLOTS, WIDE = 256, 32
-"""Tables of a thin script, and of a wide call."""
-SIZES = (1, 4, 16, 64)
-"""Full tables of a dense script: from what fits in a core's cache to what does not fit in any."""
-FLUSHED = (1, 32, 40, 64, 128)
-"""Pages of a call; x86 flushes the whole TLB from 34 on (tlb_single_page_flush_ceiling)."""
-NOTHING: Ranges = np.zeros((0, 2), np.int64)
-FIRST: Ranges = np.array([[0, 1]], np.int64)
-"""The first page, in a slot that no call covers: the upper tables are there then."""
+"""Slots of a script; slots of a wide call."""
+FULL_TABLES = (1, 4, 16, 64)
+"""Numbers of full tables: their pages fit in a core's first cache, or in no cache at all."""
+PAGES_PER_CALL = (1, 32, 40, 64, 128)
+"""x86 flushes the whole TLB from 34 pages on (tlb_single_page_flush_ceiling)."""
+NO_RANGES: Ranges = np.zeros((0, 2), np.int64)
+FIRST_PAGE: Ranges = np.array([[0, 1]], np.int64)
+"""In a slot that no call covers. Installing it allocates the upper tables."""
 
 Step = tuple[Ranges, Ranges]
-"""What a round installs, and its calls."""
+"""The installs and the calls of a round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One step. values: float64[processes], ns each; `how` says what was timed and divided by what."""
+    """The cost of one step. values: float64[processes], ns; `how`: what was timed and by what it was divided."""
 
     name: str
     how: str
@@ -49,144 +49,165 @@ class Figure:
 
 
 class Bench:
-    """Runs scripts on one machine and keeps the figures, in the order in which they are taken."""
+    """Runs scripts, each in `repeats` processes. figures: by name, in the order in which they are measured.
 
-    def __init__(self, runner: Runner, repeats: int, tell: Callable[[str], None] = lambda name: None) -> None:
-        self._runner, self._repeats, self._tell = runner, repeats, tell
+    `on_script` is called with the name of each script before it runs.
+    """
+
+    def __init__(self, runner: Runner, repeats: int, on_script: Callable[[str], None] = lambda name: None) -> None:
+        self._runner, self._repeats, self._on_script = runner, repeats, on_script
         self.arch: Arch = next(a for a in ARCHES if a.name == runner.machine.arch)
         self.figures: dict[str, Figure] = {}
 
     def measure(self) -> dict[str, Figure]:
-        """All figures."""
-        scripts = (self.thin, self.dense, self.flushes, self.marking, self.unmapping, self.bare, self.together)
-        for script in scripts:
-            self._tell(script.__name__)
+        """Run all scripts. Returns the figures by name."""
+        scripts = {
+            "tables with one page": self.sparse_tables,
+            "full tables": self.full_tables,
+            "TLB flushes": self.tlb_flushes,
+            "MADV_FREE": self.madvise_free,
+            "munmap": self.munmap,
+            "slots without tables": self.absent_tables,
+            "several threads": self.several_threads,
+        }
+        for name, script in scripts.items():
+            self._on_script(name)
             script()
         return self.figures
 
-    def thin(self) -> None:
-        """One page a table, and none: what calls, visits and tables cost."""
+    def sparse_tables(self) -> None:
+        """Tables with one page or none: the costs of calls, visits and tables."""
         e, s = self.arch.entries, SLOTS
-        one, most, whole = self._in_slots(s, 1), self._in_slots(s, e - 1), self._in_slots(s, e)
-        wide = self._in_slots(s // WIDE, e * WIDE, e * WIDE)
+        one, most, whole = self._first_pages(s, 1), self._first_pages(s, e - 1), self._first_pages(s, e)
+        wide = self._first_pages(s // WIDE, e * WIDE, e * WIDE)
         times = self._times(
             [
                 (one, one),
                 (one, most),
-                (NOTHING, one),
-                (NOTHING, most),
-                (NOTHING, whole),
+                (NO_RANGES, one),
+                (NO_RANGES, most),
+                (NO_RANGES, whole),
                 (one, whole),
                 (one, wide),
                 (one, one),
-                (NOTHING, wide),
+                (NO_RANGES, wide),
             ],
             s * e,
         )
         install, zap = times[:, :, 0], times[:, :, 1]
-        self._add("install, table absent", "MADV_POPULATE_WRITE of one page, a new table each", install[:, 0] / s)
-        self._add("install, table present", "the same in tables that are there", install[:, 1] / s)
-        self._add("install, table reclaimed", "the same after a zap that freed the table", install[:, 5] / s)
-        self._add("zap one page", "MADV_DONTNEED of one present page", zap[:, 0] / s)
-        self._add("zap one page in a table less a page", "a call just too short to free the table", zap[:, 1] / s)
-        self._add("zap one page in a table", "a call over the whole table", zap[:, 5] / s)
-        self._add("zap one page in each of 32 tables", "one call over 32 tables, a table", zap[:, 6] / s)
-        self._add("empty table, one entry", "a call over one entry of an empty table", zap[:, 2] / s)
-        self._add("empty table, less an entry", "a call over all entries but one of an empty table", zap[:, 3] / s)
-        self._add("empty table", "a call over the whole of an empty table", zap[:, 4] / s)
-        self._add("32 empty tables", "one call over 32 empty tables, a table", zap[:, 8] / s)
+        self._record("install, table absent", "MADV_POPULATE_WRITE of one page, a new table each", install[:, 0] / s)
+        self._record("install, table present", "the same in tables that are there", install[:, 1] / s)
+        self._record("install, table reclaimed", "the same after a zap that freed the table", install[:, 5] / s)
+        self._record("zap one page", "MADV_DONTNEED of one present page", zap[:, 0] / s)
+        self._record("zap one page in a table less a page", "a call just too short to free the table", zap[:, 1] / s)
+        self._record("zap one page in a table", "a call over the whole table", zap[:, 5] / s)
+        self._record("zap one page in each of 32 tables", "one call over 32 tables, a table", zap[:, 6] / s)
+        self._record("empty table, one entry", "a call over one entry of an empty table", zap[:, 2] / s)
+        self._record("empty table, less an entry", "a call over all entries but one of an empty table", zap[:, 3] / s)
+        self._record("empty table", "a call over the whole of an empty table", zap[:, 4] / s)
+        self._record("32 empty tables", "one call over 32 empty tables, a table", zap[:, 8] / s)
 
-    def dense(self) -> None:
-        """Full tables: what a page costs, which hangs on how much was written before and is still in the caches."""
+    def full_tables(self) -> None:
+        """The cost of a page, which depends on how much was written before and is still in the caches."""
         e = self.arch.entries
-        for tables in SIZES:
-            most, whole, halves = (self._in_slots(tables, n) for n in (e - 1, e, e // 2))
+        for tables in FULL_TABLES:
+            most, whole, halves = (self._first_pages(tables, n) for n in (e - 1, e, e // 2))
             twice = np.concatenate([halves, halves + e // 2])
             twice = twice[np.argsort(twice[:, 0], kind="stable")]
-            all_ = np.array([[0, tables * e]], np.int64)
-            steps = [(most, most), (whole, whole), (whole, twice), (whole, all_)]
+            all_tables = np.array([[0, tables * e]], np.int64)
+            steps = [(most, most), (whole, whole), (whole, twice), (whole, all_tables)]
             install, zap = np.moveaxis(self._times(steps, tables * e), 2, 0)
             size = f"{tables * self.arch.span_bytes // MIB} MiB resident"
-            self._add(f"zap a page, {size}", "calls one page short of a full table, a page", zap[:, 0] / len_of(most))
-            self._add(f"zap a full table, {size}", "a call a table", zap[:, 1] / tables)
-            self._add(f"zap a full table in halves, {size}", "two calls a table, a table", zap[:, 2] / tables)
-            self._add(f"zap full tables at once, {size}", "one call over all tables, a table", zap[:, 3] / tables)
-            self._add(
-                f"install a page, {size}", "MADV_POPULATE_WRITE of full tables, a page", install[:, 1] / len_of(whole)
+            self._record(
+                f"zap a page, {size}", "calls one page short of a full table, a page", zap[:, 0] / count_pages(most)
+            )
+            self._record(f"zap a full table, {size}", "a call a table", zap[:, 1] / tables)
+            self._record(f"zap a full table in halves, {size}", "two calls a table, a table", zap[:, 2] / tables)
+            self._record(f"zap full tables at once, {size}", "one call over all tables, a table", zap[:, 3] / tables)
+            self._record(
+                f"install a page, {size}",
+                "MADV_POPULATE_WRITE of full tables, a page",
+                install[:, 1] / count_pages(whole),
             )
 
-    def flushes(self) -> None:
-        """A few pages a call, all in the caches: around the number from which the whole TLB is flushed."""
+    def tlb_flushes(self) -> None:
+        """Calls over PAGES_PER_CALL pages, all of them in the caches."""
         s, rounds = 4, 9
-        steps = [(self._in_slots(s, n), self._in_slots(s, n)) for _ in range(rounds) for n in FLUSHED]
-        zap = self._times(steps, s * self.arch.entries)[:, :, 1].reshape(self._repeats, rounds, len(FLUSHED))
-        for at, n in enumerate(FLUSHED):
-            self._add(
+        steps = [(self._first_pages(s, n), self._first_pages(s, n)) for _ in range(rounds) for n in PAGES_PER_CALL]
+        zap = self._times(steps, s * self.arch.entries)[:, :, 1].reshape(self._repeats, rounds, len(PAGES_PER_CALL))
+        for at, n in enumerate(PAGES_PER_CALL):
+            self._record(
                 f"zap {n} pages, hot", "one call over the first pages of a table", np.median(zap[:, :, at], axis=1) / s
             )
 
-    def marking(self) -> None:
-        """Full tables under MADV_FREE: just written, and again."""
+    def madvise_free(self) -> None:
+        """MADV_FREE of full tables: just written, and a second time."""
         s = 16
-        full, pages = self._in_slots(s, self.arch.entries), s * self.arch.entries
-        times = self._times([(full, full), (NOTHING, full)], pages, advice="free")[:, :, 1] / pages
-        self._add("MADV_FREE, a page", "MADV_FREE of full tables, just written, a page", times[:, 0])
-        self._add("MADV_FREE again, a page", "the same once more, nothing written between", times[:, 1])
+        full, pages = self._first_pages(s, self.arch.entries), s * self.arch.entries
+        times = self._times([(full, full), (NO_RANGES, full)], pages, advice="free")[:, :, 1] / pages
+        self._record("MADV_FREE, a page", "MADV_FREE of full tables, just written, a page", times[:, 0])
+        self._record("MADV_FREE again, a page", "the same once more, nothing written between", times[:, 1])
 
-    def unmapping(self) -> None:
-        """The same by munmap."""
+    def munmap(self) -> None:
+        """munmap of tables with one page, and of full tables."""
         e, s = self.arch.entries, SLOTS
-        one, whole = self._in_slots(s, 1), self._in_slots(s, e)
-        full = self._in_slots(16, e)
+        one, whole = self._first_pages(s, 1), self._first_pages(s, e)
+        full = self._first_pages(16, e)
         times = self._times([(one, whole)], s * e, unmap=True)[:, :, 1] / s
-        self._add("munmap, one page", "munmap of a table with one page, a call", times[:, 0])
+        self._record("munmap, one page", "munmap of a table with one page, a call", times[:, 0])
         times = self._times([(full, full)], 16 * e, unmap=True)[:, :, 1] / (16 * e)
-        self._add("munmap, a page", "munmap of full tables, a page", times[:, 0])
+        self._record("munmap, a page", "munmap of full tables, a page", times[:, 0])
 
-    def bare(self) -> None:
-        """Slots without a table: in a VMA that nobody ever touched, then below upper tables."""
+    def absent_tables(self) -> None:
+        """Calls over slots without a table: in an untouched VMA, and below upper tables."""
         e, s = self.arch.entries, SLOTS
-        absent, wide = self._in_slots(s, e) + e, self._in_slots(s // WIDE, e * WIDE, e * WIDE) + e
-        steps = [(NOTHING, absent)] * 3 + [(FIRST, absent)] * 3 + [(FIRST, wide)] * 3
+        absent, wide = (
+            self._first_pages(s, e) + e,
+            self._first_pages(s // WIDE, e * WIDE, e * WIDE) + e,
+        )
+        steps = [(NO_RANGES, absent)] * 3 + [(FIRST_PAGE, absent)] * 3 + [(FIRST_PAGE, wide)] * 3
         zap = self._times(steps, (s + 1) * e)[:, :, 1].reshape(self._repeats, 3, 3)[:, :, 1:].min(axis=2) / s
-        self._add("call over nothing", "a call over a slot where there is no table at all", zap[:, 0])
-        self._add("absent table", "a call over a slot without a table, below upper tables", zap[:, 1])
-        self._add("32 absent tables", "one call over 32 such slots, a slot", zap[:, 2])
+        self._record("call over nothing", "a call over a slot where there is no table at all", zap[:, 0])
+        self._record("absent table", "a call over a slot without a table, below upper tables", zap[:, 1])
+        self._record("32 absent tables", "one call over 32 such slots, a slot", zap[:, 2])
 
-    def together(self) -> None:
-        """Threads at the same time, each on a CPU of its own."""
+    def several_threads(self) -> None:
+        """Threads that zap at the same time, each on its own CPU."""
         e, s, cpus = self.arch.entries, SLOTS, self._runner.machine.cpus
-        one, absent = self._in_slots(s, 1) + e, self._in_slots(s, e) + e
+        one, absent = self._first_pages(s, 1) + e, self._first_pages(s, e) + e
         for threads in [n for n in (1, 2, 4, 8) if n <= cpus]:
-            steps = [(FIRST, absent)] * 3 + [(one, one)] * 3
+            steps = [(FIRST_PAGE, absent)] * 3 + [(one, one)] * 3
             zap = self._times(steps, (s + 1) * e, threads=threads)[:, :, 1].reshape(self._repeats, 2, 3) / s
             by = f"{threads} thread{'s' * (threads > 1)}"
             how = ("a call over a slot without a table", "MADV_DONTNEED of one present page")
             for at, name in enumerate(("absent table", "zap one page")):
-                self._add(f"{name}, {by}", f"{how[at]}, CPU time a call", np.median(zap[:, at, 1:], axis=1))
+                self._record(f"{name}, {by}", f"{how[at]}, CPU time a call", np.median(zap[:, at, 1:], axis=1))
 
-    def _add(self, name: str, how: str, values: NDArray[np.float64]) -> None:
+    def _record(self, name: str, how: str, values: NDArray[np.float64]) -> None:
         self.figures[name] = Figure(name, how, values)
 
-    def _in_slots(self, slots: int, pages: int, step: int = 0) -> Ranges:
-        """The first so many pages of each slot."""
+    def _first_pages(self, slots: int, pages: int, step: int = 0) -> Ranges:
+        """The first `pages` pages of each of `slots` slots, `step` pages apart (0: the next slot)."""
         start = np.arange(slots, dtype=np.int64) * (step or self.arch.entries)
         return np.stack([start, start + pages], axis=1)
 
     def _times(
         self, steps: Sequence[Step], pages: int, *, threads: int = 1, unmap: bool = False, advice: str = "dontneed"
     ) -> NDArray[np.float64]:
-        """float64[repeats, steps, 2]: ns of each round's installs and calls, a fresh process a repeat."""
+        """float64[repeats, steps, 2]: ns of each round's installs and of its calls, a new process per repeat.
+
+        steps: a round each; pages: size of the VMA
+        """
         arch = self.arch
         scenario = Scenario(virt=pages * arch.page_bytes, sparsity=1, arch=arch.name, threads=threads, advice=advice)
         rounds = []
         for installs, calls in steps:
             offsets = np.array([len(calls) * t // threads for t in range(threads + 1)], np.int64)
-            rounds.append(Round(NOTHING, installs, calls, offsets))
-        script = Script(scenario, unmap, NOTHING, tuple(rounds))
-        return np.stack([self._runner.perform(script).times_ns for _ in range(self._repeats)]).astype(np.float64)
+            rounds.append(Round(NO_RANGES, installs, calls, offsets))
+        script = Script(scenario, unmap, NO_RANGES, tuple(rounds))
+        return np.stack([self._runner.run_script(script).times_ns for _ in range(self._repeats)]).astype(np.float64)
 
 
-def len_of(ranges: Ranges) -> int:
-    """Pages."""
+def count_pages(ranges: Ranges) -> int:
+    """Number of pages in ranges that do not overlap."""
     return int((ranges[:, 1] - ranges[:, 0]).sum())

@@ -1,4 +1,4 @@
-"""Points on the live kernel, one at a time: a fresh child for each, looked at after each half of each round."""
+"""Runs scenarios on this machine's kernel, one at a time, each in a new child. Reads /proc after each half round."""
 
 import os
 from types import TracebackType
@@ -8,32 +8,36 @@ import numpy as np
 
 from engine.kernel import feasibility, host, outcome, proc_reader, script
 from engine.kernel.feasibility import RefusedError
-from engine.kernel.host import Machine, UnfitError
-from engine.kernel.outcome import RES_END, RES_PEAK, VM_END, VM_PEAK, Seen
+from engine.kernel.host import Machine, UnsupportedMachineError
+from engine.kernel.outcome import RES_END, RES_PEAK, VM_END, VM_PEAK, Observation
 from engine.kernel.script import Round, Script
-from engine.kernel.server import Hello, LostError, Server, TimedOutError
+from engine.kernel.server import LostError, Server, ServerInfo, TimedOutError
 from engine.model.arch import ARCHES, KIB
 from engine.model.scenario import Scenario
 
-__all__ = ["LostError", "RefusedError", "Runner", "Seen", "TimedOutError", "UnfitError"]
+__all__ = ["LostError", "Observation", "RefusedError", "Runner", "TimedOutError", "UnsupportedMachineError"]
 
 LIMIT_S = 120.0
 
 
 class Runner:
-    """A context manager; raises UnfitError where no point can run. `pt_reclaim` is what a probe found, not a config."""
+    """A context manager around a server process. Raises UnsupportedMachineError where no point can run.
+
+    limit_s: time limit of a point
+    pt_reclaim: whether a zap of a whole table frees it. Found by a probe: a kernel's configuration is not always known.
+    """
 
     def __init__(self, limit_s: float = LIMIT_S) -> None:
         self.limit_s = limit_s
-        self.machine: Machine = host.look()
-        self._scans, self._scans_guards = what_scans(self.machine.page_bytes)
+        self.machine: Machine = host.read_machine()
+        self._has_pagemap_scan, self._scans_markers = probe_pagemap_scan(self.machine.page_bytes)
         self._server: Server | None = None
 
     def __enter__(self) -> Self:
         self._server = Server()
-        self.hello: Hello = self._server.hello
+        self.info: ServerInfo = self._server.info
         try:
-            self.pt_reclaim = self._probe()
+            self.pt_reclaim = self._probe_pt_reclaim()
         except BaseException:
             self.close()
             raise
@@ -46,102 +50,106 @@ class Runner:
 
     @property
     def policy(self) -> str:
-        """The design that this kernel follows."""
+        """The policy that this kernel follows."""
         return "merged" if self.pt_reclaim else "none"
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The outcome columns that this kernel shows."""
-        return tuple(name for name in outcome.SEEN if self._scans_guards or name not in outcome.BY_SCAN)
+        """The outcome columns that can be observed on this kernel."""
+        return tuple(c for c in outcome.OBSERVED_COLUMNS if self._scans_markers or c not in outcome.SCANNED_COLUMNS)
 
     @property
     def counts_pages(self) -> bool:
-        """RES is counted entry by entry, to the page. Without PAGEMAP_SCAN it is VmRSS, with its noise."""
-        return self._scans
+        """Whether RES is counted entry by entry. Without PAGEMAP_SCAN it is VmRSS, which is not exact."""
+        return self._has_pagemap_scan
 
-    def run(self, scenario: Scenario, unmap: bool = False) -> Seen:
-        """One point. Raises RefusedError before anything is touched, or TimedOutError, LostError."""
-        feasibility.check(scenario, unmap, self.machine, self.hello.guards)
-        feasibility.check_memory(scenario, host.memory())
-        return self.perform(script.write(scenario, unmap))
+    def run(self, scenario: Scenario, unmap: bool = False) -> Observation:
+        """Run one point; `unmap`: with munmap in place of madvise.
 
-    def perform(self, work: Script) -> Seen:
-        """The same, not asking whether it fits."""
+        Raises RefusedError before anything is mapped, TimedOutError, LostError.
+        """
+        feasibility.check(scenario, unmap, self.machine, self.info.guards)
+        feasibility.check_memory(scenario, host.available_memory())
+        return self.run_script(script.script_of(scenario, unmap))
+
+    def run_script(self, point: Script) -> Observation:
+        """Run a script without checking whether this machine can run it. Raises as run() does."""
         if self._server is None:
             self._server = Server()
         try:
-            order, arrays = work.order(self.limit_s)
-            first = self._server.begin(order, arrays, self.limit_s)
-            if "ready" in first:
-                found = self._watch(self._server, work, int(first["ready"]), int(first["base"]))
-            self._server.end(dismiss="ready" in first)
+            message, arrays = point.message(self.limit_s)
+            answer = self._server.start_point(message, arrays, self.limit_s)
+            if "ready" in answer:
+                observation = self._run_rounds(self._server, point, int(answer["ready"]), int(answer["base"]))
+            self._server.finish_point(dismiss="ready" in answer)
         except BaseException:
-            self.close()  # whatever is left of the point goes with the server
+            self.close()  # the child ends with the server
             raise
-        if "ready" not in first:
-            raise RefusedError(no_room(work.scenario, self.machine))
-        return found
+        if "ready" not in answer:
+            raise RefusedError(no_space_message(point.scenario, self.machine))
+        return observation
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """End the server and its child. The next point starts another server."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
 
-    def _watch(self, server: Server, work: Script, child: int, base: int) -> Seen:
-        """Tell the child each half of each round, and look at it after each."""
-        page, virt = work.page, work.scenario.virt
-        rounds = np.zeros((len(work.rounds), 4), np.int64)
-        times, drift, left = np.zeros((len(work.rounds), 2), np.int64), 0, None
-        with proc_reader.Scanner(child, self._scans_guards) as scanner:
-            before = proc_reader.status(child)
-            for number in range(len(work.rounds)):
+    def _run_rounds(self, server: Server, point: Script, child: int, base: int) -> Observation:
+        """Let the child (a process id) do each half round, and read its /proc files after each."""
+        page, virt = point.page, point.scenario.virt
+        rounds = np.zeros((len(point.rounds), 4), np.int64)
+        times, drift, entries_left = np.zeros((len(point.rounds), 2), np.int64), 0, None
+        with proc_reader.Scanner(child, self._scans_markers) as scanner:
+            before = proc_reader.read_status(child)
+            for number in range(len(point.rounds)):
                 for half, (res_at, vm_at) in enumerate(((RES_PEAK, VM_PEAK), (RES_END, VM_END))):
-                    times[number, half] = server.go_on()
-                    now = proc_reader.status(child)
+                    times[number, half] = server.run_half_round()
+                    now = proc_reader.read_status(child)
                     resident = (now.vm_rss_kib - before.vm_rss_kib) * KIB
-                    if self._scans:
-                        entries = scanner.entries(base, virt, page)
+                    if self._has_pagemap_scan:
+                        entries = scanner.scan(base, virt, page)
                         drift = max(drift, abs(resident // page - entries.present))
                         resident = entries.present * page
-                        left = entries.ranges if self._scans_guards else None
+                        entries_left = entries.ranges if self._scans_markers else None
                     rounds[number, [res_at, vm_at]] = resident, now.vm_pte_kib - before.vm_pte_kib
-        return Seen(outcome.columns(work, rounds, left), rounds, times, drift)
+        return Observation(outcome.outcome_columns(point, rounds, entries_left), rounds, times, drift)
 
-    def _probe(self) -> bool:
-        """Two full tables, one zapped by one call, one by two: PT_RECLAIM frees the first and only that."""
+    def _probe_pt_reclaim(self) -> bool:
+        """Fill two tables; zap one by one call, the other by two. With PT_RECLAIM only the first is freed."""
         arch = next((a for a in ARCHES if a.name == self.machine.arch), None)
         if arch is None:
-            raise UnfitError(
+            raise UnsupportedMachineError(
                 f"no scenario has {self.machine.machine} with pages of {self.machine.page_bytes} bytes as its arch"
             )
         scenario = Scenario(virt=2 * arch.span_bytes, sparsity=0, arch=arch.name)
-        nothing = np.zeros((0, 2), np.int64)
+        no_ranges = np.zeros((0, 2), np.int64)
         table = arch.entries
         calls = np.array([[0, table], [table, table * 3 // 2], [table * 3 // 2, 2 * table]], np.int64)
-        install = np.array([[0, 2 * table]], np.int64)
-        round_ = Round(nothing, install, calls, np.array([0, 3], np.int64))
-        found = self.perform(Script(scenario, False, nothing, (round_,)))
-        freed = found.values["pte_tables_freed"]
+        installs = np.array([[0, 2 * table]], np.int64)
+        round_ = Round(no_ranges, installs, calls, np.array([0, 3], np.int64))
+        observation = self.run_script(Script(scenario, False, no_ranges, (round_,)))
+        freed = observation.values["pte_tables_freed"]
         if freed not in (0, 1):
-            raise UnfitError(f"Linux {self.machine.release} freed {freed} tables where PT_RECLAIM frees one")
+            message = f"Linux {self.machine.release} freed {freed} tables where PT_RECLAIM frees one"
+            raise UnsupportedMachineError(message)
         return freed == 1
 
 
-def what_scans(page_bytes: int) -> tuple[bool, bool]:
-    """Whether PAGEMAP_SCAN is there (Linux 6.7), and knows guard markers (6.15)."""
-    found = []
-    for guards in (False, True):
+def probe_pagemap_scan(page_bytes: int) -> tuple[bool, bool]:
+    """Whether the kernel has PAGEMAP_SCAN (Linux 6.7), and whether that reports guard markers (6.15)."""
+    supported = []
+    for markers in (False, True):
         try:
-            with proc_reader.Scanner(os.getpid(), guards) as scanner:
-                scanner.entries(0, page_bytes, page_bytes)
-            found.append(True)
+            with proc_reader.Scanner(os.getpid(), markers) as scanner:
+                scanner.scan(0, page_bytes, page_bytes)
+            supported.append(True)
         except OSError:
-            found.append(False)
-    return found[0], found[1]
+            supported.append(False)
+    return supported[0], supported[1]
 
 
-def no_room(scenario: Scenario, here: Machine) -> str:
-    """Why the mapping may have failed."""
-    limits = f"vm.overcommit_memory is {here.overcommit}" if here.overcommit == 2 else "see ulimit -v and -d"
-    return f"virt {scenario.virt}: cannot be mapped at an address on 512 GiB; {limits}"
+def no_space_message(scenario: Scenario, machine: Machine) -> str:
+    """Why the VMA could not be mapped at any address."""
+    limit = f"vm.overcommit_memory is {machine.overcommit}" if machine.overcommit == 2 else "see ulimit -v and -d"
+    return f"virt {scenario.virt}: cannot be mapped at an address on 512 GiB; {limit}"

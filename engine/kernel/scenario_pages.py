@@ -1,7 +1,7 @@
-"""A scenario as lists of pages: what an install writes, where markers stand, which calls are made in which order.
+"""The pages of a scenario as ranges: what an install writes, where markers are, and the calls in their order.
 
-The walks draw the same pages table by table and keep only counts; here they are spelled out, so that somebody else (the
-live kernel) can be asked to do exactly that. Pages count from the VMA's start; ranges are int64[n, 2], first and end.
+The engine draws the same pages table by table and keeps only counts. The kernel engine needs the pages themselves.
+Pages are numbered from the VMA's start.
 """
 
 from dataclasses import dataclass
@@ -28,23 +28,24 @@ from engine.walk.encode import Encoded, encode
 from engine.walk.residency import cut, drawn_extents, place_extents, resident_extents
 
 Ranges = NDArray[np.int64]
+"""int64[n, 2]: first and end page."""
 
 INSTALLS, MARKERS = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The calls of one round, thread after thread, each in the order in which it is made.
+    """The calls of one round, ordered by thread, those of a thread in the order in which it makes them.
 
-    ranges: int64[n, 2]; thread t makes ranges[offsets[t] : offsets[t + 1]]
+    offsets: int64[threads + 1]; thread t makes ranges[offsets[t] : offsets[t + 1]]
     """
 
     ranges: Ranges
     offsets: NDArray[np.int64]
 
 
-class Realisation:
-    """One scenario's pages and calls, round by round (rounds count from 0)."""
+class ScenarioPages:
+    """The pages and calls of one scenario. Rounds are numbered from 0."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._points: Encoded = encode(columns_of([scenario]))
@@ -57,19 +58,19 @@ class Realisation:
 
     @property
     def tables(self) -> int:
-        """Slots of one PTE table, the last may be cut off."""
+        """Number of slots; the last may be partial."""
         return int(self._par[lay.END_TABLE])
 
     def markers(self, first_table: int = 0, end_table: int | None = None) -> Ranges:
-        """Pages with a guard marker, as maximal ranges within these tables; the same in every round."""
+        """Pages with a guard marker in slots [first_table, end_table), as maximal ranges; equal in all rounds."""
         return self._ranges(MARKERS, 0, first_table, end_table)
 
     def installs(self, round_: int, first_table: int = 0, end_table: int | None = None) -> Ranges:
-        """Pages that the install of a round writes (none has a marker), as maximal ranges within these tables."""
+        """Pages without a marker that a round's install writes in slots [first_table, end_table), as maximal ranges."""
         return self._ranges(INSTALLS, round_, first_table, end_table)
 
     def calls(self, round_: int) -> Calls:
-        """The calls of a round, dealt to threads (docs/method.md, sections 2 and 6)."""
+        """The calls of a round, distributed to threads (docs/method.md, sections 2 and 6)."""
         par = self._par
         number = np.arange(par[lay.N_CALLS], dtype=np.int64)
         if par[lay.COVER] == NEVER:
@@ -87,11 +88,11 @@ class Realisation:
         ranges = np.stack([start, np.minimum(start + par[lay.ZAP], par[lay.PAGES])], axis=1)
         return Calls(ranges, np.searchsorted(thread[by_thread], np.arange(threads + 1)).astype(np.int64))
 
-    def _ranges(self, what: int, round_: int, first: int, end: int | None) -> Ranges:
+    def _ranges(self, kind: int, round_: int, first: int, end: int | None) -> Ranges:
         points, stop = self._points, self.tables if end is None else end
         out: Ranges = np.empty((0, 2), np.int64)
-        for _ in range(2):  # the first pass counts, the second has room to write
-            n = spell_out(what, self._seed, round_, first, stop, self._par, self._lim, points.cdfs, out)
+        for _ in range(2):  # the first pass counts, the second writes
+            n = write_ranges(kind, self._seed, round_, first, stop, self._par, self._lim, points.cdfs, out)
             if n <= len(out):
                 break
             out = np.empty((n, 2), np.int64)
@@ -99,22 +100,25 @@ class Realisation:
 
 
 @njit(cache=True)
-def spell_out(
-    what: Any, seed: Any, round_: Any, first: Any, end: Any, par: Any, lim: Any, cdfs: Any, out: Any
+def write_ranges(
+    kind: Any, seed: Any, round_: Any, first: Any, end: Any, par: Any, lim: Any, cdfs: Any, out: Any
 ) -> Any:  # fmt: skip
-    """Maximal ranges of the pages drawn in tables [first, end), into `out` as far as it goes; returns how many."""
+    """Write to `out` the maximal ranges of the pages drawn in slots [first, end). Returns their number.
+
+    kind: INSTALLS or MARKERS; out: int64[n, 2]; if there are more than n ranges, only the first n are written
+    """
     entries, pages = par[lay.ENTRIES], par[lay.PAGES]
     words = np.zeros(entries >> 6, np.uint64)
     marker = np.zeros(entries >> 6, np.uint64)
     scratch = np.zeros(entries >> 6, np.uint64)
     streams, pins = streams_of(seed, round_ + 1)[round_], pins_of(seed)
     n = 0
-    begin, stop = np.int64(-1), np.int64(-1)  # the range at hand
+    begin, stop = np.int64(-1), np.int64(-1)  # the range that may still grow
     for table in range(first, end):
         base = table * entries
         valid = min(entries, pages - base)
         draw_markers(par, cdfs, pins, table, valid, marker, scratch)
-        if what == MARKERS:
+        if kind == MARKERS:
             words[:] = marker
         else:
             draw_install(par, lim, cdfs, streams, table, valid, words, scratch)
@@ -143,7 +147,7 @@ def spell_out(
 
 @njit(cache=True)
 def draw_markers(par: Any, cdfs: Any, pins: Any, table: Any, valid: Any, words: Any, scratch: Any) -> None:
-    """The entries of one table that hold a guard marker."""
+    """Set in `words`, uint64[entries / 64], the entries of a table that are guard markers. Writes words, scratch."""
     words[:] = ZERO
     if par[lay.PIN] == NEVER:
         return
@@ -161,7 +165,7 @@ def draw_install(
     par: Any, lim: Any, cdfs: Any, streams: Any, table: Any, valid: Any, words: Any,
     scratch: Any,
 ) -> None:  # fmt: skip
-    """The entries of one table that an install writes, markers not regarded."""
+    """Set in `words` the entries of a table that an install writes, ignoring markers. Writes words, scratch."""
     words[:] = ZERO
     mode, places = par[lay.INSTALL], par[lay.PLACES]
     if mode == NEVER:
@@ -179,7 +183,7 @@ def draw_install(
 
 @njit(cache=True)
 def next_entry(words: Any, first: Any, end: Any, wanted: Any) -> Any:
-    """The first entry from `first` on that is set (or, not `wanted`, is none); `end` if there is no such."""
+    """The first entry at or after `first` whose bit in `words` equals `wanted`; `end` if there is none."""
     at = first
     while at < end:
         x = words[at >> 6] if wanted else ~words[at >> 6]
@@ -192,7 +196,7 @@ def next_entry(words: Any, first: Any, end: Any, wanted: Any) -> Any:
 
 @njit(cache=True)
 def call_keys(seed: Any, round_: Any, n: Any) -> Any:
-    """uint64[n]: the key of each call, by which it is made and takes its place in random order."""
+    """uint64[n]: the key of each call, which decides whether it is made, and its position in random order."""
     stream, low = key(seed, round_, CALL), key(seed, round_, CALL_LOW)
     out = np.empty(n, np.uint64)
     for i in range(n):

@@ -1,4 +1,4 @@
-"""What the child of one point has to do, as ranges of bytes; and the upper tables that this must leave."""
+"""A point as lists of page ranges that a child process works through, and arithmetic with such ranges."""
 
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -6,13 +6,16 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernel.scenario_pages import Ranges, Realisation
+from engine.kernel.scenario_pages import Ranges, ScenarioPages
 from engine.model.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Ranges of pages: mapped again before the install, written by it, then zapped in order, thread after thread."""
+    """One round: map `holes` again, write the pages of `installs`, then zap `calls`, a call per range.
+
+    offsets: int64[threads + 1]; thread t makes calls[offsets[t] : offsets[t + 1]] in order
+    """
 
     holes: Ranges
     installs: Ranges
@@ -22,7 +25,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One point in full. `unmap`: munmap in place of madvise, and markers anew in every round."""
+    """All steps of one point. `unmap`: zap by munmap in place of madvise, and install the markers in every round."""
 
     scenario: Scenario
     unmap: bool
@@ -31,20 +34,26 @@ class Script:
 
     @property
     def page(self) -> int:
+        """Bytes."""
         return self.scenario.geometry.page_bytes
 
-    def order(self, limit_s: float) -> tuple[dict[str, object], list[NDArray[np.int64]]]:
-        """What the child is told (engine.kernel.child.perform), and its arrays, equal ones once."""
+    def message(self, limit_s: float) -> tuple[dict[str, object], list[NDArray[np.int64]]]:
+        """The point as engine.kernel.child.run_point receives it: facts, and arrays of (offset, length) in bytes.
+
+        Array 0 holds the markers. Rounds refer to arrays by number; equal arrays are sent once.
+        """
         arrays: list[NDArray[np.int64]] = [self.markers]
-        place: dict[bytes, int] = {}
+        numbers: dict[bytes, int] = {}
 
-        def put(ranges: Ranges) -> int:
-            at = place.setdefault(blake2b(ranges.tobytes()).digest(), len(arrays))
-            if at == len(arrays):
+        def number_of(ranges: Ranges) -> int:
+            number = numbers.setdefault(blake2b(ranges.tobytes()).digest(), len(arrays))
+            if number == len(arrays):
                 arrays.append(ranges)
-            return at
+            return number
 
-        rounds = [(put(r.holes), put(r.installs), put(r.calls), r.offsets.tolist()) for r in self.rounds]
+        rounds = [
+            (number_of(r.holes), number_of(r.installs), number_of(r.calls), r.offsets.tolist()) for r in self.rounds
+        ]
         facts: dict[str, object] = {
             "virt": self.scenario.virt,
             "threads": self.scenario.threads,
@@ -53,36 +62,36 @@ class Script:
             "rows": [len(array) for array in arrays],
             "rounds": rounds,
         }
-        lengths = [np.stack([a[:, 0], a[:, 1] - a[:, 0]], axis=1) * self.page for a in arrays]
-        return facts, lengths
+        in_bytes = [np.stack([a[:, 0], a[:, 1] - a[:, 0]], axis=1) * self.page for a in arrays]
+        return facts, in_bytes
 
 
-def write(scenario: Scenario, unmap: bool) -> Script:
-    """Spell a scenario out."""
-    real = Realisation(scenario)
+def script_of(scenario: Scenario, unmap: bool) -> Script:
+    """The steps of a scenario."""
+    pages = ScenarioPages(scenario)
     rounds: list[Round] = []
     holes: Ranges = np.zeros((0, 2), np.int64)
     for number in range(scenario.rounds):
-        calls = real.calls(number)
-        rounds.append(Round(holes, real.installs(number), calls.ranges, calls.offsets))
+        calls = pages.calls(number)
+        rounds.append(Round(holes, pages.installs(number), calls.ranges, calls.offsets))
         if unmap:
-            holes = merged(calls.ranges)
-    return Script(scenario, unmap, real.markers(), tuple(rounds))
+            holes = merge_ranges(calls.ranges)
+    return Script(scenario, unmap, pages.markers(), tuple(rounds))
 
 
-def merged(ranges: Ranges) -> Ranges:
-    """The same pages as ranges in order, neighbours joined. The ranges must not overlap."""
+def merge_ranges(ranges: Ranges) -> Ranges:
+    """The ranges in order, adjacent ones joined. They must not overlap."""
     if not len(ranges):
         return ranges
     ordered = ranges[np.argsort(ranges[:, 0], kind="stable")]
-    new = np.append(True, ordered[1:, 0] > ordered[:-1, 1])
-    starts = np.flatnonzero(new)
+    begins = np.append(True, ordered[1:, 0] > ordered[:-1, 1])
+    starts = np.flatnonzero(begins)
     ends = np.append(starts[1:], len(ordered)) - 1
     return np.stack([ordered[starts, 0], ordered[ends, 1]], axis=1)
 
 
 def pages_below(ranges: Ranges, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each bound: pages of the ranges that lie below it. The ranges must not overlap."""
+    """int64[bounds]: for each bound (a page), how many pages of the ranges are below it. Ranges must not overlap."""
     if not len(ranges):
         return np.zeros(len(bounds), np.int64)
     ordered = ranges[np.argsort(ranges[:, 0], kind="stable")]
@@ -92,27 +101,27 @@ def pages_below(ranges: Ranges, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(before[at] - beyond)
 
 
-def common_pages(some: Ranges, others: Ranges) -> int:
-    """How many pages lie in both. Neither's own ranges may overlap."""
-    return int((pages_below(some, others[:, 1]) - pages_below(some, others[:, 0])).sum()) if len(others) else 0
+def common_pages(first: Ranges, second: Ranges) -> int:
+    """Number of pages that are in both. The ranges of each must not overlap among themselves."""
+    return int((pages_below(first, second[:, 1]) - pages_below(first, second[:, 0])).sum()) if len(second) else 0
 
 
 def upper_tables(script: Script, span: int) -> NDArray[np.int64]:
-    """int64[rounds, 2]: tables of a level whose tables span so many pages, at peak and end of each round.
+    """int64[rounds, 2]: tables of the level whose tables span `span` pages, at the peak and the end of each round.
 
-    An upper table comes with the first entry below it. A zap never frees one; munmap does when nothing of the VMA is
-    left in its span (free_pgd_range's floor and ceiling). /proc shows only the sum of all levels.
+    An upper table is allocated with the first entry below it. A zap never frees one. munmap frees it when nothing of
+    the VMA is left in its span (floor and ceiling of free_pgd_range).
     """
     pages = script.scenario.virt // script.page
     bounds = np.append(np.arange(0, pages, span, dtype=np.int64), pages)
-    there = np.zeros(len(bounds) - 1, bool)
-    out = np.zeros((len(script.rounds), 2), np.int64)
+    allocated = np.zeros(len(bounds) - 1, bool)
+    counts = np.zeros((len(script.rounds), 2), np.int64)
     for number, round_ in enumerate(script.rounds):
         if number == 0 or script.unmap:
-            there |= np.diff(pages_below(script.markers, bounds)) > 0
-        there |= np.diff(pages_below(round_.installs, bounds)) > 0
-        out[number, 0] = there.sum()
+            allocated |= np.diff(pages_below(script.markers, bounds)) > 0
+        allocated |= np.diff(pages_below(round_.installs, bounds)) > 0
+        counts[number, 0] = allocated.sum()
         if script.unmap:
-            there &= np.diff(pages_below(round_.calls, bounds)) < np.diff(bounds)
-        out[number, 1] = there.sum()
-    return out
+            allocated &= np.diff(pages_below(round_.calls, bounds)) < np.diff(bounds)
+        counts[number, 1] = allocated.sum()
+    return counts

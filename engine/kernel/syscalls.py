@@ -1,7 +1,8 @@
-"""The system calls of a point, in one compiled loop over prepared ranges.
+"""Makes the system calls of a point in one compiled loop over prepared ranges.
 
-A call from Python costs as much as the madvise that is to be measured. This loop costs 2 ns a call (`loop_ns`), holds
-no GIL, and all threads start together. Not process_madvise: that is one call with one flush for all its ranges.
+A call from Python costs as much as the madvise that is to be measured. This loop costs 2 ns per call (`loop_ns`), does
+not hold the GIL, and lets all threads start together. process_madvise is no substitute: it makes one call with one TLB
+flush for all its ranges.
 """
 
 from typing import Any
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 MADV_DONTNEED, MADV_FREE, MADV_NOHUGEPAGE, MADV_POPULATE_WRITE, MADV_GUARD_INSTALL = 4, 8, 15, 23, 102
 UNMAP, NOTHING = -1, -2
-"""In place of an advice: munmap; and posix_madvise(POSIX_MADV_DONTNEED), which in glibc and musl enters no kernel."""
+"""Other values for `advice`: munmap; and posix_madvise(POSIX_MADV_DONTNEED), which glibc and musl do not pass on to the
+kernel."""
 
 CLOCK_THREAD_CPUTIME_ID = 3
 WARM_UPS, PAGE = 4, 4096
@@ -27,21 +29,24 @@ _errno = types.ExternalFunction("__errno_location", types.CPointer(types.int32)(
 
 @njit(cache=True, nogil=True)
 def cpu_ns(stamp: Any) -> Any:
-    """CPU time of this thread. stamp: int64[2], scratch."""
+    """CPU time of this thread in ns. Writes stamp: int64[2], scratch."""
     _clock_gettime(CLOCK_THREAD_CPUTIME_ID, stamp.ctypes.data)
     return stamp[0] * 1_000_000_000 + stamp[1]
 
 
 @njit(cache=True, nogil=True)
-def make_calls(base: Any, ranges: Any, advice: Any, gate: Any, place: Any, warm: Any) -> tuple[Any, Any, Any]:
-    """(calls made, errno of the one that failed or 0, CPU ns of this thread that they took, the clock's own left out).
+def make_calls(base: Any, ranges: Any, advice: Any, gate: Any, thread: Any, warm: Any) -> tuple[Any, Any, Any]:
+    """Call madvise with `advice` on each range, until one fails.
 
-    base: address; ranges: int64[n, 2], first byte and length; gate: int64[threads + 1], one's own place says that one
-    is there, the last lets all begin; warm: a page of one's own, touched and zapped some times before the clock runs,
-    so that a point of few calls does not measure cold caches; 0 for none
+    Returns (successful calls, errno of the failed one or 0, CPU ns of this thread without the cost of the clock).
+
+    base: address; ranges: int64[n, 2], offset and length in bytes
+    gate: int64[threads + 1]; each thread sets gate[thread] and starts when gate[-1] is set
+    warm: address of a page that is written and zapped WARM_UPS times before the clock starts, so that a point of few
+    calls does not measure cold caches; 0: no warm-up
     """
     stamp = np.zeros(2, np.int64)
-    gate[place] = 1
+    gate[thread] = 1
     while gate[-1] == 0:
         _sched_yield()
     if warm != 0:
@@ -49,8 +54,8 @@ def make_calls(base: Any, ranges: Any, advice: Any, gate: Any, place: Any, warm:
             _madvise(warm, PAGE, MADV_POPULATE_WRITE)
             _madvise(warm, PAGE, MADV_DONTNEED)
     before = cpu_ns(stamp)
-    began = cpu_ns(stamp)
-    made, failed = 0, 0
+    start = cpu_ns(stamp)
+    calls, failed = 0, 0
     for i in range(len(ranges)):
         if advice == UNMAP:
             failed = _munmap(base + ranges[i, 0], ranges[i, 1])
@@ -60,13 +65,13 @@ def make_calls(base: Any, ranges: Any, advice: Any, gate: Any, place: Any, warm:
             failed = _madvise(base + ranges[i, 0], ranges[i, 1], advice)
         if failed != 0:
             break
-        made += 1
+        calls += 1
     error = _errno()[0] if failed != 0 else 0
-    return made, error, max(cpu_ns(stamp) - began - (began - before), 0)
+    return calls, error, max(cpu_ns(stamp) - start - (start - before), 0)
 
 
 def loop_ns(calls: int = 200_000) -> float:
-    """What the loop itself costs, ns a call: the same with a call that returns at once."""
+    """The cost of the loop, ns per call, measured with a call that returns at once. The least of 5 measurements."""
     ranges: NDArray[np.int64] = np.full((calls, 2), 4096, np.int64)
     gate: NDArray[np.int64] = np.array([0, 1], np.int64)
     make_calls(0, ranges[:1], NOTHING, gate, 0, 0)

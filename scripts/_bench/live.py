@@ -8,7 +8,7 @@ import psutil
 
 from _bench.bench import Bench
 from _bench.figure import Figure, Reach, timed
-from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError, UnfitError
+from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError, UnsupportedMachineError
 from engine.model.arch import GIB, KIB, MIB
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
@@ -37,7 +37,7 @@ def section(bench: Bench) -> Iterator[Figure]:
                 virt = min(room, MOST_CALLS * fields["zap"])
                 point = Scenario(virt=virt, sparsity=round(1 - SHARE, 4), **fields)
                 yield compared(bench, runner, f"{told}, {virt // GIB} GiB", point, least)
-    except (UnfitError, RefusedError, LostError, TimedOutError) as error:
+    except (UnsupportedMachineError, RefusedError, LostError, TimedOutError) as error:
         bench.say(f"  left out: {error}")
 
 

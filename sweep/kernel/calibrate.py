@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernel.microbench import FLUSHED, SIZES, Figure
+from engine.kernel.microbench import FULL_TABLES, PAGES_PER_CALL, Figure
 from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, row
@@ -30,9 +30,9 @@ PROCESSES = 5
 TOGETHER = ("absent table", "zap one page")
 INSTALL = ("ptes_installed", "pte_tables_allocated", "atomics")
 """Counters of an install, without refaults; zap_ns knows nothing of them."""
-ONE, FEW, MANY, HALF, MOST = (f"zap {pages} pages, hot" for pages in FLUSHED)
-A_PAGE = [f"zap a page, {2 * tables} MiB resident" for tables in SIZES]
-INSTALL_A_PAGE = [f"install a page, {2 * tables} MiB resident" for tables in SIZES]
+ONE, FEW, MANY, HALF, MOST = (f"zap {pages} pages, hot" for pages in PAGES_PER_CALL)
+A_PAGE = [f"zap a page, {2 * tables} MiB resident" for tables in FULL_TABLES]
+INSTALL_A_PAGE = [f"install a page, {2 * tables} MiB resident" for tables in FULL_TABLES]
 PAGE_BYTES, ENTRIES = 4096, 512
 WIDE = 32
 
@@ -63,17 +63,17 @@ def page(at: At) -> float:
 
 
 def hot_page(at: At) -> float:
-    return (at(MOST) - at(HALF)) / (FLUSHED[4] - FLUSHED[3])
+    return (at(MOST) - at(HALF)) / (PAGES_PER_CALL[4] - PAGES_PER_CALL[3])
 
 
 def invlpg(at: At) -> float:
-    return (at(FEW) - at(ONE)) / (FLUSHED[1] - FLUSHED[0]) - hot_page(at)
+    return (at(FEW) - at(ONE)) / (PAGES_PER_CALL[1] - PAGES_PER_CALL[0]) - hot_page(at)
 
 
 def full_flush(at: At) -> float:
     """Where a flush becomes a full one, all INVLPG go."""
-    more = FLUSHED[2] - FLUSHED[1]
-    return at(MANY) - at(FEW) - more * hot_page(at) + FLUSHED[1] * max(invlpg(at), 0)
+    more = PAGES_PER_CALL[2] - PAGES_PER_CALL[1]
+    return at(MANY) - at(FEW) - more * hot_page(at) + PAGES_PER_CALL[1] * max(invlpg(at), 0)
 
 
 def flush(at: At) -> float:
@@ -211,7 +211,7 @@ def document(
         "date": date,
         "cpus": runner.machine.cpus,
         "load": [round(average, 2) for average in load],
-        "loop_ns": round(runner.hello.loop_ns, 2),
+        "loop_ns": round(runner.info.loop_ns, 2),
         "counters": counters,
         "figures": {
             figure.name: {

@@ -14,7 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engine.kernel.runner import LIMIT_S, LostError, RefusedError, Runner, Seen, TimedOutError, UnfitError
+from engine.kernel.runner import (
+    LIMIT_S,
+    LostError,
+    Observation,
+    RefusedError,
+    Runner,
+    TimedOutError,
+    UnsupportedMachineError,
+)
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Scenario, row
@@ -47,7 +55,7 @@ class Kernel(Protocol):
     @property
     def columns(self) -> tuple[str, ...]: ...
 
-    def run(self, scenario: Scenario, unmap: bool = False) -> Seen: ...
+    def run(self, scenario: Scenario, unmap: bool = False) -> Observation: ...
 
 
 @contextmanager
@@ -56,7 +64,7 @@ def opened(limit_s: float | None = None) -> Iterator[Runner]:
     try:
         with Runner(limit_s or LIMIT_S) as runner:
             yield runner
-    except UnfitError as error:
+    except UnsupportedMachineError as error:
         raise UserError(str(error)) from error
 
 
@@ -84,7 +92,7 @@ class Point:
     """A finished point: what was seen under each policy, or why nothing was."""
 
     block: PointChunk
-    seen: tuple[Seen, ...]
+    seen: tuple[Observation, ...]
     status: str = "ok"
     error: str | None = None
     cpu_ns: int | None = None
@@ -116,7 +124,7 @@ def play(plan: Plan, block: PointChunk, policy: str) -> Point:
     except UserError as error:
         return Point(block, (), "refused", str(error))
     nothing = np.zeros((0, len(ROUND_COLUMNS)), np.int64)
-    seen = Seen(values, nothing, nothing[:, :2], drift_pages=0)
+    seen = Observation(values, nothing, nothing[:, :2], drift_pages=0)
     return Point(block, (seen,), cpu_ns=time.process_time_ns() - cpu_ns)
 
 
@@ -169,7 +177,7 @@ def check(runner: Runner, grid: Grid, options: LaunchOptions) -> tuple[str, ...]
 
 def told(runner: Runner) -> dict[str, Any]:
     """What goes with the run: where its rows come from."""
-    here, hello = runner.machine, runner.hello
+    here, hello = runner.machine, runner.info
     return {
         "release": here.release,
         "pt_reclaim": runner.pt_reclaim,
@@ -255,7 +263,7 @@ class Log:
         )
 
 
-def spread(seen: Sequence[Sequence[Seen]], policies: Sequence[str]) -> Results:
+def spread(seen: Sequence[Sequence[Observation]], policies: Sequence[str]) -> Results:
     """What was seen, a row a point and an entry a policy, in the shape of the model's results; the rest is 0."""
     counts = np.array([len(of_point[0].rounds) for of_point in seen], np.int64)
     values = np.zeros((len(seen), len(POLICIES), len(COLUMNS)), np.int64)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernel.runner import LostError, RefusedError, Seen, TimedOutError
+from engine.kernel.runner import LostError, Observation, RefusedError, TimedOutError
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import FIELD, Scenario, columns_of, row
@@ -48,7 +48,7 @@ class Verdict:
     status: str
     differences: tuple[Difference, ...] = ()
     error: str = ""
-    seen: Seen | None = None
+    seen: Observation | None = None
     point_id: str = ""
 
     @property
@@ -87,7 +87,7 @@ def compare(
         yield Verdict(scenario, policy, DIFFERS if found else AGREES, found, seen=seen, point_id=point_id)
 
 
-def differences(model: Results, policy: int, seen: Seen, res_noise_bytes: int = 0) -> Iterator[Difference]:
+def differences(model: Results, policy: int, seen: Observation, res_noise_bytes: int = 0) -> Iterator[Difference]:
     """Figures that are not the same, rounds first. `model` holds one point."""
     mine: NDArray[np.int64] = model.rounds[:, policy]
     for number in range(len(mine)):

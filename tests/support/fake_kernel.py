@@ -9,15 +9,15 @@ import pytest
 
 from engine.kernel import feasibility
 from engine.kernel.host import Machine
-from engine.kernel.outcome import SEEN, VM_END, Seen
-from engine.kernel.server import Hello
+from engine.kernel.outcome import OBSERVED_COLUMNS, VM_END, Observation
+from engine.kernel.server import ServerInfo
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
 
 MACHINE = Machine("6.99-fake", "x86_64", 4096, "madvise", 65530, 0, threads=1024, cpus=2)
-HELLO = Hello(guards=True, fifth_level=False, loop_ns=1.0)
+SERVER_INFO = ServerInfo(guards=True, fifth_level=False, loop_ns=1.0)
 
 
 @dataclass
@@ -28,12 +28,12 @@ class FakeKernel:
     policy: str = "merged"
     pt_reclaim: bool = True
     counts_pages: bool = True
-    columns: tuple[str, ...] = SEEN
+    columns: tuple[str, ...] = OBSERVED_COLUMNS
     machine: Machine = MACHINE
-    hello: Hello = HELLO
+    info: ServerInfo = SERVER_INFO
     asked: list[tuple[Scenario, bool]] = field(default_factory=list)
 
-    def run(self, scenario: Scenario, unmap: bool = False) -> Seen:
+    def run(self, scenario: Scenario, unmap: bool = False) -> Observation:
         feasibility.check(scenario, unmap, self.machine, guards=True)
         self.asked.append((scenario, unmap))
         policy = POLICIES.index("munmap" if unmap else self.policy)
@@ -41,8 +41,8 @@ class FakeKernel:
         rounds = model.rounds[:, policy].copy()
         if self.wrong(scenario):
             rounds[-1, VM_END] -= 4
-        values = {name: int(model.values[0, policy, COLUMNS.index(name)]) for name in SEEN}
-        return Seen(values, rounds, np.full((len(rounds), 2), 1000, np.int64), drift_pages=0)
+        values = {name: int(model.values[0, policy, COLUMNS.index(name)]) for name in OBSERVED_COLUMNS}
+        return Observation(values, rounds, np.full((len(rounds), 2), 1000, np.int64), drift_pages=0)
 
 
 def install(monkeypatch: pytest.MonkeyPatch, kernel: FakeKernel) -> FakeKernel:

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from engine.kernel.runner import Runner, UnfitError
+from engine.kernel.runner import Runner, UnsupportedMachineError
 
 
 @cache
@@ -13,8 +13,8 @@ def why_not() -> str:
     """Empty where the kernel can be asked."""
     try:
         with Runner() as runner:
-            return "" if runner.hello.guards else f"Linux {runner.machine.release} is too old for MADV_GUARD_INSTALL"
-    except UnfitError as error:
+            return "" if runner.info.guards else f"Linux {runner.machine.release} is too old for MADV_GUARD_INSTALL"
+    except UnsupportedMachineError as error:
         return str(error)
 
 

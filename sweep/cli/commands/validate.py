@@ -62,7 +62,7 @@ def validate(
 
 
 def say_what(runner: "Runner", show: "Progress") -> None:
-    levels = "5 levels" if runner.hello.fifth_level else "4 levels"
+    levels = "5 levels" if runner.info.fifth_level else "4 levels"
     here = runner.machine
     found = "frees empty tables" if runner.pt_reclaim else "frees no table"
     show.say(f"Linux {here.release}, {here.machine}, {levels}, THP {here.thp}: by probe, MADV_DONTNEED {found}")
@@ -171,7 +171,7 @@ def kernel_facts(runner: "Runner") -> dict[str, object]:
         "kernel_release": here.release,
         "machine": here.machine,
         "pt_reclaim": runner.pt_reclaim,
-        "fifth_level": runner.hello.fifth_level,
+        "fifth_level": runner.info.fifth_level,
         "thp": here.thp,
         "columns": list(runner.columns),
     }

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.kernel import feasibility, host, proc_reader
-from engine.kernel.host import Machine, Memory, UnfitError
-from engine.kernel.proc_reader import spanned
+from engine.kernel.host import AvailableMemory, Machine, UnsupportedMachineError
+from engine.kernel.proc_reader import count_spans
 from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError
 from engine.kernel.scenario_pages import Ranges
-from engine.kernel.script import Round, Script, common_pages, merged, pages_below
+from engine.kernel.script import Round, Script, common_pages, merge_ranges, pages_below
 from engine.model.arch import GIB, KIB, MIB, TIB
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS
@@ -59,7 +59,7 @@ def test_the_kernel_does_what_the_model_says(kernel: Runner, scenario: Scenario,
 def test_the_loop_costs_little(kernel: Runner) -> None:
     """What the loop itself takes a call is measured, and less than a call that does nothing."""
     nothing = Script(Scenario(virt=2 * MIB, sparsity=1), False, NONE, (Round(NONE, NONE, CALLS, np.array([0, 1000])),))
-    assert 0 < kernel.hello.loop_ns < kernel.perform(nothing).zap_ns / 1000
+    assert 0 < kernel.info.loop_ns < kernel.run_script(nothing).zap_ns / 1000
 
 
 @pytest.mark.live
@@ -69,8 +69,8 @@ def test_what_cannot_fit_is_refused_with_numbers(kernel: Runner) -> None:
         kernel.run(Scenario(virt=10 * TIB, sparsity=0))
     scenario = Scenario(virt=GIB, sparsity=0.5)
     with pytest.raises(RefusedError, match=r"needs 0\.\d\d GiB .*; 0\.60 GiB may be taken, by the test"):
-        feasibility.check_memory(scenario, Memory(int(0.6 * GIB), "the test"))
-    feasibility.check_memory(scenario, Memory(GIB, "the test"))
+        feasibility.check_memory(scenario, AvailableMemory(int(0.6 * GIB), "the test"))
+    feasibility.check_memory(scenario, AvailableMemory(GIB, "the test"))
 
 
 @pytest.mark.parametrize(
@@ -106,24 +106,24 @@ def test_a_point_that_takes_too_long_is_killed(kernel: Runner) -> None:
 @pytest.mark.live
 def test_a_killed_child_is_lost_and_the_next_point_runs(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """What dies takes only its own point along."""
-    whole = proc_reader.status
+    whole = proc_reader.read_status
 
     def kill(pid: int) -> proc_reader.Status:
         os.kill(pid, signal.SIGKILL)
         return whole(os.getpid())
 
     with Runner() as runner:
-        monkeypatch.setattr(proc_reader, "status", kill)
+        monkeypatch.setattr(proc_reader, "read_status", kill)
         with pytest.raises(LostError):
             runner.run(Scenario(virt=2 * MIB, sparsity=0))
-        monkeypatch.setattr(proc_reader, "status", whole)
+        monkeypatch.setattr(proc_reader, "read_status", whole)
         assert runner.run(Scenario(virt=2 * MIB, sparsity=0)).values["zap_calls"] == 1
 
 
 @pytest.mark.live
 def test_a_child_goes_first_and_has_limits(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """When memory is short it dies before all others; it dumps no core, and can neither run nor grow without end."""
-    whole, found = proc_reader.status, dict[str, str]()
+    whole, found = proc_reader.read_status, dict[str, str]()
 
     def spy(pid: int) -> proc_reader.Status:
         found["oom"] = Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
@@ -131,7 +131,7 @@ def test_a_child_goes_first_and_has_limits(kernel: Runner, monkeypatch: pytest.M
             found[line[:26].strip()] = line[26:].split()[0]
         return whole(pid)
 
-    monkeypatch.setattr(proc_reader, "status", spy)
+    monkeypatch.setattr(proc_reader, "read_status", spy)
     kernel.run(Scenario(virt=64 * MIB, sparsity=0))
     assert (found["oom"], found["Max core file size"]) == ("1000", "0")
     assert int(found["Max cpu time"]) <= kernel.limit_s * (os.cpu_count() or 1) + 2
@@ -141,7 +141,7 @@ def test_a_child_goes_first_and_has_limits(kernel: Runner, monkeypatch: pytest.M
 def test_only_linux_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere it is one clear line."""
     monkeypatch.setattr("sys.platform", "darwin")
-    with pytest.raises(UnfitError, match="needs Linux"):
+    with pytest.raises(UnsupportedMachineError, match="needs Linux"):
         Runner()
 
 
@@ -166,7 +166,7 @@ def test_limits_of_all_cgroups_above_count(
         (tmp_path / group / name).write_text(f"{text}\n")
     (tmp_path / group / "b" / limit).write_text("max\n")
     free = 800 if "inactive" in stat else 700
-    assert list(host.cgroup_rooms()) == [(free, "the limit of cgroup /a")]
+    assert list(host.cgroup_headroom()) == [(free, "the limit of cgroup /a")]
 
 
 RANGES = st.lists(st.integers(0, 60), max_size=12, unique=True).map(
@@ -184,7 +184,7 @@ def test_ranges_add_up(some: Ranges, others: Ranges, span: int) -> None:
     shuffled = some[::-1].copy()
     assert pages_below(shuffled, bounds).tolist() == [sum(page < bound for page in mine) for bound in bounds]
     assert common_pages(some, others) == len(mine & theirs)
-    assert spanned(some, span) == len({page // span for page in mine})
-    joined = merged(shuffled)
+    assert count_spans(some, span) == len({page // span for page in mine})
+    joined = merge_ranges(shuffled)
     assert {page for start, end in joined.tolist() for page in range(start, end)} == mine
     assert (joined[1:, 0] > joined[:-1, 1]).all()

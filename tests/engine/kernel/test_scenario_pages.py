@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.kernel.scenario_pages import Ranges, Realisation
+from engine.kernel.scenario_pages import Ranges, ScenarioPages
 from engine.model.scenario import Scenario
 from tests.twin.draws import Choices
 
@@ -41,7 +41,7 @@ SCENARIOS = st.builds(
 @given(SCENARIOS)
 def test_pages_and_calls_are_the_twins(scenario: Scenario) -> None:
     """Installs, markers and the calls of every thread in their order."""
-    real, choices = Realisation(scenario), Choices(scenario)
+    real, choices = ScenarioPages(scenario), Choices(scenario)
     entries, threads = scenario.geometry.entries, scenario.threads
     pins = sorted(t * entries + e for t, found in choices.pins().items() for e in found)
     assert pages(real.markers()) == pins
@@ -65,7 +65,7 @@ def test_pages_and_calls_are_the_twins(scenario: Scenario) -> None:
 @pytest.mark.parametrize("cluster", [4 * KIB, 64 * KIB, 3 << 20])
 def test_a_part_of_the_tables_is_that_part_of_the_pages(cluster: int) -> None:
     """Tables can be asked for a few at a time."""
-    real = Realisation(Scenario(virt=20 << 20, sparsity=0.4, cluster=cluster, pinned=0.01, seed=3))
+    real = ScenarioPages(Scenario(virt=20 << 20, sparsity=0.4, cluster=cluster, pinned=0.01, seed=3))
     for whole, part in ((real.installs(1), lambda a, b: real.installs(1, a, b)), (real.markers(), real.markers)):
         pieces = [part(first, min(first + 3, real.tables)) for first in range(0, real.tables, 3)]
         assert pages(np.concatenate(pieces)) == pages(whole)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from engine.kernel.scenario_pages import Realisation
+from engine.kernel.scenario_pages import ScenarioPages
 from engine.model.arch import GIB, MIB
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, columns_of
@@ -141,7 +141,7 @@ def test_all_sets_of_places_are_equally_likely(sparsity: float) -> None:
     tables = 32_768
     scenario = Scenario(virt=tables * 2 * MIB, sparsity=sparsity, cluster=256 * 1024, seed=3)
     resident = np.zeros(tables, np.int64)  # a bit per extent
-    for first, end in Realisation(scenario).installs(0).tolist():
+    for first, end in ScenarioPages(scenario).installs(0).tolist():
         for extent in range(first // 64, end // 64):
             resident[extent >> 3] |= 1 << (extent & 7)
     for k in range(1, 8):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.kernel.microbench import FLUSHED, SIZES, Figure
+from engine.kernel.microbench import FULL_TABLES, PAGES_PER_CALL, Figure
 from engine.kernel.runner import Runner
 from engine.model.scenario import Scenario
 from sweep.cli.main import main
@@ -46,10 +46,10 @@ def figures() -> dict[str, Figure]:
         "zap one page, 1 thread": 1500,
         "zap one page, 2 threads": 1500 + IPI,
     }
-    for tables in SIZES:
+    for tables in FULL_TABLES:
         steps[f"zap a page, {2 * tables} MiB resident"] = PAGE + LOOK
         steps[f"install a page, {2 * tables} MiB resident"] = 1700
-    for n in FLUSHED:
+    for n in PAGES_PER_CALL:
         steps[f"zap {n} pages, hot"] = few + n * PAGE + (n * INVLPG if n <= 33 else FULL)
     return {name: Figure(name, "made up", np.full(3, float(ns))) for name, ns in steps.items()}
 
