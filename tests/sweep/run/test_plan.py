@@ -1,4 +1,4 @@
-"""The plan: every raw point is accounted for once, and what is left comes in order."""
+"""The plan: every raw point is counted once, and the remaining points are in the grid's order."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ AXES = BASE + "axes:\n  cluster: [4KiB, 64KiB, 2MiB]\n  zap: [64KiB, 2MiB]\n  th
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 5 points, so that rules and duplicates go across them."""
+    """Chunks of 5 points, so that rules and duplicates extend over several."""
     monkeypatch.setattr(plan, "CHUNK_POINTS", 5)
 
 
@@ -35,8 +35,8 @@ def ids_of(grid: Grid) -> list[bytes]:
     return [point_id for chunk in grid.chunks() for point_id in point_ids(chunk.columns)]
 
 
-def planned(made: plan.Plan) -> list[bytes]:
-    return [point_id for block in made.chunks() for point_id in block.ids]
+def planned_ids(a_plan: plan.Plan) -> list[bytes]:
+    return [point_id for chunk in a_plan.chunks() for point_id in chunk.ids]
 
 
 def total(account: PlanAccount) -> int:
@@ -45,10 +45,10 @@ def total(account: PlanAccount) -> int:
 
 
 def test_all_points_in_order() -> None:
-    """Without rules a plan is the grid."""
+    """Without rules all points of the grid are planned, in order."""
     grid = grid_of(AXES + "repeats: 2")
     made = make_plan(grid)
-    assert planned(made) == ids_of(grid)
+    assert planned_ids(made) == ids_of(grid)
     assert (made.account.raw, made.account.todo, made.account.warnings) == (24, 24, ())
     expected = sum(float(forecast(chunk.columns).ns.sum()) for chunk in grid.chunks())
     assert made.account.estimate_ns == pytest.approx(expected)
@@ -56,7 +56,7 @@ def test_all_points_in_order() -> None:
 
 
 def test_rules_are_counted_in_their_order() -> None:
-    """A point that two rules match counts for the first; one that drops nothing is a warning with its place."""
+    """A point that two rules match counts for the first; a rule that drops nothing gives a warning with its place."""
     text = AXES + (
         "exclude:\n  - {threads: 8, zap: [64KiB, 4KiB]}\n  - where: zap < cluster\n    because: x\n"
         "  - {order: random}\n  - {threads: 8, cluster: 2MiB, zap: 64KiB}\n"
@@ -76,52 +76,52 @@ def test_rules_are_counted_in_their_order() -> None:
     assert total(account) == account.raw == 12
 
 
-def test_where_keeps_what_fulfils_it() -> None:
-    """--where may use derived columns, and points that the rules dropped do not count twice."""
+def test_where_selects_points() -> None:
+    """--where may use derived columns; points that a rule dropped do not count as dropped by it too."""
     grid = grid_of(AXES + "exclude: [{zap: 64KiB}]\nderive: {twice: threads * 2, four: twice * 2}\n")
     account = make_plan(grid, "four = 4").account
     assert (account.where_dropped, account.todo) == (3, 3)
 
 
 def test_duplicates_run_once() -> None:
-    """1 MiB and 1024 KiB are one point; an include row that the axes have too is one as well."""
+    """1 MiB and 1024 KiB are the same point; an include row may repeat a point of the axes."""
     grid = grid_of(
         BASE + "axes: {zap: [1MiB, 2MiB, 1024KiB], rounds: [1, 2, 1]}\ninclude: [{zap: 2MiB}, {zap: 4MiB}]\n"
     )
     made = make_plan(grid)
     assert (made.account.raw, made.account.duplicates, made.account.todo) == (11, 6, 5)
-    assert planned(made) == list(dict.fromkeys(ids_of(grid)))
+    assert planned_ids(made) == list(dict.fromkeys(ids_of(grid)))
 
 
 @given(st.lists(st.integers(0, 23), unique=True))
 @settings(deadline=None, max_examples=20)
 def test_done_points_are_left_out(done: list[int]) -> None:
-    """Whatever is done, the rest is planned, in order."""
+    """Points that are done are left out, the others are planned in order."""
     grid = grid_of(AXES + "repeats: 2")
     ids = ids_of(grid)
     finished = {ids[i] for i in done}
 
-    def asked(wanted: PointIds) -> NDArray[np.bool_]:
+    def is_done(wanted: PointIds) -> NDArray[np.bool_]:
         return np.array([point_id in finished for point_id in wanted], bool)
 
-    made = make_plan(grid, None, asked)
+    made = make_plan(grid, None, is_done)
     assert (made.account.done, made.account.todo) == (len(done), 24 - len(done))
-    assert planned(made) == [point_id for point_id in ids if point_id not in finished]
+    assert planned_ids(made) == [point_id for point_id in ids if point_id not in finished]
 
 
-def test_blocks_carry_columns_repeats_and_derived_values() -> None:
-    """A block's rows belong together, and its derived columns are those of its points."""
+def test_chunks_have_columns_repeats_and_derived_values() -> None:
+    """Ids, columns, repeats and derived columns of a chunk are of the same points, in the same order."""
     made = make_plan(grid_of(AXES + "exclude: [{threads: 8}]\nrepeats: 2\nderive: {pages: zap / 4096, way: order}\n"))
-    for block in made.chunks():
-        assert point_ids(block.columns).tolist() == block.ids.tolist()
-        assert (block.columns["seed"] == block.repeat).all()
-        assert block.derived["pages"].to_pylist() == (block.columns["zap"] / 4096).tolist()
-        assert block.derived["way"].to_pylist() == ["sequential"] * len(block.ids)
-        assert len(block.ids) <= 5
+    for chunk in made.chunks():
+        assert point_ids(chunk.columns).tolist() == chunk.ids.tolist()
+        assert (chunk.columns["seed"] == chunk.repeat).all()
+        assert chunk.derived["pages"].to_pylist() == (chunk.columns["zap"] / 4096).tolist()
+        assert chunk.derived["way"].to_pylist() == ["sequential"] * len(chunk.ids)
+        assert len(chunk.ids) <= 5
 
 
 def test_impossible_points_may_be_excluded() -> None:
-    """A rule may drop points that no address space can have; what is left must be possible."""
+    """A rule may drop points that no address space can have; all others must be possible."""
     text = "schema: sweep/1\nname: a\naxes: {virt: [1GiB, 4GiB], res: [1MiB, 2GiB]}\n"
     assert make_plan(grid_of(text + "exclude: [{where: res > virt}]")).account.todo == 3
     with pytest.raises(UserError) as error:
@@ -133,14 +133,14 @@ def test_impossible_points_may_be_excluded() -> None:
 
 
 def test_match_on_sparsity_of_points_given_res() -> None:
-    """A match on sparsity sees 1 - res / virt where res was given, as SQL does; absent res matches nothing."""
+    """A rule on sparsity compares 1 - res / virt for points given by res, as SQL does; an absent res never matches."""
     text = "schema: sweep/1\nname: a\nfixed: {virt: 1GiB}\naxes: {res: [256MiB, 512MiB]}\ninclude: [{sparsity: 0.75}]\n"
     account = make_plan(grid_of(text + "exclude: [{sparsity: 0.75}, {res: 512MiB}]")).account
     assert [count for _, count in account.excluded] == [2, 1]
 
 
 def test_everything_done_or_dropped() -> None:
-    """An empty plan has no blocks and costs nothing."""
+    """An empty plan has no chunks and an estimate of 0."""
     made = make_plan(grid_of(AXES), "threads > 100")
     assert (made.account.todo, made.account.estimate_ns, list(made.chunks())) == (0, 0.0, [])
 
@@ -165,35 +165,35 @@ def test_everything_done_or_dropped() -> None:
     ],
 )
 def test_sql_errors_name_their_place(section: str, where: str | None, place: str) -> None:
-    """SQL is tried before any point is made; the error says which expression is wrong."""
+    """SQL is checked before points are expanded; the error begins with the place of the faulty expression."""
     with pytest.raises(UserError) as error:
         make_plan(grid_of(AXES + section), where)
     assert str(error.value).startswith(place)
 
 
-def test_chunks_of_any_size_make_one_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The account and the points do not depend on the chunks."""
+def test_the_chunk_size_does_not_change_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Account and points are the same for any chunk size."""
     grid = grid_of(AXES + "exclude: [{where: zap < cluster}]\nrepeats: 3\ninclude: [{threads: 8}]\n")
     made = make_plan(grid)
-    points = planned(made)
+    points = planned_ids(made)
     monkeypatch.setattr(plan, "CHUNK_POINTS", grid_module.CHUNK_POINTS)
-    again = make_plan(grid)
-    assert planned(again) == points
-    assert again.account.estimate_ns == pytest.approx(made.account.estimate_ns)
-    assert replace(again.account, estimate_ns=0) == replace(made.account, estimate_ns=0)
+    other = make_plan(grid)
+    assert planned_ids(other) == points
+    assert other.account.estimate_ns == pytest.approx(made.account.estimate_ns)
+    assert replace(other.account, estimate_ns=0) == replace(made.account, estimate_ns=0)
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ("derive: {fine: zap, bad: seed * zap}", "g.yaml:5:26: derive.bad: Out of Range"),
         ("exclude: [{where: seed * zap < 3}]", "g.yaml:5:19: exclude[0].where: Out of Range"),
         ('exclude: [{where: "bad < 3"}]\nderive: {bad: seed * zap}', "g.yaml:6:15: derive.bad: Out of Range"),
     ],
 )
-def test_a_value_that_cannot_be_had_is_told_by_plan(more: str, told: str) -> None:
-    """SQL that is right and fails for some point: file, line and name, before anything is launched."""
+def test_a_value_that_cannot_be_computed_fails_the_plan(more: str, message: str) -> None:
+    """SQL that is valid but fails for some point is an error of the plan, with file, line and name."""
     text = "schema: sweep/1\nname: over\nfixed: {virt: 64GiB, sparsity: 0.9}\naxes: {seed: [1, 9000000000000000000]}\n"
     with pytest.raises(UserError) as caught:
         make_plan(parse_grid(text + more, "g.yaml"))
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)

@@ -1,4 +1,4 @@
-"""Provenance and --like: a run says where it comes from, and can be had once more, row by row."""
+"""Provenance in run.json, and `launch --like`, which repeats a run from it."""
 
 import hashlib
 import json
@@ -35,12 +35,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     Path("twice.yaml").write_text(GRID)
     assert main(["launch", "twice.yaml", *GIVEN]) == 0
-    Path("twice.yaml").unlink()  # the run must do without
+    Path("twice.yaml").unlink()  # repeating the run must not need it
     return Store(Path("results")).runs()[0].run_id
 
 
 def rows(store: str, run_id: str) -> dict[str, list[dict[str, Any]]]:
-    """Every row of a run but for its name and what a clock said."""
+    """Every row of a run without the run's id, times and node."""
     left_out = {"points": "EXCLUDE (run_id, cpu_ns, finished_at, node)"}
     with Database(Store(Path(store)), run=run_id) as database:
         return {
@@ -57,7 +57,7 @@ def document(store: str, run_id: str) -> dict[str, Any]:
 
 
 def test_a_repeated_run_has_the_same_rows(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a fresh run beside it or in another store, from run.json alone: grid, overrides and conditions."""
+    """Grid, overrides and conditions come from run.json; the new run may be in the same store or in another."""
     assert main(["launch", "--like", "twice", "--executor", "processes", "-j", "2"]) == 0
     assert f"sweep: {run}: the same versions as then\n" in capsys.readouterr().err
     assert main(["launch", "--like", f"results/{run}", "--results", "other", "--executor", "inline", "-q"]) == 0
@@ -74,8 +74,8 @@ def test_a_repeated_run_has_the_same_rows(run: str, capsys: pytest.CaptureFixtur
     assert "\nwith       -S 'axes.sparsity=[0.5, 0.99]'\n" in shown
 
 
-def test_a_repetition_that_was_cut_short_is_gone_on_with(run: str) -> None:
-    """The same command again does not begin another one, until it is whole."""
+def test_an_unfinished_repetition_is_resumed(run: str) -> None:
+    """The same command resumes an interrupted repetition, and starts another one only after it has finished."""
     assert main(["launch", "--like", run, "--executor", "inline", "-q"]) == 0
     path = Path("results") / f"{run}-2" / "run.json"
     path.write_text(path.read_text().replace('"status": "ok"', '"status": "interrupted"'))
@@ -85,21 +85,21 @@ def test_a_repetition_that_was_cut_short_is_gone_on_with(run: str) -> None:
     assert f"{run}-3" in [one.run_id for one in Store(Path("results")).runs()]
 
 
-def test_other_versions_are_said(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line names what is not what it was; a grid that reads otherwise is refused."""
+def test_version_differences_are_reported(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line lists the versions that differ; a grid that this version reads differently is refused."""
     path = Path("results") / run / "run.json"
-    kept = json.loads(path.read_text())
-    kept["launches"][-1]["packages"]["numpy"] = "1.0"
-    kept["launches"][-1]["python"] = "3.9.0"
-    path.write_text(json.dumps(kept))
+    document = json.loads(path.read_text())
+    document["launches"][-1]["packages"]["numpy"] = "1.0"
+    document["launches"][-1]["python"] = "3.9.0"
+    path.write_text(json.dumps(document))
     assert main(["launch", "--like", run, "--dry-run"]) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "versions differ" in line]
-    assert len(told) == 1
-    assert "python 3.9.0 -> 3." in told[0]
-    assert "numpy 1.0 -> " in told[0]
-    assert "numba" not in told[0]
-    kept["grid"]["content"]["seed"] = 6
-    path.write_text(json.dumps(kept))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "versions differ" in line]
+    assert len(lines) == 1
+    assert "python 3.9.0 -> 3." in lines[0]
+    assert "numpy 1.0 -> " in lines[0]
+    assert "numba" not in lines[0]
+    document["grid"]["content"]["seed"] = 6
+    path.write_text(json.dumps(document))
     assert main(["launch", "--like", run]) == 2
     assert "this version reads the grid differently (seed)" in capsys.readouterr().err
 
@@ -107,7 +107,7 @@ def test_other_versions_are_said(run: str, capsys: pytest.CaptureFixture[str]) -
 def test_a_run_of_traces_is_repeated_from_the_grids_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """run.json knows a trace by its hash; elsewhere, or where the file is another one, it says what it needs."""
+    """run.json has only the hash of a trace: elsewhere, or with another file, the error says what is missing."""
     (tmp_path / "grids").mkdir()
     trace = tmp_path / "grids" / "one.csv"
     trace.write_bytes((ROOT / "tests/data/kernel/basic-0000.csv").read_bytes())
@@ -117,18 +117,18 @@ def test_a_run_of_traces_is_repeated_from_the_grids_folder(
     assert main(["launch", "--like", "played"]) == 2
     assert "trace paths are relative to the grid's folder: run launch --like there" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path / "grids")
-    again_ = ["launch", "--like", "last", "--results", "../results", "--executor", "inline", "-q"]
-    assert main(again_) == 0
+    repeat = ["launch", "--like", "last", "--results", "../results", "--executor", "inline", "-q"]
+    assert main(repeat) == 0
     first, second = (run.run_id for run in Store(Path("../results")).runs())
     assert rows("../results", first) == rows("../results", second)
     trace.write_bytes((ROOT / "tests/data/kernel/basic-0001.csv").read_bytes())
     capsys.readouterr()
-    assert main(again_) == 2
+    assert main(repeat) == 2
     assert "this version reads the grid differently (workload)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["twice.yaml", "--like", "last"], "launch --like: GRID: the run says that itself"),
         (["--like", "last", "-S", "seed=1"], "launch --like: -S: the run says that itself"),
@@ -138,17 +138,17 @@ def test_a_run_of_traces_is_repeated_from_the_grids_folder(
         (["--like", ""], "no run ''"),
     ],
 )
-def test_what_like_does_not_take(run: str, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
-    """What the run says itself, and runs that are not there."""
+def test_what_like_does_not_take(run: str, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    """Options that the run determines, and unknown runs, are refused in one line."""
     assert main(["launch", *words]) == 2
     out, err = capsys.readouterr()
     assert not out
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_conditions_of_several_launches_are_one() -> None:
-    """A run that was launched for some points, then for others, has both; once for all, it has all."""
+def test_conditions_of_several_launches_are_combined() -> None:
+    """The points of all launches are selected; if one launch had no condition, all points."""
     assert (
         rerun._combined_where([{"where": "a = 1"}, {"where": "a = 2 OR b"}, {"where": "a = 1"}])
         == "(a = 1) OR (a = 2 OR b)"
@@ -158,9 +158,9 @@ def test_conditions_of_several_launches_are_one() -> None:
 
 
 def test_provenance_can_be_checked(run: str) -> None:
-    """Versions, hashes that anybody can make, machine, commit, cost table, grid as written and expanded; no secrets."""
-    kept = document("results", run)
-    launch = kept["launches"][0]
+    """run.json has versions, verifiable hashes, machine, commit, cost table and the grid, but no secrets."""
+    run_json = document("results", run)
+    launch = run_json["launches"][0]
     assert {"python", "version", "model_version", "kernel", "cpu_model", "git_commit"} <= launch.keys()
     assert {"numpy", "numba", "ray", "pyarrow", "duckdb"} <= launch["packages"].keys()
     assert launch["lock_sha256"] == hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()
@@ -168,18 +168,18 @@ def test_provenance_can_be_checked(run: str) -> None:
     assert launch["engine_sha256"] == hashlib.sha256(sources).hexdigest()
     costs = ROOT / "sweep/common/costs" / f"{launch['cost_table']['name']}.json"
     assert launch["cost_table"]["sha256"] == hashlib.sha256(costs.read_bytes()).hexdigest()
-    assert kept["grid"]["text"] == GRID
-    assert kept["grid"]["overrides"] == ["axes.sparsity=[0.5, 0.99]"]
-    assert kept["grid"]["content"]["axes"]["sparsity"] == [0.5, 0.99]
-    assert (kept["grid"]["seed"], launch["where"]) == (5, "rounds = 3")
-    assert "do-not-keep-me" not in json.dumps(kept)
+    assert run_json["grid"]["text"] == GRID
+    assert run_json["grid"]["overrides"] == ["axes.sparsity=[0.5, 0.99]"]
+    assert run_json["grid"]["content"]["axes"]["sparsity"] == [0.5, 0.99]
+    assert (run_json["grid"]["seed"], launch["where"]) == (5, "rounds = 3")
+    assert "do-not-keep-me" not in json.dumps(run_json)
 
 
-def test_a_commit_is_only_told_where_it_is_ours(tmp_path: Path) -> None:
-    """Installed below somebody's checkout, it does not take their commit for its own; changed files say dirty."""
+def test_the_commit_of_another_repository_is_not_recorded(tmp_path: Path) -> None:
+    """An installation inside another checkout has no commit; changed files make the commit dirty."""
     if not (ROOT / ".git").exists():
         pytest.skip("needs git's own folder: this is no checkout")
-    theirs = {
+    author = {
         "GIT_AUTHOR_NAME": "a",
         "GIT_AUTHOR_EMAIL": "a@b",
         "GIT_COMMITTER_NAME": "a",
@@ -187,14 +187,14 @@ def test_a_commit_is_only_told_where_it_is_ours(tmp_path: Path) -> None:
     }
 
     def git(*words: str) -> None:
-        subprocess.run(["git", *words], cwd=tmp_path, env=os.environ | theirs, check=True, capture_output=True)
+        subprocess.run(["git", *words], cwd=tmp_path, env=os.environ | author, check=True, capture_output=True)
 
     git("init")
-    git("commit", "--allow-empty", "-m", "theirs")
+    git("commit", "--allow-empty", "-m", "without our file")
     (tmp_path / "provenance.py").write_text("")
     assert provenance.git_commit(tmp_path) is None
     git("add", "provenance.py")
-    git("commit", "-m", "ours")
+    git("commit", "-m", "with our file")
     commit = provenance.git_commit(tmp_path)
     assert commit is not None
     assert len(commit) == 40

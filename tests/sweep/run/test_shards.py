@@ -1,4 +1,4 @@
-"""Shards: a point that costs far more than a task is walked in pieces, by whoever is free, and nobody can tell."""
+"""Shards: a point that costs far more than a task is judged in ranges of tables; its rows are the same."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def chunk(*scenarios: Scenario) -> PointChunk:
 
 
 def tasks(*scenarios: Scenario, workers: int = 2, ns: float = 1e6) -> list[Task]:
-    """The tasks that points of 2 TiB at 8e9 ns make, others at `ns`."""
+    """The tasks for these scenarios; the estimate is 8e9 ns for points of 2 TiB, `ns` for others."""
 
     def estimate(columns: Columns) -> Any:
         return np.where(columns["virt"] == LARGE.virt, 8e9, ns)
@@ -45,67 +45,67 @@ def tasks(*scenarios: Scenario, workers: int = 2, ns: float = 1e6) -> list[Task]
     return list(iter(batcher.next_task, None))
 
 
-def answers(found: list[Task]) -> list[tuple[Task, Done]]:
-    return [(task, answer(Batch(i, task.chunk.columns, shard=task.shard))) for i, task in enumerate(found)]
+def answers(to_run: list[Task]) -> list[tuple[Task, Done]]:
+    return [(task, answer(Batch(i, task.chunk.columns, shard=task.shard))) for i, task in enumerate(to_run)]
 
 
-def test_a_heavy_point_is_cut_where_workers_can_share_it() -> None:
-    """The shards follow on each other from the first table to the last and share the point's estimate."""
-    found = tasks(LARGE)
-    cut = [task.shard for task in found if task.shard]
-    assert len(cut) == len(found) == cut[0].of == 4  # 2 TiB are four PUD tables, which no cut goes through
-    assert [cut[0].first, *(shard.end for shard in cut)] == [*(shard.first for shard in cut), LARGE.virt >> 21]
-    assert sum(task.estimate_ns for task in found) == pytest.approx(8e9)
+def test_a_heavy_point_is_divided_among_workers() -> None:
+    """The shards cover all tables without gaps, in order, and their estimates add up to the point's."""
+    shard_tasks = tasks(LARGE)
+    ranges = [task.shard for task in shard_tasks if task.shard]
+    assert len(ranges) == len(shard_tasks) == ranges[0].of == 4  # 2 TiB are four PUD tables, which are not divided
+    assert [ranges[0].first, *(shard.end for shard in ranges)] == [*(shard.first for shard in ranges), LARGE.virt >> 21]
+    assert sum(task.estimate_ns for task in shard_tasks) == pytest.approx(8e9)
 
 
-def test_one_worker_takes_it_whole() -> None:
-    """With nobody to share it, a cut would only cost."""
+def test_one_worker_makes_no_shards() -> None:
+    """With a single worker a heavy point stays one task."""
     assert [task.shard for task in tasks(LARGE, workers=1)] == [None]
 
 
-def test_what_cannot_be_cut_stays_whole() -> None:
-    """Threads share their steps, so such a point is one task."""
+def test_a_point_with_threads_is_not_divided() -> None:
+    """Threads share steps over all tables, so such a point stays one task."""
     threads = Scenario(virt=LARGE.virt, sparsity=0.99, threads=8)
     assert [task.shard for task in tasks(threads)] == [None]
 
 
 def test_light_points_do_not_wait_for_a_heavy_one() -> None:
-    """A heavy point is no part of its neighbours' tasks."""
-    found = tasks(SMALL, SMALL, LARGE, SMALL)
-    assert [(len(task), task.shard is not None) for task in found] == [(2, False), *[(1, True)] * 4, (1, False)]
+    """A heavy point is in no task with its neighbours."""
+    mixed = tasks(SMALL, SMALL, LARGE, SMALL)
+    assert [(len(task), task.shard is not None) for task in mixed] == [(2, False), *[(1, True)] * 4, (1, False)]
 
 
 def test_shards_add_up_in_any_order() -> None:
-    """The last one in brings the whole point's answer: that of run_batch, and all CPU time."""
-    back, seen = ShardCollector(), answers(tasks(LARGE))
-    given = [back.add(task, done) for task, done in seen[::-1]]
-    whole = given.pop()
-    assert given == [None] * 3
+    """The last shard to arrive completes the point: the results of run_batch, and the CPU time of all shards."""
+    collector, answered = ShardCollector(), answers(tasks(LARGE))
+    collected = [collector.add(task, done) for task, done in answered[::-1]]
+    whole = collected.pop()
+    assert collected == [None] * 3
     assert whole is not None
     assert whole.results is not None
     alone = run_batch(columns_of([LARGE]))
     assert np.array_equal(whole.results.values, alone.values)
     assert np.array_equal(whole.results.rounds, alone.rounds)
-    assert whole.cpu_ns == sum(done.cpu_ns for _, done in seen)
+    assert whole.cpu_ns == sum(done.cpu_ns for _, done in answered)
 
 
 def test_a_point_is_given_up_once() -> None:
-    """Whatever becomes of its other shards after one that failed or was lost."""
-    back, (first, second, third, fourth) = ShardCollector(), answers(tasks(LARGE))
-    assert back.add(*first) is None
-    assert back.abandon(second[0])
-    assert not back.abandon(third[0])
-    assert back.add(*fourth) is None
+    """After one shard failed or was lost, the other shards of the point are ignored."""
+    collector, (first, second, third, fourth) = ShardCollector(), answers(tasks(LARGE))
+    assert collector.add(*first) is None
+    assert collector.abandon(second[0])
+    assert not collector.abandon(third[0])
+    assert collector.add(*fourth) is None
 
     failed = Done(1, BatchStatus.RAN, failures=((0, Failure("no")),))
-    back = ShardCollector()
-    assert back.add(*first) is None
-    assert back.add(second[0], failed) is failed
-    assert [back.add(*third), back.add(*fourth)] == [None, None]
+    collector = ShardCollector()
+    assert collector.add(*first) is None
+    assert collector.add(second[0], failed) is failed
+    assert [collector.add(*third), collector.add(*fourth)] == [None, None]
 
 
-def test_an_engine_that_raises_in_a_shard_is_a_failure() -> None:
-    """No exception leaves a worker; the point's row says what it was."""
+def test_an_error_in_a_shard_is_a_failure() -> None:
+    """An exception of the engine becomes the failure of the point, and does not leave the worker."""
     columns = columns_of([LARGE])
     columns["threads"][:] = 0
     done = answer(Batch(1, columns, shard=Shard(0, 1, 2)))
@@ -114,36 +114,36 @@ def test_an_engine_that_raises_in_a_shard_is_a_failure() -> None:
 
 
 def test_a_sharded_launch_writes_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes that share a point, and this one that takes it whole: every outcome and round is the same."""
+    """Two processes that share a point write the same outcomes and rounds as this process alone."""
     text = "schema: sweep/1\nname: one\nfixed: {virt: 2TiB, sparsity: 0.99, zap: 1GiB, coverage: 0.9, rounds: 2}\n"
     for module in (batching, launching):
         monkeypatch.setattr(module, "TASK_NS", 1e6)
         monkeypatch.setattr(module, "MIN_TASK_NS", 1e5)
-    added: list[Columns] = []
+    gathered_points: list[Columns] = []
 
-    def counted(one: Columns, tallies: Sequence[Tally]) -> Results:
-        added.append(one)
-        return gathered(one, tallies)
+    def recorded(columns: Columns, tallies: Sequence[Tally]) -> Results:
+        gathered_points.append(columns)
+        return gathered(columns, tallies)
 
-    monkeypatch.setattr(shards, "gathered", counted)
-    seen = {}
+    monkeypatch.setattr(shards, "gathered", recorded)
+    rows_of = {}
     for executor in ("inline", "processes"):
         options = LaunchOptions(results=tmp_path / executor, executor=executor, jobs=2)
         assert launch(parse_grid(text, "one"), options, Told()).status == "ok"
         for table in ("outcomes", "rounds"):
             files = str(tmp_path / executor / "**" / f"*{table}*" / "*.parquet")
             rows = duckdb.execute("SELECT * FROM read_parquet($1) ORDER BY ALL", [files]).fetchall()
-            seen[executor, table] = rows
-    assert len(added) == 1  # inline took it whole
-    assert seen["inline", "outcomes"]
-    assert seen["inline", "rounds"]
-    assert seen["inline", "outcomes"] == seen["processes", "outcomes"]
-    assert seen["inline", "rounds"] == seen["processes", "rounds"]
+            rows_of[executor, table] = rows
+    assert len(gathered_points) == 1  # inline makes no shards
+    assert rows_of["inline", "outcomes"]
+    assert rows_of["inline", "rounds"]
+    assert rows_of["inline", "outcomes"] == rows_of["processes", "outcomes"]
+    assert rows_of["inline", "rounds"] == rows_of["processes", "rounds"]
 
 
-def test_one_shard_is_what_the_engine_says_of_its_tables() -> None:
-    """The engine's own law, at its interface: the tallies of the pieces make the outcome of the whole."""
-    one = columns_of([LARGE])
-    pieces = [run_shard(one, first, end) for first, end in cuts(one, 3)]
-    assert len(pieces) == 3
-    assert np.array_equal(gathered(one, pieces[::-1]).values, run_batch(one).values)
+def test_the_tallies_of_shards_make_the_outcome() -> None:
+    """The engine's results from the tallies of all shards, in any order, are those of the whole point."""
+    columns = columns_of([LARGE])
+    tallies = [run_shard(columns, first, end) for first, end in cuts(columns, 3)]
+    assert len(tallies) == 3
+    assert np.array_equal(gathered(columns, tallies[::-1]).values, run_batch(columns).values)

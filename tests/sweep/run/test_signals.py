@@ -1,4 +1,4 @@
-"""Interrupts and kills of the real command: exit code 3, finished work kept, no process left, and it goes on."""
+"""Interrupts and kills of the real command: exit code 3, finished points stored, no process left, resumable."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ Begin = Callable[..., "Launch"]
 
 
 class Launch:
-    """`sweep launch` in a process of its own, and all processes that came of it."""
+    """`sweep launch` in a process, and all its descendants."""
 
     def __init__(self, folder: Path, *words: str) -> None:
         (folder / "slow.yaml").write_text(GRID)
@@ -49,37 +49,37 @@ class Launch:
             env={n: v for n, v in os.environ.items() if n != "RAY_ADDRESS"} | {"TMPDIR": self.temporary},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
-        self.family = {psutil.Process(self.process.pid)}
+        self.processes = {psutil.Process(self.process.pid)}
 
     def clear(self) -> None:
-        """Whatever a failed test leaves."""
-        for process in self.family:
+        """Kill what a failed test left running."""
+        for process in self.processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self.process.communicate()
         shutil.rmtree(self.temporary, ignore_errors=True)
 
-    def until(self, what: Callable[[], object]) -> None:
+    def wait_until(self, condition: Callable[[], object]) -> None:
         end = time.monotonic() + PATIENCE_S
-        while not what():
+        while not condition():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < end, "too slow"
             time.sleep(0.05)
-        self.family |= set(psutil.Process(self.process.pid).children(recursive=True))
+        self.processes |= set(psutil.Process(self.process.pid).children(recursive=True))
 
     def committed(self) -> list[Path]:
         return list(self.results.glob("*/points/part-*.parquet"))
 
     def end(self) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr; none of the family may live on."""
+        """Wait for the end: exit code, stdout, stderr. No descendant and no temporary file may be left."""
         out, err = self.process.communicate(timeout=60)
-        _, alive = psutil.wait_procs([p for p in self.family if p.is_running()], timeout=10)
+        _, alive = psutil.wait_procs([p for p in self.processes if p.is_running()], timeout=10)
         assert not alive
         assert not list(Path(self.temporary).iterdir())
         return self.process.returncode, out, err
 
     def rows(self) -> tuple[int, int]:
-        """(points, distinct points) that are ok."""
+        """Points that are ok, and how many of them are distinct."""
         with Database(Store(self.results)) as database:
             table = database.query(
                 "SELECT count(*) AS n, count(DISTINCT point_id) AS d FROM points WHERE status = 'ok'"
@@ -89,7 +89,7 @@ class Launch:
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Starts launches into one store."""
+    """A function that starts launches into one store."""
     launches: list[Launch] = []
 
     def one(*words: str) -> Launch:
@@ -101,20 +101,20 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         launch.clear()
 
 
-def test_a_launch_that_is_ended_again_and_again_loses_nothing(begin: Begin) -> None:
-    """Ctrl-C, kill -9, SIGTERM: what was committed stays, no point twice, nobody left; the next goes on from there."""
-    kept = 0
+def test_a_launch_that_is_ended_repeatedly_loses_nothing(begin: Begin) -> None:
+    """After Ctrl-C, kill -9 and SIGTERM committed points stay, none twice; the next launch adds to them."""
+    stored = 0
     for number in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM):
         launch = begin("--executor", "processes")
         parts = len(launch.committed())
-        launch.until(lambda: len(launch.committed()) > parts)  # noqa: B023 - called within the loop
+        launch.wait_until(lambda: len(launch.committed()) > parts)  # noqa: B023 - called within the loop
         launch.process.send_signal(number)
         code, out, err = launch.end()
         ok, distinct = launch.rows()
-        assert ok == distinct > kept
-        kept = ok
+        assert ok == distinct > stored
+        stored = ok
         run = Store(launch.results).runs()[0]
-        assert (run.status, run.todo) == ("interrupted", 3000 - kept)
+        assert (run.status, run.todo) == ("interrupted", 3000 - stored)
         if number == signal.SIGKILL:
             assert code == -signal.SIGKILL
         else:
@@ -124,9 +124,9 @@ def test_a_launch_that_is_ended_again_and_again_loses_nothing(begin: Begin) -> N
 
 
 def test_the_second_signal_ends_at_once(begin: Begin) -> None:
-    """Also while the first is being answered: exit code 3, nobody left."""
+    """A second signal, also during the handling of the first, ends the launch at once: exit code 3, no process left."""
     launch = begin("--executor", "processes")
-    launch.until(launch.committed)
+    launch.wait_until(launch.committed)
     started = time.monotonic()
     for _ in range(2):
         launch.process.send_signal(signal.SIGINT)
@@ -138,9 +138,9 @@ def test_the_second_signal_ends_at_once(begin: Begin) -> None:
 
 
 def test_a_killed_worker_costs_no_point(begin: Begin) -> None:
-    """The pool puts another in its place and the batch runs again."""
+    """A killed worker is replaced and its batch runs again."""
     launch = begin("--executor", "processes", "-S", "repeats=400")
-    launch.until(launch.committed)
+    launch.wait_until(launch.committed)
     psutil.Process(launch.process.pid).children()[0].kill()
     code, out, _ = launch.end()
     assert code == 0, out
@@ -149,9 +149,9 @@ def test_a_killed_worker_costs_no_point(begin: Begin) -> None:
 
 @pytest.mark.cluster
 def test_ray_ends_with_the_first_signal(begin: Begin) -> None:
-    """SIGTERM to a launch on Ray: exit code 3, rows kept, no process of Ray and no directory left."""
+    """SIGTERM to a launch on Ray: exit code 3, rows stored, no process and no directory of Ray left."""
     launch = begin("--executor", "ray")
-    launch.until(launch.committed)
+    launch.wait_until(launch.committed)
     launch.process.send_signal(signal.SIGTERM)
     code, out, err = launch.end()
     assert code == 3
@@ -160,8 +160,8 @@ def test_ray_ends_with_the_first_signal(begin: Begin) -> None:
     assert launch.rows()[0] > 0
 
 
-def test_interrupts_put_the_handlers_back() -> None:
-    """Outside of a launch, signals do what they did before; what was ignored stays ignored within."""
+def test_interrupts_restore_the_handlers() -> None:
+    """After a launch the former signal handlers are back; signals that were ignored stay ignored during it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         handler = signal.getsignal(signal.SIGINT)
@@ -179,7 +179,7 @@ def test_interrupts_put_the_handlers_back() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_before_the_loop_one_signal_is_enough() -> None:
-    """While planning there is nothing to keep."""
+def test_while_planning_one_signal_is_enough() -> None:
+    """Before any point runs, the first signal raises KeyboardInterrupt."""
     with Interrupts(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
