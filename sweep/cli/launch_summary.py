@@ -1,11 +1,10 @@
-"""What came of a launch: in words and the table that answers most questions, or as JSON."""
+"""Output of `sweep launch`: what ran, and the table of what each policy saves, as text or as JSON."""
 
-import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sweep.cli.options import elsewhere
+from sweep.cli import output_formats
+from sweep.cli.options import results_option
 
 if TYPE_CHECKING:
     from sweep.query.named_queries import NamedQuery
@@ -13,70 +12,63 @@ if TYPE_CHECKING:
     from sweep.store.arrow_tables import Table
     from sweep.store.store import Store
 
-QUESTION, MEASURED = "savings", "measured"
+MODEL_QUERY, KERNEL_QUERY = "savings", "measured"
 MOST_ROWS = 24
 
 
-def tell(summary: "LaunchSummary", store: "Store", live: bool, results: str, *, as_json: bool, quiet: bool) -> None:
-    """The summary, what each policy saves, and how to ask for that again."""
+def print_summary(
+    summary: "LaunchSummary", store: "Store", is_kernel: bool, results: str, *, as_json: bool, quiet: bool
+) -> None:
+    """Print what ran, the rows of the named query that belongs to the engine, and the command that repeats it."""
     from sweep.query.named_queries import named_query
 
-    question = named_query(MEASURED if live else QUESTION)
-    table = None if summary.status == "interrupted" else _answer(store, summary.run_id, question, quiet)
+    question = named_query(KERNEL_QUERY if is_kernel else MODEL_QUERY)
+    table = None if summary.status == "interrupted" else _run_query(store, summary.run_id, question, quiet)
     if as_json:
-        print(json.dumps(facts(summary, results, question.name, table), indent=1, ensure_ascii=False))
+        output_formats.print_json(_summary_json(summary, results, question.name, table))
         return
-    for line in told(summary, results):
-        print(line)
+    for line in summary_lines(summary, results):
+        output_formats.print_line(line)
     if table is not None and table.num_rows:
-        print(f"\n{question.help}\n")
-        _show(table)
-        print(f"\nsweep query {question.name} --run {summary.run_id}{elsewhere(results)}\n")
-        print(question.sql.strip())
+        output_formats.print_text(f"\n{question.help}\n")
+        output_formats.print_line()
+        left_out = output_formats.print_arrow_table(table, "table", most=MOST_ROWS)
+        if left_out:
+            output_formats.print_line(f"... {left_out:,} more rows")
+        command = f"sweep query {question.name} --run {summary.run_id}{results_option(results)}"
+        output_formats.print_text(f"\n{command}\n\n{question.sql.strip()}")
 
 
-def told(summary: "LaunchSummary", results: str) -> list[str]:
-    """The run, its points, its time, in three lines or so."""
+def summary_lines(summary: "LaunchSummary", results: str) -> list[str]:
+    """The run, its points, its time and, if there are any, its failed points."""
     counts = ", ".join(f"{count:,} {status}" for status, count in summary.points.items() if count)
     if not counts:
         counts = f"none finished of {summary.planned:,}" if summary.planned else "none to run"
-    before = f"; {summary.done_before:,} were done" if summary.done_before else ""
-    some = f"{summary.workers} worker{'s' * (summary.workers > 1)}"
-    workers = f" on {summary.executor}, {some}" if summary.workers else ""
+    done_before = f"; {summary.done_before:,} were done" if summary.done_before else ""
+    workers = f"{summary.workers} worker{'s' * (summary.workers > 1)}"
+    executor = f" on {summary.executor}, {workers}" if summary.workers else ""
     lines = [
-        f"run      {summary.run_id}{' (gone on with)' if summary.resumed else ''}: {summary.status}",
-        f"points   {counts}{before}",
-        f"seconds  {summary.seconds:.1f}{workers}",
+        f"run      {summary.run_id}{' (resumed)' if summary.resumed else ''}: {summary.status}",
+        f"points   {counts}{done_before}",
+        f"seconds  {summary.seconds:.1f}{executor}",
     ]
     if summary.failed:
-        ask = f"sweep query failures --run {summary.run_id}{elsewhere(results)}"
-        lines.append(f"failed   {summary.failed:,} in this run: {ask}")
-        lines.append("         the same command with --rerun failed tries them again")
+        command = f"sweep query failures --run {summary.run_id}{results_option(results)}"
+        lines.append(f"failed   {summary.failed:,} in this run: {command}")
+        lines.append("         to run them again, add --rerun failed to the same command")
     return lines
 
 
-def facts(summary: "LaunchSummary", results: str, question: str, table: "Table | None") -> dict[str, Any]:
-    """The same for --json; each policy's savings are the rows of the question, none after an interrupt."""
-    from sweep.cli.output_formats import plain
-
-    rows = [] if table is None else [plain(row) for row in table.to_pylist()]
+def _summary_json(summary: "LaunchSummary", results: str, question: str, table: "Table | None") -> dict[str, Any]:
+    """`policies`: the rows of the query, empty after an interrupt."""
+    rows = [] if table is None else table.to_pylist()
     return asdict(summary) | {"results": results, "query": question, "policies": rows}
 
 
-def _answer(store: "Store", run_id: str, question: "NamedQuery", quiet: bool) -> "Table":
-    from sweep.cli.output_formats import print_missing_baseline
+def _run_query(store: "Store", run_id: str, question: "NamedQuery", quiet: bool) -> "Table":
     from sweep.query.database import Database
 
     with Database(store, run=run_id) as database:
         if not quiet:
-            print_missing_baseline(database, question)
+            output_formats.print_missing_baseline(database, question)
         return database.query(question.sql)
-
-
-def _show(table: "Table") -> None:
-    from sweep.cli.output_formats import write
-
-    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    left_out = write(table.column_names, rows, "table", sys.stdout, most=MOST_ROWS)
-    if left_out:
-        print(f"... {left_out:,} more rows")

@@ -1,6 +1,7 @@
-"""The command line: names the commands, imports one when it is called, and turns every end into an exit code.
+"""The command line: imports the module of the command that was named, runs it, and returns the exit code.
 
-0 all ok; 1 some points failed; 2 bad usage, grid or input; 3 interrupted; 4 a fault of ours; 5 regression found.
+Exit codes: 0 all ok; 1 some points failed, or the live kernel differs; 2 bad usage, grid or input; 3 interrupted;
+4 an internal error; 5 `sweep compare` found a regression.
 """
 
 import errno
@@ -10,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, NamedTuple, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -21,31 +22,39 @@ from sweep import __version__
 from sweep.cli.output_streams import visible_control_characters
 from sweep.common.errors import UserError, did_you_mean, one_line, printable, unknown_name
 
+
+class Command(NamedTuple):
+    """An entry of COMMANDS: `module` in sweep.cli.commands has a function of the command's name."""
+
+    module: str
+    summary: str
+
+
 COMMANDS = {
-    "grids": ("grids", "List the grids that ship, with their questions."),
-    "plan": ("plan", "What a launch would run: points, exclusions, duplicates, time, memory."),
-    "launch": ("launch", "Run what is missing of a grid, write Parquet, summarise."),
-    "ls": ("runs", "List the runs of a store."),
-    "show": ("runs", "One run: its points, failures, provenance."),
-    "why": ("why", "One point's identity: which values make its id."),
-    "rm": ("runs", "Delete a run."),
-    "query": ("query", "SQL over the results: text, file or named query."),
-    "compare": ("compare", "Two runs: what differs in the second, and whether it is worse."),
-    "calibrate": ("calibrate", "Measure this machine's costs, and write a cost table."),
-    "validate": ("validate", "The same points on the model and on the live kernel, side by side."),
-    "replay": ("replay", "Traces under every policy: VmPTE step by step, and what the calls cover."),
-    "advise": ("advise", "What reclaim can give back for a VIRT, RES, VmPTE, and what to change in the allocator."),
-    "inspect": ("inspect", "A live process: its tables, how many are empty, what each policy would give back."),
+    "plan": Command("plan", "Count the points that a launch would run; estimate time and memory."),
+    "launch": Command("launch", "Run the missing points of a grid and store the results."),
+    "grids": Command("grids", "List the grids that ship, with their questions."),
+    "ls": Command("runs", "List the runs of a store."),
+    "show": Command("runs", "Show one run: its points, failures and provenance."),
+    "why": Command("why", "Show the values that make up the id of a point."),
+    "rm": Command("runs", "Delete runs."),
+    "query": Command("query", "Query the results with SQL: text, a file or a named query."),
+    "compare": Command("compare", "Compare two runs: what differs, and whether it is worse."),
+    "calibrate": Command("calibrate", "Measure the costs of this machine; write a cost table."),
+    "validate": Command("validate", "Compare the model with the live kernel, point by point."),
+    "replay": Command("replay", "Replay traces under every policy."),
+    "advise": Command("advise", "Estimate what reclaim can give back; list allocator settings."),
+    "inspect": Command("inspect", "Count the empty page tables of a live process."),
 }
-"""Name: module in sweep.cli.commands (its function has the command's name), help."""
 
-USAGE, INTERRUPTED, FAULT = 2, 3, 4
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What a disk says when it takes no more: no fault of ours, wherever it happens."""
+BAD_USAGE, INTERRUPTED, INTERNAL_ERROR = 2, 3, 4
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a full or failing disk. They are reported as such wherever they occur, not as internal errors."""
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
-class Lazy(TyperGroup):
-    """A group whose help needs no command's module."""
+class LazyGroup(TyperGroup):
+    """The group of all commands. Imports a command's module only when that command is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -53,10 +62,11 @@ class Lazy(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        module, help_line = COMMANDS[cmd_name]
-        function = getattr(importlib.import_module(f"sweep.cli.commands.{module}"), cmd_name)
-        app = _app(context_settings={"help_option_names": ["-h", "--help"]})
-        app.command(name=cmd_name, help=function.__doc__ or help_line)(function)
+        module = importlib.import_module(f"sweep.cli.commands.{COMMANDS[cmd_name].module}")
+        function = getattr(module, cmd_name)
+        text, found, example = (function.__doc__ or "").rpartition("Example: ")
+        app = _typer_app(context_settings=HELP_OPTIONS)
+        app.command(name=cmd_name, help=text or example, epilog=found + example if found else None)(function)
         return get_command(app)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -66,82 +76,72 @@ class Lazy(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, help_line) for name, (_, help_line) in COMMANDS.items()])
+            formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
 
 
-def _app(**settings: Any) -> typer.Typer:
+def _typer_app(**settings: Any) -> typer.Typer:
     return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, **settings)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         print(f"sweep {__version__}")
         raise typer.Exit
 
 
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
 ) -> None:
-    """What each design for freeing empty page tables saves and costs: grids in, Parquet and SQL out."""
+    """Measure what each design for freeing empty page tables saves and costs.
+
+    Grids of scenarios go in; results come out as Parquet files and SQL tables.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. The console script passes it to sys.exit."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller: >&-
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as we live
+    """Run one command and return its exit code. `arguments`: sys.argv without the program, by default.
+
+    Errors become one line on stderr; with --debug, anywhere among the arguments, also a traceback.
+    """
+    _open_closed_streams()
     with visible_control_characters():
-        return _main(arguments)
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
 
 
-def _main(arguments: Sequence[str] | None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
+def _main(words: list[str]) -> int:
     options = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in options
     if debug:
         words.remove("--debug")
     try:
-        _must_be_text(words)
-        code, said = _call(words), ""
+        _check_utf8(words)
+        code, message = _run(words), ""
     except (Exception, KeyboardInterrupt) as error:
-        code, said = _told(error, debug)
-        if debug and said:
+        code, message = _code_and_message(error, debug)
+        if debug and message:
             traceback.print_exc()
-    refused = getattr(sys.modules.get("engine.compilation.cache"), "refused", "")
-    if refused:
+    output_error = _flush(sys.stdout)
+    if output_error and not message:
+        code, message = BAD_USAGE, f"stdout: {output_error}"
+    if message:
         with suppress(OSError):
-            print(f"sweep: {printable(refused)}", file=sys.stderr)
-    gone = _flush(sys.stdout)
-    if gone and not said:
-        code, said = USAGE, f"stdout: {gone}"
-    if said:
-        with suppress(OSError):
-            print(f"sweep: {printable(said)}", file=sys.stderr)
+            print(f"sweep: {printable(message)}", file=sys.stderr)
     _flush(sys.stderr)
     return code
 
 
-def _told(error: BaseException, debug: bool) -> tuple[int, str]:
-    """The exit code for what ended a command, and the line that says it."""
-    if isinstance(error, BrokenPipeError):
-        return 0, ""  # the reader has what it wanted
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted"
-    if isinstance(error, UserError):
-        return USAGE, str(error)
-    if isinstance(error, TyperException):
-        return USAGE, _usage(error)
-    if isinstance(error, OSError) and error.errno in FULL:
-        return USAGE, f"{error.filename or 'output'}: {error.strerror}"
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    return FAULT, f"fault of ours: {what}" + ("" if debug else "; run with --debug")
+def _open_closed_streams() -> None:
+    """Send output to /dev/null where the caller closed a standard stream (`>&-`): Python then has None there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - open until exit
 
 
-def _must_be_text(words: list[str]) -> None:
-    """Bytes that are not UTF-8 come in as lone surrogates, which neither SQL nor JSON nor Parquet can hold."""
+def _check_utf8(words: list[str]) -> None:
+    """Raise UserError for an argument that is not UTF-8: its lone surrogates fit neither SQL nor JSON nor Parquet."""
     for word in words:
         try:
             word.encode()
@@ -149,25 +149,15 @@ def _must_be_text(words: list[str]) -> None:
             raise UserError(f"{one_line(ascii(word))}: not UTF-8 text; rename the file, or write it as UTF-8") from None
 
 
-def _flush(stream: TextIO) -> str:
-    """Why the stream takes no more, if that is not only a reader who has gone. Then what is left goes nowhere."""
-    try:
-        stream.flush()
-    except OSError as error:
-        # Python flushes once more at its end, and would end with 120.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return "" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
-    return ""
-
-
-def _call(words: list[str]) -> int:
-    app = _app(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+def _run(words: list[str]) -> int:
+    """Parse the arguments, run the command and return its exit code."""
+    app = _typer_app(cls=LazyGroup, context_settings=HELP_OPTIONS)
     app.callback()(_root)
     group = get_command(app)
     if not words:
         with group.make_context("sweep", ["--help"], resilient_parsing=True) as context:
             print(group.get_help(context), file=sys.stderr)
-        return USAGE
+        return BAD_USAGE
     try:
         with group.make_context("sweep", words) as context:
             code = group.invoke(context)
@@ -176,16 +166,43 @@ def _call(words: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: TyperException) -> str:
+def _code_and_message(error: BaseException, debug: bool) -> tuple[int, str]:
+    """The exit code for an exception, and the line to print; an empty line for a reader that closed the pipe."""
+    if isinstance(error, BrokenPipeError):
+        return 0, ""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, UserError):
+        return BAD_USAGE, str(error)
+    if isinstance(error, TyperException):
+        return BAD_USAGE, _usage_message(error)
+    if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
+        return BAD_USAGE, f"{error.filename or 'output'}: {error.strerror}"
+    description = " ".join(f"{type(error).__name__}: {error}".split())
+    return INTERNAL_ERROR, f"internal error: {description}" + ("" if debug else "; run with --debug")
+
+
+def _usage_message(error: TyperException) -> str:
     """`launch: no such option: --fres; did you mean '--fresh'? see sweep launch --help`, one line."""
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "sweep"
-    told = " ".join(error.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
+    message = " ".join(error.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
+    message = message[:1].lower() + message[1:]
     option, parameters = getattr(error, "option_name", None), getattr(getattr(context, "command", None), "params", ())
-    hint = did_you_mean(option, [name for p in parameters for name in p.opts]) if option else ""
+    hint = did_you_mean(option, [name for parameter in parameters for name in parameter.opts]) if option else ""
     command = path.removeprefix("sweep").strip()
-    told = told[:1].lower() + told[1:]
-    return f"{command + ': ' if command else ''}{told}{hint or ';'} see {path} --help"
+    return f"{command + ': ' if command else ''}{message}{hint or ';'} see {path} --help"
+
+
+def _flush(stream: TextIO) -> str:
+    """Flush a stream. Returns the reason if that failed, except for a closed pipe; the rest then goes to /dev/null."""
+    try:
+        stream.flush()
+    except OSError as error:
+        # Otherwise Python's own flush at exit would fail too, with exit code 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return "" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
+    return ""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The options that several commands share, each declared once."""
+"""Options that several commands share, each declared once, and what reads their values."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,26 +10,31 @@ from sweep.common.errors import UserError
 Format = Literal["table", "csv", "json", "md"]
 
 GRID_FILE = typer.Argument(
-    metavar="GRID", help="A grid file, or the name of a grid that ships (sweep grids).", show_default=False
+    metavar="GRID", help="A grid file, or the name of a grid that ships (see sweep grids).", show_default=False
 )
 GridFile = Annotated[Path, GRID_FILE]
-MaybeGridFile = Annotated[Path | None, GRID_FILE]
+OptionalGridFile = Annotated[Path | None, GRID_FILE]
 Override = Annotated[
     list[str] | None,
-    typer.Option("-S", "--set", metavar="KEY=VALUE", help="Replace a value of the grid: -S fixed.virt=4GiB."),
+    typer.Option("-S", "--set", metavar="KEY=VALUE", help="Replace a value of the grid, as in -S fixed.virt=4GiB."),
 ]
-Where = Annotated[str | None, typer.Option("--where", metavar="SQL", help="Only points that fulfil this condition.")]
+Where = Annotated[
+    str | None, typer.Option("--where", metavar="SQL", help="Only points for which this SQL condition is true.")
+]
 Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time for one point.")]
 Results = Annotated[
-    str, typer.Option("--results", metavar="DIR-or-URI", help="The store: a directory, or such as s3://bucket/prefix.")
+    str,
+    typer.Option(
+        "--results", metavar="DIR-or-URI", help="The store: a directory, or a URI such as s3://bucket/prefix."
+    ),
 ]
-HowToPrint = Annotated[Format, typer.Option("--format", help="How to print.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
-Facts = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OutputFormat = Annotated[Format, typer.Option("--format", help="Output format.")]
+JsonFormat = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 PurgeSizes = Annotated[
-    str, typer.Option("--zap", metavar="SIZES", help="Sizes of the calls to assess, separated by commas.")
+    str, typer.Option("--zap", metavar="SIZES", help="Sizes of the madvise calls to assess, separated by commas.")
 ]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no words: errors and the data.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only the data and errors.")]
 
 STORE = "results"
 """The store that is used without --results."""
@@ -37,7 +42,7 @@ ZAPS = "64KiB,2MiB,64MiB"
 """Sizes of calls that are assessed without --zap."""
 
 
-def purge_sizes(text: str) -> tuple[int, ...]:
+def parse_purge_sizes(text: str) -> tuple[int, ...]:
     """The sizes of --zap in bytes. Raises UserError."""
     from sweep.common.units import parse_size
 
@@ -47,8 +52,8 @@ def purge_sizes(text: str) -> tuple[int, ...]:
         raise UserError(f"--zap: {error}") from error
 
 
-def elsewhere(results: str) -> str:
-    """What a command that is printed to be typed next needs, to look into the same store."""
+def results_option(results: str) -> str:
+    """` --results DIR` for a command that is suggested to the user, quoted for a shell; empty for the default store."""
     import shlex
 
     return "" if results == STORE else f" --results {shlex.quote(results)}"

@@ -1,4 +1,8 @@
-"""Rows as text: a table for people, csv, json, Markdown. Writes to a stream that it is given."""
+"""Everything that a command prints: rows as a table, CSV, JSON, Markdown or Parquet, and lines of text.
+
+Commands print only through this module. sweep.cli.output_streams makes control characters visible in all that is
+printed; here line ends within a value are, so that no value can forge a line.
+"""
 
 import csv
 import json
@@ -11,58 +15,72 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sweep.common.errors import UserError
+from sweep.common.errors import UserError, printable
 
 if TYPE_CHECKING:
     from sweep.query.database import Database
     from sweep.query.named_queries import NamedQuery
     from sweep.store.arrow_tables import Table
 
-from sweep.common.errors import printable
-
 Rows = Iterable[Sequence[Any]]
 
 FORMATS = ("table", "csv", "json", "md")
-_ABSENT = "-"
+_NULL = "-"
 
 
-def write(names: Sequence[str], rows: Rows, form: str, out: TextIO, *, most: int = 0) -> int:
-    """Write rows in one of FORMATS; a table of at most so many rows (0: all). Returns how many rows were left out."""
-    names = apart(names) if form == "json" else [shown(name) for name in names]
-    if form == "table":
-        return _table(names, rows, out, most)
-    writers: dict[str, Callable[[Sequence[str], Rows, TextIO], None]] = {"csv": _csv, "json": _json, "md": _markdown}
-    writers[form](names, rows, out)
-    return 0
+def print_line(text: str = "") -> None:
+    """Print one line to stdout. Line ends in `text` are made visible too, so that no value can forge a line."""
+    print(printable(text))
 
 
-def write_to(path: Path | None, names: Sequence[str], rows: Rows, form: str, *, most: int = 0) -> int:
-    """Write rows in one of FORMATS to a file, or to stdout without one. Returns how many rows were left out."""
+def print_text(text: str) -> None:
+    """Print text of several lines to stdout."""
+    print(text.rstrip("\n"))
+
+
+def print_note(text: str = "") -> None:
+    """Print one line to stderr: what a reader should know beside the data."""
+    print(printable(text), file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON to stdout."""
+    print(json.dumps(plain(value), indent=1, ensure_ascii=False))
+
+
+def confirm(question: str) -> bool:
+    """Ask a yes-or-no question on the terminal; anything but y and yes is a no."""
+    print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def print_rows(names: Sequence[str], rows: Rows, form: str, path: Path | None = None, *, most: int = 0) -> int:
+    """Write rows in one of FORMATS to stdout or to a file. Returns how many rows were left out, as `write_rows`."""
     if form not in FORMATS:
         raise UserError(f"--format {form} is for the rows of a query; choose {', '.join(FORMATS)}")
     if path is None:
-        return write(names, rows, form, sys.stdout, most=most)
+        return write_rows(names, rows, form, sys.stdout, most=most)
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
-            return write(names, rows, form, file, most=most)
+            return write_rows(names, rows, form, file, most=most)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
 
 
-def write_arrow(table: "Table", form: str, path: Path | None = None, *, most: int = 0) -> int:
-    """Write an Arrow table as `write_to` does, or as Parquet. Returns how many rows were left out."""
+def print_arrow_table(table: "Table", form: str, path: Path | None = None, *, most: int = 0) -> int:
+    """As `print_rows`, for an Arrow table, which can be written as Parquet too."""
     from sweep.store import arrow_tables
 
     if form != "parquet":
-        return write_to(path, table.column_names, arrow_tables.rows(table), form, most=most)
-    table = table.rename_columns(apart(table.column_names))
+        return print_rows(table.column_names, arrow_tables.rows(table), form, path, most=most)
+    table = table.rename_columns(unique_names(table.column_names))
     if path is not None:
         try:
             arrow_tables.write_parquet(table, path)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}") from error
     elif sys.stdout.isatty():
-        raise UserError("--format parquet is not for a terminal; add -o FILE, or send it on")
+        raise UserError("--format parquet is not for a terminal; add -o FILE, or redirect the output")
     else:
         arrow_tables.write_parquet(table, sys.stdout.buffer)
     return 0
@@ -72,20 +90,38 @@ def print_missing_baseline(database: "Database", question: "NamedQuery") -> None
     """Name on stderr the runs that a named query leaves out because they have no row of the policy `none`."""
     for run_id in database.runs_without_none() if question.compares_with_none else ():
         advice = f"which {question.name} compares with; add it to the grid's policies"
-        print(f"note: {run_id} has no policy none, {advice}", file=sys.stderr)
+        print_note(f"note: {run_id} has no policy none, {advice}")
 
 
-def apart(names: Sequence[str]) -> list[str]:
-    """a, a, b -> a, a_1, b, as DuckDB does it: an object has a name once."""
-    taken: list[str] = []
+def write_rows(names: Sequence[str], rows: Rows, form: str, out: TextIO, *, most: int = 0) -> int:
+    """Write rows in one of FORMATS to a stream.
+
+    A table has at most `most` rows (0: all). Returns how many rows were left out.
+    """
+    if form == "table":
+        return _write_table(names, rows, out, most)
+    writers: dict[str, Callable[[Sequence[str], Rows, TextIO], None]] = {
+        "csv": _write_csv,
+        "json": _write_json,
+        "md": _write_markdown,
+    }
+    writers[form](names, rows, out)
+    return 0
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Column names made unique as DuckDB does it: a, a, b becomes a, a_1, b."""
+    unique: list[str] = []
     for name in names:
         numbered = (f"{name}_{number}" for number in count(1))
-        taken.append(name if name not in taken else next(other for other in numbered if other not in (*taken, *names)))
-    return taken
+        unique.append(
+            name if name not in unique else next(other for other in numbered if other not in (*unique, *names))
+        )
+    return unique
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: whole decimals as integers, times as ISO 8601, NaN as null."""
+    """Convert a value to JSON's types: whole decimals to integers, times to ISO 8601 text, NaN to null."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -101,11 +137,11 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def shown(value: Any) -> str:
-    """A value as people read it: 102,640 and 0.25, six digits, `-` for NULL, one line without control characters."""
+def readable(value: Any) -> str:
+    """A value as one line for people: 102,640 and 0.25, six digits, `-` for NULL, control characters visible."""
     value = value if isinstance(value, datetime) else plain(value)
     if value is None:
-        return _ABSENT
+        return _NULL
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
@@ -115,21 +151,24 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,.6g}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if text.isprintable() else printable("".join(" " if c in "\r\n\t" else c for c in text))
+    return text if text.isprintable() else printable(text.translate(_SPACES))
 
 
-def _table(names: Sequence[str], rows: Rows, out: TextIO, most: int) -> int:
-    """Aligned columns, numbers to the right. Lines are as long as they must be."""
+_SPACES = str.maketrans("\n\r\t", "   ")
+
+
+def _write_table(names: Sequence[str], rows: Rows, out: TextIO, most: int) -> int:
+    """Write aligned columns, numbers to the right. Lines are as long as they must be."""
     rows = iter(rows)
-    head = list(islice(rows, most)) if most else list(rows)
+    written = list(islice(rows, most)) if most else list(rows)
     left_out = sum(1 for _ in rows)
-    names = [shown(name) for name in names]
-    cells = [[shown(value) for value in row] for row in head]
+    names = [readable(name) for name in names]
+    cells = [[readable(value) for value in row] for row in written]
     widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(names)]
-    right = [_numeric(row[i] for row in head) for i in range(len(names))]
+    is_right = [_are_numbers(row[i] for row in written) for i in range(len(names))]
 
     def line(texts: Sequence[str]) -> str:
-        padded = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, right, strict=True)]
+        padded = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, is_right, strict=True)]
         return "  ".join(padded).rstrip() + "\n"
 
     out.write(line(names) + line(["-" * width for width in widths]))
@@ -137,41 +176,41 @@ def _table(names: Sequence[str], rows: Rows, out: TextIO, most: int) -> int:
     return left_out
 
 
-def _markdown(names: Sequence[str], rows: Rows, out: TextIO) -> None:
+def _write_markdown(names: Sequence[str], rows: Rows, out: TextIO) -> None:
     rows = list(rows)
-    right = [_numeric(row[i] for row in rows) for i in range(len(names))]
+    is_right = [_are_numbers(row[i] for row in rows) for i in range(len(names))]
 
     def line(texts: Iterable[str]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |\n"
 
-    out.write(line(names) + line("---:" if r else "---" for r in right))
-    out.writelines(line(map(shown, row)) for row in rows)
+    out.write(line(map(readable, names)) + line("---:" if right else "---" for right in is_right))
+    out.writelines(line(map(readable, row)) for row in rows)
 
 
-def _csv(names: Sequence[str], rows: Rows, out: TextIO) -> None:
+def _write_csv(names: Sequence[str], rows: Rows, out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow([readable(name) for name in names])
     for row in rows:
-        writer.writerow([_cell(plain(value)) for value in row])
+        writer.writerow([_csv_cell(plain(value)) for value in row])
 
 
-def _cell(value: Any) -> Any:
+def _csv_cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
-def _json(names: Sequence[str], rows: Rows, out: TextIO) -> None:
-    """An array of objects, a row a line."""
-    before = "["
+def _write_json(names: Sequence[str], rows: Rows, out: TextIO) -> None:
+    """Write an array of objects, one row per line."""
+    names, separator = unique_names(names), "["
     for row in rows:
         values = dict(zip(names, map(plain, row), strict=True))
-        out.write(f"{before}\n{json.dumps(values, ensure_ascii=False)}")
-        before = ","
-    out.write("[]\n" if before == "[" else "\n]\n")
+        out.write(f"{separator}\n{json.dumps(values, ensure_ascii=False)}")
+        separator = ","
+    out.write("[]\n" if separator == "[" else "\n]\n")
 
 
-def _numeric(values: Iterable[Any]) -> bool:
-    """Numbers, or NULLs among them."""
-    kinds = [isinstance(v, int | float | Decimal) and not isinstance(v, bool) for v in values if v is not None]
-    return bool(kinds) and all(kinds)
+def _are_numbers(values: Iterable[Any]) -> bool:
+    """True for numbers, also with NULLs among them."""
+    checks = [isinstance(v, int | float | Decimal) and not isinstance(v, bool) for v in values if v is not None]
+    return bool(checks) and all(checks)

@@ -1,72 +1,67 @@
-"""What `sweep plan` and `sweep launch --dry-run` print of a plan: where its points went, or the points themselves."""
+"""Output of `sweep plan` and `sweep launch --dry-run`: the account of a plan, or its points."""
 
-import json
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from sweep.cli import output_formats
 from sweep.cli.options import Format
-from sweep.common.errors import printable
 
 if TYPE_CHECKING:
     from sweep.run.plan import Plan
 
-SHOWN_POINTS = 1_000
+MOST_POINTS = 1_000
 """Most rows of the table of points; csv and json have no limit."""
 
 
-def show(made: "Plan", goes_on_with: str | None, chosen: Format, *, points: bool = False) -> None:
-    """The account or the points to stdout, warnings to stderr."""
-    for warning in made.account.warnings:
-        print(f"warning: {printable(warning)}", file=sys.stderr)
+def print_plan(plan: "Plan", run_id: str | None, form: Format, *, points: bool = False) -> None:
+    """Print the account of a plan, or its points, and its warnings on stderr. `run_id`: the run that it continues."""
+    for warning in plan.account.warnings:
+        output_formats.print_note(f"warning: {warning}")
     if points:
-        list_points(made, chosen)
+        _print_points(plan, form)
+    elif form == "json":
+        output_formats.print_json(_account_json(plan, run_id))
     else:
-        show_account(made, chosen, goes_on_with)
+        _print_account(plan, run_id, form)
 
 
-def show_account(made: "Plan", chosen: Format, goes_on_with: str | None) -> None:
-    """Where the raw points go, and what the rest will cost."""
-    if chosen == "json":
-        print(json.dumps(facts(made, goes_on_with), indent=1, ensure_ascii=False))
-        return
-    from sweep.cli import output_formats
+def _print_account(plan: "Plan", run_id: str | None, form: Format) -> None:
     from sweep.common.units import human_ns, human_size
 
-    rows = list(_account_rows(made, goes_on_with))
-    used = 3 if chosen == "csv" or any(because for _, _, because in rows) else 2
-    output_formats.write((made.grid.name, "points", "because")[:used], [row[:used] for row in rows], chosen, sys.stdout)
-    if chosen == "table":
-        time, memory = human_ns(made.account.estimate_ns), human_size(made.account.peak_bytes)
-        print(f"\nCPU time about {time}; memory about {memory} a worker")
+    rows = list(_account_rows(plan, run_id))
+    columns = 3 if form == "csv" or any(because for _, _, because in rows) else 2
+    output_formats.print_rows((plan.grid.name, "points", "because")[:columns], [row[:columns] for row in rows], form)
+    if form == "table":
+        time, memory = human_ns(plan.account.estimate_ns), human_size(plan.account.peak_bytes)
+        output_formats.print_line()
+        output_formats.print_line(f"CPU time about {time}; memory about {memory} per worker")
 
 
-def _account_rows(made: "Plan", goes_on_with: str | None) -> Iterator[tuple[str, int, str]]:
-    """(what, how many points it adds or takes, why)."""
-    account = made.account
+def _account_rows(plan: "Plan", run_id: str | None) -> Iterator[tuple[str, int, str]]:
+    """(step, points that it adds or, negative, removes, reason)."""
+    account = plan.account
     yield "raw", account.raw, ""
-    for rule, (label, dropped) in zip(made.grid.excludes, account.excluded, strict=True):
+    for rule, (label, dropped) in zip(plan.grid.excludes, account.excluded, strict=True):
         yield f"excluded: {label}", -dropped, rule.because or ""
     if account.where_dropped:
         yield "not --where", -account.where_dropped, ""
     yield "duplicates", -account.duplicates, ""
-    yield f"done in {goes_on_with}" if goes_on_with else "done", -account.done, ""
+    yield f"done in {run_id}" if run_id else "done", -account.done, ""
     yield "to run", account.todo, ""
 
 
-def facts(made: "Plan", goes_on_with: str | None) -> dict[str, Any]:
-    """The account for --json."""
+def _account_json(plan: "Plan", run_id: str | None) -> dict[str, Any]:
     from sweep.grid.point_id import run_name
 
-    account = made.account
-    rules = zip(made.grid.excludes, account.excluded, strict=True)
+    account = plan.account
+    rules = zip(plan.grid.excludes, account.excluded, strict=True)
     return {
-        "grid": made.grid.name,
-        "about": made.grid.about,
-        "run_name": run_name(made.grid),
-        "goes_on_with": goes_on_with,
-        "policies": list(made.grid.policies),
+        "grid": plan.grid.name,
+        "about": plan.grid.about,
+        "run_name": run_name(plan.grid),
+        "goes_on_with": run_id,
+        "policies": list(plan.grid.policies),
         "raw": account.raw,
         "excluded": [{"rule": label, "because": rule.because, "dropped": n} for rule, (label, n) in rules],
         "where_dropped": account.where_dropped,
@@ -79,41 +74,41 @@ def facts(made: "Plan", goes_on_with: str | None) -> dict[str, Any]:
     }
 
 
-def list_points(made: "Plan", chosen: Format) -> None:
-    """The points to run: csv and json stream them as a run would store them, the table shows the first as written."""
+def _print_points(plan: "Plan", form: Format) -> None:
+    """Print the points to run: in csv and json all columns as stored, in a table the grid's own columns with units."""
     from engine.model.scenario import FIELD
-    from sweep.cli import output_formats
     from sweep.common import schema
 
-    derived = tuple(made.grid.derive)
-    names = tuple(column.name for column in schema.TRACE) if made.grid.traces else tuple(FIELD)
-    if chosen != "table":
-        output_formats.write(("point_id", "repeat", *names, *derived), _stored(made, names), chosen, sys.stdout)
+    derived = tuple(plan.grid.derive)
+    names = tuple(column.name for column in schema.TRACE) if plan.grid.traces else tuple(FIELD)
+    if form != "table":
+        output_formats.print_rows(("point_id", "repeat", *names, *derived), _stored_points(plan, names), form)
         return
-    fields = tuple(name for name in names if name in {*made.grid.varying_columns, "seed"})
-    rows = islice(_spelled(made, fields), SHOWN_POINTS)
-    output_formats.write(("point_id", "repeat", *fields, *derived), rows, "table", sys.stdout)
-    if made.account.todo > SHOWN_POINTS:
-        print(f"{SHOWN_POINTS:,} of {made.account.todo:,} points; --format csv or json lists all", file=sys.stderr)
+    fields = tuple(name for name in names if name in {*plan.grid.varying_columns, "seed"})
+    rows = islice(_spelled_points(plan, fields), MOST_POINTS)
+    output_formats.print_rows(("point_id", "repeat", *fields, *derived), rows, "table")
+    if plan.account.todo > MOST_POINTS:
+        total = f"{plan.account.todo:,} points"
+        output_formats.print_note(f"{MOST_POINTS:,} of {total}; --format csv or json lists all")
 
 
-def _stored(made: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-    """Sizes in bytes, sparsity filled in."""
+def _stored_points(plan: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    """Rows with sizes in bytes and with `sparsity` computed where a point has `res`, as a run stores them."""
     from sweep.grid.point_id import id_strings
     from sweep.store.arrow_tables import scenario_table
 
-    for block in made.chunks():
-        stored = scenario_table(block.columns).select(names).to_pydict().values()
-        derived = (values.to_pylist() for values in block.derived.values())
-        yield from zip(id_strings(block.ids), block.repeat.tolist(), *stored, *derived, strict=True)
+    for chunk in plan.chunks():
+        stored = scenario_table(chunk.columns).select(names).to_pydict().values()
+        derived = (values.to_pylist() for values in chunk.derived.values())
+        yield from zip(id_strings(chunk.ids), chunk.repeat.tolist(), *stored, *derived, strict=True)
 
 
-def _spelled(made: "Plan", fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-    """Sizes with their units, what is absent empty."""
+def _spelled_points(plan: "Plan", fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    """Rows with sizes as text with units, and empty text for absent values."""
     from sweep.grid.field_values import format_column
     from sweep.grid.point_id import id_strings
 
-    for block in made.chunks():
-        spelled = (format_column(name, block.columns[name]) for name in fields)
-        derived = (values.to_pylist() for values in block.derived.values())
-        yield from zip(id_strings(block.ids), block.repeat.tolist(), *spelled, *derived, strict=True)
+    for chunk in plan.chunks():
+        spelled = (format_column(name, chunk.columns[name]) for name in fields)
+        derived = (values.to_pylist() for values in chunk.derived.values())
+        yield from zip(id_strings(chunk.ids), chunk.repeat.tolist(), *spelled, *derived, strict=True)

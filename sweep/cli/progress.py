@@ -1,4 +1,4 @@
-"""How a launch says where it stands, on stderr: a bar on a terminal, now and then a plain line elsewhere."""
+"""Progress of a command on stderr: a bar on a terminal, otherwise a plain line from time to time."""
 
 import sys
 import time
@@ -10,22 +10,22 @@ from sweep.common.errors import printable
 from sweep.common.units import human_ns
 from sweep.run.progress import Progress, ProgressState
 
-FIRST_LINE_S, SOON_S, SELDOM = 2.0, 10.0, 20
-"""Plain lines: when the first comes, how far apart they are at first, and later (a twentieth of the time gone)."""
+FIRST_LINE_S, LEAST_INTERVAL_S, INTERVAL_SHARE = 2.0, 10.0, 1 / 20
+"""Plain lines: seconds to the first; then least seconds between two, and the interval as a share of the time passed."""
 
 
-def progress(quiet: bool, stream: TextIO | None = None) -> Progress:
-    """The right one for the stream, stderr by default."""
+def open_progress(quiet: bool, stream: TextIO | None = None) -> Progress:
+    """Progress for a stream, stderr by default. `quiet`: none is shown."""
     out = stream or sys.stderr
     if quiet:
-        return Silent()
+        return NoProgress()
     if not out.isatty():
-        return Unheard(Lines(out))
-    # A bar moves the cursor: it needs the stream below the one that makes control characters visible.
-    return Unheard(Bar(out.raw if isinstance(out, VisibleStream) else out))
+        return ProgressUntilError(ProgressLines(out))
+    # A bar writes control characters: it needs the stream below the one that makes them visible.
+    return ProgressUntilError(ProgressBar(out.raw if isinstance(out, VisibleStream) else out))
 
 
-class Silent:
+class NoProgress:
     def say(self, text: str) -> None:
         pass
 
@@ -36,11 +36,11 @@ class Silent:
         pass
 
 
-class Unheard:
-    """One that goes silent when nobody hears it any more: a closed pipe or a terminal that hung up ends no sweep."""
+class ProgressUntilError:
+    """Writes nothing more after an OSError: a closed pipe or terminal must not end a launch."""
 
     def __init__(self, inner: Progress) -> None:
-        self._inner, self._gone = inner, False
+        self._inner, self._has_failed = inner, False
 
     def say(self, text: str) -> None:
         self._try(self._inner.say, text)
@@ -51,70 +51,71 @@ class Unheard:
     def stop(self) -> None:
         self._try(self._inner.stop)
 
-    def _try(self, tell: Callable[..., None], *what: object) -> None:
-        if self._gone:
+    def _try(self, method: Callable[..., None], *arguments: object) -> None:
+        if self._has_failed:
             return
         try:
-            tell(*what)
+            method(*arguments)
         except OSError:
-            self._gone = True
+            self._has_failed = True
 
 
 class Clock:
-    """How long it has taken and will take. The start of workers and the compiling do not count into the rate."""
+    """Time passed and time left. The start of workers and the compilation do not count towards the rate."""
 
     def __init__(self) -> None:
-        self.began = self.worked = time.monotonic()
-        self._waiting, self._waited = "", self.began
+        self._start = self._work_start = time.monotonic()
+        self._waiting, self._waiting_since = "", self._start
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.began
+        return time.monotonic() - self._start
 
-    def waiting(self, state: ProgressState) -> str:
-        """What is waited for, with seconds; empty if nothing is."""
+    def waiting_text(self, state: ProgressState) -> str:
+        """`compiling the engine, once: 12 s`, or an empty string if work is under way."""
         now = time.monotonic()
         if state.waiting != self._waiting:
-            self._waiting, self._waited = state.waiting, now
+            self._waiting, self._waiting_since = state.waiting, now
         if not state.waiting:
             return ""
-        self.worked = now
-        return f"{state.waiting}: {now - self._waited:.0f} s"
+        self._work_start = now
+        return f"{state.waiting}: {now - self._waiting_since:.0f} s"
 
-    def left(self, state: ProgressState) -> str:
-        """`, 12 points/s, 3 min left`, once a part of the work is done.
+    def rate_text(self, state: ProgressState) -> str:
+        """`, 12 points/s, 3 min left`, or an empty string before any work is done.
 
-        At first most of the work under way is in no rate yet, and CPU times tell more; at the end the clock does.
+        The time left is estimated from the rate so far and from `state.left_ns`, which uses CPU times. Their weights
+        change with the share done: at first the rate lacks most of the work under way; at the end it is exact.
         """
-        gone, done = time.monotonic() - self.worked, state.work_done_ns
-        if done <= 0 or state.done >= state.points or gone < 1:
+        seconds, done_ns = time.monotonic() - self._work_start, state.work_done_ns
+        if done_ns <= 0 or state.done >= state.points or seconds < 1:
             return ""
-        left_ns, share = gone * 1e9 * (state.work_ns - done) / done, done / state.work_ns
+        left_ns, share = seconds * 1e9 * (state.work_ns - done_ns) / done_ns, done_ns / state.work_ns
         if state.left_ns:
             left_ns = share * left_ns + (1 - share) * state.left_ns
-        return f", {state.done / gone:,.3g} points/s, {human_ns(left_ns)} left"
+        return f", {state.done / seconds:,.3g} points/s, {human_ns(left_ns)} left"
 
 
-class Lines:
+class ProgressLines:
     def __init__(self, out: TextIO) -> None:
         self._out, self._clock = out, Clock()
-        self._next = FIRST_LINE_S
+        self._next_s = FIRST_LINE_S
 
     def say(self, text: str) -> None:
         print(f"sweep: {printable(text)}", file=self._out, flush=True)
 
     def show(self, state: ProgressState) -> None:
-        waiting, seconds = self._clock.waiting(state), self._clock.seconds
-        if seconds < self._next:
+        waiting, seconds = self._clock.waiting_text(state), self._clock.seconds
+        if seconds < self._next_s:
             return
-        self._next = seconds + max(SOON_S, seconds / SELDOM)
-        self.say(waiting or f"{told(state)}, {seconds:.0f} s{self._clock.left(state)}")
+        self._next_s = seconds + max(LEAST_INTERVAL_S, seconds * INTERVAL_SHARE)
+        self.say(waiting or f"{_count_text(state)}, {seconds:.0f} s{self._clock.rate_text(state)}")
 
     def stop(self) -> None:
         pass
 
 
-class Bar:
+class ProgressBar:
     def __init__(self, out: TextIO) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -130,7 +131,7 @@ class Bar:
         self._console.print(f"sweep: {printable(text)}", markup=False, soft_wrap=True)
 
     def show(self, state: ProgressState) -> None:
-        text = self._clock.waiting(state) or told(state) + self._clock.left(state)
+        text = self._clock.waiting_text(state) or _count_text(state) + self._clock.rate_text(state)
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(text, total=None)
@@ -141,6 +142,6 @@ class Bar:
         self._bar.stop()
 
 
-def told(state: ProgressState) -> str:
-    bad = f", {state.bad:,} failed" if state.bad else ""
-    return f"{state.done:,} of {state.points:,} points{bad}"
+def _count_text(state: ProgressState) -> str:
+    failed = f", {state.bad:,} failed" if state.bad else ""
+    return f"{state.done:,} of {state.points:,} points{failed}"

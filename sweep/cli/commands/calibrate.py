@@ -1,15 +1,14 @@
-"""sweep calibrate: what single steps cost on this machine, as a cost table; and how well that predicts whole points."""
+"""sweep calibrate: measure the costs of this machine, write a cost table, and check its predictions."""
 
-import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli.options import STORE, Facts, Quiet, Results
+from sweep.cli import output_formats
+from sweep.cli.options import STORE, AsJson, Quiet, Results
 from sweep.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -22,31 +21,40 @@ REPEATS = 15
 
 
 def calibrate(
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What the cost table is called.")] = "measured",
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the cost table.")] = "measured",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: costs/NAME.json in the store.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Where to write it; default: costs/NAME.json in the store."
+        ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option("--repeats", metavar="N", min=3, help="Processes a figure is the median of.")
+        int, typer.Option("--repeats", metavar="N", min=3, help="Measure each figure in N processes; use the median.")
     ] = REPEATS,
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="GRID", help="Then predict each point of this grid, and measure.")
+        Path | None,
+        typer.Option(
+            "--check", metavar="GRID", help="Then compare predicted and measured times of this grid's points."
+        ),
     ] = None,
     where: Annotated[
-        str | None, typer.Option("--where", metavar="SQL", help="Of --check: only points that fulfil this condition.")
+        str | None,
+        typer.Option("--where", metavar="SQL", help="With --check: only points for which this SQL condition is true."),
     ] = None,
     results: Results = STORE,
-    as_json: Facts = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Measure this machine's costs with the live kernel, and write a cost table for `sweep query --cost NAME`.
+    """Measure what single steps cost on this machine's kernel, and write a cost table for `sweep query --cost NAME`.
 
-    Wants an idle machine: what else runs is in the figures.
+    Run it on an idle machine: other load changes the figures.
+
+    Example: sweep calibrate --name laptop --check grids/validate.yaml
     """
     from engine.kernel.microbench import Bench
-    from sweep.cli.progress import progress
+    from sweep.cli.progress import open_progress
     from sweep.common import cost_tables
-    from sweep.kernel import calibrate as room
+    from sweep.kernel import calibrate as calibration
     from sweep.kernel.kernel_driver import opened
     from sweep.run.progress import ProgressState
     from sweep.store.provenance import cpu_model
@@ -55,73 +63,84 @@ def calibrate(
     if not NAME.fullmatch(name):
         raise UserError(f"--name {one_line(name)!r}: a letter a-z, then up to 39 of a-z, 0-9, _ . and -")
     path = output or open_store(results).cost_path(name)
-    show, load = progress(quiet), os.getloadavg()
+    progress, load = open_progress(quiet), os.getloadavg()
     with opened() as runner:
-        if runner.machine.page_bytes != room.PAGE_BYTES:
-            has = f"this machine's have {runner.machine.page_bytes}"
-            raise UserError(f"calibrate: knows steps and prices for pages of {room.PAGE_BYTES} bytes only; {has}")
+        if runner.machine.page_bytes != calibration.PAGE_BYTES:
+            pages = f"this machine has pages of {runner.machine.page_bytes}"
+            raise UserError(f"calibrate: supports pages of {calibration.PAGE_BYTES} bytes only; {pages}")
         try:
-            figures = Bench(
-                runner, repeats, lambda step: show.show(ProgressState(0, waiting=f"measuring {step}"))
-            ).measure()
+            bench = Bench(runner, repeats, lambda step: progress.show(ProgressState(0, waiting=f"measuring {step}")))
+            figures = bench.measure()
             machine = f"{cpu_model() or runner.machine.machine}, {runner.machine.cpus} CPUs"
-            facts = room.document(name, runner, machine, load, figures, room.prices(figures))
+            document = calibration.document(name, runner, machine, load, figures, calibration.prices(figures))
             if check is not None:
-                facts["check"] = checked(runner, check, where, cost_tables.parse(path, facts), show)
+                costs = cost_tables.parse(path, document)
+                document["check"] = _check_predictions(runner, check, where, costs, progress)
         finally:
-            show.stop()
+            progress.stop()
     try:
-        room.save(path, facts)
+        calibration.save(path, document)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if as_json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        output_formats.print_json(document)
     else:
-        tables(facts)
+        _print_document(document)
     if not quiet:
-        print(f"sweep: wrote {path}; sweep query cost --cost {name if output is None else path}", file=sys.stderr)
+        command = f"sweep query cost --cost {name if output is None else path}"
+        output_formats.print_note(f"sweep: wrote {path}; {command}")
     return 0
 
 
-def checked(runner: "Runner", path: Path, where: str | None, prices: "CostTable", show: "Progress") -> dict[str, Any]:
-    """Predicted against measured zap_ns, for each point of a grid."""
+def _check_predictions(
+    runner: "Runner", path: Path, where: str | None, costs: "CostTable", progress: "Progress"
+) -> dict[str, Any]:
+    """How far the predicted zap_ns of each point of a grid is from the measured one, by group of points."""
     from sweep.grid.loader import load_grid
     from sweep.kernel.calibrate import Prediction, fits, predictions
+    from sweep.run.progress import ProgressState
     from sweep.run.plan import make_plan
     from sweep.run.progress import ProgressState
 
     plan = make_plan(load_grid(path), where)
-    total, found = plan.account.todo, list[Prediction]()
-    for prediction in predictions(plan, runner, prices):
-        found.append(prediction)
-        show.show(ProgressState(total, len(found), 0, total, len(found)))
+    total, done = plan.account.todo, list[Prediction]()
+    for prediction in predictions(plan, runner, costs):
+        done.append(prediction)
+        progress.show(ProgressState(total, len(done), 0, total, len(done)))
     rows = [
         {"points": fit.kind, "number": fit.points, "bias": fit.bias, "median": fit.median, "p90": fit.p90}
-        for fit in fits(found)
+        for fit in fits(done)
     ]
     return {"grid": path.name, "ratio": rows}
 
 
-def tables(facts: dict[str, Any]) -> None:
-    """Figures, prices, and the check."""
-    from sweep.cli import output_formats
-
-    out = sys.stdout
-    load, processes = ", ".join(map(str, facts["load"])), max(f["processes"] for f in facts["figures"].values())
-    print(f"{facts['machine']}, Linux {facts['kernel']}, {facts['date']}; load before: {load}")
-    ours = f"{facts['loop_ns']} ns of each call are the loop's"
-    print(f"CPU time, medians and quartiles of {processes} processes; {ours}\n")
-    figures = [(name, f["ns"], f["low_ns"], f["high_ns"], f["how"]) for name, f in facts["figures"].items()]
-    output_formats.write(("figure", "ns", "low", "high", "how"), figures, "table", out)
-    print()
-    prices = [
+def _print_document(document: dict[str, Any]) -> None:
+    """Print the figures, the costs that follow from them, and the check."""
+    load = ", ".join(map(str, document["load"]))
+    processes = max(figure["processes"] for figure in document["figures"].values())
+    figures = [(name, f["ns"], f["low_ns"], f["high_ns"], f["how"]) for name, f in document["figures"].items()]
+    costs = [
         (name, c["ns"], c.get("low_ns"), c.get("high_ns"), c["source"])
-        for name, c in facts["counters"].items()
+        for name, c in document["counters"].items()
         if "low_ns" in c
     ]
-    output_formats.write(("counter", "ns", "low", "high", "source"), prices, "table", out)
-    if "check" in facts:
-        print(f"\nzap_ns of {facts['check']['grid']}: predicted against measured, as a factor of 1 or more\n")
+    machine = f"{document['machine']}, Linux {document['kernel']}, {document['date']}"
+    output_formats.print_line(f"{machine}; load before: {load}")
+    output_formats.print_line(
+        f"CPU time, medians and quartiles of {processes} processes; "
+        f"the loop takes {document['loop_ns']} ns of each call"
+    )
+    output_formats.print_line()
+    output_formats.print_rows(("figure", "ns", "low", "high", "how"), figures, "table")
+    output_formats.print_line()
+    output_formats.print_rows(("counter", "ns", "low", "high", "source"), costs, "table")
+    if "check" in document:
         names = ("points", "number", "bias", "median", "p90")
-        rows = [tuple(row[name] for name in names) for row in facts["check"]["ratio"]]
-        output_formats.write(names, rows, "table", out)
+        rows = [tuple(row[name] for name in names) for row in document["check"]["ratio"]]
+        grid = document["check"]["grid"]
+        title = (
+            f"zap_ns of {grid}, predicted / measured: bias is the median; median and p90 of it as a factor of 1 or more"
+        )
+        output_formats.print_text(f"\n{title}\n")
+        output_formats.print_line()
+        output_formats.print_rows(names, rows, "table")

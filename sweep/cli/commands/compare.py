@@ -1,15 +1,13 @@
-"""sweep compare: two runs, row by row. Data to stdout, words to stderr; exit 5 where the second is worse."""
+"""sweep compare: two runs, row by row. Tables go to stdout, notes to stderr; exit code 5 if the second is worse."""
 
-import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli.options import STORE, Facts, Results, elsewhere
-from sweep.common.errors import printable
+from sweep.cli import output_formats
+from sweep.cli.options import STORE, AsJson, Results, results_option
 
 if TYPE_CHECKING:
     from sweep.query.compare import Comparison, Timing
@@ -18,156 +16,172 @@ if TYPE_CHECKING:
 REGRESSION = 5
 MOST_ROWS = 10
 COLUMNS = ("column", "rows", "worse", "better", "a_total", "b_total")
-EXAMPLE = ("a", "b", "policy", "point")
-DIFFERENCE = ("column", "a", "b", "percent", "verdict")
-SHIFT = ("ratio", "low", "high", "delta", "p", "q")
-TELLING = ("slower", "faster", "not told apart", "too few times")
-"""The order of a table of times: what is sure first."""
+EXAMPLE_COLUMNS = ("a", "b", "policy", "point")
+SHIFT_COLUMNS = ("ratio", "low", "high", "delta", "p", "q")
+VERDICTS = ("slower", "faster", "not told apart", "too few times")
+"""Verdicts of a group of times, in the order of the table: the most certain first."""
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="The run to hold against: an id, the start of one, or last.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="The run to compare with: its id, the start of its id, or last.")
+    ],
     b: Annotated[str, typer.Argument(metavar="B", help="The run that may be worse.")],
     rows: Annotated[
         int, typer.Option("--rows", metavar="N", min=0, help="Most rows of each table; 0: all.")
     ] = MOST_ROWS,
-    as_json: Facts = False,
+    as_json: AsJson = False,
     results: Results = STORE,
 ) -> int:
-    """Two runs: what differs in B, and whether it is worse. Ends with 5 if it is.
+    """Compare two runs: what differs in B, and whether it is worse. The exit code is 5 if it is.
 
-    Rows of one scenario (its seed too), policy and engine match, whatever the version of the model.
+    Rows with the same scenario, seed, policy and engine are compared, whatever the version of the model.
 
-    Counted columns must be equal. Worse is more VmPTE, tables, or work of any kind (entries rescanned, locks,
-    atomics, flushes, IPIs). RES, entries, calls, and tables needed, allocated, freed or freed fast have no worse side.
+    Counted columns must be equal. Worse is more VmPTE, tables or work (entries rescanned, locks, atomics, flushes,
+    IPIs), or a point that failed only in B. RES, entries, calls, and tables needed, allocated or freed are never worse.
 
-    Measured times (install_ns, zap_ns of --engine kernel) are tested in groups, a scenario's seeds together: the
-    ratio of the medians, B over A, with a bootstrap interval of 95 %, Cliff's delta, Mann-Whitney's p, and q, which
-    is p after Benjamini-Hochberg over all groups. Slower is q < 0.05 and an interval above 1. A group needs 4 times in
-    either run (a grid's `repeats`), better 10. What else the machine did between two runs is not known: launch A twice
-    and compare those first.
+    Measured times (install_ns, zap_ns of --engine kernel) are tested in groups of one scenario with all its seeds: the
+    ratio of the medians, B to A, with a 95 % bootstrap interval; Cliff's delta; the p of Mann-Whitney; and q, which is
+    p after Benjamini-Hochberg over all groups. Slower means q < 0.05 and an interval above 1. A group needs 4 times in
+    each run (`repeats` of the grid), better 10. Other load on the machine is not detected: launch A twice and compare
+    these two runs first.
 
-    A point that failed in B and not in A is worse too.
+    Example: sweep compare first-448e2e03 last
     """
-    from sweep.query.compare import compare as compared
+    from sweep.query.compare import compare as compare_runs
     from sweep.store.store import open_store
 
-    found = compared(open_store(results), a, b, rows)
+    comparison = compare_runs(open_store(results), a, b, rows)
     if as_json:
-        from sweep.cli.output_formats import plain
-
-        print(json.dumps(plain(_facts(found, rows)), indent=1, ensure_ascii=False))
+        output_formats.print_json(_comparison_json(comparison, rows))
     else:
-        _show(found, rows, results)
-    for words in _notes(found):
-        print(printable(words), file=sys.stderr)
-    return REGRESSION if found.regressions else 0
+        _print_overview(comparison)
+        _print_tables(comparison, rows, results)
+    for note in (*_row_notes(comparison), *_timing_notes(comparison)):
+        output_formats.print_note(note)
+    return REGRESSION if comparison.worse else 0
 
 
-def _facts(found: "Comparison", most: int) -> dict[str, Any]:
-    """All there is to say, for --json."""
+def _comparison_json(comparison: "Comparison", most: int) -> dict[str, Any]:
     return {
-        "a": found.a.row,
-        "b": found.b.row,
-        "regression": found.regressions,
-        "rows": {"matched": found.matched, "only_a": found.only_a, "only_b": found.only_b},
-        "columns": found.columns,
-        "differences": found.differences,
-        "failed": found.failed,
-        "failures": [{name: row[name] for name in ("point", "status", "error")} for row in found.failures],
-        "timings": [asdict(timing) for timing in _first(found.timings, most)],
-        "problems": found.problems,
+        "a": comparison.a.row,
+        "b": comparison.b.row,
+        "regression": comparison.worse,
+        "rows": {"matched": comparison.matched, "only_a": comparison.only_a, "only_b": comparison.only_b},
+        "columns": comparison.columns,
+        "differences": comparison.differences,
+        "failed": comparison.failed,
+        "failures": [{name: row[name] for name in ("point", "status", "error")} for row in comparison.failures],
+        "timings": [asdict(timing) for timing in _most_certain(comparison.timings, most)],
+        "problems": comparison.problems,
     }
 
 
-def _show(found: "Comparison", most: int, results: str) -> None:
+def _print_overview(comparison: "Comparison") -> None:
     from sweep.query import compare_sql
     from sweep.query.compare import count_text
 
-    print(f"A          {_run(found.a)}")
-    print(f"B          {_run(found.b)}")
-    print(f"rows       {found.matched:,} matched; {found.only_a:,} only in A, {found.only_b:,} only in B")
-    if found.matched:
-        equal = len(compare_sql.COMPARED) - len(found.columns)
-        print(f"counted    {equal} columns are equal in all matched rows, {len(found.columns)} are not")
-    for column in compare_sql.TIMES if found.timings else ():
-        counts = [(found.count_timings(column, verdict), verdict) for verdict in TELLING]
-        told = ", ".join(f"{count:,} {verdict}" for count, verdict in counts if count)
-        print(f"{column:10} {count_text(found.count_timings(column), 'group')}: {told}")
-    if found.failed:
-        print(f"failed     {count_text(found.failed, 'point')} in B and not in A")
-    print(f"verdict    {'worse: ' + '; '.join(found.regressions) if found.regressions else 'no regression'}")
-    if found.columns:
+    lines = [
+        f"A          {_run_text(comparison.a)}",
+        f"B          {_run_text(comparison.b)}",
+        f"rows       {comparison.matched:,} matched; {comparison.only_a:,} only in A, {comparison.only_b:,} only in B",
+    ]
+    if comparison.matched:
+        equal = len(compare_sql.COMPARED) - len(comparison.columns)
+        lines.append(f"counted    {equal} columns are equal in all matched rows, {len(comparison.columns)} are not")
+    for column in compare_sql.TIMES if comparison.timings else ():
+        counts = [(comparison.timed(column, verdict), verdict) for verdict in VERDICTS]
+        verdicts = ", ".join(f"{count:,} {verdict}" for count, verdict in counts if count)
+        lines.append(f"{column:10} {counted(comparison.timed(column), 'group')}: {verdicts}")
+    if comparison.failed:
+        lines.append(f"failed     {counted(comparison.failed, 'point')} in B and not in A")
+    lines.append(f"verdict    {'worse: ' + '; '.join(comparison.worse) if comparison.worse else 'no regression'}")
+    for line in lines:
+        output_formats.print_line(line)
+
+
+def _print_tables(comparison: "Comparison", most: int, results: str) -> None:
+    """Print the columns, rows, times and points that differ."""
+    if comparison.columns:
         title = "Counted columns that differ, and the largest difference of each:"
-        _table(title, (*COLUMNS, "largest", *EXAMPLE), _columns(found))
-    if found.differences:
-        title = f"Differences, the worse first (sweep why POINT{elsewhere(results)} explains a point):"
-        _table(title, list(found.differences[0]), (list(row.values()) for row in found.differences))
-    if found.timings:
-        title = "Measured times, the surest first; ratio, from low to high, is the median of B over that of A:"
-        names = ["column", "policy", *found.timings[0].fields, "a_n", "b_n", "a_ms", "b_ms", *SHIFT, "verdict"]
-        _table(title, names, _timings(found.timings, most))
-    if found.failures:
-        title = "Points that failed in B and not in A:"
-        _table(title, ("point", "status", "error"), ([f["point"], f["status"], f["error"]] for f in found.failures))
+        _print_table(title, (*COLUMNS, "largest", *EXAMPLE_COLUMNS), _column_rows(comparison))
+    if comparison.differences:
+        title = f"Differences, the worst first (sweep why POINT{results_option(results)} explains a point):"
+        _print_table(title, list(comparison.differences[0]), (list(row.values()) for row in comparison.differences))
+    if comparison.timings:
+        title = (
+            "Measured times, the most certain first; ratio, with its interval low to high: the median of B to that of A"
+        )
+        fields = comparison.timings[0].fields
+        names = ["column", "policy", *fields, "a_n", "b_n", "a_ms", "b_ms", *SHIFT_COLUMNS, "verdict"]
+        _print_table(title, names, _timing_rows(comparison.timings, most))
+    if comparison.failures:
+        names = ["point", "status", "error"]
+        rows = ([failure[name] for name in names] for failure in comparison.failures)
+        _print_table("Points that failed in B and not in A:", names, rows)
 
 
-def _run(run: "RunInfo") -> str:
-    where = f"kernel {run.kernel}" if run.engine == "kernel" else f"model, version {run.model_version}"
-    return f"{run.run_id}: {run.status}, {where}"
+def _run_text(run: "RunInfo") -> str:
+    engine = f"kernel {run.kernel}" if run.engine == "kernel" else f"model, version {run.model_version}"
+    return f"{run.run_id}: {run.status}, {engine}"
 
 
-def _columns(found: "Comparison") -> Iterator[list[Any]]:
-    for row in found.columns:
+def _column_rows(comparison: "Comparison") -> Iterator[list[Any]]:
+    for row in comparison.columns:
         largest = row["largest"]
         a, b = largest["a"], largest["b"]
         percent = f"{100 * (b - a) / a:+.4g} %" if a and b is not None else None
-        yield [*(row[name] for name in COLUMNS), percent, *(largest[name] for name in EXAMPLE)]
+        yield [*(row[name] for name in COLUMNS), percent, *(largest[name] for name in EXAMPLE_COLUMNS)]
 
 
-def _timings(timings: "Sequence[Timing]", most: int) -> Iterator[list[Any]]:
-    for t in _first(timings, most):
-        s = t.shift
-        measured = [s.a_median_ns / 1e6, s.b_median_ns / 1e6, *(getattr(s, name) for name in SHIFT), s.verdict]
-        yield [t.column, t.policy, *t.fields.values(), t.a_times, t.b_times, *measured]
+def _timing_rows(timings: "Sequence[Timing]", most: int) -> Iterator[list[Any]]:
+    for timing in _most_certain(timings, most):
+        shift = timing.shift
+        medians_ms = shift.a_median_ns / 1e6, shift.b_median_ns / 1e6
+        statistics = (getattr(shift, name) for name in SHIFT_COLUMNS)
+        group = timing.column, timing.policy, *timing.fields.values()
+        yield [*group, timing.a_times, timing.b_times, *medians_ms, *statistics, shift.verdict]
 
 
-def _first(timings: "Sequence[Timing]", most: int) -> "list[Timing]":
-    """Those that are sure first, the largest shifts of them first."""
-    ordered = sorted(timings, key=lambda t: (TELLING.index(t.shift.verdict), -max(t.shift.ratio, 1 / t.shift.ratio)))
+def _most_certain(timings: "Sequence[Timing]", most: int) -> "list[Timing]":
+    """The first `most` timings (0: all) by verdict, of each verdict those with the largest ratio first."""
+    ordered = sorted(timings, key=lambda t: (VERDICTS.index(t.shift.verdict), -max(t.shift.ratio, 1 / t.shift.ratio)))
     return ordered[:most] if most else ordered
 
 
-def _table(title: str, names: Sequence[str], rows: Any) -> None:
-    from sweep.cli import output_formats
+def _print_table(title: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    output_formats.print_line()
+    output_formats.print_line(title)
+    output_formats.print_line()
+    output_formats.print_rows(names, rows, "table")
 
-    print(f"\n{title}\n")
-    output_formats.write(names, rows, "table", sys.stdout)
 
-
-def _notes(found: "Comparison") -> Iterator[str]:
-    """What a reader should know before believing it."""
-    for problem in found.problems:
+def _row_notes(comparison: "Comparison") -> Iterator[str]:
+    """Reasons why rows may be missing or may differ for another reason than the model."""
+    for problem in comparison.problems:
         yield f"warning: left out: {problem}"
     for name in ("version", "git_commit", "host"):
-        mine, its = getattr(found.a, name), getattr(found.b, name)
-        if mine != its:
-            yield f"note: {name} is {mine or 'unknown'} in A, {its or 'unknown'} in B"
-    for run in (found.a, found.b):
+        a, b = getattr(comparison.a, name), getattr(comparison.b, name)
+        if a != b:
+            yield f"note: {name} is {a or 'unknown'} in A, {b or 'unknown'} in B"
+    for run in (comparison.a, comparison.b):
         if run.todo or run.status == "running":
-            left = "some" if run.todo is None else f"{run.todo:,}"
-            yield f"note: {run.run_id} is {run.status}, with {left} points to run"
-    if found.timings:
-        from sweep.query.statistics import TOO_FEW, repeats_for
+            todo = "some" if run.todo is None else f"{run.todo:,}"
+            yield f"note: {run.run_id} is {run.status}, with {todo} points to run"
 
-        tested = [t for t in found.timings if t.shift.verdict != TOO_FEW]
-        if len(tested) < len(found.timings):
-            few = len(found.timings) - len(tested)
-            yield f"note: {few:,} of the groups have too few times to be told apart at all: raise the grid's repeats"
-        needed = repeats_for(len(tested))
-        fewest = min((min(t.a_times, t.b_times) for t in tested), default=0)
-        if tested and fewest < needed:
-            yield (
-                f"note: to tell one slower group from {len(tested):,} takes {needed} repeats in either run; "
-                f"some have {fewest}"
-            )
+
+def _timing_notes(comparison: "Comparison") -> Iterator[str]:
+    """Whether there are enough times to find a slower group; nothing without measured times."""
+    if not comparison.timings:
+        return
+    from sweep.query.statistics import TOO_FEW, repeats_for
+
+    tested = [timing for timing in comparison.timings if timing.shift.verdict != TOO_FEW]
+    if len(tested) < len(comparison.timings):
+        few = len(comparison.timings) - len(tested)
+        yield f"note: {few:,} of the groups have too few times to be told apart at all: raise the grid's repeats"
+    needed = repeats_for(len(tested))
+    fewest = min((min(timing.a_times, timing.b_times) for timing in tested), default=0)
+    if tested and fewest < needed:
+        repeats = f"{needed} repeats in each run; some have {fewest}"
+        yield f"note: to tell one slower group from {len(tested):,} takes {repeats}"

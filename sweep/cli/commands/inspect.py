@@ -1,8 +1,7 @@
-"""sweep inspect: a live process's tables, how many hold nothing, what each policy would give back. Read-only."""
+"""sweep inspect: count the page tables of a live process and the empty ones among them. Read-only."""
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sweep.cli.options import ZAPS, AsJson, HowToPrint, PurgeSizes, purge_sizes
+from sweep.cli import output_formats
+from sweep.cli.options import ZAPS, JsonFormat, OutputFormat, PurgeSizes, parse_purge_sizes
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
     from sweep.process.table_census import TableCensus
 
-Part = Literal["summary", "policy", "vma", "slot", "runs"]
+TableName = Literal["summary", "policy", "vma", "slot", "runs"]
+TableRows = Iterator[Sequence[Any]]
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "summary": ("what", "at_least", "at_most", "unit"),
@@ -25,92 +26,96 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("start", "end", "rights", "name", "bytes", "present", "zero", "swapped", "guard"),
         *("slots", "slots_with_entry", "whole_without_entry"),
     ),
-    "slot": ("slot", "entries", "none"),
     "runs": ("pages_from", "pages_to", "runs", "bytes", "bytes_share"),
+    "slot": ("slot", "entries", "none"),
 }
-SHOWN = {"vma": 12, "slot": 1_000}
-"""Most rows of a table for people; --format csv and json print all."""
+MOST_ROWS = {"vma": 12, "slot": 1_000}
+"""Most rows of these tables; other formats print all rows."""
 
 
 def inspect(
-    pid: Annotated[int, typer.Argument(metavar="PID", min=1, help="A process of yours, or any if you are root.")],
+    pid: Annotated[int, typer.Argument(metavar="PID", min=1, help="Your own process, or any process as root.")],
     zap: PurgeSizes = ZAPS,
     by: Annotated[
-        Part | None,
-        typer.Option("--by", help="Only this table; default: all but slot, in csv the summary, in json all but slot."),
+        TableName | None,
+        typer.Option("--by", help="Print only this table; default: all but slot, in csv only the summary."),
     ] = None,
     grid: Annotated[
         Path | None, typer.Option("--grid", metavar="FILE", help="Write a grid that resembles the process.")
     ] = None,
-    format: HowToPrint = "table",  # noqa: A002
-    as_json: AsJson = False,
+    format: OutputFormat = "table",  # noqa: A002
+    as_json: JsonFormat = False,
 ) -> int:
-    """A live process: its page tables, how many are empty, what each policy would give back.
+    """Count the page tables of a live process, the empty ones, and what each policy would give back. Read-only.
 
-    Read-only. VmPTE is the kernel's; a PTE table is needed where the page map has an entry; upper tables are not seen,
-    so that empty tables have an upper and a lower bound. Purges are aligned calls over what is not resident.
+    The kernel shows VmPTE and which entries are set, but not upper tables: empty tables are given as at least and at
+    most. The calls of --zap are aligned and cover only memory that is not resident.
+
+    Example: sweep inspect 1234 --zap 2MiB
     """
     from sweep.process import table_census
 
-    chosen = "json" if as_json else format
-    zaps = purge_sizes(zap)
-    found = table_census.take_census(pid)
-    parts = {name: rows for name, rows in _parts(found, zaps).items() if by in (None, name)}
-    if by is None:
-        parts = {
-            name: rows for name, rows in parts.items() if name != "slot" and (chosen != "csv" or name == "summary")
-        }
-    _print(parts, chosen, alone=by is not None)
-    for line in _remarks(found):
-        print(f"sweep inspect: {line}", file=sys.stderr)
+    form, zaps = "json" if as_json else format, parse_purge_sizes(zap)
+    census = table_census.take_census(pid)
+    tables = _tables(census, zaps)
+    if by is not None:
+        wanted: tuple[str, ...] = (by,)
+    elif form == "csv":
+        wanted = ("summary",)
+    else:
+        wanted = tuple(name for name in COLUMNS if name != "slot")
+    _print_tables({name: tables[name] for name in wanted}, form, as_object=by is None)
+    for line in _notes(census):
+        output_formats.print_note(f"sweep inspect: {line}")
     if grid is not None:
-        _write_grid(found, grid, zaps, pid)
+        _write_grid(census, grid, zaps)
     return 0
 
 
-def _parts(found: "TableCensus", zaps: tuple[int, ...]) -> dict[str, Iterator[Sequence[Any]]]:
+def _tables(census: "TableCensus", zaps: tuple[int, ...]) -> dict[str, TableRows]:
+    """The rows of each table in COLUMNS. Raises UserError for a size that no call can have."""
     from sweep.process.reclaim_estimate import check_purge_size
 
     for zap in zaps:
-        check_purge_size(found, zap)
+        check_purge_size(census, zap)
     return {
-        "summary": _summary(found),
-        "policy": _policies(found, zaps),
-        "vma": _vmas(found),
-        "runs": _runs(found),
-        "slot": _slots(found),
+        "summary": _summary_rows(census),
+        "policy": _policy_rows(census, zaps),
+        "vma": _vma_rows(census),
+        "runs": _run_rows(census),
+        "slot": _slot_rows(census),
     }
 
 
-def _summary(found: "TableCensus") -> Iterator[Sequence[Any]]:
-    least, most = found.empty
-    kib = found.table_kib
-    upper = found.upper_least, found.upper_most
-    exist = found.tables - upper[1], found.tables - upper[0]
-    yield "VIRT", found.sizes.vm_size_kib, found.sizes.vm_size_kib, "KiB"
-    yield "RES", found.sizes.vm_rss_kib, found.sizes.vm_rss_kib, "KiB"
-    yield "VmPTE", found.sizes.vm_pte_kib, found.sizes.vm_pte_kib, "KiB"
+def _summary_rows(census: "TableCensus") -> TableRows:
+    least, most = census.empty
+    kib = census.table_kib
+    upper = census.upper_least, census.upper_most
+    pte_tables = census.tables - upper[1], census.tables - upper[0]
+    yield "VIRT", census.sizes.vm_size_kib, census.sizes.vm_size_kib, "KiB"
+    yield "RES", census.sizes.vm_rss_kib, census.sizes.vm_rss_kib, "KiB"
+    yield "VmPTE", census.sizes.vm_pte_kib, census.sizes.vm_pte_kib, "KiB"
     yield "upper tables", *upper, "tables"
-    yield "PTE tables", *(max(n, found.needed) for n in exist), "tables"
-    yield "PTE tables with an entry", found.needed, found.needed, "tables"
+    yield "PTE tables", *(max(n, census.needed) for n in pte_tables), "tables"
+    yield "PTE tables with an entry", census.needed, census.needed, "tables"
     yield "PTE tables without", least, most, "tables"
     yield "what these take", least * kib, most * kib, "KiB"
-    yield "slots mapped, without an entry", found.slots_without_entry, found.slots_without_entry, "slots"
-    yield "of these wholly in one VMA", found.whole_without_entry, found.whole_without_entry, "slots"
+    yield "slots mapped, without an entry", census.slots_without_entry, census.slots_without_entry, "slots"
+    yield "of these wholly in one VMA", census.whole_without_entry, census.whole_without_entry, "slots"
 
 
-def _policies(found: "TableCensus", zaps: tuple[int, ...]) -> Iterator[Sequence[Any]]:
+def _policy_rows(census: "TableCensus", zaps: tuple[int, ...]) -> TableRows:
     from sweep.common.units import format_size
     from sweep.process.reclaim_estimate import estimate_reclaim
 
-    kib = found.table_kib
-    for row in estimate_reclaim(found, zaps):
+    kib = census.table_kib
+    for row in estimate_reclaim(census, zaps):
         yield row.policy, format_size(row.zap), row.least, row.most, row.least * kib, row.most * kib
 
 
-def _vmas(found: "TableCensus") -> Iterator[Sequence[Any]]:
-    """Those with the most slots that hold nothing first."""
-    for vma in sorted(found.vmas, key=lambda vma: vma.slots_with_entry - vma.slots):
+def _vma_rows(census: "TableCensus") -> TableRows:
+    """VMAs with the most slots without an entry come first."""
+    for vma in sorted(census.vmas, key=lambda vma: vma.slots_with_entry - vma.slots):
         mapping = vma.mapping
         yield (
             *(f"{mapping.start:#x}", f"{mapping.end:#x}", mapping.rights, mapping.name, mapping.end - mapping.start),
@@ -119,59 +124,62 @@ def _vmas(found: "TableCensus") -> Iterator[Sequence[Any]]:
         )
 
 
-def _slots(found: "TableCensus") -> Iterator[Sequence[Any]]:
-    span, entries = found.arch.span_bytes, found.arch.entries
-    for number, held in zip(found.slot_numbers.tolist(), found.slot_entries.tolist(), strict=True):
-        yield f"{number * span:#x}", held, entries - held
+def _slot_rows(census: "TableCensus") -> TableRows:
+    """Slots with an entry, by address: how many of their entries are set, and how many are none."""
+    span, entries = census.arch.span_bytes, census.arch.entries
+    for number, used in zip(census.slot_numbers.tolist(), census.slot_entries.tolist(), strict=True):
+        yield f"{number * span:#x}", used, entries - used
 
 
-def _runs(found: "TableCensus") -> Iterator[Sequence[Any]]:
-    total = int(found.runs[1].sum())
-    for power, (count, pages) in enumerate(found.runs.T.tolist()):
+def _run_rows(census: "TableCensus") -> TableRows:
+    """Runs of neighbouring present pages, by length in powers of two."""
+    total = int(census.runs[1].sum())
+    for power, (count, pages) in enumerate(census.runs.T.tolist()):
         if count:
-            yield 1 << power, (2 << power) - 1, count, pages * found.arch.page_bytes, round(pages / total, 4)
+            yield 1 << power, (2 << power) - 1, count, pages * census.arch.page_bytes, round(pages / total, 4)
 
 
-def _remarks(found: "TableCensus") -> Iterator[str]:
-    if found.vm_pte_kib_before != found.sizes.vm_pte_kib:
-        was, now = found.vm_pte_kib_before, found.sizes.vm_pte_kib
-        yield f"VmPTE went from {was:,} to {now:,} KiB while the process was read: the figures are of a moving target"
-    if not found.has_scan:
+def _notes(census: "TableCensus") -> Iterator[str]:
+    """What limits the accuracy of this census."""
+    if census.vm_pte_kib_before != census.sizes.vm_pte_kib:
+        before, after = census.vm_pte_kib_before, census.sizes.vm_pte_kib
+        yield f"VmPTE changed from {before:,} to {after:,} KiB while the process was read: the figures are not exact"
+    if not census.has_scan:
         yield "this kernel has no PAGEMAP_SCAN (Linux 6.7): zero pages count as present, huge ones as small"
-    if not found.shows_guards:
+    if not census.shows_guards:
         yield "this kernel does not show guard markers: a table with nothing else counts as empty"
-    if found.unseen_slots:
-        yield f"{found.unseen_slots:,} slots of device memory cannot be seen; the bounds allow for a table in each"
+    if census.unseen_slots:
+        yield f"{census.unseen_slots:,} slots of device memory cannot be seen; the bounds allow for a table in each"
 
 
-def _print(parts: dict[str, Iterator[Sequence[Any]]], chosen: str, *, alone: bool) -> None:
-    from sweep.cli import output_formats
-
-    if chosen == "json" and not alone:
-        rows = {name: [dict(zip(COLUMNS[name], row, strict=True)) for row in part] for name, part in parts.items()}
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+def _print_tables(tables: dict[str, TableRows], form: str, *, as_object: bool) -> None:
+    """Print the tables one below the other; in JSON an object of tables, or the rows of the only one."""
+    if form == "json" and as_object:
+        output_formats.print_json(
+            {name: [dict(zip(COLUMNS[name], row, strict=True)) for row in rows] for name, rows in tables.items()}
+        )
         return
-    for number, (name, part) in enumerate(parts.items()):
+    for number, (name, rows) in enumerate(tables.items()):
         if number:
-            print()
-        most = SHOWN.get(name, 0) if chosen == "table" else 0
-        left_out = output_formats.write(COLUMNS[name], part, chosen, sys.stdout, most=most)
+            output_formats.print_line()
+        most = MOST_ROWS.get(name, 0) if form == "table" else 0
+        left_out = output_formats.print_rows(COLUMNS[name], rows, form, most=most)
         if left_out:
-            print(f"{left_out:,} more rows; --by {name} --format csv prints all", file=sys.stderr)
+            output_formats.print_note(f"{left_out:,} more rows; --by {name} --format csv prints all")
 
 
-def _write_grid(found: "TableCensus", path: Path, zaps: tuple[int, ...], pid: int) -> None:
+def _write_grid(census: "TableCensus", path: Path, zaps: tuple[int, ...]) -> None:
+    """Write a grid whose scenario resembles the process. Raises UserError."""
     from sweep.process.reclaim_estimate import similar_scenario
 
-    like = similar_scenario(found)
-    name = "".join(islice(re.sub("[^a-z0-9]+", "-", f"like-{found.sizes.command.lower()}").strip("-"), 40))
+    like = similar_scenario(census)
+    name = "".join(islice(re.sub("[^a-z0-9]+", "-", f"like-{census.sizes.command.lower()}").strip("-"), 40))
     about = (
-        f"The writable private anonymous memory of {found.sizes.command!r}: VmPTE was {like.vm_pte_kib:,} KiB, "
+        f"The writable private anonymous memory of {census.sizes.command!r}: VmPTE was {like.vm_pte_kib:,} KiB, "
         f"and is about {like.similar_vm_pte_kib:,} here at the peak under none"
     )
-    arch = found.arch.name
     try:
-        path.write_text(like.yaml(name, json.dumps(about), zaps, arch), encoding="utf-8")
+        path.write_text(like.yaml(name, json.dumps(about), zaps, census.arch.name), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    print(f"sweep inspect: wrote {path}; sweep plan {path} says what it asks", file=sys.stderr)
+    output_formats.print_note(f"sweep inspect: wrote {path}; sweep plan {path} counts its points")

@@ -1,13 +1,10 @@
-"""sweep plan: what a launch would do, and the points it would run. Writes nothing."""
+"""sweep plan: the points that a launch would run, counted or listed. Writes nothing to the store."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sweep.cli.options import STORE, AsJson, GridFile, HowToPrint, Override, Results, Where
-
-if TYPE_CHECKING:
-    pass
+from sweep.cli.options import STORE, GridFile, JsonFormat, OutputFormat, Override, Results, Where
 
 
 def plan(
@@ -15,16 +12,21 @@ def plan(
     override: Override = None,
     where: Where = None,
     points: Annotated[bool, typer.Option("--points", help="List the points that would run, with their ids.")] = False,
-    format: HowToPrint = "table",  # noqa: A002
+    format: OutputFormat = "table",  # noqa: A002
     results: Results = STORE,
-    as_json: AsJson = False,
+    as_json: JsonFormat = False,
 ) -> int:
-    """What a launch would run: points, exclusions, duplicates, time, memory; the points of its last run are done."""
+    """Count the points that a launch would run, those excluded and those done; estimate time and memory.
+
+    Points that the grid's last run in the store has tried count as done.
+
+    Example: sweep plan grids/first.yaml --where "threads = 8"
+    """
     from sweep.cli import plan_report
     from sweep.grid.loader import load_grid
     from sweep.run.resume import plan_next_launch
     from sweep.store.store import open_store
 
-    made, goes_on_with = plan_next_launch(load_grid(grid, tuple(override or ())), where, open_store(results))
-    plan_report.show(made, goes_on_with, "json" if as_json else format, points=points)
+    made, run_id = plan_next_launch(load_grid(grid, tuple(override or ())), where, open_store(results))
+    plan_report.print_plan(made, run_id, "json" if as_json else format, points=points)
     return 0

@@ -1,48 +1,30 @@
-"""sweep replay: traces under every policy, and what programs ask for. Data to stdout, words to stderr."""
+"""sweep replay: replay traces under every policy, or on the live kernel. Tables go to stdout, notes to stderr."""
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sweep.cli.options import AsJson, HowToPrint
+from sweep.cli import output_formats
+from sweep.cli.options import JsonFormat, OutputFormat
 from sweep.common.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from sweep.kernel.kernel_replay import Shown
     from sweep.traces.trace_replay import TraceReplay
 
+Row = tuple[Any, ...]
 
 STEP_COLUMNS = ("trace", "step", "policy", "vm_pte_kib", "res_kib")
 POLICY_COLUMNS = (
-    "trace",
-    "policy",
-    "purges",
-    "acting",
-    "acting_share",
-    "purged_bytes",
-    "acting_bytes",
-    "acting_bytes_share",
-    "reached_bytes_share",
-    "tables_freed",
-    "vm_pte_kib_max",
-    "vm_pte_kib_end",
-    "res_kib_end",
+    *("trace", "policy", "purges", "acting", "acting_share", "purged_bytes", "acting_bytes"),
+    *("acting_bytes_share", "reached_bytes_share", "tables_freed", "vm_pte_kib_max", "vm_pte_kib_end", "res_kib_end"),
 )
 SIZE_COLUMNS = (
-    "trace",
-    "call",
-    "size",
-    "calls",
-    "bytes",
-    "whole_calls",
-    "whole_calls_share",
-    "whole_bytes",
-    "whole_bytes_share",
-    "whole_slots",
+    *("trace", "call", "size", "calls", "bytes", "whole_calls", "whole_calls_share"),
+    *("whole_bytes", "whole_bytes_share", "whole_slots"),
 )
-LIVE_COLUMNS = ("trace", "policy", "steps", "agree", "first_to_differ", "vm_pte_kib_max", "vm_pte_kib_end")
+KERNEL_COLUMNS = ("trace", "policy", "steps", "agree", "first_to_differ", "vm_pte_kib_max", "vm_pte_kib_end")
 MOST_ROWS = 1_000
 
 
@@ -55,168 +37,173 @@ def replay(
             show_default=False,
         ),
     ],
-    steps: Annotated[bool, typer.Option("--steps", help="VmPTE and RES after every step of the trace.")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="Print VmPTE and RES after each step of the trace.")] = False,
     policy: Annotated[
         list[str] | None,
-        typer.Option("--policy", metavar="NAME", help="Only this policy; again, or with commas, for more."),
+        typer.Option(
+            "--policy", metavar="NAME", help="Only this policy; may be repeated, or several separated by commas."
+        ),
     ] = None,
     touch: Annotated[
         Literal["recorded", "all"],
         typer.Option(
-            "--touch", help="all: every mapped page counts as written between calls; bounds VmPTE from above."
+            "--touch",
+            help="all: assume that every mapped page is written between calls; gives an upper bound of VmPTE.",
         ),
     ] = "recorded",
     by: Annotated[
         Literal["policy", "size"] | None,
         typer.Option(
-            "--by", help="Which table: by policy or by size of call; default: both, in csv and json by policy."
+            "--by",
+            help="Print the table by policy or the one by size of call; default: both, in csv and json by policy.",
         ),
     ] = None,
     engine: Annotated[
         Literal["model", "kernel"],
-        typer.Option("--engine", help="kernel: play kernel traces on this machine's kernel, and compare."),
+        typer.Option("--engine", help="kernel: run kernel traces on this machine's kernel and compare with the model."),
     ] = "model",
     scan_every: Annotated[
-        int, typer.Option("--scan-every", metavar="N", min=1, help="The async policy scans after so many steps.")
+        int,
+        typer.Option("--scan-every", metavar="N", min=1, help="Steps between two scans of the policy async."),
     ] = 1,
-    format: HowToPrint = "table",  # noqa: A002
-    as_json: AsJson = False,
+    format: OutputFormat = "table",  # noqa: A002
+    as_json: JsonFormat = False,
 ) -> int:
-    """Traces under every policy: VmPTE step by step, and what share of the calls covers whole slots.
+    """Replay traces under every policy: VmPTE, tables freed, and the share of calls that cover whole slots.
 
-    Kernel traces are replayed exactly. Allocator traces record no touches: their calls are judged by what they cover,
-    and --touch all bounds VmPTE. acting: calls after which the policy may free a table, stacks of threads left out;
-    reached: of all bytes given back those whose table it may free.
+    Kernel traces are replayed exactly. Allocator traces and strace output record no page accesses: their calls are
+    assessed by what they cover, and --touch all bounds VmPTE. Column acting: calls after which the policy may free a
+    table, without those for thread stacks; column reached: the share of all purged bytes whose table it may free.
+
+    Example: sweep replay calls.strace --by size
     """
-    from sweep.cli import output_formats
     from sweep.traces.trace_reader import trace_names
     from sweep.traces.trace_replay import TraceReplay
 
-    chosen = "json" if as_json else format
+    form = "json" if as_json else format
     if engine == "kernel":
-        return _on_the_kernel(traces, policy, touch, steps, chosen)
-    policies = _policies(policy)
-    plays = [
+        return _replay_on_kernel(traces, policy, touch, steps, form)
+    policies = _parse_policies(policy)
+    replays = [
         TraceReplay(path, name, policies, touch_all=touch == "all", scan_every=scan_every)
         for path, name in zip(traces, trace_names(traces), strict=True)
     ]
     if steps:
-        rows = (row for play in plays for row in _steps(play, policies))
-        left_out = output_formats.write(STEP_COLUMNS, rows, chosen, sys.stdout, most=MOST_ROWS)
+        rows = (row for replay in replays for row in _step_rows(replay, policies))
+        left_out = output_formats.print_rows(STEP_COLUMNS, rows, form, most=MOST_ROWS)
         if left_out:
-            print(f"{left_out:,} more rows; --format csv prints all", file=sys.stderr)
+            output_formats.print_note(f"{left_out:,} more rows; --format csv prints all")
         return 0
-    for play in plays:
-        _finish(play)
-    wanted = [by] if by else ["policy"] if chosen in ("csv", "json") else ["policy", "size"]
-    for number, table in enumerate(wanted):
+    for replay in replays:
+        for _ in replay:
+            pass
+        _print_notes(replay)
+    tables = [by] if by else ["policy"] if form in ("csv", "json") else ["policy", "size"]
+    for number, table in enumerate(tables):
         if number:
-            print()
-        columns, of_play = (POLICY_COLUMNS, _by_policy) if table == "policy" else (SIZE_COLUMNS, _by_size)
-        output_formats.write(columns, (row for play in plays for row in of_play(play, policies)), chosen, sys.stdout)
+            output_formats.print_line()
+        columns, rows_of = (POLICY_COLUMNS, _policy_rows) if table == "policy" else (SIZE_COLUMNS, _size_rows)
+        output_formats.print_rows(columns, (row for replay in replays for row in rows_of(replay, policies)), form)
     return 0
 
 
-def _on_the_kernel(traces: Sequence[str], policy: Sequence[str] | None, touch: str, steps: bool, chosen: str) -> int:
-    """Live beside the model under the kernel's own policy; exit code 1 where they differ."""
-    from sweep.cli import output_formats
+def _replay_on_kernel(traces: Sequence[str], policy: Sequence[str] | None, touch: str, steps: bool, form: str) -> int:
+    """Run traces on the live kernel beside the model under the kernel's policy. Returns 1 if they differ."""
     from sweep.kernel.kernel_replay import Shown, live_policy, play, steps_of
     from sweep.traces.trace_reader import trace_names
 
     if policy or touch != "recorded":
         raise UserError(
-            "--engine kernel plays what is recorded, under this kernel's own policy: no --policy, no --touch"
+            "--engine kernel runs traces as recorded, under the kernel's own policy: no --policy, no --touch"
         )
-    own = live_policy()
+    kernel_policy = live_policy()
     names = trace_names(traces)
-    shown: dict[str, list[Shown]] = {}
+    steps_by_trace: dict[str, list[Shown]] = {}
     for path, name in zip(traces, names, strict=True):
-        shown[name] = list(play(steps_of(path), path, own))
-    differ = sum(not row.agrees for rows in shown.values() for row in rows)
+        steps_by_trace[name] = list(play(steps_of(path), path, kernel_policy))
+    differ = sum(not step.agrees for rows in steps_by_trace.values() for step in rows)
     if steps:
-        output_formats.write(STEP_COLUMNS, _live_steps(shown, own), chosen, sys.stdout, most=MOST_ROWS)
+        rows = _kernel_step_rows(steps_by_trace, kernel_policy)
+        output_formats.print_rows(STEP_COLUMNS, rows, form, most=MOST_ROWS)
     else:
-        output_formats.write(LIVE_COLUMNS, _live_rows(shown, own), chosen, sys.stdout)
-    total = sum(map(len, shown.values()))
-    print(f"{total - differ:,} of {total:,} steps: the live kernel shows what {own} says", file=sys.stderr)
+        output_formats.print_rows(KERNEL_COLUMNS, _kernel_rows(steps_by_trace, kernel_policy), form)
+    total = sum(map(len, steps_by_trace.values()))
+    output_formats.print_note(f"{total - differ:,} of {total:,} steps: the live kernel agrees with {kernel_policy}")
     return 1 if differ else 0
 
 
-def _live_steps(shown: "dict[str, list[Shown]]", own: str) -> Iterator[tuple[Any, ...]]:
-    for name, rows in shown.items():
-        for row in rows:
-            yield name, row.step, "live", row.vm_pte_kib, row.res_kib
-            yield name, row.step, own, row.model_vm_pte_kib, row.model_res_kib
+def _kernel_step_rows(steps_by_trace: "dict[str, list[Shown]]", policy: str) -> Iterator[Row]:
+    for name, steps in steps_by_trace.items():
+        for step in steps:
+            yield name, step.step, "live", step.vm_pte_kib, step.res_kib
+            yield name, step.step, policy, step.model_vm_pte_kib, step.model_res_kib
 
 
-def _live_rows(shown: "dict[str, list[Shown]]", own: str) -> Iterator[tuple[Any, ...]]:
-    for name, rows in shown.items():
-        differ = [row.step for row in rows if not row.agrees]
-        most = max((row.vm_pte_kib for row in rows), default=0)
-        end = rows[-1].vm_pte_kib if rows else 0
-        yield name, own, len(rows), len(rows) - len(differ), differ[0] if differ else None, most, end
+def _kernel_rows(steps_by_trace: "dict[str, list[Shown]]", policy: str) -> Iterator[Row]:
+    for name, steps in steps_by_trace.items():
+        differ = [step.step for step in steps if not step.agrees]
+        largest = max((step.vm_pte_kib for step in steps), default=0)
+        end = steps[-1].vm_pte_kib if steps else 0
+        yield name, policy, len(steps), len(steps) - len(differ), differ[0] if differ else None, largest, end
 
 
-def _policies(asked: Sequence[str] | None) -> tuple[str, ...]:
-    """Policies in their own order; raises UserError."""
+def _parse_policies(texts: Sequence[str] | None) -> tuple[str, ...]:
+    """The policies of --policy, or all, in the usual order. Raises UserError."""
     from engine.model.policy import POLICIES
 
-    names = [name.strip() for text in asked or POLICIES for name in text.split(",")]
+    names = [name.strip() for text in texts or POLICIES for name in text.split(",")]
     for name in names:
         if name not in POLICIES:
             raise UserError(f"--policy: {unknown_name('policy', name, POLICIES)}")
     return tuple(name for name in POLICIES if name in names)
 
 
-def _steps(play: "TraceReplay", policies: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-    """A row a step and policy; step 0 maps, and is what the differences are to."""
-    for step in play:
-        if not play.replay.policies:
-            raise UserError(f"{play.path}: an allocator trace records no touches; --touch all bounds VmPTE from above")
+def _step_rows(replay: "TraceReplay", policies: tuple[str, ...]) -> Iterator[Row]:
+    """A row per step and policy, without step 0, which sets up the mappings. Prints notes after the last step."""
+    for step in replay:
+        if not replay.replay.policies:
+            raise UserError(
+                f"{replay.path}: an allocator trace records no touches; --touch all bounds VmPTE from above"
+            )
         if step:
             for policy in policies:
-                yield play.name, step, policy, play.replay.vm_pte_kib(policy), play.replay.res_kib(policy)
-    _tell(play)
+                yield replay.name, step, policy, replay.replay.vm_pte_kib(policy), replay.replay.res_kib(policy)
+    _print_notes(replay)
 
 
-def _finish(play: "TraceReplay") -> None:
-    for _ in play:
-        pass
-    _tell(play)
+def _print_notes(replay: "TraceReplay") -> None:
+    for note in replay.notes():
+        output_formats.print_note(f"{replay.path}: {note}")
 
 
-def _tell(play: "TraceReplay") -> None:
-    """What the table does not hold."""
-    for line in play.notes():
-        print(f"{play.path}: {line}", file=sys.stderr)
-
-
-def _by_policy(play: "TraceReplay", policies: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
-    purges = play.histogram.purge_totals()
+def _policy_rows(replay: "TraceReplay", policies: tuple[str, ...]) -> Iterable[Row]:
+    purges = replay.histogram.purge_totals()
     for policy in policies:
-        calls, size, reached = play.histogram.acting_calls(policy)
+        calls, size, reached = replay.histogram.acting_calls(policy)
         yield (
-            *(play.name, policy, purges.calls, calls, _share(calls, purges.calls)),
+            *(replay.name, policy, purges.calls, calls, _share(calls, purges.calls)),
             *(purges.bytes, size, _share(size, purges.bytes), _share(reached, purges.bytes)),
-            *_figures(play, policy),
+            *_memory(replay, policy),
         )
 
 
-def _figures(play: "TraceReplay", policy: str) -> tuple[int | None, ...]:
-    if not play.replay.policies:
+def _memory(replay: "TraceReplay", policy: str) -> tuple[int | None, ...]:
+    """Tables freed, largest VmPTE, VmPTE and RES at the end; None for a trace without page accesses."""
+    state = replay.replay
+    if not state.policies:
         return None, None, None, None
-    end = play.replay.vm_pte_kib(policy), play.replay.res_kib(policy)
-    return play.replay.tables_freed(policy), play.replay.vm_pte_kib_max(policy), *end
+    end = state.vm_pte_kib(policy), state.res_kib(policy)
+    return state.tables_freed(policy), state.vm_pte_kib_max(policy), *end
 
 
-def _by_size(play: "TraceReplay", policies: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
-    for kind, size, tally in play.histogram.by_size():
+def _size_rows(replay: "TraceReplay", policies: tuple[str, ...]) -> Iterable[Row]:
+    for kind, size, totals in replay.histogram.by_size():
         yield (
-            *(play.name, kind, size, tally.calls, tally.bytes),
-            *(tally.whole_calls, _share(tally.whole_calls, tally.calls)),
-            *(tally.whole_bytes, _share(tally.whole_bytes, tally.bytes), tally.whole_slots),
+            *(replay.name, kind, size, totals.calls, totals.bytes),
+            *(totals.whole_calls, _share(totals.whole_calls, totals.calls)),
+            *(totals.whole_bytes, _share(totals.whole_bytes, totals.bytes), totals.whole_slots),
         )
 
 
-def _share(part: int, whole: int) -> float | None:
-    return round(part / whole, 4) if whole else None
+def _share(part: int, total: int) -> float | None:
+    return round(part / total, 4) if total else None

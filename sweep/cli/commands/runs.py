@@ -1,167 +1,176 @@
-"""sweep ls, show, rm: the runs of a store."""
+"""sweep ls, show, rm: list, show and delete the runs of a store."""
 
-import json
 import shlex
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli.options import STORE, AsJson, Facts, HowToPrint, Results, elsewhere
-from sweep.common.errors import UserError, printable
+from sweep.cli import output_formats
+from sweep.cli.options import STORE, AsJson, JsonFormat, OutputFormat, Results, results_option
+from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
-    from sweep.store.store import RunInfo
+    from sweep.store.store import RunInfo, Store
 
-LISTED = ("run_id", "status", "ok", "failed", "todo", "engine", "updated")
-FAILURES_SHOWN = 5
+LISTED_COLUMNS = ("run_id", "status", "ok", "failed", "todo", "engine", "updated")
+MOST_FAILURES = 5
 
 
 def ls(
-    format: HowToPrint = "table",  # noqa: A002
-    as_json: AsJson = False,
+    format: OutputFormat = "table",  # noqa: A002
+    as_json: JsonFormat = False,
     results: Results = STORE,
 ) -> int:
-    """List the runs of a store, the last launched one last."""
-    from sweep.cli import output_formats
+    """List the runs of a store, the last launched one last.
+
+    Example: sweep ls --json
+    """
     from sweep.common import schema
     from sweep.store.store import open_store
 
     store = open_store(results)
     survey = store.survey()
     form = "json" if as_json else format
-    names = LISTED if form in ("table", "md") else tuple(column.name for column in schema.RUNS)
-    output_formats.write(names, ([run.row[name] for name in names] for run in survey.runs), form, sys.stdout)
+    names = LISTED_COLUMNS if form in ("table", "md") else tuple(column.name for column in schema.RUNS)
+    output_formats.print_rows(names, ([run.row[name] for name in names] for run in survey.runs), form)
     for problem in survey.problems:
-        print(f"warning: {printable(problem)}", file=sys.stderr)
+        output_formats.print_note(f"warning: {problem}")
     if not survey.runs:
-        print(f"no run in {store.root}; the next command: sweep launch GRID{elsewhere(results)}", file=sys.stderr)
+        command = f"sweep launch GRID{results_option(results)}"
+        output_formats.print_note(f"no run in {store.root}; the next command: {command}")
     return 0
 
 
 def show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the start of one, or last.")] = "last",
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run: its id, the start of its id, or last.")] = "last",
     grid: Annotated[
-        bool, typer.Option("--grid", help="Print the grid as it was written, its -S as a comment.")
+        bool, typer.Option("--grid", help="Print the text of the run's grid file, with its -S options as a comment.")
     ] = False,
-    as_json: Facts = False,
+    as_json: AsJson = False,
     results: Results = STORE,
 ) -> int:
-    """One run: its points, failures, provenance."""
+    """Show one run: its points, its failures, and the program and machine that made it.
+
+    Example: sweep show last --grid
+    """
     from sweep.store.store import open_store
 
     store = open_store(results)
     info = store.find(run)
-    facts = _facts(info)
+    facts = _run_facts(info)
     if grid:
-        print(info.document["grid"]["text"].rstrip("\n"))
+        output_formats.print_text(info.document["grid"]["text"])
         if facts["overrides"]:
-            print(f"# launched with {spelled(facts['overrides'])}")
+            output_formats.print_line(f"# launched with {_set_options(facts['overrides'])}")
         return 0
-    failures = _failures(results, info) if info.failed else []
+    failures = _failures(store, info) if info.failed else []
     if as_json:
-        from sweep.cli.output_formats import plain
-
-        facts = {**facts, "failures": failures, "document": info.document}
-        print(json.dumps(plain(facts), indent=1, ensure_ascii=False))
+        output_formats.print_json({**facts, "failures": failures, "document": info.document})
         return 0
-    _show(facts, failures, results)
+    for name, text in (*_run_lines(facts), *_failure_lines(facts["run_id"], failures, results)):
+        output_formats.print_line(f"{name:10} {output_formats.readable(text)}")
     return 0
 
 
 def rm(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, starts of ids, or last.")],
-    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
-    as_json: Facts = False,
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs: their ids, starts of ids, or last.")],
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Delete without asking.")] = False,
+    as_json: AsJson = False,
     results: Results = STORE,
 ) -> int:
-    """Delete runs, with all their rows."""
+    """Delete runs with all their rows.
+
+    Example: sweep rm first-448e2e03 --yes
+    """
     from sweep.store.store import open_store
 
     store = open_store(results)
     names = list(dict.fromkeys(store.find_name(wanted) for wanted in run))
-    if not yes and not _agreed(names):
-        print("nothing deleted", file=sys.stderr)
+    if not yes and not _confirm_deletion(names):
+        output_formats.print_note("nothing deleted")
         return 2
     for name in names:
         store.remove(name)
-        print(f"deleted {name}", file=sys.stderr)
+        output_formats.print_note(f"deleted {name}")
     if as_json:
-        print(json.dumps({"deleted": names}))
+        output_formats.print_json({"deleted": names})
     return 0
 
 
-def _agreed(names: list[str]) -> bool:
+def _confirm_deletion(names: list[str]) -> bool:
     if not sys.stdin.isatty():
-        raise UserError(f"rm would delete {', '.join(names)}; add --yes to do it without being asked")
-    print(f"delete {', '.join(names)} for good? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+        raise UserError(f"rm would delete {', '.join(names)}; add --yes to delete without being asked")
+    return output_formats.confirm(f"delete {', '.join(names)} permanently?")
 
 
-def _facts(info: "RunInfo") -> dict[str, Any]:
-    """The row of `runs`, and what else describes a run."""
+def _run_facts(info: "RunInfo") -> dict[str, Any]:
+    """The run's row of the view `runs`, and what its document and its files add."""
     from sweep.store.parts import look
 
     layout = look(info.path)
-    launches, of_grid = info.document["launches"], info.document["grid"]
+    launches, grid = info.document["launches"], info.document["grid"]
+    last = launches[-1] if launches else {}
     return {
         **info.row,
-        "source": of_grid.get("source"),
-        "overrides": of_grid.get("overrides", []),
+        "source": grid.get("source"),
+        "overrides": grid.get("overrides", []),
         "launches": len(launches),
-        "like": (launches[-1] if launches else {}).get("like"),
-        "packages": (launches[-1] if launches else {}).get("packages", {}),
+        "like": last.get("like"),
+        "packages": last.get("packages", {}),
         "derived": info.document.get("derived", {}),
         "files": sum(len(layout.of(table)) for table in layout.files),
         "bytes": sum(layout.bytes_of(part) for part in layout.parts),
     }
 
 
-def _failures(results: str, info: "RunInfo") -> list[dict[str, Any]]:
-    """What went wrong, how often, and one point to look at."""
+def _failures(store: "Store", info: "RunInfo") -> list[dict[str, Any]]:
+    """Rows of the named query `failures`: each error of the run, how many points have it, and one of these points."""
     from sweep.query.database import Database
     from sweep.query.named_queries import named_query
-    from sweep.store.store import open_store
 
-    with Database(open_store(results), run=info.run_id) as database:
+    with Database(store, run=info.run_id) as database:
         rows: list[dict[str, Any]] = database.query(named_query("failures").sql).to_pylist()
         return rows
 
 
-def spelled(overrides: list[str]) -> str:
-    """`-S fixed.virt=4GiB`, as it would be typed, on one line."""
+def _set_options(overrides: list[str]) -> str:
+    """Overrides as command-line options on one line: `-S fixed.virt=4GiB`."""
     return " ".join(f"-S {shlex.quote(' '.join(override.split()))}" for override in overrides)
 
 
-def _show(facts: dict[str, Any], failures: list[dict[str, Any]], results: str) -> None:
-    from sweep.cli.output_formats import shown
+def _run_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, text) of each line that describes a run."""
     from sweep.common.units import human_size
 
-    def line(name: str, text: str) -> None:
-        print(f"{printable(name):10} {printable(text)}")
-
-    left = "" if facts["todo"] is None else f", {facts['todo']:,} to run"
-    line("run", facts["run_id"])
-    line("grid", " ".join(filter(None, (facts["grid"], f"({facts['source']})" if facts["source"] else ""))))
-    if facts["overrides"]:
-        line("with", shown(spelled(facts["overrides"])))
-    if facts["like"]:
-        line("repeats", facts["like"])
-    if facts["about"]:
-        line("about", shown(facts["about"]))
-    line("status", f"{facts['status']}: {facts['ok']:,} points ok, {facts['failed']:,} failed{left}")
-    line("created", f"{shown(facts['created'])} UTC, updated {shown(facts['updated'])}; launches: {facts['launches']}")
+    todo = "" if facts["todo"] is None else f", {facts['todo']:,} to run"
     commit = f", commit {facts['git_commit']}" if facts["git_commit"] else ""
-    line("engine", f"{facts['engine']}, model version {facts['model_version']}, ptsweep {facts['version']}{commit}")
-    line("seed", f"{facts['seed']}, repeats {facts['repeats']}")
-    line("host", f"{facts['host']}, Linux {facts['kernel']}, {facts['cpu_model'] or 'CPU unknown'}")
-    line("packages", ", ".join(f"{name} {version}" for name, version in facts["packages"].items()))
+    created, updated = map(output_formats.readable, (facts["created"], facts["updated"]))
+    yield "run", facts["run_id"]
+    yield "grid", " ".join(filter(None, (facts["grid"], f"({facts['source']})" if facts["source"] else "")))
+    if facts["overrides"]:
+        yield "with", _set_options(facts["overrides"])
+    if facts["like"]:
+        yield "repeats", facts["like"]
+    if facts["about"]:
+        yield "about", facts["about"]
+    yield "status", f"{facts['status']}: {facts['ok']:,} points ok, {facts['failed']:,} failed{todo}"
+    yield "created", f"{created} UTC, updated {updated}; launches: {facts['launches']}"
+    yield "engine", f"{facts['engine']}, model version {facts['model_version']}, ptsweep {facts['version']}{commit}"
+    yield "seed", f"{facts['seed']}, repeats {facts['repeats']}"
+    yield "host", f"{facts['host']}, Linux {facts['kernel']}, {facts['cpu_model'] or 'CPU unknown'}"
+    yield "packages", ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     for name, sql in facts["derived"].items():
-        line("derived", f"{name} = {shown(sql)}")
-    line("files", f"{facts['files']:,}, {human_size(facts['bytes'])}")
-    for failure in failures[:FAILURES_SHOWN]:
-        error = shown(failure["error"])
-        line(failure["status"], f"{failure['points']:,} points: {error} (such as {failure['example']})")
-    if len(failures) > FAILURES_SHOWN:
-        ask = f"sweep query failures --run {facts['run_id']}{elsewhere(results)}"
-        line("", f"and {len(failures) - FAILURES_SHOWN} more kinds: {ask}")
+        yield "derived", f"{name} = {sql}"
+    yield "files", f"{facts['files']:,}, {human_size(facts['bytes'])}"
+
+
+def _failure_lines(run_id: str, failures: list[dict[str, Any]], results: str) -> Iterator[tuple[str, str]]:
+    """(status, text) of the most frequent errors, and the command that lists all."""
+    for failure in failures[:MOST_FAILURES]:
+        error = output_formats.readable(failure["error"])
+        yield failure["status"], f"{failure['points']:,} points: {error} (such as {failure['example']})"
+    if len(failures) > MOST_FAILURES:
+        command = f"sweep query failures --run {run_id}{results_option(results)}"
+        yield "", f"and {len(failures) - MOST_FAILURES} more errors: {command}"

@@ -1,6 +1,5 @@
-"""sweep why: which values make a point's id, and where the point was found."""
+"""sweep why: the values that make up the id of a point, and where they come from."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli.options import STORE, Facts, Override, Results, elsewhere
+from sweep.cli import output_formats
+from sweep.cli.options import STORE, AsJson, Override, Results, results_option
 from sweep.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from sweep.store.store import Store
 
 HASH = "blake2b, 10 bytes, of the JSON in ASCII"
-ENOUGH = 6
+MOST_MATCHES = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One point: row `row` of `columns`, as the store or the grid has it. `places`: what is known of where."""
+class MatchingPoint:
+    """A point whose id starts with the wanted text: row `row` of `columns`, from the store or from a grid."""
 
     point_id: str
     columns: "Columns"
@@ -31,20 +31,26 @@ class Found:
     model_version: int
     runs: tuple[dict[str, Any], ...] = ()
     grid: str = ""
-    raw: int | None = None  #: its number among the grid's raw points
+    raw_number: int | None = None  #: among the raw points of the grid
     repeat: int | None = None
 
 
 def why(
-    point: Annotated[str, typer.Argument(metavar="POINT", help="A point's id, or how it starts.", show_default=False)],
+    point: Annotated[
+        str, typer.Argument(metavar="POINT", help="A point's id, or the start of it.", show_default=False)
+    ],
     grid: Annotated[
-        Path | None, typer.Argument(metavar="GRID", help="Look in this grid file too: which line gives which value.")
+        Path | None,
+        typer.Argument(metavar="GRID", help="Search this grid file too, and show which line gives which value."),
     ] = None,
     override: Override = None,
     results: Results = STORE,
-    as_json: Facts = False,
+    as_json: AsJson = False,
 ) -> int:
-    """One point's identity: which values make its id."""
+    """Show the values that make up the id of a point, and the runs that have the point.
+
+    Example: sweep why 0f3a grids/first.yaml
+    """
     from sweep.grid.loader import load_grid
     from sweep.store.store import open_store
 
@@ -52,54 +58,61 @@ def why(
     if not re.fullmatch("[0-9a-f]{1,20}", prefix):
         raise UserError(f"{one_line(point)!r} is not a point id: up to 20 of 0-9, a-f (sweep plan GRID --points)")
     loaded = load_grid(grid, tuple(override or ())) if grid else None
-    stored = _one(prefix, list(_in_store(prefix, open_store(results))), results)
-    planned = _one(prefix, list(_in_grid(prefix, loaded)), str(grid)) if loaded else None
-    found = planned or stored
-    if found is None:
+    stored = _only_match(prefix, list(_stored_matches(prefix, open_store(results))), results)
+    planned = _only_match(prefix, list(_grid_matches(prefix, loaded)), str(grid)) if loaded else None
+    match = planned or stored
+    if match is None:
         places = f"{results} and {grid}" if grid else results
-        advice = "" if grid else f"; to look in a grid: sweep why POINT GRID{elsewhere(results)}"
+        advice = "" if grid else f"; to look in a grid: sweep why POINT GRID{results_option(results)}"
         raise UserError(f"no point {prefix!r} in {places}{advice}")
     if planned and stored and planned.point_id != stored.point_id:
         raise UserError(
             f"{prefix!r} is {stored.point_id} in {results} and {planned.point_id} in {grid}; give more of it"
         )
-    facts = _facts(found, stored.runs if stored else (), loaded)
-    print(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(_told(found, facts)))
+    facts = _facts(match, stored.runs if stored else (), loaded)
+    if as_json:
+        output_formats.print_json(facts)
+    else:
+        for line in _lines(match, facts):
+            output_formats.print_line(line)
     return 0
 
 
-def _one(prefix: str, found: list[Found], place: str) -> Found | None:
-    """The one point, none, or an error that lists some."""
-    ids = sorted({one.point_id for one in found})
+def _only_match(prefix: str, matches: list[MatchingPoint], place: str) -> MatchingPoint | None:
+    """The only match, or None without any. Raises UserError with some of the ids if there are several."""
+    ids = sorted({match.point_id for match in matches})
     if len(ids) > 1:
-        more = ", ..." if len(ids) >= ENOUGH else ""
-        raise UserError(f"{prefix!r} could be {', '.join(ids[: ENOUGH - 1])}{more} in {place}; give more of it")
-    return found[0] if found else None
+        more = ", ..." if len(ids) >= MOST_MATCHES else ""
+        raise UserError(f"{prefix!r} could be {', '.join(ids[: MOST_MATCHES - 1])}{more} in {place}; give more of it")
+    return matches[0] if matches else None
 
 
-def _in_store(prefix: str, store: "Store") -> Iterator[Found]:
-    """Points of the store whose id starts so; a point of several runs once."""
+def _stored_matches(prefix: str, store: "Store") -> Iterator[MatchingPoint]:
+    """Points of the store, up to MOST_MATCHES; a point of several runs once, with all its runs."""
     from sweep.common import schema
     from sweep.query.database import Database
 
-    columns = ", ".join(f'points."{column.name}"' for column in schema.POINT)
-    about = ("run_id", "engine", "repeat", "status", "attempt", "node", "finished_at")
-    told = ", ".join(f"points.{name}" for name in about)
+    run_columns = ("run_id", "engine", "repeat", "status", "attempt", "node", "finished_at")
+    selected = ", ".join(
+        ["points.point_id", "runs.model_version"]
+        + [f"points.{name}" for name in run_columns]
+        + [f'points."{column.name}"' for column in schema.POINT]
+    )
     with Database(store) as database:
         rows = database.query(
-            f"SELECT points.point_id, runs.model_version, {told}, {columns} FROM points JOIN runs USING (run_id)"
+            f"SELECT {selected} FROM points JOIN runs USING (run_id)"
             f" WHERE starts_with(points.point_id, '{prefix}')"
             f" AND points.point_id IN (SELECT DISTINCT point_id FROM points WHERE starts_with(point_id, '{prefix}')"
-            f" ORDER BY point_id LIMIT {ENOUGH}) ORDER BY points.point_id, points.finished_at"
+            f" ORDER BY point_id LIMIT {MOST_MATCHES}) ORDER BY points.point_id, points.finished_at"
         ).to_pylist()
     for point_id in dict.fromkeys(row["point_id"] for row in rows):
-        mine = [row for row in rows if row["point_id"] == point_id]
-        runs = tuple({name: row[name] for name in about} for row in mine)
-        yield Found(point_id, _columns(mine[0]), 0, mine[0]["model_version"], runs)
+        of_point = [row for row in rows if row["point_id"] == point_id]
+        runs = tuple({name: row[name] for name in run_columns} for row in of_point)
+        yield MatchingPoint(point_id, _columns_of_row(of_point[0]), 0, of_point[0]["model_version"], runs)
 
 
-def _columns(stored: dict[str, Any]) -> "Columns":
-    """A stored point as a row of columns."""
+def _columns_of_row(stored: dict[str, Any]) -> "Columns":
+    """A row of the view `points` as columns of one point."""
     import numpy as np
 
     from engine.model.scenario import FIELD, Scenario, columns_of
@@ -109,12 +122,12 @@ def _columns(stored: dict[str, Any]) -> "Columns":
         return {column.name: np.array([stored[column.name]], object) for column in schema.TRACE}
     values = {name: stored[name] for name in FIELD}
     if values["res"] is not None:
-        values["sparsity"] = None  # the store fills it in; the point was given res
+        values["sparsity"] = None  # computed by the store; the id was made from `res`
     return columns_of([Scenario(**values)])
 
 
-def _in_grid(prefix: str, grid: "Grid") -> Iterator[Found]:
-    """Raw points of the grid whose id starts so; the first of equal ones."""
+def _grid_matches(prefix: str, grid: "Grid") -> Iterator[MatchingPoint]:
+    """Raw points of the grid, up to MOST_MATCHES; of duplicates the first."""
     from engine import MODEL_VERSION
     from sweep.grid.point_id import id_strings, point_ids
 
@@ -123,52 +136,52 @@ def _in_grid(prefix: str, grid: "Grid") -> Iterator[Found]:
         for row, point_id in enumerate(id_strings(point_ids(chunk.columns))):
             if point_id.startswith(prefix) and point_id not in seen:
                 seen.add(point_id)
-                repeat = int(chunk.repeat[row])
-                yield Found(point_id, chunk.columns, row, MODEL_VERSION, (), grid.source, chunk.start + row, repeat)
-                if len(seen) == ENOUGH:
+                repeat, number = int(chunk.repeat[row]), chunk.start + row
+                yield MatchingPoint(point_id, chunk.columns, row, MODEL_VERSION, (), grid.source, number, repeat)
+                if len(seen) == MOST_MATCHES:
                     return
 
 
-def _facts(found: Found, runs: tuple[dict[str, Any], ...], grid: "Grid | None") -> dict[str, Any]:
-    """All there is to say, for --json."""
+def _facts(match: MatchingPoint, runs: tuple[dict[str, Any], ...], grid: "Grid | None") -> dict[str, Any]:
+    """What is known of a point, as for --json. `agrees`: whether the hash of its values is its id."""
     from sweep.grid.point_id import canonical_json, canonical_scenario, point_id
 
-    text = canonical_json(found.columns, found.row, found.model_version)
-    scenario = canonical_scenario(found.columns, found.row)
-    planned = None
-    if grid is not None and found.raw is not None:
-        places = {name: grid.value_location(name, found.raw) for name in scenario}
-        planned = {"source": found.grid, "raw_point": found.raw, "repeat": found.repeat, "places": places}
+    text = canonical_json(match.columns, match.row, match.model_version)
+    scenario = canonical_scenario(match.columns, match.row)
+    in_grid = None
+    if grid is not None and match.raw_number is not None:
+        places = {name: grid.value_location(name, match.raw_number) for name in scenario}
+        in_grid = {"source": match.grid, "raw_point": match.raw_number, "repeat": match.repeat, "places": places}
     return {
-        "point_id": found.point_id,
+        "point_id": match.point_id,
         "hash": HASH,
         "canonical": text,
-        "agrees": point_id(text) == found.point_id,
-        "model_version": found.model_version,
+        "agrees": point_id(text) == match.point_id,
+        "model_version": match.model_version,
         "scenario": scenario,
-        "grid": planned,
+        "grid": in_grid,
         "runs": [run | {"finished_at": run["finished_at"].isoformat(timespec="seconds")} for run in runs],
     }
 
 
-def _told(found: Found, facts: dict[str, Any]) -> Iterator[str]:
-    """The same in words."""
+def _lines(match: MatchingPoint, facts: dict[str, Any]) -> Iterator[str]:
+    """The facts as lines of text."""
     from sweep.grid.field_values import format_column
 
-    yield f"{found.point_id} is {HASH}:"
+    yield f"{match.point_id} is {HASH}:"
     yield facts["canonical"]
     if not facts["agrees"]:
-        yield "but that hash is another: the row is damaged, or another program wrote it"
+        yield "but its hash is another one: the row is damaged, or another program wrote it"
     yield ""
     places = facts["grid"]["places"] if facts["grid"] else {}
     for name in facts["scenario"]:
-        value = format_column(name, found.columns[name][found.row : found.row + 1])[0]
-        later = f" + repeat {found.repeat}" if name == "seed" and found.repeat else ""
-        yield f"{name:<14}{value:<14}{places.get(name, '')}{later}".rstrip()
-    yield f"{'model_version':<14}{found.model_version}"
+        value = format_column(name, match.columns[name][match.row : match.row + 1])[0]
+        repeat = f" + repeat {match.repeat}" if name == "seed" and match.repeat else ""
+        yield f"{name:<14}{value:<14}{places.get(name, '')}{repeat}".rstrip()
+    yield f"{'model_version':<14}{match.model_version}"
     yield ""
     if facts["grid"]:
-        yield f"point {found.raw} of {found.grid} (counted from 0, before rules), repeat {found.repeat}"
+        yield f"point {match.raw_number} of {match.grid} (counted from 0, before rules), repeat {match.repeat}"
     for run in facts["runs"]:
         yield "run {run_id}: {status}, attempt {attempt}, repeat {repeat}, {engine}, {finished_at}".format(**run)
     if not facts["runs"]:

@@ -12,8 +12,8 @@ import pytest
 from engine.model.policy import POLICIES
 from sweep import __version__
 from sweep.cli import main as cli_main
-from sweep.cli.launch_summary import told
-from sweep.cli.main import COMMANDS, main
+from sweep.cli.launch_summary import summary_lines
+from sweep.cli.main import COMMANDS, Command, main
 from sweep.grid.loader import load_grid
 from sweep.grid.point_id import point_ids, run_name
 from sweep.run.launch import LaunchSummary
@@ -72,7 +72,7 @@ def test_results_do_not_go_with_a_rays_job(
     monkeypatch.chdir(job)
     launch = ["launch", str(grid), "--executor", "inline", "-q"]
     assert main(launch) == 2
-    assert "--results results: lies in the Ray job's own folder, which Ray removes; give" in capsys.readouterr().err
+    assert "--results results: is in the Ray job's own folder, which Ray removes; give" in capsys.readouterr().err
     assert not list(job.iterdir())
     assert main([*launch, "--results", str(grid.parent / "kept")]) == 0
 
@@ -212,10 +212,10 @@ def test_what_to_type_next_names_the_store(grid: Path, capsys: pytest.CaptureFix
 
 def test_a_summary_of_nothing_says_what_is_true() -> None:
     """Interrupted before the first point is not the same as nothing to do."""
-    summary = LaunchSummary("a-1", "interrupted", False, "inline", 1, planned=9, done_before=0)
-    assert told(summary, "results")[1] == "points   none finished of 9"
+    summary = Summary("a-1", "interrupted", False, "inline", 1, planned=9, done_before=0)
+    assert summary_lines(summary, "results")[1] == "points   none finished of 9"
     assert (
-        told(replace(summary, status="ok", planned=0, done_before=9), "results")[1]
+        summary_lines(replace(summary, status="ok", planned=0, done_before=9), "results")[1]
         == "points   none to run; 9 were done"
     )
 
@@ -268,10 +268,10 @@ def test_a_fault_of_ours_is_one_line(
     grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 4; --debug, wherever it stands, shows the traceback."""
-    monkeypatch.setitem(COMMANDS, "launch", ("nothing", "help"))
+    monkeypatch.setitem(COMMANDS, "launch", Command("nothing", "help"))
     assert main(["launch", "small.yaml"]) == 4
     err = capsys.readouterr().err
-    assert err.startswith("sweep: fault of ours: ModuleNotFoundError: ")
+    assert err.startswith("sweep: internal error: ModuleNotFoundError: ")
     assert err.endswith("; run with --debug\n")
     assert len(err.splitlines()) == 1
     for words in (["--debug", "launch", "small.yaml"], ["launch", "small.yaml", "--debug"]):
@@ -285,6 +285,6 @@ def test_ctrl_c_anywhere_is_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     def interrupt(words: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_main, "_call", interrupt)
+    monkeypatch.setattr(cli_main, "_run", interrupt)
     assert main(["plan"]) == 3
     assert capsys.readouterr().err == "sweep: interrupted\n"

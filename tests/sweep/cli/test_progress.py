@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from sweep.cli.progress import Silent, progress
-from sweep.run.progress import ProgressState
+from sweep.cli.progress import NoProgress, open_progress
+from sweep.run.driver import State
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
 def test_plain_lines_come_now_and_then(clock: list[float]) -> None:
     """Soon at first, then every ten seconds, then ever more seldom; the wait for a compiler is told as such."""
     out = io.StringIO()
-    shown = progress(False, out)
+    shown = open_progress(False, out)
     for second in range(61):
         clock[0] = float(second)
         done = max(0, second - 25)
@@ -44,8 +44,8 @@ def test_plain_lines_come_now_and_then(clock: list[float]) -> None:
 def test_cpu_times_say_what_is_left_until_the_clock_can(clock: list[float]) -> None:
     """One of a hundred in the first 9 s is no rate while the other workers are at the rest."""
     out = io.StringIO()
-    shown = progress(False, out)
-    shown.show(ProgressState(100))
+    shown = open_progress(False, out)
+    shown.show(State(100))
     for second, done in ((9, 1), (19, 50), (32, 99)):
         clock[0] = float(second)
         shown.show(ProgressState(100, done, work_ns=100.0, work_done_ns=done, left_ns=(100 - done) * 0.2e9))
@@ -60,8 +60,8 @@ def test_a_bar_shows_what_it_waits_for(clock: list[float], monkeypatch: pytest.M
     """On a terminal too: the words and the seconds stand beside the bar."""
     monkeypatch.setenv("TERM", "xterm")  # rich draws no bar on a dumb one
     out = Terminal()
-    shown = progress(False, out)
-    shown.show(ProgressState(3, waiting="compiling the engine, once"))
+    shown = open_progress(False, out)
+    shown.show(State(3, waiting="compiling the engine, once"))
     clock[0] = 7.0
     shown.show(ProgressState(3, waiting="compiling the engine, once"))
     shown.stop()
@@ -87,7 +87,7 @@ class Gone(io.StringIO):
 def test_nobody_listens(clock: list[float], terminal: bool) -> None:
     """Words that cannot be told are no error, and are not tried again."""
     out = Gone(terminal)
-    shown = progress(False, out)
+    shown = open_progress(False, out)
     shown.say("hello")
     assert out.tried
     tried = out.tried
@@ -100,4 +100,4 @@ def test_nobody_listens(clock: list[float], terminal: bool) -> None:
 
 def test_quiet_is_silent() -> None:
     """-q: not a word."""
-    assert isinstance(progress(True), Silent)
+    assert isinstance(open_progress(True), NoProgress)

@@ -314,17 +314,18 @@ def test_rm_asks(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_values_as_people_read_them() -> None:
     """Thousands are marked, NULL shows, control characters are spelled out."""
     shown = [
-        output_formats.shown(value) for value in (102640, 0.25, 1234567.891, None, True, "a\x1b[31m\nb", float("nan"))
+        output_formats.readable(value)
+        for value in (102640, 0.25, 1234567.891, None, True, "a\x1b[31m\nb", float("nan"))
     ]
     assert shown == ["102,640", "0.25", "1,234,568", "-", "yes", "a\\x1b[31m b", "-"]
     out = io.StringIO()
-    assert output_formats.write(["a|b", "n"], [["x|y", 1], [None, None]], "md", out) == 0
+    assert output_formats.write_rows(["a|b", "n"], [["x|y", 1], [None, None]], "md", out) == 0
     assert out.getvalue() == "| a\\|b | n |\n| --- | ---: |\n| x\\|y | 1 |\n| - | - |\n"
     twice, lines = io.StringIO(), io.StringIO()
-    output_formats.write(["a", "a", "a_1"], [[1, 2, 3]], "json", twice)
+    output_formats.write_rows(["a", "a", "a_1"], [[1, 2, 3]], "json", twice)
     assert json.loads(twice.getvalue()) == [{"a": 1, "a_2": 2, "a_1": 3}]
-    output_formats.write(["x\ny"], [[1]], "table", lines)
+    output_formats.write_rows(["x\ny"], [[1]], "table", lines)
     assert lines.getvalue() == "x y\n---\n  1\n"
     empty = io.StringIO()
-    output_formats.write(["a"], [], "json", empty)
+    output_formats.write_rows(["a"], [], "json", empty)
     assert json.loads(empty.getvalue()) == []

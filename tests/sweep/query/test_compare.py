@@ -307,7 +307,7 @@ def test_repeats_for_many_groups(tmp_path: Path, compare: Compare) -> None:
     code, out, err = compare("--rows", "4")
     assert code == 0
     assert "install_ns 10 groups: 10 not told apart" in out
-    assert "note: to tell one slower group from 20 takes 6 repeats in either run; some have 5" in err
+    assert "note: to tell one slower group from 20 takes 6 repeats in each run; some have 5" in err
     assert out.count("MiB") == 0
     assert len(out.split("Measured times")[1].strip().splitlines()) == 2 + 2 + 4
 

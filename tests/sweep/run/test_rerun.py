@@ -130,9 +130,9 @@ def test_a_run_of_traces_is_repeated_from_the_grids_folder(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["twice.yaml", "--like", "last"], "launch --like: GRID: the run says that itself"),
-        (["--like", "last", "-S", "seed=1"], "launch --like: -S: the run says that itself"),
-        (["--like", "last", "--where", "true"], "launch --like: --where: the run says that itself"),
+        (["twice.yaml", "--like", "last"], "launch --like: GRID: is taken from the run"),
+        (["--like", "last", "-S", "seed=1"], "launch --like: -S: is taken from the run"),
+        (["--like", "last", "--where", "true"], "launch --like: --where: is taken from the run"),
         (["--like", "nosuch"], "no run 'nosuch'"),
         (["--like", "nowhere/twice"], "no run 'twice'"),
         (["--like", ""], "no run ''"),

@@ -120,7 +120,7 @@ def test_a_launch_that_is_ended_repeatedly_loses_nothing(begin: Begin) -> None:
         else:
             assert code == 3
             assert ": interrupted\n" in out
-            assert "the same command goes on from here" in err
+            assert "the same command continues from here" in err
 
 
 def test_the_second_signal_ends_at_once(begin: Begin) -> None:
