@@ -1,4 +1,4 @@
-"""`python -m sweep.cli`: the command, where the `sweep` script is not on PATH."""
+"""`python -m sweep.cli`: the same as `python -m sweep`."""
 
 import sys
 

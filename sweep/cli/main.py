@@ -6,6 +6,7 @@ Exit codes: 0 all ok; 1 some points failed, or the live kernel differs; 2 bad us
 
 import errno
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -54,7 +55,10 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 class LazyGroup(TyperGroup):
-    """The group of all commands. Imports a command's module only when that command is called."""
+    """The group of all commands. Imports a command's module only when that command is called.
+
+    The docstring of a command is its help; the last paragraph, `Example: ...`, is printed after the options.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -64,9 +68,9 @@ class LazyGroup(TyperGroup):
             return None
         module = importlib.import_module(f"sweep.cli.commands.{COMMANDS[cmd_name].module}")
         function = getattr(module, cmd_name)
-        text, found, example = (function.__doc__ or "").rpartition("Example: ")
+        text, _, example = (inspect.getdoc(function) or "").rpartition("\n\nExample: ")
         app = _typer_app(context_settings=HELP_OPTIONS)
-        app.command(name=cmd_name, help=text or example, epilog=found + example if found else None)(function)
+        app.command(name=cmd_name, help=text, epilog=f"Example: {example}")(function)
         return get_command(app)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -123,14 +127,21 @@ def _main(words: list[str]) -> int:
         code, message = _code_and_message(error, debug)
         if debug and message:
             traceback.print_exc()
+    cache_warning = getattr(sys.modules.get("engine.compilation.cache"), "refused", "")
+    if cache_warning:
+        _print_error(cache_warning)
     output_error = _flush(sys.stdout)
     if output_error and not message:
         code, message = BAD_USAGE, f"stdout: {output_error}"
     if message:
-        with suppress(OSError):
-            print(f"sweep: {printable(message)}", file=sys.stderr)
+        _print_error(message)
     _flush(sys.stderr)
     return code
+
+
+def _print_error(message: str) -> None:
+    with suppress(OSError):
+        print(f"sweep: {printable(message)}", file=sys.stderr)
 
 
 def _open_closed_streams() -> None:

@@ -165,7 +165,7 @@ def test_exit_codes() -> None:
     text = (DOCS / "commands.md").read_text().partition("## Exit codes\n")[2]
     codes = [int(code) for code in re.findall(r"^\| (\d) \|", text, re.MULTILINE)]
     assert codes == list(range(6))
-    assert (cli.USAGE, cli.INTERRUPTED, cli.FAULT, compare.REGRESSION) == (2, 3, 4, 5)
+    assert (cli.BAD_USAGE, cli.INTERRUPTED, cli.INTERNAL_ERROR, compare.REGRESSION) == (2, 3, 4, 5)
 
 
 def test_glossary() -> None:

@@ -49,7 +49,7 @@ def calibrate(
 
     Run it on an idle machine: other load changes the figures.
 
-    Example: sweep calibrate --name laptop --check grids/validate.yaml
+    Example: sweep calibrate --name laptop --check validate
     """
     from engine.kernel.microbench import Bench
     from sweep.cli.progress import open_progress
@@ -98,7 +98,6 @@ def _check_predictions(
     """How far the predicted zap_ns of each point of a grid is from the measured one, by group of points."""
     from sweep.grid.loader import load_grid
     from sweep.kernel.calibrate import Prediction, fits, predictions
-    from sweep.run.progress import ProgressState
     from sweep.run.plan import make_plan
     from sweep.run.progress import ProgressState
 

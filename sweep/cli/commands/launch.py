@@ -73,7 +73,7 @@ def launch(
 
     Resumes the grid's last run. After Ctrl-C finished points are kept, and the same command continues.
 
-    Example: sweep launch grids/first.yaml -S fixed.virt=4GiB -j 8
+    Example: sweep launch first -S seed=7 -j 8
     """
     from sweep.cli.progress import open_progress
     from sweep.run.launch import LaunchOptions

@@ -20,7 +20,7 @@ def plan(
 
     Points that the grid's last run in the store has tried count as done.
 
-    Example: sweep plan grids/first.yaml --where "threads = 8"
+    Example: sweep plan first --where "threads = 8"
     """
     from sweep.cli import plan_report
     from sweep.grid.loader import load_grid

@@ -83,7 +83,6 @@ def _compare_grid(
     from sweep.grid.loader import load_grid
     from sweep.kernel.kernel_driver import scenarios_only, shown
     from sweep.kernel.validate import AGREES, compare_all
-    from sweep.run.progress import ProgressState
     from sweep.run.plan import make_plan
     from sweep.run.progress import ProgressState
 

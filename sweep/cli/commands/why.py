@@ -49,7 +49,7 @@ def why(
 ) -> int:
     """Show the values that make up the id of a point, and the runs that have the point.
 
-    Example: sweep why 0f3a grids/first.yaml
+    Example: sweep why 0f3a first
     """
     from sweep.grid.loader import load_grid
     from sweep.store.store import open_store

@@ -212,7 +212,7 @@ def test_what_to_type_next_names_the_store(grid: Path, capsys: pytest.CaptureFix
 
 def test_a_summary_of_nothing_says_what_is_true() -> None:
     """Interrupted before the first point is not the same as nothing to do."""
-    summary = Summary("a-1", "interrupted", False, "inline", 1, planned=9, done_before=0)
+    summary = LaunchSummary("a-1", "interrupted", False, "inline", 1, planned=9, done_before=0)
     assert summary_lines(summary, "results")[1] == "points   none finished of 9"
     assert (
         summary_lines(replace(summary, status="ok", planned=0, done_before=9), "results")[1]

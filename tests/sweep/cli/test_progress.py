@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sweep.cli.progress import NoProgress, open_progress
-from sweep.run.driver import State
+from sweep.run.progress import ProgressState
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_cpu_times_say_what_is_left_until_the_clock_can(clock: list[float]) -> N
     """One of a hundred in the first 9 s is no rate while the other workers are at the rest."""
     out = io.StringIO()
     shown = open_progress(False, out)
-    shown.show(State(100))
+    shown.show(ProgressState(100))
     for second, done in ((9, 1), (19, 50), (32, 99)):
         clock[0] = float(second)
         shown.show(ProgressState(100, done, work_ns=100.0, work_done_ns=done, left_ns=(100 - done) * 0.2e9))
@@ -61,7 +61,7 @@ def test_a_bar_shows_what_it_waits_for(clock: list[float], monkeypatch: pytest.M
     monkeypatch.setenv("TERM", "xterm")  # rich draws no bar on a dumb one
     out = Terminal()
     shown = open_progress(False, out)
-    shown.show(State(3, waiting="compiling the engine, once"))
+    shown.show(ProgressState(3, waiting="compiling the engine, once"))
     clock[0] = 7.0
     shown.show(ProgressState(3, waiting="compiling the engine, once"))
     shown.stop()
