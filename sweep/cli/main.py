@@ -32,9 +32,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "grids": Command("grids", "List the grids that ship, with their questions."),
     "plan": Command("plan", "Count the points that a launch would run; estimate time and memory."),
     "launch": Command("launch", "Run the missing points of a grid and store the results."),
-    "grids": Command("grids", "List the grids that ship, with their questions."),
     "ls": Command("runs", "List the runs of a store."),
     "show": Command("runs", "Show one run: its points, failures and provenance."),
     "why": Command("why", "Show the values that make up the id of a point."),

@@ -94,7 +94,7 @@ def _read_inputs(virt: str | None, res: str | None, vmpte: str | None, pid: int 
     if census is not None:
         kib = census.sizes
         footprint = Footprint(kib.vm_size_kib << 10, kib.vm_rss_kib << 10, kib.vm_pte_kib << 10, census.arch)
-    replay = play_calls(trace) if trace else None
+    replay = replay_calls(trace) if trace else None
     for note in replay.notes() if replay else ():
         output_formats.print_note(f"{trace}: {note}")
     return Inputs(footprint, census, replay)

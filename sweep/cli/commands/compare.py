@@ -59,14 +59,14 @@ def compare(
         _print_tables(comparison, rows, results)
     for note in (*_row_notes(comparison), *_timing_notes(comparison)):
         output_formats.print_note(note)
-    return REGRESSION if comparison.worse else 0
+    return REGRESSION if comparison.regressions else 0
 
 
 def _comparison_json(comparison: "Comparison", most: int) -> dict[str, Any]:
     return {
         "a": comparison.a.row,
         "b": comparison.b.row,
-        "regression": comparison.worse,
+        "regression": comparison.regressions,
         "rows": {"matched": comparison.matched, "only_a": comparison.only_a, "only_b": comparison.only_b},
         "columns": comparison.columns,
         "differences": comparison.differences,
@@ -90,12 +90,12 @@ def _print_overview(comparison: "Comparison") -> None:
         equal = len(compare_sql.COMPARED) - len(comparison.columns)
         lines.append(f"counted    {equal} columns are equal in all matched rows, {len(comparison.columns)} are not")
     for column in compare_sql.TIMES if comparison.timings else ():
-        counts = [(comparison.timed(column, verdict), verdict) for verdict in VERDICTS]
+        counts = [(comparison.count_timings(column, verdict), verdict) for verdict in VERDICTS]
         verdicts = ", ".join(f"{count:,} {verdict}" for count, verdict in counts if count)
-        lines.append(f"{column:10} {counted(comparison.timed(column), 'group')}: {verdicts}")
+        lines.append(f"{column:10} {count_text(comparison.count_timings(column), 'group')}: {verdicts}")
     if comparison.failed:
-        lines.append(f"failed     {counted(comparison.failed, 'point')} in B and not in A")
-    lines.append(f"verdict    {'worse: ' + '; '.join(comparison.worse) if comparison.worse else 'no regression'}")
+        lines.append(f"failed     {count_text(comparison.failed, 'point')} in B and not in A")
+    lines.append(f"verdict    {'worse: ' + '; '.join(comparison.regressions) if comparison.regressions else 'no regression'}")
     for line in lines:
         output_formats.print_line(line)
 
