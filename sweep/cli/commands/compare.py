@@ -95,7 +95,9 @@ def _print_overview(comparison: "Comparison") -> None:
         lines.append(f"{column:10} {count_text(comparison.count_timings(column), 'group')}: {verdicts}")
     if comparison.failed:
         lines.append(f"failed     {count_text(comparison.failed, 'point')} in B and not in A")
-    lines.append(f"verdict    {'worse: ' + '; '.join(comparison.regressions) if comparison.regressions else 'no regression'}")
+    lines.append(
+        f"verdict    {'worse: ' + '; '.join(comparison.regressions) if comparison.regressions else 'no regression'}"
+    )
     for line in lines:
         output_formats.print_line(line)
 
