@@ -69,7 +69,7 @@ def validate(
 
 
 def _kernel_text(runner: "Runner") -> str:
-    levels = "5 levels" if runner.hello.fifth_level else "4 levels"
+    levels = "5 levels" if runner.info.fifth_level else "4 levels"
     machine = runner.machine
     reclaim = "frees empty tables" if runner.pt_reclaim else "frees no table"
     kernel = f"Linux {machine.release}, {machine.machine}, {levels}, THP {machine.thp}"
@@ -186,7 +186,7 @@ def _kernel_json(runner: "Runner") -> dict[str, object]:
         "kernel_release": machine.release,
         "machine": machine.machine,
         "pt_reclaim": runner.pt_reclaim,
-        "fifth_level": runner.hello.fifth_level,
+        "fifth_level": runner.info.fifth_level,
         "thp": machine.thp,
         "columns": list(runner.columns),
     }
