@@ -1,4 +1,4 @@
-"""sweep compare: what differs between two runs, whether it is worse, and by which exit code that is said."""
+"""sweep compare: what differs between two runs, whether it is worse, and the exit code."""
 
 import json
 import os
@@ -33,7 +33,7 @@ Compare = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Compare:
-    """Compares A with B, or what is named; gives the exit code, stdout, stderr."""
+    """A function that compares two runs, A and B by default: exit code, stdout, stderr."""
 
     def run(*words: str, a: str = A, b: str = B, results: str = str(tmp_path)) -> tuple[int, str, str]:
         code = main(["compare", a, b, *words, "--results", results])
@@ -56,11 +56,11 @@ def write(
     kernel: KernelFacts | None = None,
     policies: Sequence[str] = POLICIES,
 ) -> None:
-    """A run of these points, with a known number in each cell. Ids say the run too: nothing may match by them."""
+    """Write a run of these points with known values. Ids differ between runs, as rows must not match by id."""
     ids, repeat = [f"{name[-1]}{point_id(i)[1:]}" for i in range(len(points))], np.arange(len(points))
-    columns, made, engine = columns_of(points), small_stores.results(len(points), 1), "kernel" if kernel else "model"
+    columns, results, engine = columns_of(points), small_stores.results(len(points), 1), "kernel" if kernel else "model"
     if change:
-        change(made)
+        change(results)
     with opened(root, name, engine=engine) as writer:
         for i, point in enumerate(ids):
             one = {field: values[i : i + 1] for field, values in columns.items()}
@@ -73,17 +73,17 @@ def write(
         good = [i for i in range(len(ids)) if i not in failed]
         columns = {field: values[good] for field, values in columns.items()}
         ids, repeat = [ids[i] for i in good], repeat[good]
-        made = Results(made.values[good], made.rounds[good], made.round_counts[good])
+        results = Results(results.values[good], results.rounds[good], results.round_counts[good])
         writer.commit(
-            arrow_tables.outcome_table(name, ids, repeat, columns, made, policies, engine=engine, kernel=kernel),
-            arrow_tables.round_table(name, ids, made, policies, engine=engine),
+            arrow_tables.outcome_table(name, ids, repeat, columns, results, policies, engine=engine, kernel=kernel),
+            arrow_tables.round_table(name, ids, results, policies, engine=engine),
             arrow_tables.point_table(name, ids, repeat, columns, node="a", engine=engine),
         )
         writer.finish("failed" if failed else "ok", {})
 
 
 def add(column: str, number: int, *, point: int = 1, policy: str = "merged") -> Change:
-    """Adds to one cell."""
+    """A change that adds to one cell."""
 
     def change(made: Results) -> None:
         made.values[point, POLICIES.index(policy), COLUMNS.index(column)] += number
@@ -96,7 +96,7 @@ def cell(column: str, point: int = 1, policy: str = "merged") -> int:
 
 
 def timed(repeats: int, zap: float = 1.0) -> KernelFacts:
-    """Times of `repeats` points under one policy, all different, zaps so many times as long."""
+    """Different times for `repeats` points under one policy; zaps take `zap` times as long as installs."""
     ns = np.linspace(1_000_000, 1_100_000, repeats)[:, None]
     return KernelFacts(ns.astype(np.int64), (zap * ns).astype(np.int64), "6.99-fake", True)
 
@@ -104,7 +104,7 @@ def timed(repeats: int, zap: float = 1.0) -> KernelFacts:
 def test_a_run_launched_twice_is_equal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A grid run twice by the engine gives the same rows, by another version of the model too; a part of it, a part."""
+    """Runs of the same grid are equal, also by another model version; a run of some points matches those."""
     grid = tmp_path / "small.yaml"
     grid.write_text(
         "schema: sweep/1\nname: small\nfixed: {virt: 4MiB}\naxes: {sparsity: [0.5, 0.99], threads: [1, 2]}\n"
@@ -126,8 +126,8 @@ def test_a_run_launched_twice_is_equal(
         assert "no regression" in out
 
 
-def test_a_difference_is_found_and_counted(tmp_path: Path, compare: Compare) -> None:
-    """One cell of many: its column, totals, point, policy and size are told, and exit 5 says that more is worse."""
+def test_a_difference_is_reported_and_counted(tmp_path: Path, compare: Compare) -> None:
+    """A single cell that is higher is reported with column, totals, point, policy and size, and the exit code is 5."""
     points = scenarios([1, 2, 3])
     write(tmp_path, A, points)
     write(tmp_path, B, points, add("vm_pte_kib_end", 4))
@@ -151,8 +151,8 @@ def test_a_difference_is_found_and_counted(tmp_path: Path, compare: Compare) -> 
     ]
     (difference,) = facts["differences"]
     assert difference.pop("percent") == pytest.approx(400 / was)
-    told = {"point": point, "policy": "merged", "seed": 2, "column": "vm_pte_kib_end", "a": was, "b": was + 4}
-    assert difference == {**told, "verdict": "worse"}
+    expected = {"point": point, "policy": "merged", "seed": 2, "column": "vm_pte_kib_end", "a": was, "b": was + 4}
+    assert difference == {**expected, "verdict": "worse"}
     code, out, _ = compare()
     assert code == 5
     assert point in out
@@ -161,7 +161,7 @@ def test_a_difference_is_found_and_counted(tmp_path: Path, compare: Compare) -> 
 
 @pytest.mark.parametrize(("a", "b", "verdict"), [(A, B, "worse"), (B, A, "better")])
 def test_which_side_is_worse(tmp_path: Path, compare: Compare, a: str, b: str, verdict: str) -> None:
-    """More VmPTE, tables and work is worse, less is better; what was asked for has no worse side, but is told."""
+    """More VmPTE, tables and work is worse, less is better; other columns are only reported as changed."""
 
     def more(made: Results) -> None:
         made.values[1, 2] += 1
@@ -178,8 +178,8 @@ def test_which_side_is_worse(tmp_path: Path, compare: Compare, a: str, b: str, v
     assert code == (5 if verdict == "worse" else 0)
 
 
-def test_what_has_no_worse_side_is_no_regression(tmp_path: Path, compare: Compare) -> None:
-    """Such columns alone end with 0, however they differ."""
+def test_changed_columns_are_no_regression(tmp_path: Path, compare: Compare) -> None:
+    """If only columns without a worse direction differ, the exit code is 0."""
 
     def change(made: Results) -> None:
         for column in compare_sql.ONLY_CHANGED:
@@ -194,14 +194,14 @@ def test_what_has_no_worse_side_is_no_regression(tmp_path: Path, compare: Compar
     assert "no regression" in out
 
 
-def test_every_counted_column_has_a_side() -> None:
-    """No column is compared under a name that the schema does not have."""
+def test_every_counted_column_is_compared() -> None:
+    """The compared columns are those of the schema, and ONLY_CHANGED names some of them."""
     assert {column.name for column in (*schema.STATE, *schema.WORK)} == set(compare_sql.COMPARED)
     assert set(compare_sql.COMPARED) > compare_sql.ONLY_CHANGED
 
 
-def test_the_list_is_bounded_and_the_worst_is_first(tmp_path: Path, compare: Compare) -> None:
-    """--rows bounds each table and no count; the worse come before the larger, from nothing before from something."""
+def test_the_rows_are_bounded_and_the_worst_are_first(tmp_path: Path, compare: Compare) -> None:
+    """--rows bounds each table but no count; worse rows come first, those from 0 before all others."""
 
     def change(made: Results) -> None:
         made.values[:, :, COLUMNS.index("ipis")] += 1
@@ -221,8 +221,8 @@ def test_the_list_is_bounded_and_the_worst_is_first(tmp_path: Path, compare: Com
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_rows_match_as_a_slow_twin_says(tmp_path: Path, compare: Compare, seed: int) -> None:
-    """Runs of overlapping points, some given by res, some by the sparsity that this comes to: every count is right."""
+def test_rows_match_as_in_a_slow_comparison(tmp_path: Path, compare: Compare, seed: int) -> None:
+    """For runs with common points, some given by res, all counts are those of a comparison in Python."""
     dice = random.Random(seed)
     shapes: list[dict[str, Any]] = [
         {"sparsity": 0.5},
@@ -256,7 +256,7 @@ def test_rows_match_as_a_slow_twin_says(tmp_path: Path, compare: Compare, seed: 
 
 
 def test_points_that_fail_only_in_b(tmp_path: Path, compare: Compare) -> None:
-    """They are a regression; those that failed in A too, or in A alone, are not."""
+    """Points that failed only in B are a regression; points that failed in A too, or only in A, are not."""
     points = scenarios([1, 2, 3, 4])
     write(tmp_path, A, points, failed=[0, 1])
     write(tmp_path, B, points, failed=[1, 2])
@@ -272,7 +272,7 @@ def test_points_that_fail_only_in_b(tmp_path: Path, compare: Compare) -> None:
 
 @pytest.mark.parametrize(("zap", "code"), [(1.5, 5), (1.0, 0), (0.7, 0)])
 def test_measured_times(tmp_path: Path, compare: Compare, zap: float, code: int) -> None:
-    """Seeds are one group, even other seeds: longer zaps are a regression, shorter ones and equal installs are not."""
+    """Seeds of a scenario are one group, also if they differ between runs; only longer times are a regression."""
     write(tmp_path, A, scenarios(range(8)), kernel=timed(8), policies=["merged"])
     write(tmp_path, B, scenarios(range(20, 28)), kernel=timed(8, zap), policies=["merged"])
     ended, out, _ = compare("--json")
@@ -288,8 +288,8 @@ def test_measured_times(tmp_path: Path, compare: Compare, zap: float, code: int)
     assert facts["regression"] == (["zap_ns is longer in 1 of 1 group"] if code else [])
 
 
-def test_too_few_times_are_said_to_be(tmp_path: Path, compare: Compare) -> None:
-    """Three repeats prove nothing, whatever they show: no regression, and a note that says so."""
+def test_too_few_times_are_reported(tmp_path: Path, compare: Compare) -> None:
+    """Three repeats cannot show a regression; a note says so."""
     for name, zap in ((A, 1.0), (B, 9.0)):
         write(tmp_path, name, scenarios(range(3)), kernel=timed(3, zap), policies=["merged"])
     code, out, err = compare()
@@ -299,7 +299,7 @@ def test_too_few_times_are_said_to_be(tmp_path: Path, compare: Compare) -> None:
 
 
 def test_repeats_for_many_groups(tmp_path: Path, compare: Compare) -> None:
-    """With five repeats one slower group among many would stay hidden, and a note says how many it takes."""
+    """A note says how many repeats are needed to recognise one slower group among many."""
     ns = np.tile(np.linspace(1e6, 1.1e6, 5), 10)[:, None].astype(np.int64)
     points = [point for virt in range(1, 11) for point in scenarios(range(5), virt=virt * MIB)]
     for name in (A, B):
@@ -313,7 +313,7 @@ def test_repeats_for_many_groups(tmp_path: Path, compare: Compare) -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "told"),
+    ("a", "b", "message"),
     [
         (A, A, f"compare: both are {A}; give two runs (sweep ls has them)"),
         ("last", B, f"compare: both are {B}; give two runs (sweep ls has them)"),
@@ -326,8 +326,8 @@ def test_repeats_for_many_groups(tmp_path: Path, compare: Compare) -> None:
         ("crossed", B, "have no row in common: each value is in both, but no scenario and policy is"),
     ],
 )
-def test_what_cannot_be_compared(tmp_path: Path, compare: Compare, a: str, b: str, told: str) -> None:
-    """One line that says why, and exit 2."""
+def test_what_cannot_be_compared(tmp_path: Path, compare: Compare, a: str, b: str, message: str) -> None:
+    """Runs that cannot be compared give one line that says why, and exit code 2."""
     points = scenarios([1, 2])
     write(tmp_path, A, points)
     if a == "other":
@@ -344,12 +344,12 @@ def test_what_cannot_be_compared(tmp_path: Path, compare: Compare, a: str, b: st
     write(tmp_path, B, points, policies=["merged", "refcount"] if a == "thin" else POLICIES)
     code, out, err = compare(a=a, b=b)
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_traces_match_by_what_they_hold(tmp_path: Path, compare: Compare) -> None:
-    """A trace under another file name is the same point; another trace is not."""
+def test_traces_match_by_content(tmp_path: Path, compare: Compare) -> None:
+    """The same trace under another file name is the same point; another trace is not."""
     data, results = DATA / "kernel", str(tmp_path / "results")
     for run, traces in (("one", ["basic-0000"]), ("two", ["basic-0000", "rich-1000"])):
         for trace in traces:
@@ -364,7 +364,7 @@ def test_traces_match_by_what_they_hold(tmp_path: Path, compare: Compare) -> Non
 
 
 def test_a_damaged_part_is_named_and_left_out(tmp_path: Path, compare: Compare) -> None:
-    """As in a query: what can be read is compared; where nothing can, the line that says so names the part."""
+    """The readable rows are compared; if there are none, the error names the damaged part."""
     points = scenarios([1, 2])
     write(tmp_path, A, points)
     write(tmp_path, B, points)

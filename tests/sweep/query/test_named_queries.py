@@ -1,4 +1,4 @@
-"""The questions that compare with none: held to the plain way, a point at a time, which their SQL spares itself."""
+"""Named queries that compare with none give the same figures as a plain computation, point by point."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,23 +24,27 @@ SHOWN = [policy for policy in POLICIES if policy != "none"]
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """Three runs: of all policies with unlike rounds, the same with one number of rounds, and one without none."""
+    """Three runs: all policies with varying rounds, all policies with equal rounds, and one without the policy none."""
     root = tmp_path_factory.mktemp("questions")
     axes = [(virt, sparsity, zap) for virt in (64, 96) for sparsity in (0.99, 0.999) for zap in (64 * KIB, 2 * MIB)]
-    unlike = [
+    varying = [
         Scenario(virt=v * MIB, sparsity=s, zap=z, zap_shift=z // 2 * (r > 1), coverage=0.5, rounds=r, threads=r)
         for v, s, z in axes
         for r in (1, 2, 3, 5)
     ]
-    alike = [Scenario(virt=v * MIB, sparsity=s, zap=z, cluster=64 * KIB, rounds=6) for v, s, z in axes]
-    runs = {"unlike": (unlike, POLICIES), "alike": (alike, POLICIES), "lacks": (unlike[:8], ("refcount", "merged"))}
+    equal = [Scenario(virt=v * MIB, sparsity=s, zap=z, cluster=64 * KIB, rounds=6) for v, s, z in axes]
+    runs = {
+        "varying": (varying, POLICIES),
+        "equal": (equal, POLICIES),
+        "lacking": (varying[:8], ("refcount", "merged")),
+    }
     for name, (scenarios, policies) in runs.items():
         columns = columns_of(scenarios)
-        made, ids, repeat = run_batch(columns), [point_id(i) for i in range(len(scenarios))], columns["seed"]
+        results, ids, repeat = run_batch(columns), [point_id(i) for i in range(len(scenarios))], columns["seed"]
         with opened(root, f"{name}-0123abcd") as writer:
             writer.commit(
-                arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, made, policies),
-                arrow_tables.round_table(writer.run_id, ids, made, policies),
+                arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, results, policies),
+                arrow_tables.round_table(writer.run_id, ids, results, policies),
                 arrow_tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
             )
             writer.finish("ok", {})
@@ -49,15 +53,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 
 def grouped(rows: Rows, *names: str) -> dict[tuple[Any, ...], Rows]:
-    """The rows of each combination of values."""
+    """The rows by their values in these columns."""
     groups = defaultdict(list)
     for row in rows:
         groups[tuple(row[name] for name in names)].append(row)
     return groups
 
 
-def compared(database: Database) -> Rows:
-    """Every row of `latest` with its point's row of none in `none`, or None."""
+def rows_with_none(database: Database) -> Rows:
+    """Every row of `latest`; its `none` is the same point's row under the policy none, or None."""
     rows: Rows = database.query("SELECT * FROM latest").to_pylist()
     none = {(row["run_id"], row["point_id"]): row for row in rows if row["policy"] == "none"}
     return [row | {"none": none.get((row["run_id"], row["point_id"]))} for row in rows]
@@ -104,10 +108,8 @@ def cost(rows: Rows) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 def at_peak(rows: Rows) -> dict[tuple[Any, ...], dict[str, Any]]:
     answers = {}
-    compared_rows = [row for row in rows if row["none"] and row["policy"] != "none"]
-    for (run, cluster, rounds, policy), group in grouped(
-        compared_rows, "run_id", "cluster", "rounds", "policy"
-    ).items():
+    compared = [row for row in rows if row["none"] and row["policy"] != "none"]
+    for (run, cluster, rounds, policy), group in grouped(compared, "run_id", "cluster", "rounds", "policy").items():
         kib, none = total(group, "vm_pte_kib_peak"), total_of_none(group, "vm_pte_kib_peak")
         answers[run, cluster / KIB, rounds, policy] = {
             "none_gib": none / len(group) / MIB,
@@ -118,7 +120,7 @@ def at_peak(rows: Rows) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 
 def shares(rows: Rows, kib: str, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """What each policy saves, in percent, and what is possible at the end."""
+    """Percent that each policy saves, and what would be possible at the end."""
     answers = {}
     for key, group in grouped([row for row in rows if row["none"]], *names).items():
         none = sum(row[kib] for row in group if row["policy"] == "none")
@@ -132,12 +134,12 @@ def by_sparsity(rows: Rows) -> dict[tuple[Any, ...], dict[str, Any]]:
     names = ("run_id", "sparsity", "cluster")
     end = shares(rows, "vm_pte_kib_end", *names)
     peak = shares([row for row in rows if row["rounds"] > 1], "vm_pte_kib_peak", *names)
-    told = {(run, s, c / KIB, "end"): answer for (run, s, c), answer in end.items()}
-    return told | {(run, s, c / KIB, "peak"): answer | {"possible": None} for (run, s, c), answer in peak.items()}
+    answers = {(run, s, c / KIB, "end"): answer for (run, s, c), answer in end.items()}
+    return answers | {(run, s, c / KIB, "peak"): answer | {"possible": None} for (run, s, c), answer in peak.items()}
 
 
 def in_kib(answers: dict[tuple[Any, ...], dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Keys of bytes, after the run, as the question prints them."""
+    """The same answers with sizes in the keys, after the run id, in KiB instead of bytes."""
     return {(key[0], *(value / KIB for value in key[1:])): answer for key, answer in answers.items()}
 
 
@@ -155,29 +157,29 @@ PLAIN: dict[str, tuple[tuple[str, ...], Callable[[Rows], dict[tuple[Any, ...], d
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_answers_are_those_of_the_plain_way(database: Database, name: str) -> None:
-    """Each point beside its own row of none gives the same figures; a run without none has none of them."""
+def test_figures_are_those_of_a_plain_computation(database: Database, name: str) -> None:
+    """Comparing each point with its own row of none gives the same figures; runs without none are left out or NULL."""
     keys, plain = PLAIN[name]
-    told = database.query(named_query(name).sql).to_pylist()
-    answers = {tuple(row[key] for key in keys): row for row in told}
-    expected = plain(compared(database))
-    assert len(answers) == len(told)
+    rows = database.query(named_query(name).sql).to_pylist()
+    answers = {tuple(row[key] for key in keys): row for row in rows}
+    expected = plain(rows_with_none(database))
+    assert len(answers) == len(rows)
     assert answers.keys() == expected.keys()
     for key, figures in expected.items():
         shown = {figure: answers[key][figure] for figure in figures}
         assert shown == pytest.approx(figures, abs=0.051 if name == "cost" else 0.0051), key
 
 
-def test_growth_knows_each_points_rounds(database: Database) -> None:
-    """Whether the points of a run have as many rounds or not: the rows are those of each point's own last round."""
+def test_growth_uses_the_rounds_of_each_point(database: Database) -> None:
+    """Rounds 1, 2, 4, ... and the last are shown, also in runs whose points have different numbers of rounds."""
     rows = database.query(
         "SELECT r.*, rounds FROM rounds AS r JOIN latest USING (run_id, point_id, policy)"
     ).to_pylist()
-    kept = [row for row in rows if row["round"] in (1, 2, 4) or row["round"] == row["rounds"]]
-    told = database.query(named_query("growth").sql).to_pylist()
-    expected = grouped(kept, "run_id", "rounds", "round")
-    assert {(row["run_id"], row["rounds"], row["round"]) for row in told} == expected.keys()
-    for row in told:
+    shown = [row for row in rows if row["round"] in (1, 2, 4) or row["round"] == row["rounds"]]
+    answers = database.query(named_query("growth").sql).to_pylist()
+    expected = grouped(shown, "run_id", "rounds", "round")
+    assert {(row["run_id"], row["rounds"], row["round"]) for row in answers} == expected.keys()
+    for row in answers:
         group = expected[row["run_id"], row["rounds"], row["round"]]
         for policy, points in grouped(group, "policy").items():
             mib = sum(point["vm_pte_kib_peak"] for point in points) / len(points) / KIB

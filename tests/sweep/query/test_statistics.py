@@ -1,4 +1,4 @@
-"""The statistics of measured times, on made-up times whose difference is known."""
+"""The statistics of measured times, on artificial times with a known difference."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from sweep.query import statistics
 from sweep.query.statistics import FASTER, SAME, SLOWER, TOO_FEW, Shift, Times, compare_times
 
-TURNED = {SLOWER: FASTER, FASTER: SLOWER, SAME: SAME, TOO_FEW: TOO_FEW}
+MIRRORED = {SLOWER: FASTER, FASTER: SLOWER, SAME: SAME, TOO_FEW: TOO_FEW}
 times = st.lists(st.integers(1, 10**9), min_size=1, max_size=12).map(lambda values: np.array(values, np.float64))
 
 
 def drawn(seed: int, count: int, median_ns: float = 1e6) -> Times:
-    """Times with 5 % of noise."""
+    """`count` times with 5 % of noise."""
     return np.asarray(median_ns * np.exp(np.random.default_rng(seed).normal(0, 0.05, count)))
 
 
@@ -23,7 +23,7 @@ def one(a: Times, b: Times) -> Shift:
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.3, SLOWER), (1 / 1.3, FASTER), (1.0, SAME)])
 def test_a_known_shift_is_found(factor: float, verdict: str) -> None:
-    """Times that are so many times as long are told to be: the ratio is near, and inside its interval."""
+    """A known factor between the times is recognised: the ratio is close to it, and the interval contains it."""
     found = one(drawn(1, 20), drawn(2, 20, 1e6 * factor))
     assert found.verdict == verdict
     assert found.low is not None
@@ -34,14 +34,14 @@ def test_a_known_shift_is_found(factor: float, verdict: str) -> None:
 
 
 def test_all_longer_is_a_delta_of_one() -> None:
-    """The effect sizes and p of a case that can be counted by hand: four times, each longer than all of the others."""
+    """Four times that are all longer than four others: effect size and p as counted by hand."""
     found = one(np.array([1.0, 2, 3, 4]), np.array([11.0, 12, 13, 14]))
     assert (found.ratio, found.delta, found.verdict) == (5.0, 1.0, SLOWER)
     assert found.p == found.q == pytest.approx(2 / 70)
 
 
-def test_noise_alone_is_seldom_called_a_difference() -> None:
-    """Of two hundred pairs that do not differ none is called slower: the false-discovery control is on."""
+def test_noise_alone_is_no_difference() -> None:
+    """Of two hundred pairs that do not differ none is called slower, because false discoveries are controlled."""
     pairs = [(drawn(i, 10), drawn(1000 + i, 10)) for i in range(200)]
     found = compare_times(pairs)
     assert {shift.verdict for shift in found} == {SAME}
@@ -50,16 +50,16 @@ def test_noise_alone_is_seldom_called_a_difference() -> None:
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, 1), (3, 3), (1, 100), (2, 7)])
-def test_too_few_times_are_said_to_be(a: int, b: int) -> None:
-    """However far apart they are, there is a ratio and nothing more."""
+def test_too_few_times_have_no_verdict(a: int, b: int) -> None:
+    """With too few times there is only the ratio, however far apart they are."""
     found = one(drawn(1, a), drawn(2, b, 9e6))
     assert (found.verdict, found.low, found.high, found.delta, found.p, found.q) == (TOO_FEW, *[None] * 5)
     assert found.ratio == pytest.approx(9, rel=0.2)
 
 
 @pytest.mark.parametrize("tests", [1, 2, 10, 40])
-def test_repeats_that_are_said_to_suffice_do(tests: int) -> None:
-    """One slower pair among others that do not differ is found with so many repeats, and with one fewer it is not."""
+def test_repeats_for_is_the_fewest_that_suffice(tests: int) -> None:
+    """One slower pair among equal ones is recognised with this number of repeats, and with one less it is not."""
     for repeats, verdict in ((statistics.repeats_for(tests), SLOWER), (statistics.repeats_for(tests) - 1, SAME)):
         same = drawn(1, repeats)
         found = compare_times([(same, same)] * (tests - 1) + [(same, same * 9)])
@@ -69,7 +69,7 @@ def test_repeats_that_are_said_to_suffice_do(tests: int) -> None:
 @given(st.lists(times, min_size=1, max_size=3))
 @settings(max_examples=20, deadline=None)
 def test_times_against_themselves_do_not_differ(groups: list[Times]) -> None:
-    """The same times on both sides: a ratio of 1, and never a verdict."""
+    """The same times on both sides have a ratio of 1 and no verdict."""
     for shift in compare_times([(group, group[::-1]) for group in groups]):
         assert (shift.ratio, shift.delta or 0) == (1, 0)
         assert shift.verdict in (SAME, TOO_FEW)
@@ -78,10 +78,10 @@ def test_times_against_themselves_do_not_differ(groups: list[Times]) -> None:
 @given(st.lists(st.tuples(times, times), min_size=1, max_size=3))
 @settings(max_examples=20, deadline=None)
 def test_b_against_a_is_the_mirror_image(pairs: list[tuple[Times, Times]]) -> None:
-    """Swapped, slower is faster, each number is turned round, and the chances stay."""
+    """Swapping the sides inverts verdict, ratio, interval and delta, and keeps p and q."""
     pairs = [(a, b) for a, b in pairs if sorted(a) != sorted(b)]
     for here, there in zip(compare_times(pairs), compare_times([(b, a) for a, b in pairs]), strict=True):
-        assert there.verdict == TURNED[here.verdict]
+        assert there.verdict == MIRRORED[here.verdict]
         assert (there.p, there.q) == (here.p, here.q)
         assert there.ratio == pytest.approx(1 / here.ratio)
         if here.delta is not None:
