@@ -1,1 +1,1 @@
-"""From YAML to points: parse a grid, check it, expand it, name each point. Imports common and traces."""
+"""Grids: parse the YAML, check every value, expand axes into points, identify points. Imports common and traces."""

@@ -1,4 +1,4 @@
-"""The grids that ship: grids/ of a checkout, which an installation holds in shipped/grids/ beside this file."""
+"""The grids that ship with the package: grids/ of a checkout, shipped/grids/ beside this file in an installation."""
 
 from pathlib import Path
 

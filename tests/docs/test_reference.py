@@ -113,7 +113,7 @@ def test_grid_example() -> None:
     """grid.md's example parses, uses every key but workload, and has as many points as its axes say."""
     (example,) = blocks((DOCS / "grid.md").read_text(), "yaml")
     grid = parse_grid(example, "grid.md")
-    assert set(grid.tree.entries) == set(TOP_KEYS) - {"workload"}
+    assert set(grid.root.entries) == set(TOP_KEYS) - {"workload"}
     assert grid.raw_points == (2 * 7 * 2 + 1) * 2
 
 

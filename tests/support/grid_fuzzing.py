@@ -17,14 +17,14 @@ from typing import Any
 
 from sweep.common import units
 from sweep.common.errors import UserError
-from sweep.grid import field_values, grid, grid_file, loader, sql_expressions, yaml_nodes
+from sweep.grid import axes, field_values, grid, grid_file, loader, sql_expressions, yaml_reader
 from sweep.grid.loader import parse_grid
 from sweep.run import plan
 from tests.paths import ROOT
 
 LIMIT_S = 10
 MOST_PLANNED = 20_000
-GUIDES = (field_values, grid, grid_file, loader, plan, sql_expressions, units, yaml_nodes)
+GUIDES = (axes, field_values, grid, grid_file, loader, plan, sql_expressions, units, yaml_reader)
 WORDS = (
     *("schema: sweep/1", "name: a", "fixed: {virt: 64GiB, sparsity: 0.9}", "axes: {zap: [64KiB, 2MiB]}", "repeats: 3"),
     *(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.model.scenario import FIELD
 from sweep.common.errors import UserError, printable
-from sweep.grid import sql_expressions, yaml_nodes
+from sweep.grid import sql_expressions, yaml_reader
 from sweep.grid.grid_file import TOP_KEYS
 from sweep.grid.loader import parse_grid
 from sweep.store import run_directory
@@ -101,7 +101,7 @@ def test_long_texts_are_read_in_linear_time() -> None:
     """A value of 100,000 characters, in the file or in -S, is read or refused in one short line, and soon."""
     for text in long_texts():
         with limited():
-            yaml_nodes.yaml_11_trap(text)
+            yaml_reader.yaml_11_trap(text)
         with limited(), pytest.raises(UserError, match="longer than 2,000 characters"):
             sql_expressions.to_duckdb_sql(text)
     for text in long_texts(starts=("",), ends=("",)):

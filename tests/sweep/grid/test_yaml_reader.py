@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.common.errors import UserError
-from sweep.grid import yaml_nodes
-from sweep.grid.yaml_nodes import MAX_BYTES, Mapping, Node, Scalar, Sequence, parse_yaml
+from sweep.grid import yaml_reader
+from sweep.grid.yaml_nodes import Mapping, Node, Scalar, Sequence
+from sweep.grid.yaml_reader import MAX_BYTES, parse_yaml
 
 
 def plain(node: Node) -> object:
@@ -36,7 +37,11 @@ def test_scalars_stay_text_with_their_place() -> None:
     assert isinstance(first, Scalar)
     assert isinstance(second, Scalar)
     assert (first.quoted, second.quoted) == (True, False)
-    assert (str(first.spot), str(second.spot), str(tree.keys["b"])) == ("g.yaml:3:5", "g.yaml:4:5", "g.yaml:2:1")
+    assert (str(first.position), str(second.position), str(tree.key_positions["b"])) == (
+        "g.yaml:3:5",
+        "g.yaml:4:5",
+        "g.yaml:2:1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,7 @@ def test_refusals(text: str, message: str) -> None:
 
 def test_number_of_values_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists, mappings and scalars are counted as they come."""
-    monkeypatch.setattr(yaml_nodes, "MAX_NODES", 5)
+    monkeypatch.setattr(yaml_reader, "MAX_NODES", 5)
     assert plain(parse_yaml("[a, a, a, a]", "g.yaml")) == ["a"] * 4
     assert refused("[a, a, a, a, a]") == "g.yaml:1:14: [4]: more than 5 values"
 
