@@ -14,8 +14,6 @@ from tests.docs.pages import DOCS, blocks, run_commands
 from tests.paths import ROOT
 from tests.support.live_kernel import why_not
 
-pytestmark = pytest.mark.slow
-
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 needs_kernel = pytest.mark.skipif(bool(why_not()), reason=f"no live kernel: {why_not()}")
 pytestmark = pytest.mark.timeout(900)
