@@ -1,4 +1,4 @@
-"""CSV to SVG: the first column groups the bars, the second is the bar that is 1, the others are held against it."""
+"""Draws CSV as grouped bars in SVG: the first column is the group, the second the bar that the others are divided by."""
 
 import csv
 import sys
@@ -9,7 +9,7 @@ GREYS, BLUES = ("#8d9299", "#c3c7cc"), ("#1f4e79", "#2f7ebc", "#6aaed6", "#abd0e
 
 
 def main(title: str) -> None:
-    """CSV on stdin, SVG on stdout. A column whose name ends with _ns is no bar; the first two bars are grey."""
+    """Read CSV from stdin, write SVG to stdout. Columns that end with _ns are not drawn; the first two bars are grey."""
     group, *names = next(lines := csv.reader(sys.stdin))
     bars = [name for name in names if not name.endswith("_ns")]
     rows = []
@@ -23,7 +23,7 @@ def main(title: str) -> None:
     marks = chart.mark_bar().encode(
         x=alt.X(f"{group}:N", sort=None, axis=alt.Axis(labelAngle=0, labelExpr="split(datum.label, '\\n')")),
         xOffset=alt.XOffset("bar:N", sort=order),
-        y=alt.Y("ratio:Q", title=f"as against {order[0]}"),
+        y=alt.Y("ratio:Q", title=f"relative to {order[0]}"),
         color=alt.Color("bar:N", sort=order, title=None, scale=alt.Scale(domain=order, range=[*GREYS, *BLUES])),
     )
     one = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(strokeDash=[4, 3]).encode(y="one:Q")

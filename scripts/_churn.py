@@ -1,4 +1,4 @@
-"""A churn, or any program, under each allocator: what `sweep inspect` sees at its end, `sweep replay` in its calls."""
+"""Run churn.c, or any program, under each allocator: `sweep inspect` at its end, `sweep replay` on its calls."""
 
 import argparse
 import csv
@@ -21,7 +21,7 @@ CALLS = "mmap,munmap,madvise,mremap,brk,mprotect"
 
 @dataclass(frozen=True, slots=True)
 class Allocator:
-    """How to put one under a program: a library to preload, and its settings."""
+    """An allocator: the library to preload and the environment variables to set."""
 
     name: str
     library: str
@@ -31,7 +31,7 @@ class Allocator:
         return ({"LD_PRELOAD": self.library} if self.library else {}) | dict(self.settings)
 
     def missing(self) -> str:
-        """What the dynamic loader says if it cannot have the library."""
+        """Return the dynamic loader's message if it cannot load the library, else an empty string."""
         if not self.library:
             return ""
         done = subprocess.run(
@@ -50,7 +50,7 @@ ALLOCATORS = (
     Allocator("tcmalloc decommit", "libtcmalloc_minimal.so.4", (("TCMALLOC_AGGRESSIVE_DECOMMIT", "1"),)),
 )
 
-# Threads, least, most, live and total bytes of the blocks, seconds to settle.
+# Arguments of churn.c: threads, smallest and largest block, live and total bytes, seconds to settle.
 CHURNS = {
     "large": (4, 32 << 10, 4 * MIB, 1000 * MIB, 10_000 * MIB, 2),
     "mixed": (4, 16, 256 << 10, 400 * MIB, 4_000 * MIB, 2),
@@ -65,9 +65,9 @@ COLUMNS = (
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/churn", description=__doc__)
     parser.add_argument("--format", choices=("md", "csv", "json"), default="md")
-    parser.add_argument("--allocators", default=",".join(a.name for a in ALLOCATORS), help="names, with commas")
-    parser.add_argument("--churns", default=",".join(CHURNS), help="names, with commas")
-    parser.add_argument("program", nargs="*", metavar="-- PROGRAM", help="instead of the churn")
+    parser.add_argument("--allocators", default=",".join(a.name for a in ALLOCATORS), help="names, separated by commas")
+    parser.add_argument("--churns", default=",".join(CHURNS), help="names, separated by commas")
+    parser.add_argument("program", nargs="*", metavar="-- PROGRAM", help="run this instead of churn.c")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         programs = {"own": options.program} if options.program else _churns(Path(folder), options.churns.split(","))
@@ -78,10 +78,10 @@ def main() -> int:
 
 
 def _churns(folder: Path, names: list[str]) -> dict[str, list[str]]:
-    """Compiled, with the arguments of each."""
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    """Compile churn.c into `folder`; return the command of each churn."""
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     if compiler is None:
-        sys.exit("scripts/churn: needs a C compiler for churn.c, or a program of yours after --")
+        sys.exit("scripts/churn: needs a C compiler for churn.c, or another program after --")
     binary = str(folder / "churn")
     subprocess.run([compiler, "-O2", "-pthread", "-o", binary, str(HERE / "churn.c"), "-lm"], check=True)
     return {name: [binary, *map(str, CHURNS[name])] for name in names}
@@ -90,52 +90,53 @@ def _churns(folder: Path, names: list[str]) -> dict[str, list[str]]:
 def _rows(allocators: list[Allocator], programs: dict[str, list[str]], folder: Path) -> Iterator[dict[str, Any]]:
     strace = shutil.which("strace")
     if strace is None:
-        print("scripts/churn: no strace here, so that the columns of calls stay empty", file=sys.stderr)
+        print("scripts/churn: strace is not installed: the columns of calls stay empty", file=sys.stderr)
     for allocator in allocators:
         if reason := allocator.missing():
             print(f"scripts/churn: {allocator.name} left out: {reason}", file=sys.stderr)
             continue
         for name, command in programs.items():
             print(f"scripts/churn: {allocator.name}, {name}", file=sys.stderr)
-            row = {"allocator": allocator.name, "churn": name} | _at_the_end(allocator, command)
-            yield row | (_calls(allocator, command, folder / "calls.strace") if strace else {})
+            row = {"allocator": allocator.name, "churn": name} | _inspect_at_end(allocator, command)
+            yield row | (_trace_columns(allocator, command, folder / "calls.strace") if strace else {})
 
 
-def _at_the_end(allocator: Allocator, command: list[str]) -> dict[str, Any]:
-    """The last that `sweep inspect` saw: of a churn when it has settled, of another program before it ended."""
-    ours = Path(command[0]).name == "churn"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} if ours else {"stdout": subprocess.DEVNULL}
+def _inspect_at_end(allocator: Allocator, command: list[str]) -> dict[str, Any]:
+    """Return the columns of the last `sweep inspect`: once churn.c has settled, or before another program ended."""
+    is_churn = Path(command[0]).name == "churn"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} if is_churn else {"stdout": subprocess.DEVNULL}
     with subprocess.Popen(command, env=os.environ | allocator.environment(), **pipes) as process:  # type: ignore[call-overload]
-        if ours:
+        if is_churn:
             process.stdout.readline()
-            return _figures(_sweep("inspect", str(process.pid), "--zap", "64KiB,2MiB", "--json"))
-        seen: dict[str, Any] = {}
+            return _inspect_columns(_sweep("inspect", str(process.pid), "--zap", "64KiB,2MiB", "--json"))
+        last: dict[str, Any] = {}
         while process.poll() is None:
             time.sleep(0.5)
             try:
-                seen = _figures(_sweep("inspect", str(process.pid), "--zap", "64KiB,2MiB", "--json"))
+                last = _inspect_columns(_sweep("inspect", str(process.pid), "--zap", "64KiB,2MiB", "--json"))
             except subprocess.CalledProcessError:
                 break  # it ended
-    return seen
+    return last
 
 
-def _figures(found: dict[str, Any]) -> dict[str, Any]:
-    known = {row["what"]: row for row in found["summary"]}
-    policies = {(row["policy"], row["zap"]): row["kib_most"] for row in found["policy"]}
+def _inspect_columns(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row that come from `sweep inspect --json`."""
+    summary = {row["what"]: row for row in report["summary"]}
+    policies = {(row["policy"], row["zap"]): row["kib_most"] for row in report["policy"]}
     return {
-        "res_kib": known["RES"]["at_most"],
-        "vm_pte_kib": known["VmPTE"]["at_most"],
-        "pte_tables": known["PTE tables"]["at_most"],
-        "empty_least": known["PTE tables without"]["at_least"],
-        "empty_most": known["PTE tables without"]["at_most"],
+        "res_kib": summary["RES"]["at_most"],
+        "vm_pte_kib": summary["VmPTE"]["at_most"],
+        "pte_tables": summary["PTE tables"]["at_most"],
+        "empty_least": summary["PTE tables without"]["at_least"],
+        "empty_most": summary["PTE tables without"]["at_most"],
         "refcount_async_kib": policies["refcount", "64KiB"],
         "merged_2mib_kib": policies["merged", "2MiB"],
         "munmap_kib": policies["munmap", "64KiB"],
     }
 
 
-def _calls(allocator: Allocator, command: list[str], trace: Path) -> dict[str, Any]:
-    """What the program asked for in another run, under strace, which changes its times but not what it asks."""
+def _trace_columns(allocator: Allocator, command: list[str], trace: Path) -> dict[str, Any]:
+    """Run the program again under strace, and return the columns that come from `sweep replay` of its calls."""
     preload = [word for pair in allocator.environment().items() for word in ("-E", "=".join(pair))]
     strace = ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={CALLS}", *preload, *command]
     subprocess.run(strace, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)

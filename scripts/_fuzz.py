@@ -1,4 +1,4 @@
-"""Made-up grids and SQL against the reader, the plan and the sealed DuckDB: counts, and what was found, if anything."""
+"""Generated grids and SQL against the grid reader, the plan and the sealed DuckDB; prints counts and findings."""
 
 import argparse
 import sys
@@ -13,16 +13,18 @@ from tests.support.sql_fuzzing import fuzz_sql
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
-    parser.add_argument("grids", type=int, nargs="?", default=100_000, metavar="N", help="how many; default 100,000")
-    parser.add_argument("--seed", type=int, default=1, help="of all of it; default 1")
+    parser.add_argument(
+        "grids", type=int, nargs="?", default=100_000, metavar="N", help="number of grids; default 100,000"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of all inputs; default 1")
     options = parser.parse_args()
     for text in bombs().values():
         judge_grid(text)
     print(f"bombs: {len(bombs())}, memory {memory_mib()} MiB at most")
     began = time.monotonic()
-    grids = fuzz_grids(options.grids, options.seed, _told("grids", began))
+    grids = fuzz_grids(options.grids, options.seed, _progress("grids", began))
     with tempfile.TemporaryDirectory() as folder:
-        sql = fuzz_sql(options.grids // 20, options.seed, Path(folder), _told("SQL", began))
+        sql = fuzz_sql(options.grids // 20, options.seed, Path(folder), _progress("SQL", began))
     print(f"grids: {grids.inputs:,} tried, {grids.accepted:,} accepted")
     print(f"guide: {grids.kept:,} grids kept, for {grids.pairs:,} pairs of lines")
     print(f"SQL: {sql.inputs:,} tried, {sql.accepted:,} answered")
@@ -32,12 +34,14 @@ def main() -> int:
     return int(bool(grids.found or sql.found))
 
 
-def _told(what: str, began: float) -> Callable[[Tally], None]:
-    def tell(tally: Tally) -> None:
-        seconds = time.monotonic() - began
-        print(f"scripts/fuzz: {tally.inputs:,} {what}, {len(tally.found)} found, {seconds:.0f} s", file=sys.stderr)
+def _progress(inputs: str, began: float) -> Callable[[Tally], None]:
+    """Return a function that prints a line of progress."""
 
-    return tell
+    def report(tally: Tally) -> None:
+        seconds = time.monotonic() - began
+        print(f"scripts/fuzz: {tally.inputs:,} {inputs}, {len(tally.found)} found, {seconds:.0f} s", file=sys.stderr)
+
+    return report
 
 
 if __name__ == "__main__":

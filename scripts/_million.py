@@ -1,4 +1,4 @@
-"""How a grid of very many cheap points goes: what each command takes, and what its own process needs of memory.
+"""Time and memory of each command on a grid of very many cheap points; memory is that of the command's own process.
 
 scripts/million [POINTS] [--executor NAME]      default: 1,000,000 on local processes, all seven policies
 """
@@ -30,23 +30,25 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Took:
+class Result:
+    """Wall time, peak RSS and standard output of one command."""
+
     seconds: float
-    most_bytes: int
+    peak_bytes: int
     printed: str
 
 
-def run(*words: str) -> Took:
-    """One command; the memory is its own, not that of its workers."""
-    began, most = time.monotonic(), 0
+def run(*words: str) -> Result:
+    """Run one command; memory is sampled every 50 ms and excludes its workers."""
+    began, peak_bytes = time.monotonic(), 0
     process = subprocess.Popen([*SWEEP, *words], stdout=subprocess.PIPE, text=True)
     watched = psutil.Process(process.pid)
 
     def watch() -> None:
-        nonlocal most
+        nonlocal peak_bytes
         while process.poll() is None:
             try:
-                most = max(most, watched.memory_info().rss)
+                peak_bytes = max(peak_bytes, watched.memory_info().rss)
             except psutil.Error:
                 return
             time.sleep(0.05)
@@ -57,18 +59,18 @@ def run(*words: str) -> Took:
     thread.join()
     if process.returncode:
         sys.exit(f"sweep {' '.join(words)} ended with {process.returncode}")
-    return Took(time.monotonic() - began, most, printed)
+    return Result(time.monotonic() - began, peak_bytes, printed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("points", nargs="?", type=int, default=1_000_000)
     parser.add_argument("--executor", default="processes")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         grid, results = Path(folder, "million.yaml"), Path(folder, "results")
-        grid.write_text(GRID.format(seeds=math.ceil(asked.points / 50)))
-        launch = ["launch", str(grid), "--executor", asked.executor, "--results", str(results), "-q"]
+        grid.write_text(GRID.format(seeds=math.ceil(options.points / 50)))
+        launch = ["launch", str(grid), "--executor", options.executor, "--results", str(results), "-q"]
         steps = {
             "plan": ["plan", str(grid), "--results", str(results)],
             "launch": launch,
@@ -76,12 +78,12 @@ def main() -> None:
             "query": ["query", COSTS, "--results", str(results)],
             "query savings": ["query", "savings", "--results", str(results)],
         }
-        print(f"{asked.points:,} points\n\n{'command':14}{'seconds':>9}{'MiB':>7}{'files':>7}{'MiB on disk':>13}")
+        print(f"{options.points:,} points\n\n{'command':14}{'seconds':>9}{'MiB':>7}{'files':>7}{'MiB on disk':>13}")
         for name, words in steps.items():
-            took = run(*words)
+            result = run(*words)
             parts = [path.stat().st_size for path in results.rglob("*.parquet")]
             disk = sum(parts) / MIB
-            print(f"{name:14}{took.seconds:9.1f}{took.most_bytes / MIB:7.0f}{len(parts):7}{disk:13.1f}", flush=True)
+            print(f"{name:14}{result.seconds:9.1f}{result.peak_bytes / MIB:7.0f}{len(parts):7}{disk:13.1f}", flush=True)
 
 
 if __name__ == "__main__":

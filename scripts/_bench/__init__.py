@@ -1,3 +1,3 @@
-"""scripts/bench: how fast everything is, each figure beside its own yardstick in the same run."""
+"""scripts/bench: measures the speed of each part, together with a yardstick in the same run."""
 
-import engine  # noqa: F401  chooses the compiler's cache, so before anything imports numba
+import engine  # noqa: F401  sets NUMBA_CACHE_DIR, so it comes before any import of numba

@@ -1,6 +1,6 @@
-"""A child: the engine alone on a grid's points, on so many cores, with nothing written; the seconds, in JSON.
+"""Child process: runs a grid's points on the engine alone, writes no results, and prints the seconds as JSON.
 
-It begins as the sweep's workers do, with its kernels loaded and nothing else made.
+Like the sweep's workers it starts with its kernels loaded.
 """
 
 import json
@@ -18,7 +18,7 @@ from sweep.grid.loader import load_grid
 from sweep.run.plan import TASK_POINTS, make_plan
 
 
-def share(batches: list[Columns]) -> None:
+def run_batches(batches: list[Columns]) -> None:
     for batch in batches:
         run.run_batch(batch)
 
@@ -31,7 +31,7 @@ def main(grid: Path, jobs: int) -> None:
         batches += [block.slice(at, at + step).columns for at in range(0, len(block.ids), step)]
     run.load({name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]})
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=share, args=(batches[i::jobs],)) for i in range(jobs)]
+    processes = [fork.Process(target=run_batches, args=(batches[i::jobs],)) for i in range(jobs)]
     began = time.perf_counter()
     for process in processes:
         process.start()

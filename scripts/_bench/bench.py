@@ -1,4 +1,4 @@
-"""What a section gets: how thorough to be, and where to say what it is doing."""
+"""What all sections use: repetitions, child processes, and messages."""
 
 import json
 import os
@@ -17,8 +17,8 @@ ROOT = HERE.parent.parent
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """Repetitions that yield several numbers each, by name. `others`: CPUs that somebody else had meanwhile."""
+class Samples:
+    """The named numbers of several repetitions. `others`: CPUs that other processes used, on average."""
 
     numbers: dict[str, tuple[float, ...]]
     others: float
@@ -29,27 +29,30 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """`quick` is for trying the script: small points, one repetition, figures that mean nothing."""
+    """How to measure. `quick` only checks that the script works: small points, one repetition, meaningless figures."""
 
     quick: bool = False
 
     def in_turn(self, work: Work, yardstick: Work | None = None) -> Run:
         return in_turn(work, yardstick, quick=self.quick)
 
-    def take(self, once: Callable[[], dict[str, float]], own_cpu: str = "") -> Taken:
-        """As many repetitions as a median needs. `own_cpu` names CPU seconds that no process of ours waited for."""
+    def take(self, once: Callable[[], dict[str, float]], own_cpu: str = "") -> Samples:
+        """Repeat `once` as often as a median needs.
+
+        `own_cpu` names a number of `once`: CPU seconds of our processes that getrusage does not report.
+        """
         began, own, busy = time.perf_counter(), cpu_now_s(), busy_now_s()
         rows = [once() for _ in range(1 if self.quick else LEAST)]
         ours = cpu_now_s() - own + sum(row.get(own_cpu, 0.0) for row in rows)
         others = max(0.0, busy_now_s() - busy - ours) / (time.perf_counter() - began)
-        return Taken({name: tuple(row[name] for row in rows) for name in rows[0]}, others)
+        return Samples({name: tuple(row[name] for row in rows) for name in rows[0]}, others)
 
     def say(self, words: str) -> None:
         print(f"bench: {words}", file=sys.stderr, flush=True)
 
 
 def child(module: str, *words: object, python: str = sys.executable) -> Any:
-    """What a module of ours prints, as JSON, when it runs in a fresh process."""
+    """Run a module of _bench in a fresh process and return the JSON that it prints last."""
     path = os.pathsep.join([str(HERE.parent), str(ROOT)])
     done = subprocess.run(
         [python, "-m", f"_bench.{module}", *map(str, words)],

@@ -1,4 +1,4 @@
-"""The lock-step model of many threads: table visits a second."""
+"""The lock-step model of threads: table visits per second."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ def section(bench: Bench) -> Iterator[Figure]:
     for threads in (1, 8, 64, 512):
         for partition in ("blocked", "interleaved"):
             point = columns_of([Scenario(virt=virt, sparsity=0.99, threads=threads, partition=partition)])
-            visits = int(run_batch(point).values[0, NONE, VISITS])  # of one policy: the pass makes them for seven
+            visits = int(run_batch(point).values[0, NONE, VISITS])  # of one policy; the pass judges all seven
 
             def work(point: Any = point) -> None:
                 run_batch(point)

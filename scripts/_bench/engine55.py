@@ -1,4 +1,4 @@
-"""55 TiB of address space, 28,835,840 page tables, all seven policies in one pass, against the memory's speed."""
+"""55 TiB of address space, 28,835,840 slots, all seven policies in one pass, against memory bandwidth."""
 
 import subprocess
 import sys
@@ -42,13 +42,13 @@ def whole_calls(bench: Bench) -> Iterator[Figure]:
     triad = Triad(tables, cores=2, quick=bench.quick)
     with ThreadPoolExecutor(2) as pool:
         for coverage, point in points.items():
-            run = bench.in_turn(lambda point=point: on_two(point, pool), triad)  # type: ignore[misc]
+            run = bench.in_turn(lambda point=point: run_on_two_threads(point, pool), triad)  # type: ignore[misc]
             name = f"2 MiB calls, coverage {coverage}, two cores"
             yield figure(SECTION, name, run, unit="wall s", of=wall_s, yardstick="triad, two cores")
 
 
-def on_two(point: Columns, pool: ThreadPoolExecutor) -> Any:
-    """Two threads, a half each: the kernels hold no GIL."""
+def run_on_two_threads(point: Columns, pool: ThreadPoolExecutor) -> Any:
+    """Run half of the slots on each of two threads: the kernels release the GIL."""
     return gathered(point, list(pool.map(lambda piece: run_shard(point, *piece), cuts(point, 2))))
 
 
@@ -60,33 +60,34 @@ def partial_calls(bench: Bench) -> Iterator[Figure]:
 
 
 def shapes(bench: Bench) -> Iterator[Figure]:
-    """How the resident pages lie, and rounds."""
-    for told, cluster in CLUSTERS.items():
+    """Sizes of extents, and numbers of rounds."""
+    for size, cluster in CLUSTERS.items():
         run, _ = beside_triad(bench, cluster=cluster, coverage=0.9)
-        yield figure(SECTION, f"2 MiB calls, clusters of {told}", run, yardstick="triad, one core")
+        yield figure(SECTION, f"2 MiB calls, clusters of {size}", run, yardstick="triad, one core")
     for rounds in (1, 10, 500):
         run, _ = beside_triad(bench, cluster=2 * MIB, coverage=0.9, rounds=rounds)
         name = f"2 MiB calls, clusters of 2 MiB, {rounds} round{'s' * (rounds > 1)}"
-        yield figure(SECTION, name, run, yardstick="triad, one core, for each round", of_beside=times(rounds))
+        yield figure(SECTION, name, run, yardstick="triad, one core, for each round", of_beside=cpu_s_times(rounds))
 
 
-def times(rounds: int) -> Any:
+def cpu_s_times(rounds: int) -> Any:
     return lambda sample: sample.cpu_s * rounds
 
 
 def beside_triad(bench: Bench, **fields: Any) -> tuple[Run, int]:
+    """Measure a point in turn with triad; return the repetitions and the number of its slots."""
     point = large(bench.quick, **fields)
     run_batch(large(True, **fields | {"rounds": min(2, fields.get("rounds", 1))}))
     return bench.in_turn(lambda: run_batch(point), Triad(tables_of(point), quick=bench.quick)), tables_of(point)
 
 
 def memory(bench: Bench) -> Iterator[Figure]:
-    """Peak of a fresh process that runs one point. Its own VmHWM: ru_maxrss would count the parent's pages too."""
+    """Peak memory of a fresh process that runs one point: its VmHWM, as ru_maxrss includes the parent's pages."""
     calls = ((2 * MIB, "sequential", "2 MiB calls"), (64 * KIB, "random", "64 KiB calls in random order"))
     for virt, size in ((GIB, "1 GiB"), (VIRT, "55 TiB"))[: 1 if bench.quick else None]:
-        for zap, order, told in calls[: 1 if bench.quick else None]:
+        for zap, order, call_name in calls[: 1 if bench.quick else None]:
             command = [sys.executable, "-c", PEAK_CHILD, str(virt), str(zap), order]
-            yield peak(bench, f"peak memory, {size}, {told}", command)
+            yield peak(bench, f"peak memory, {size}, {call_name}", command)
 
 
 def peak(bench: Bench, name: str, command: list[str]) -> Figure:
@@ -95,7 +96,7 @@ def peak(bench: Bench, name: str, command: list[str]) -> Figure:
     def child() -> None:
         peaks.append(int(subprocess.check_output(command)) * KIB / 1e6)
 
-    child()  # compiles what is not compiled yet
+    child()  # compiles the kernels if they are not compiled yet
     peaks.clear()
     run = bench.in_turn(child)
     return Figure(

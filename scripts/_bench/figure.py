@@ -1,4 +1,4 @@
-"""A figure: what was measured, what ran beside it, how far it has to reach."""
+"""Figures: measured values, the yardstick measured in turn with them, and the bound that they should meet."""
 
 import resource
 import time
@@ -10,15 +10,15 @@ from typing import Any
 import psutil
 
 LEAST, MOST, ENOUGH_S = 5, 25, 4.0
-"""Repetitions: never fewer, never more, and in between until so much time has gone."""
+"""Least and most repetitions; between the two, as many as fit into ENOUGH_S."""
 TOO_LONG_S = 300.0
-"""Fewer after all, once so much time has gone: the count stands beside each figure."""
+"""After this time fewer than LEAST repetitions are enough; the table shows their number."""
 
 Work = Callable[[], object]
 
 
 def number(value: float | None) -> str:
-    """Three digits."""
+    """Return a number with three digits, or from 1,000 on as a whole number with commas."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -26,7 +26,7 @@ def number(value: float | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One repetition. CPU time is that of this process and of the children that it has waited for."""
+    """One repetition. CPU time includes the child processes that this process has waited for."""
 
     cpu_s: float
     wall_s: float
@@ -34,7 +34,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Repetitions of a thing and of its yardstick, in turn. `others`: CPUs that somebody else had meanwhile."""
+    """Repetitions of the work and its yardstick, in turn. `others`: CPUs that other processes used, on average."""
 
     samples: tuple[Sample, ...]
     beside: tuple[Sample, ...]
@@ -43,7 +43,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """What the median has to be: of the figure, or of its ratio to the yardstick. `aim` is what would be better."""
+    """Bounds of the median of the value (`of="value"`) or of its ratio to the yardstick; `aim` is a stricter goal."""
 
     at_most: float | None = None
     at_least: float | None = None
@@ -62,7 +62,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """`values` and `beside` are in `unit`, a value a repetition; `ratios` are value over yardstick, pair by pair."""
+    """`values` and `beside`, the yardstick's, have a number in `unit` per repetition; `ratios` are values / beside."""
 
     section: str
     name: str
@@ -82,7 +82,7 @@ class Figure:
 
     @property
     def judged(self) -> float | None:
-        """The number that the reach is about."""
+        """The median that `reach` bounds."""
         if self.reach is None:
             return None
         return median(self.ratios if self.reach.of == "ratio" else self.values)
@@ -92,7 +92,7 @@ class Figure:
         return None if self.reach is None or self.judged is None else self.reach.met_by(self.judged)
 
     def facts(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the figure as a JSON object."""
         return {
             "section": self.section,
             "figure": self.name,
@@ -120,7 +120,7 @@ def cpu_now_s() -> float:
 
 
 def busy_now_s() -> float:
-    """CPU time of the whole machine, what a hypervisor took (steal) included."""
+    """Return the CPU seconds used on the whole machine, including those a hypervisor took (steal)."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
@@ -132,7 +132,7 @@ def timed(work: Work) -> Sample:
 
 
 def in_turn(work: Work, yardstick: Work | None = None, *, quick: bool = False) -> Run:
-    """Both, in turn: the machine's slow moments fall on both. The caller has warmed up what is to be warm."""
+    """Measure both in turn, so that slow moments of the machine affect both. The caller warms caches up."""
     samples, beside = [], []
     began, own, busy = time.perf_counter(), cpu_now_s(), busy_now_s()
     while True:
@@ -158,7 +158,7 @@ def figure(
     reach: Reach | None = None,
     note: str = "",
 ) -> Figure:
-    """A figure of a run: `of` makes a value of a repetition."""
+    """Return the figure of a run: `of` computes the value of a repetition, `of_beside` that of the yardstick."""
     return Figure(
         section=section,
         name=name,
@@ -175,7 +175,7 @@ def figure(
 
 
 def per_second(count: float) -> Callable[[Sample], float]:
-    """Count over CPU seconds."""
+    """Return a function that computes `count` per CPU second of a repetition."""
     return lambda sample: count / sample.cpu_s
 
 

@@ -1,4 +1,4 @@
-"""The grids that are launched, written where they are wanted."""
+"""Writes the grids that the sections launch."""
 
 import os
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ SPARSITIES = "[0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99]"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Small points: what they are called, and their fields beside virt."""
+    """A kind of small points: its name in figures, the number measured, and the fields beside virt."""
 
-    told: str
+    title: str
     points: int
     fields: str
 
@@ -24,8 +24,8 @@ KINDS = {
 
 
 def small_grid(folder: Path, kind: str, points: int) -> Path:
-    """Ten sparsities, five coverages, and as many repeats as that takes."""
-    return written(
+    """Write a grid of `points` points: ten sparsities, five coverages, and repeats."""
+    return write_grid(
         folder / f"{kind}-{points}.yaml",
         f"fixed: {{virt: 1GiB{KINDS[kind].fields}}}\n"
         f"axes:\n  sparsity: {SPARSITIES}\n  coverage: [0.5, 0.6, 0.7, 0.8, 0.9]\n"
@@ -33,6 +33,7 @@ def small_grid(folder: Path, kind: str, points: int) -> Path:
     )
 
 
-def written(path: Path, text: str) -> Path:
+def write_grid(path: Path, text: str) -> Path:
+    """Write a grid with this text after its schema and name; return the path."""
     path.write_text(f"schema: sweep/1\nname: {path.stem}\n{text}")
     return path

@@ -1,4 +1,4 @@
-"""Does time grow in a straight line? The exponent b of time = a + c x size^b, fitted."""
+"""Does time grow linearly with size? Fits the exponent b of time = a + c x size^b."""
 
 import time
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ ROUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def exponent(sizes: list[float], seconds: list[float]) -> float:
-    """Least squares of relative errors, so that each size counts alike.
+    """Return b, fitted by least squares of relative errors, so that all sizes have the same weight.
 
-    `a` is what a call costs whatever its size; below 0 where the first of many rounds is cheaper than the others.
+    `a` is the cost of a call independent of size; it is negative where the first of many rounds is cheaper.
     """
 
     def model(x: Any, a: float, b: float, c: float) -> Any:
@@ -42,15 +42,15 @@ def section(bench: Bench) -> Iterator[Figure]:
         ("64 KiB calls in random order", {"zap": 64 * KIB, "order": "random"}),
         ("clusters of 2 MiB", {"cluster": 2 * MIB}),
     )
-    for told, fields in kinds:
-        yield fit(bench, f"time against virt, 1 GiB to 55 TiB, {told}", [(v, fields | {"virt": v}) for v in virts])
-    for told, fields in kinds:
+    for title, fields in kinds:
+        yield fit(bench, f"time against virt, 1 GiB to 55 TiB, {title}", [(v, fields | {"virt": v}) for v in virts])
+    for title, fields in kinds:
         grown = [(n, fields | {"virt": virt, "rounds": n}) for n in rounds]
-        yield fit(bench, f"time against rounds, 1 to 500, 256 GiB, {told}", grown)
+        yield fit(bench, f"time against rounds, 1 to 500, 256 GiB, {title}", grown)
 
 
 def fit(bench: Bench, name: str, points: list[tuple[int, dict[str, Any]]]) -> Figure:
-    """All sizes in turn, as many times as repetitions; an exponent a repetition."""
+    """Measure all sizes in turn, and fit one exponent per repetition."""
     columns = [columns_of([Scenario(**({"sparsity": 0.99, "coverage": 0.9} | fields))]) for _, fields in points]
     sizes = [float(size) for size, _ in points]
     for point in columns[:2]:
@@ -72,7 +72,7 @@ def fit(bench: Bench, name: str, points: list[tuple[int, dict[str, Any]]]) -> Fi
 
 
 def cost_s(point: Columns) -> float:
-    """CPU seconds of a call; the mean of many where one is short."""
+    """Return the CPU seconds of a call: the mean of as many as take LEAST_S."""
     began, calls = time.process_time(), 0
     while calls == 0 or time.process_time() - began < LEAST_S:
         run_batch(point)

@@ -1,4 +1,4 @@
-"""A child: one launch into a fresh store, and when its first worker was ready, its last row on disk, in JSON."""
+"""Child process: launches a grid into a fresh store and prints its times as JSON."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from sweep.run.progress import ProgressState
 
 
 class Clock:
-    """A Progress that only looks at the clock, and at the CPU time of all processes before they end."""
+    """A Progress that records when the first worker was ready, and the CPU time of all child processes at the end."""
 
     def __init__(self) -> None:
         self.ready = self.family_cpu_s = 0.0

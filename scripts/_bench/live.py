@@ -1,4 +1,4 @@
-"""The kernel that runs here does the same installs and calls: CPU time of its installs and zaps over the engine's."""
+"""The running kernel makes the same installs and calls: CPU time of its installs and zaps over the engine's."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,10 +15,10 @@ from engine.run import run_batch
 
 SECTION = "kernel"
 SHARE = 590 / (55 * 1024)
-"""Of pages that are resident: the server process's."""
+"""Resident share of the server process's pages."""
 MOST_CALLS = 1 << 21
 SEEDS = 10
-"""Points in the engine's batch, as a sweep would send them: one by itself is half a millisecond of Python."""
+"""Points in the engine's batch, as in a sweep's: a single point would take half a millisecond of Python."""
 CALLS: tuple[tuple[str, dict[str, Any], float | None], ...] = (
     ("4 KiB calls", {"zap": 4 * KIB}, None),
     ("64 KiB calls", {"zap": 64 * KIB}, None),
@@ -30,24 +30,24 @@ CALLS: tuple[tuple[str, dict[str, Any], float | None], ...] = (
 
 
 def section(bench: Bench) -> Iterator[Figure]:
-    room = GIB if bench.quick else room_bytes()
+    limit = GIB if bench.quick else largest_virt()
     try:
         with Runner(limit_s=600) as runner:
-            for told, fields, least in CALLS:
-                virt = min(room, MOST_CALLS * fields["zap"])
+            for title, fields, least in CALLS:
+                virt = min(limit, MOST_CALLS * fields["zap"])
                 point = Scenario(virt=virt, sparsity=round(1 - SHARE, 4), **fields)
-                yield compared(bench, runner, f"{told}, {virt // GIB} GiB", point, least)
+                yield compared(bench, runner, f"{title}, {virt // GIB} GiB", point, least)
     except (UnsupportedMachineError, RefusedError, LostError, TimedOutError) as error:
         bench.say(f"  left out: {error}")
 
 
-def room_bytes() -> int:
-    """Address space for a quarter of the free memory: a table takes a page and its share of pages."""
+def largest_virt() -> int:
+    """Return the size of an address space, a power of two, whose tables and pages fit into a quarter of free memory."""
     most = psutil.virtual_memory().available // 4 * 2 * MIB // int(4 * KIB + 2 * MIB * SHARE)
     return 1 << min(most.bit_length() - 1, 38)
 
 
-def compared(bench: Bench, runner: Runner, told: str, point: Scenario, least: float | None) -> Figure:
+def compared(bench: Bench, runner: Runner, name: str, point: Scenario, least: float | None) -> Figure:
     columns = columns_of([replace(point, seed=seed) for seed in range(SEEDS)])
     run_batch(columns)
 
@@ -57,16 +57,16 @@ def compared(bench: Bench, runner: Runner, told: str, point: Scenario, least: fl
         kernel_s = (seen.install_ns + seen.zap_ns) / 1e9
         return {"kernel": kernel_s, "engine": engine.cpu_s / SEEDS, "wall_s": engine.wall_s / SEEDS}
 
-    taken = bench.take(once, own_cpu="kernel")
+    samples = bench.take(once, own_cpu="kernel")
     return Figure(
         section=SECTION,
-        name=told,
+        name=name,
         unit="CPU s",
-        values=taken["kernel"],
-        cpu_s=taken["engine"],
-        wall_s=taken["wall_s"],
+        values=samples["kernel"],
+        cpu_s=samples["engine"],
+        wall_s=samples["wall_s"],
         yardstick="the engine",
-        beside=taken["engine"],
+        beside=samples["engine"],
         reach=Reach(at_least=least) if least else None,
-        others=taken.others,
+        others=samples.others,
     )

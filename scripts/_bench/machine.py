@@ -1,4 +1,4 @@
-"""What was measured on: for the top of the page."""
+"""The machine that measures."""
 
 import os
 import platform
@@ -15,6 +15,7 @@ PACKAGES = ("numpy", "numba", "ray", "duckdb", "pyarrow")
 
 
 def facts() -> dict[str, Any]:
+    """Return CPU, memory, kernel, Python, package versions and commit, for the report."""
     cpu = [line.partition(":")[2].strip() for line in _read("/proc/cpuinfo").splitlines() if "model name" in line]
     return {
         "cpu": cpu[0] if cpu else platform.machine(),

@@ -1,4 +1,4 @@
-"""One pass judges all seven policies: against seven runs, and against the least that a run of one would have to do."""
+"""One pass judges all seven policies: compared with seven runs, and with the least work of a run for one policy."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ SECTION = "policies"
 
 @njit(cache=True)
 def draw_only(tables: Any, cdf: Any, cover: Any, seed: Any) -> Any:
-    """Pages and calls of each table and nothing else: whichever policy a run is for, it does at least this."""
+    """Draw pages and calls of each slot and nothing else: a run for a single policy needs at least this."""
     counts = np.searchsorted(cdf, np.arange(65_536).astype(np.uint64) << np.uint64(48), side="right").astype(np.uint16)
     count_key, call_key = key(seed, 0, COUNT), key(seed, 0, CALL)
     pages: Any = 0
@@ -72,5 +72,5 @@ def section(bench: Bench) -> Iterator[Figure]:
             f"seven runs that only draw tables and calls, {name}",
             bench.in_turn(seven_draws, once),
             yardstick="one pass",
-            note="what seven runs of the leanest engine for one policy could not go below",
+            note="a lower bound for seven runs of an engine for one policy",
         )

@@ -1,4 +1,4 @@
-"""Hydra's side of peer.py: the same point function as a Hydra application."""
+"""The point function of peer.py as a Hydra application."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ from _bench.peer import point
 
 @hydra.main(version_base=None, config_path=None)
 def main(config: Any) -> None:
-    place = Path(HydraConfig.get().runtime.output_dir)
-    (place / "row.json").write_text(json.dumps(point(int(config.seed))))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    (folder / "row.json").write_text(json.dumps(point(int(config.seed))))
 
 
 if __name__ == "__main__":

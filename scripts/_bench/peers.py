@@ -1,7 +1,7 @@
-"""The same points through others: one Ray task a point, Ray Tune's grid_search, joblib, Hydra's basic multirun.
+"""The same points with peers: one Ray task per point, Ray Tune's grid_search, joblib, Hydra's basic multirun.
 
-Each calls the same point function and leaves its rows in files. Fewer points where a peer is slow: what is compared is
-points a second between T(n) and T(4n) of a peer's whole process, and points a second of `sweep launch` on Ray.
+Each calls the same point function and writes its rows to files, for n and for 4n points, fewer where a peer is slow.
+Points per second between T(n) and T(4n) of a peer's whole process are compared with those of `sweep launch` on Ray.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ PEERS = {
     "joblib": ("joblib, Parallel", 5_000),
     "hydra": ("Hydra, basic multirun", 50),
 }
-"""What each is called, and n."""
+"""The name of each in figures, and n."""
 
 
 def section(bench: Bench) -> Iterator[Figure]:
@@ -47,27 +47,27 @@ def section(bench: Bench) -> Iterator[Figure]:
                 row[f"{peer} start"] = few - n / row[peer]
             return row
 
-        taken = bench.take(once)
-        for peer, (told, count) in PEERS.items():
+        samples = bench.take(once)
+        for peer, (title, count) in PEERS.items():
             yield Figure(
                 section=SECTION,
-                name=f"sweep launch on Ray, 1 GiB, 2 MiB calls, {CORES} cores, against {told}",
+                name=f"sweep launch on Ray, 1 GiB, 2 MiB calls, {CORES} cores, against {title}",
                 unit="points/s",
-                values=taken["sweep"],
-                cpu_s=taken["cpu_s"],
-                wall_s=taken["wall_s"],
-                yardstick=told,
-                beside=taken[peer],
-                others=taken.others,
-                note=f"from {count:,} to {4 * count:,} points; its start-up {median(taken[f'{peer} start']):.3g} s",
+                values=samples["sweep"],
+                cpu_s=samples["cpu_s"],
+                wall_s=samples["wall_s"],
+                yardstick=title,
+                beside=samples[peer],
+                others=samples.others,
+                note=f"from {count:,} to {4 * count:,} points; its start-up {median(samples[f'{peer} start']):.3g} s",
             )
 
 
-def seconds(python: str, peer: str, points: int, place: Path) -> float:
-    """Wall time of a peer's process."""
-    place.mkdir()
+def seconds(python: str, peer: str, points: int, folder: Path) -> float:
+    """Return the wall time of a peer's process."""
+    folder.mkdir()
     began = time.perf_counter()
-    child("peer", peer, points, CORES, place, python=python)
+    child("peer", peer, points, CORES, folder, python=python)
     return time.perf_counter() - began
 
 
@@ -77,10 +77,10 @@ def is_ready() -> bool:
 
 
 def ready_python(bench: Bench) -> Path:
-    """The Python of a venv with the peers, made on first use: they are not part of what people install."""
+    """Return the Python of the peers' venv; the first use installs it, as users of ptsweep do not need it."""
     python = VENV / "bin" / "python"
     if not is_ready():
-        bench.say("installing the peers (joblib, Hydra, what Ray Tune needs) from requirements-bench.lock, once")
+        bench.say("installing the peers (joblib, Hydra, Ray Tune) from requirements-bench.lock, once")
         uv = shutil.which("uv") or str(ROOT / ".venv" / "bin" / "uv")
         for words in (
             ["venv", "--quiet", "--clear", "--python", sys.executable, str(VENV)],

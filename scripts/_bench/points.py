@@ -1,4 +1,4 @@
-"""The points that several sections measure."""
+"""Points that several sections measure."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ TABLE = 2 * MIB
 
 
 def large(quick: bool = False, **fields: Any) -> Columns:
-    """The server process: VIRT 55t, RES 590g; in short a 512th of it."""
+    """Return the server process, VIRT 55t and RES 590g, or if `quick` a 512th of it."""
     part = 512 if quick else 1
     return columns_of([Scenario(**({"virt": VIRT // part, "res": RES // part} | fields))])
 
 
 def tables_of(columns: Columns) -> int:
-    """PTE tables that the address spaces span, on x86-64."""
+    """Return the number of slots in the address spaces, on x86-64."""
     return int((-(-columns["virt"] // TABLE)).sum())
 
 
 def small(count: int, partial: bool = False) -> Columns:
-    """1 GiB each: ten sparsities, five coverages, a seed each; `partial`: calls of 64 KiB over four rounds."""
+    """Return `count` points of 1 GiB: ten sparsities, five coverages; `partial`: 64 KiB calls, four rounds."""
     row = np.arange(count)
     given = {
         "virt": np.full(count, GIB),

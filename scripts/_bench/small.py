@@ -1,4 +1,4 @@
-"""Points of 1 GiB, by the thousand in one call, as the sweep sends them."""
+"""Batches of thousands of 1 GiB points, as the sweep sends them."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ SECTION = "small"
 
 def section(bench: Bench) -> Iterator[Figure]:
     keep_freed_memory()  # as the sweep's workers do
-    for partial, count, told, least in (
+    for partial, count, title, least in (
         (False, 8192, "2 MiB calls", 400_000),
         (True, 2048, "64 KiB calls in random order, 4 rounds", 8_000),
     ):
@@ -24,7 +24,7 @@ def section(bench: Bench) -> Iterator[Figure]:
         run = bench.in_turn(lambda points=points: run_batch(points), Triad(tables_of(points), quick=bench.quick))  # type: ignore[misc]
         yield figure(
             SECTION,
-            f"1 GiB, {told}, {number:,} points a call",
+            f"1 GiB, {title}, {number:,} points a call",
             run,
             unit="points/CPU s",
             of=per_second(number),

@@ -1,4 +1,4 @@
-"""What a new user waits for the compiler, once, and what every later run pays before its first point."""
+"""The wait for the compiler in the first run, and the time to the first point in each later run."""
 
 import os
 import subprocess

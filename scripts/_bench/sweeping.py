@@ -1,6 +1,6 @@
-"""`sweep launch` of many small points: from the first ready worker to the last row on disk, beside the bare engine.
+"""`sweep launch` of many small points, from the first ready worker to the last row on disk, beside the bare engine.
 
-T(N) and T(4N) of the whole command tell start-up and slope apart.
+The times of N/4 and N points separate start-up from time per point.
 """
 
 import tempfile
@@ -42,27 +42,27 @@ def launches(bench: Bench, kind: str, executor: str, folder: Path) -> Iterator[F
             "all_cpu_s": long["cpu_s"] + short["cpu_s"],
         }
 
-    once() if not bench.quick else None  # what is not compiled yet is now
-    taken = bench.take(once, own_cpu="all_cpu_s")
-    told = f"{points:,} points, {KINDS[kind].told}, {executor}"
+    once() if not bench.quick else None  # compiles the kernels
+    samples = bench.take(once, own_cpu="all_cpu_s")
+    title = f"{points:,} points, {KINDS[kind].title}, {executor}"
     cores = f"the bare engine, {CORES} core{'s' * (CORES > 1)}"
-    common = {"section": SECTION, "cpu_s": taken["cpu_s"], "wall_s": taken["wall_s"], "others": taken.others}
+    common = {"section": SECTION, "cpu_s": samples["cpu_s"], "wall_s": samples["wall_s"], "others": samples.others}
     yield Figure(
-        name=told,
+        name=title,
         unit="points/s",
-        values=taken["rate"],
+        values=samples["rate"],
         yardstick=cores,
-        beside=taken["bare"],
+        beside=samples["bare"],
         reach=Reach(at_least=0.5, aim=0.8),
-        note=f"start-up {median(taken['start']):.3g} s",
+        note=f"start-up {median(samples['start']):.3g} s",
         **common,  # type: ignore[arg-type]
     )
     yield Figure(
-        name=f"{told}: slope between T({points // 4:,}) and T({points:,})",
+        name=f"{title}: slope between T({points // 4:,}) and T({points:,})",
         unit="points/s",
-        values=taken["slope"],
+        values=samples["slope"],
         yardstick=cores,
-        beside=taken["bare"],
+        beside=samples["bare"],
         **common,  # type: ignore[arg-type]
     )
-    yield Figure(name=f"{told}: start-up", unit="s", values=taken["start"], **common)  # type: ignore[arg-type]
+    yield Figure(name=f"{title}: start-up", unit="s", values=samples["start"], **common)  # type: ignore[arg-type]

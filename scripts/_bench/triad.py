@@ -1,7 +1,7 @@
 """The yardstick of the engine: STREAM's triad, a[i] = b[i] + s x c[i], over 64 bytes for each page table.
 
-Counted as STREAM does, 24 bytes an element. Each array is four times the last cache, STREAM's rule, and is gone over
-again until so many bytes were counted: the whole need not lie in memory at once.
+Bytes are counted as in STREAM, 24 per element. By STREAM's rule each array is four times as large as the last-level
+cache; it is processed repeatedly until the number of bytes is reached.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ BYTES_A_TABLE = 64
 BYTES_AN_ELEMENT = 24
 LEAST_CACHE_BYTES = 32 << 20
 MOST_ARRAY_BYTES = 640 << 20
-"""What 55 TiB take in one go."""
+"""Enough for 55 TiB in one pass."""
 
 
 @njit(cache=True, nogil=True)
@@ -25,7 +25,7 @@ def triad(a: Any, b: Any, c: Any, s: float) -> None:
 
 
 class Triad:
-    """On `cores` cores, a thread and three arrays each."""
+    """Triad on `cores` cores, each with a thread and three arrays; calling it runs it once."""
 
     def __init__(self, tables: int, cores: int = 1, quick: bool = False) -> None:
         self.elements = tables * BYTES_A_TABLE // BYTES_AN_ELEMENT // cores
@@ -47,12 +47,12 @@ class Triad:
 
     @property
     def bytes(self) -> int:
-        """As counted, all cores."""
+        """Bytes counted per call, on all cores."""
         return self.elements * BYTES_AN_ELEMENT * len(self._arrays)
 
 
 def last_cache_bytes() -> int:
-    """The largest cache of CPU 0, as Linux tells it."""
+    """Return the size of the largest cache of CPU 0 from sysfs."""
     sizes = [LEAST_CACHE_BYTES]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
