@@ -1,4 +1,4 @@
-"""Draws CSV as grouped bars in SVG: the first column is the group, the second the bar that the others are divided by."""
+"""Draws CSV as grouped bars in SVG: the first column is the group, the second the bar to divide the others by."""
 
 import csv
 import sys
@@ -9,7 +9,7 @@ GREYS, BLUES = ("#8d9299", "#c3c7cc"), ("#1f4e79", "#2f7ebc", "#6aaed6", "#abd0e
 
 
 def main(title: str) -> None:
-    """Read CSV from stdin, write SVG to stdout. Columns that end with _ns are not drawn; the first two bars are grey."""
+    """Read CSV from stdin, write SVG to stdout. Columns named *_ns are not drawn; the first two bars are grey."""
     group, *names = next(lines := csv.reader(sys.stdin))
     bars = [name for name in names if not name.endswith("_ns")]
     rows = []
