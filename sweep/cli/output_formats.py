@@ -188,10 +188,21 @@ def _write_markdown(names: Sequence[str], rows: Rows, out: TextIO) -> None:
 
 
 def _write_csv(names: Sequence[str], rows: Rows, out: TextIO) -> None:
-    writer = csv.writer(out, lineterminator="\n")
+    # The writer quotes a cell with a character of the line terminator in it, so that this has to be \r\n.
+    writer = csv.writer(_UnixLineEnds(out), lineterminator="\r\n")
     writer.writerow([readable(name) for name in names])
     for row in rows:
         writer.writerow([_csv_cell(plain(value)) for value in row])
+
+
+class _UnixLineEnds:
+    """Writes each row of a csv.writer with \\n in place of \\r\\n at its end."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, row: str) -> None:
+        self._out.write(row.removesuffix("\r\n") + "\n")
 
 
 def _csv_cell(value: Any) -> Any:

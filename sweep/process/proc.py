@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,10 +59,16 @@ def read_guarded(pid: int, read: Callable[[], T]) -> T:
         raise UserError(f"process {pid}: {error.strerror or error}") from error
 
 
+def _read_lines(path: Path) -> list[str]:
+    """The lines of a file in /proc. Names in it may have any bytes but \\n: bytes that are not UTF-8 become `\\xff`."""
+    text = path.read_bytes().decode("utf-8", "backslashreplace")
+    return [line for line in text.split("\n") if line]
+
+
 def read_sizes(pid: int) -> ProcessSizes:
     """Raises UserError if there is no such process, or if it has no memory of its own."""
-    text = read_guarded(pid, Path(f"/proc/{pid}/status").read_text)
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    lines = read_guarded(pid, partial(_read_lines, Path(f"/proc/{pid}/status")))
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
     state = fields.get("State", "").strip()
     if "VmPTE" not in fields:
         reason = "has ended" if state[:1] in "ZX" else "is a kernel thread"
@@ -72,7 +79,7 @@ def read_sizes(pid: int) -> ProcessSizes:
 
 def read_mappings(pid: int) -> list[Mapping]:
     """The VMAs by address, without [vsyscall], which is the kernel's. Raises UserError."""
-    lines = read_guarded(pid, Path(f"/proc/{pid}/maps").read_text).splitlines()
+    lines = read_guarded(pid, partial(_read_lines, Path(f"/proc/{pid}/maps")))
     return [mapping for mapping in _parse_maps(lines) if mapping.name != "[vsyscall]"]
 
 
@@ -85,7 +92,7 @@ def _parse_maps(lines: list[str]) -> Iterator[Mapping]:
 
 def hugetlb_prefixes() -> tuple[str, ...]:
     """Starts of the names of mappings in hugetlbfs, and of MAP_HUGETLB's: they have no PTE tables."""
-    lines = Path("/proc/mounts").read_text().splitlines()
+    lines = _read_lines(Path("/proc/mounts"))
     return ("/anon_hugepage", *(f[1].rstrip("/") + "/" for line in lines if (f := line.split())[2] == "hugetlbfs"))
 
 
