@@ -87,6 +87,7 @@ def test_every_question_can_be_asked_of_an_empty_store(sweep: Sweep, name: str) 
     assert len(out.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_every_question_has_an_answer(sweep: Sweep, tmp_path: Path) -> None:
     """On a run of the engine every shipped question gives rows, and the published figures agree."""
     store(tmp_path, *published())
@@ -126,6 +127,7 @@ def test_what_cannot_be_compared_is_said(sweep: Sweep, tmp_path: Path) -> None:
     assert sweep("query", "SELECT * FROM latest WHERE policy = 'none'")[2] == ""
 
 
+@pytest.mark.slow
 def test_moments_are_what_they_say(sweep: Sweep, tmp_path: Path) -> None:
     """by_sparsity tells the end from the peak, which only rounds before can change; growth is at the peak."""
     store(tmp_path, *published())

@@ -74,7 +74,7 @@ def test_a_task_is_a_second_of_work(actual: float) -> None:
 @pytest.mark.parametrize(
     ("points", "workers", "tasks"),
     [(100, 4, 1), (5_120, 4, 1), (10_240, 4, 2), (10_241, 1, 2), (21_480, 2, 4), (20_480, 2, 2), (20_000, 16, 3),
-     (100_000, 2, 10), (100_000, 16, 16), (10_000_000, 16, 992)],
+     (100_000, 2, 10), (100_000, 16, 16), pytest.param(10_000_000, 16, 992, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_cheap_points_are_divided_equally_among_workers(points: int, workers: int, tasks: int) -> None:
     """Every worker gets as many tasks of one size, unless they would be too small for a part of their own."""
