@@ -69,20 +69,20 @@ def print_rows(names: Sequence[str], rows: Rows, form: str, path: Path | None = 
 
 def print_arrow_table(table: "Table", form: str, path: Path | None = None, *, most: int = 0) -> int:
     """As `print_rows`, for an Arrow table, which can be written as Parquet too."""
-    from sweep.store import arrow_tables
+    from sweep.store import arrow_tables, parquet
 
     if form != "parquet":
-        return print_rows(table.column_names, arrow_tables.rows(table), form, path, most=most)
+        return print_rows(table.column_names, arrow_tables.iter_rows(table), form, path, most=most)
     table = table.rename_columns(unique_names(table.column_names))
     if path is not None:
         try:
-            arrow_tables.write_parquet(table, path)
+            parquet.write_file(table, path)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}") from error
     elif sys.stdout.isatty():
         raise UserError("--format parquet is not for a terminal; add -o FILE, or redirect the output")
     else:
-        arrow_tables.write_parquet(table, sys.stdout.buffer)
+        parquet.write_file(table, sys.stdout.buffer)
     return 0
 
 

@@ -17,7 +17,7 @@ from engine.model.results import Results
 from engine.model.scenario import Columns
 from engine.walk.finish import Tally
 from sweep.grid.point_id import PointIds
-from sweep.store.parts import File
+from sweep.store.parts import PartFile
 
 MODEL_RUNNER = "engine.run:run_batch"
 """The engine's entry point as `module:function`: a task names its code and does not carry it."""
@@ -123,7 +123,7 @@ class Done:
     cpu_ns: int = 0
     wall_ns: int = 0
     tally: Tally | None = None
-    files: Mapping[str, File] | None = None
+    files: Mapping[str, PartFile] | None = None
 
 
 class Executor(Protocol):

@@ -18,8 +18,8 @@ from engine.model.results import Results
 from engine.model.scenario import Columns
 from engine.walk.finish import Tally
 from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Failure, Labels, Shard, describe, failure_lines
-from sweep.store import arrow_tables, parts
-from sweep.store.parts import File
+from sweep.store import arrow_tables, parquet, parts
+from sweep.store.parts import PartFile
 
 Runner = Callable[[Columns], Results]
 PointFailures = tuple[tuple[int, Failure], ...]
@@ -63,7 +63,7 @@ def load_engine(runner: str, kernels: Sequence[int] = ()) -> None:
     The first batch compiles the other kernels.
     """
     _runner(runner)
-    arrow_tables.warm()
+    parquet.warm_up()
     if kernels:
         from engine.run import load_compiled
 
@@ -164,19 +164,19 @@ def _run_shard(columns: Columns, shard: Shard) -> tuple[Tally | None, PointFailu
         return None, ((0, failure_of(error)),)
 
 
-def _write_files(labels: Labels, columns: Columns, results: Results, done: Done) -> dict[str, File]:
+def _write_files(labels: Labels, columns: Columns, results: Results, done: Done) -> dict[str, PartFile]:
     """The batch as the files of a part, by table. The time that this takes counts for no point."""
     run, ids, repeat = labels.run_id, labels.ids, labels.repeat
     point_ns = done.cpu_ns // len(ids)
     points = arrow_tables.point_table(
         run, ids, repeat, columns, labels.derived, attempt=labels.attempt, node=done.node, cpu_ns=point_ns
     )
-    files = parts.made(
-        arrow_tables.explained(points, labels.derived_sql),
+    files = parts.make_files(
+        arrow_tables.describe_derived(points, labels.derived_sql),
         outcomes=arrow_tables.outcome_table(run, ids, repeat, columns, results, labels.policies),
         rounds=arrow_tables.round_table(run, ids, results, labels.policies),
     )
-    return files if labels.folder is None else parts.leave(labels.folder, files)
+    return files if labels.folder is None else parts.write_temporary(labels.folder, files)
 
 
 def _narrowed(numbers: NDArray[np.int64]) -> NDArray[Any]:

@@ -142,7 +142,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSumm
                 account = plan.account
                 for warning in (*writer.problems, *account.warnings):
                     progress.say(f"warning: {warning}")
-                writer.expect(count_grid_points(plan, options.where))
+                writer.set_planned_points(count_grid_points(plan, options.where))
                 name = f"Linux {runner.machine.release}"
                 progress.say(f"{writer.run_id}: {account.todo:,} points on {name}: {', '.join(policies)}")
                 interrupts.defers_first = True

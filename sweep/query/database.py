@@ -7,7 +7,7 @@ from sweep.common import cost_tables, schema
 from sweep.common.errors import UserError
 from sweep.query import views
 from sweep.query.sealed_connection import DEFAULT_SECONDS, FILE_ERRORS, SealedConnection, user_errors
-from sweep.store import arrow_tables
+from sweep.store import arrow_tables, parquet
 from sweep.store.checked_parts import CheckedFiles
 from sweep.store.store import RunInfo, Store
 
@@ -110,16 +110,16 @@ class Database:
     def _select(self, sql: str) -> arrow_tables.Table:
         for view in views.views_named_in(sql):
             self._create_view(view)
-        return arrow_tables.narrowed(self._connection.arrow(sql))
+        return arrow_tables.decimals_as_int64(self._connection.arrow(sql))
 
     def _create_view(self, view: str) -> None:
         """Views are created when a query names them, because each opens all its files to learn their columns."""
         if view in self._created_views:
             return
         if view == "runs":
-            self._connection.register(view, arrow_tables.table_of(schema.RUNS, [run.row for run in self._runs]))
+            self._connection.register(view, arrow_tables.table_from_rows(schema.RUNS, [run.row for run in self._runs]))
         elif view == "costs":
-            self._connection.register(view, arrow_tables.table_of(schema.COSTS, self._cost_rows))
+            self._connection.register(view, arrow_tables.table_from_rows(schema.COSTS, self._cost_rows))
         else:
             self._connection.execute(f"CREATE VIEW {view} AS {self._definition(view)}")
         self._created_views.add(view)
@@ -147,7 +147,7 @@ class Database:
         for i, of_run in enumerate(files):
             if copies := of_run.copies(table):
                 name = f"{table}_of_{i}_{len(runs)}"
-                self._connection.register(name, arrow_tables.dataset(copies))
+                self._connection.register(name, parquet.dataset_of(copies))
                 sources.append(name)
         return views.union_source(sources)
 

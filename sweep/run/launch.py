@@ -21,7 +21,7 @@ from sweep.run.result_buffer import ResultBuffer
 from sweep.run.resume import count_grid_points, plan_remaining
 from sweep.run.signals import Interrupts
 from sweep.store import provenance
-from sweep.store.storage import Place
+from sweep.store.storage import Storage
 from sweep.store.store import RunWriter, Store
 
 EXECUTORS = ("auto", "ray", "processes", "inline")
@@ -37,7 +37,7 @@ class LaunchOptions:
     function that runs a batch, `module:function`.
     """
 
-    results: Path | Place = Path("results")
+    results: Path | Storage = Path("results")
     where: str | None = None
     executor: str = "auto"
     jobs: int | None = None
@@ -85,7 +85,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSumm
             todo = account.todo
             for warning in (*writer.problems, *account.warnings):
                 progress.say(f"warning: {warning}")
-            writer.expect(count_grid_points(plan, options.where))
+            writer.set_planned_points(count_grid_points(plan, options.where))
             executor, choice = choose_executor(options, todo, account.estimate_ns)
             if todo:
                 progress.say(f"{writer.run_id}: {todo:,} point{'s' * (todo != 1)} on {choice}")

@@ -56,5 +56,5 @@ class PointChunk:
             np.concatenate([chunk.ids for chunk in chunks]),
             {name: np.concatenate([chunk.columns[name] for chunk in chunks]) for name in first.columns},
             np.concatenate([chunk.repeat for chunk in chunks]),
-            {name: arrow_tables.end_to_end([chunk.derived[name] for chunk in chunks]) for name in first.derived},
+            {name: arrow_tables.concat_arrays([chunk.derived[name] for chunk in chunks]) for name in first.derived},
         )

@@ -17,7 +17,7 @@ from sweep.run.batching import Task
 from sweep.run.point_chunk import PointChunk
 from sweep.store import arrow_tables
 from sweep.store.compaction import PART_POINTS
-from sweep.store.parts import File
+from sweep.store.parts import PartFile
 from sweep.store.store import RunWriter
 
 COMMIT_S = 2.0
@@ -48,7 +48,7 @@ class FinishedTask:
     attempt: int
     node: str | None
     cpu_ns: int | None
-    files: Mapping[str, File] | None = None
+    files: Mapping[str, PartFile] | None = None
 
     def __len__(self) -> int:
         return len(self.chunk)
@@ -101,9 +101,9 @@ class ResultBuffer:
         if len(task) < PART_POINTS:
             return None
         writer, chunk = self._writer, task.chunk
-        attempt, folder = writer.attempts(chunk.ids, task.attempt), writer.folder if is_local else None
+        attempt, folder = writer.next_attempts(chunk.ids, task.attempt), writer.folder if is_local else None
         # A slice of an Arrow array is pickled with all of the array; a copy is not.
-        derived = {name: arrow_tables.end_to_end([values]) for name, values in chunk.derived.items()}
+        derived = {name: arrow_tables.concat_arrays([values]) for name, values in chunk.derived.items()}
         return Labels(writer.run_id, self._policies, chunk.ids, chunk.repeat, attempt, derived, writer.derived, folder)
 
     def record_finished(self, task: Task, done: Done) -> Iterator[str]:

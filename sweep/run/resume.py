@@ -17,7 +17,7 @@ from sweep.store.store import RunWriter, Store
 
 def plan_remaining(grid: Grid, where: str | None, writer: RunWriter, *, rerun_failed: bool) -> Plan:
     """Plan the points that the open run lacks; with `rerun_failed` also those that failed."""
-    return make_plan(grid, where, partial(writer.tried, rerun_failed=rerun_failed))
+    return make_plan(grid, where, partial(writer.is_done, rerun_failed=rerun_failed))
 
 
 def plan_next_launch(
@@ -36,7 +36,7 @@ def plan_next_launch(
     run = None if fresh else store.latest_run(run_name(grid), engine)
     if run is None:
         return make_plan(grid, where), None
-    return make_plan(grid, where, store.tried(run.run_id, rerun_failed)), run.run_id
+    return make_plan(grid, where, store.done_check(run.run_id, rerun_failed)), run.run_id
 
 
 def count_grid_points(plan: Plan, where: str | None) -> int:

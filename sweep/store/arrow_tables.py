@@ -1,26 +1,22 @@
 """The only room with pyarrow: results become typed tables, tables become Parquet files, and back."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import ABSENT, FIELDS, Columns
 from sweep.common import schema
-from sweep.common.errors import DamagedError, SweepFault, UserError
+from sweep.common.errors import SweepFault
 from sweep.grid.point_id import PointIds
 from sweep.traces.trace_points import are_traces
 
@@ -32,22 +28,8 @@ _TYPES = {
     "timestamp": pa.timestamp("us", tz="UTC"),
 }
 Table: TypeAlias = pa.Table
-_CODED = pa.dictionary(pa.int32(), pa.string())
+CODED = pa.dictionary(pa.int32(), pa.string())
 pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own returns pages at once, and each is expensive to get again
-_UNREADABLE = (pa.ArrowException, OSError)
-_PARQUET = {
-    "compression": "lz4",
-    "write_statistics": ["run_id", "status", "attempt"],
-    "max_rows_per_page": 1 << 20,
-    "data_page_size": 1 << 24,
-    "write_batch_size": 1 << 16,
-}
-"""A column at once and on one page, as each page costs again what values that repeat save. Numbers as they are: with a
-dictionary they take twice as long to write, are no quicker to ask, and a third smaller. Zstandard would save more, but
-take longer to write and to read. Extremes help a query where they leave a file out: those of counters and policies
-never do."""
-ROW_GROUP = 61_440
-"""Rows of a merged part that are in memory at once, and what a thread of DuckDB then takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +47,7 @@ def arrow_schema(columns: tuple[schema.Column, ...]) -> pa.Schema:
     """Declared columns as an Arrow schema; unit and meaning are the fields' metadata."""
     return pa.schema(
         [
-            pa.field(c.name, _CODED if c.coded else _TYPES[c.type], metadata={"unit": c.unit, "meaning": c.meaning})
+            pa.field(c.name, CODED if c.coded else _TYPES[c.type], metadata={"unit": c.unit, "meaning": c.meaning})
             for c in columns
         ]
     )
@@ -84,14 +66,14 @@ def outcome_table(
 ) -> Table:
     """A row a point and policy, policy fastest; only the rows of `policies`. Results may come in several pieces."""
     points, each, several = len(ids), len(policies), [results] if isinstance(results, Results) else results
-    values = _by_column([some.values for some in several], points, COLUMNS, policies)
+    values = _transpose_results([some.values for some in several], points, COLUMNS, policies)
     known, rows = set(several[0].known).intersection(*(some.known for some in several)), points * each
     arrays: dict[str, pa.Array] = {
-        "run_id": _constant(run_id, rows),
-        "point_id": _texts(np.repeat(ids, each)),
+        "run_id": _constant_array(run_id, rows),
+        "point_id": _id_array(np.repeat(ids, each)),
         "repeat": pa.array(np.repeat(np.asarray(repeat, np.int64), each)),
-        "policy": _coded(np.tile(np.arange(each), points), tuple(policies)),
-        "engine": _constant(engine, rows),
+        "policy": _dictionary_array(np.tile(np.arange(each), points), tuple(policies)),
+        "engine": _constant_array(engine, rows),
         **scenario_arrays(columns, each),
     }
     for name, row in zip(COLUMNS, values, strict=True):
@@ -100,9 +82,9 @@ def outcome_table(
         if kernel.install_ns is not None and kernel.zap_ns is not None:
             arrays["install_ns"] = pa.array(kernel.install_ns.reshape(rows))
             arrays["zap_ns"] = pa.array(kernel.zap_ns.reshape(rows))
-        arrays["kernel_release"] = _constant(kernel.release, rows)
+        arrays["kernel_release"] = _constant_array(kernel.release, rows)
         arrays["pt_reclaim"] = pa.array(np.full(rows, kernel.pt_reclaim))
-    return _declared(schema.OUTCOMES, arrays, rows)
+    return declared(schema.OUTCOMES, arrays, rows)
 
 
 def round_table(
@@ -122,8 +104,8 @@ def round_table(
     if len(counts) != len(ids):
         raise SweepFault(f"rounds of {len(counts)} points for {len(ids)}")
     if not (counts > 1).any():
-        return _declared(schema.ROUNDS, {}, 0)
-    values = _by_column([some.rounds for some in several], int(counts.sum()), ROUND_COLUMNS, policies)
+        return declared(schema.ROUNDS, {}, 0)
+    values = _transpose_results([some.rounds for some in several], int(counts.sum()), ROUND_COLUMNS, policies)
     place = np.repeat(np.arange(len(ids)), counts)
     number = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
     if (counts == 1).any():
@@ -131,15 +113,15 @@ def round_table(
         place, number, values = place[kept], number[kept], values[:, np.repeat(kept, each)]
     rows = values.shape[1]
     arrays: dict[str, pa.Array] = {
-        "run_id": _constant(run_id, rows),
-        "point_id": _texts(np.asarray(ids)[np.repeat(place, each)]),
-        "policy": _coded(np.tile(np.arange(each), len(place)), tuple(policies)),
-        "engine": _constant(engine, rows),
+        "run_id": _constant_array(run_id, rows),
+        "point_id": _id_array(np.asarray(ids)[np.repeat(place, each)]),
+        "policy": _dictionary_array(np.tile(np.arange(each), len(place)), tuple(policies)),
+        "engine": _constant_array(engine, rows),
         "round": pa.array(np.repeat(number, each)),
     }
     for name, row in zip(ROUND_COLUMNS, values, strict=True):
         arrays[name] = pa.array(row)
-    return _declared(schema.ROUNDS, arrays, rows)
+    return declared(schema.ROUNDS, arrays, rows)
 
 
 def point_table(
@@ -165,22 +147,22 @@ def point_table(
     if unknown := unknown - set(schema.POINT_STATUSES):
         raise SweepFault(f"unknown status among {sorted(unknown)}")
     arrays: dict[str, pa.Array] = {
-        "run_id": _constant(run_id, rows),
-        "point_id": _texts(ids),
+        "run_id": _constant_array(run_id, rows),
+        "point_id": _id_array(ids),
         "repeat": pa.array(np.asarray(repeat, np.int64)),
-        "engine": _constant(engine, rows),
+        "engine": _constant_array(engine, rows),
         **scenario_arrays(columns),
-        "remarks": _each(remarks, rows, "string"),
-        "status": _each(status, rows, "string", coded=True),
-        "attempt": _each(attempt, rows, "int64"),
-        "error": _each(error, rows, "string"),
-        "error_class": _each(error_class, rows, "string", coded=True),
-        "last_lines": _each(last_lines, rows, "string"),
-        "node": _each(node, rows, "string", coded=True),
-        "cpu_ns": _each(cpu_ns, rows, "int64"),
-        "finished_at": _each(datetime.now(UTC), rows, "timestamp"),
+        "remarks": _broadcast(remarks, rows, "string"),
+        "status": _broadcast(status, rows, "string", coded=True),
+        "attempt": _broadcast(attempt, rows, "int64"),
+        "error": _broadcast(error, rows, "string"),
+        "error_class": _broadcast(error_class, rows, "string", coded=True),
+        "last_lines": _broadcast(last_lines, rows, "string"),
+        "node": _broadcast(node, rows, "string", coded=True),
+        "cpu_ns": _broadcast(cpu_ns, rows, "int64"),
+        "finished_at": _broadcast(datetime.now(UTC), rows, "timestamp"),
     }
-    table = _declared(schema.POINTS, arrays, rows)
+    table = declared(schema.POINTS, arrays, rows)
     for name, values in (derived or {}).items():
         array = pa.array(values)
         array = array.cast(pa.float64()) if pa.types.is_null(array.type) else array
@@ -188,12 +170,12 @@ def point_table(
     return table
 
 
-def end_to_end(arrays: Sequence[pa.Array]) -> pa.Array:
+def concat_arrays(arrays: Sequence[pa.Array]) -> pa.Array:
     """As one."""
     return pa.concat_arrays(arrays)
 
 
-def explained(points: Table, derived: Mapping[str, str]) -> Table:
+def describe_derived(points: Table, derived: Mapping[str, str]) -> Table:
     """The points table with the SQL of each derived column as its meaning."""
     if not derived:
         return points
@@ -217,9 +199,9 @@ def scenario_arrays(columns: Columns, each: int = 1) -> dict[str, pa.Array]:
     for field in FIELDS:
         values = sparsity if field.name == "sparsity" else columns[field.name]
         if len(values) and (values == values[0]).all() and values[0] != ABSENT:
-            arrays[field.name] = _constant(field.choices[values[0]] if field.choices else values[0].item(), rows)
+            arrays[field.name] = _constant_array(field.choices[values[0]] if field.choices else values[0].item(), rows)
         elif field.choices:
-            arrays[field.name] = _coded(np.repeat(values, each), field.choices)
+            arrays[field.name] = _dictionary_array(np.repeat(values, each), field.choices)
         elif field.name == "res":
             arrays[field.name] = pa.array(np.repeat(values, each), mask=np.repeat(values == ABSENT, each))
         else:
@@ -229,137 +211,21 @@ def scenario_arrays(columns: Columns, each: int = 1) -> dict[str, pa.Array]:
 
 def scenario_table(columns: Columns) -> Table:
     """The same as a table, with declared types."""
-    return _declared(schema.POINT, scenario_arrays(columns), len(columns["virt"]))
+    return declared(schema.POINT, scenario_arrays(columns), len(columns["virt"]))
 
 
-def table_of(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any]]) -> Table:
+def table_from_rows(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any]]) -> Table:
     """A small table from rows; what a row lacks is NULL."""
     return pa.Table.from_pylist([dict(row) for row in rows], arrow_schema(columns))
 
 
-def parquet_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
-    """A Parquet file; `keep` is kept in it (`kept` gives it back). What `written` leaves out is not."""
-    sink = pa.BufferOutputStream()
-    table = _keeping(written(table), keep or {})
-    pq.write_table(table, sink, **_options(table.schema))
-    return bytes(sink.getvalue())
-
-
-def written(table: Table) -> Table:
-    """The columns that a file gets: NULLs cost as much to write as numbers, so none of what its run cannot have.
-
-    All files of a run and table have the same columns, so that they are a dataset for everybody.
-    """
-    absent = [
-        column.name
-        for columns, sign in ((schema.SCENARIO, "virt"), (schema.TRACE, "trace"), (schema.KERNEL, "kernel_release"))
-        if sign in table.column_names and table.column(sign).null_count == len(table)
-        for column in columns
-    ]
-    return table.drop_columns(absent) if len(table) else table
-
-
-def file_of(table: Table | None) -> bytes:
-    """The same; no bytes if there are no rows."""
-    return parquet_bytes(table) if table is not None and table.num_rows else b""
-
-
-def write_parquet(table: Table, sink: Path | BinaryIO) -> None:
-    """A table as a Parquet file for whoever asked for one: small, and read everywhere."""
-    pq.write_table(table, sink, compression="zstd")
-
-
-def read_part(source: Any, name: str, columns: Sequence[str] | None = None) -> Table:
-    """Some columns of one part: a path, an open file or bytes. DamagedError if it is not whole."""
-    with _reading(name), pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
-        missing = set(columns or ()) - set(file.schema_arrow.names)
-        if missing:
-            raise DamagedError(f"{name}: lacks {', '.join(sorted(missing))}")
-        return file.read(columns=columns and list(columns))  # not read_table: that costs 5 ms a file
-
-
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Errors of Arrow's reader as a DamagedError that names the file."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DamagedError(f"{name}: is gone") from error
-    except _UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno:  # the disk's or the permissions' fault, not the file's
-            raise UserError(f"{name}: {os.strerror(error.errno)}; change its permissions: the run needs it") from error
-        raise DamagedError(f"{name}: not a whole Parquet file ({_first_line(error)})") from error
-
-
-def merged(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> bytes:
-    """One Parquet file of the rows of several. Holds some row groups at a time."""
-    sink = pa.BufferOutputStream()
-    opened = [pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) for source in sources]
-    schema_ = _unified([file.schema_arrow for file in opened]).with_metadata(dict(keep) if keep else None)
-    with pq.ParquetWriter(sink, schema_, **_options(schema_)) as writer:
-        waiting: list[Table] = []
-        for file in opened:
-            for group in range(file.num_row_groups):
-                waiting.append(_fitted(file.read_row_group(group), schema_))
-                if sum(table.num_rows for table in waiting) >= ROW_GROUP:
-                    writer.write_table(pa.concat_tables(waiting), row_group_size=2 * ROW_GROUP)
-                    waiting = []
-            file.close()
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting), row_group_size=2 * ROW_GROUP)
-    return bytes(sink.getvalue())
-
-
-def kept(file: bytes, name: str) -> dict[str, str]:
-    """What `parquet_bytes` was told to keep in this Parquet file."""
-    with _reading(name):
-        metadata = pq.read_metadata(pa.BufferReader(file)).metadata or {}
-        return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
-
-
-def check_points(points: Table, name: str) -> None:
-    """DamagedError unless the columns of a points part that are read have their types, and values that are allowed."""
-    check_fields(points.schema, name, tuple(c for c in schema.POINTS if c.name in points.column_names))
-    if any(column.null_count for column in points.columns):
-        raise DamagedError(f"{name}: a point without id, status or attempt")
-    if not set(points.column("status").unique().to_pylist()) <= set(schema.POINT_STATUSES):
-        raise DamagedError(f"{name}: a status that is none of {', '.join(schema.POINT_STATUSES)}")
-
-
-def check_columns(source: Any, name: str, columns: tuple[schema.Column, ...]) -> None:
-    """DamagedError if a declared column has another type in this Parquet file."""
-    with _reading(name):
-        found = pq.read_schema(source if isinstance(source, Path) else pa.BufferReader(source))
-    check_fields(found, name, columns)
-
-
-def check_fields(found: pa.Schema, name: str, columns: tuple[schema.Column, ...]) -> None:
-    """DamagedError if a declared column has another type in `found`; one that is missing is fine."""
-    for field in arrow_schema(columns):
-        there = found.field(field.name).type if field.name in found.names else field.type
-        text = pa.types.is_dictionary(there) and pa.types.is_string(there.value_type)
-        if not (
-            there.equals(field.type) or (field.type in (_CODED, pa.string()) and (text or there.equals(pa.string())))
-        ):
-            raise DamagedError(f"{name}: column {field.name} is {there}, not {field.type}")
-
-
-def dataset(files: Sequence[Any]) -> Any:
-    """Parquet files in buffers as one relation, from which DuckDB takes the columns and rows that it needs."""
-    form = pyarrow.dataset.ParquetFileFormat()
-    with _reading("SQL: the run's files"):
-        fragments = [form.make_fragment(pa.py_buffer(file)) for file in files]
-        whole = _unified([fragment.physical_schema for fragment in fragments])
-    return pyarrow.dataset.FileSystemDataset(fragments, whole, form)
-
-
-def rows(table: Table) -> Iterator[tuple[Any, ...]]:
+def iter_rows(table: Table) -> Iterator[tuple[Any, ...]]:
     """A table's rows as Python values."""
     for batch in table.to_batches(max_chunksize=16_384):
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
-def narrowed(table: Table) -> Table:
+def decimals_as_int64(table: Table) -> Table:
     """Whole numbers as int64 where they fit: DuckDB's sums are 128 bits wide, which few programs read."""
     for i, field in enumerate(table.schema):
         if pa.types.is_decimal128(field.type) and field.type.scale == 0:
@@ -385,20 +251,20 @@ def id_bytes(ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> NDArray[np.uint
     return np.concatenate(parts)
 
 
-def are_ok(points: Table) -> NDArray[np.bool_]:
+def is_ok(points: Table) -> NDArray[np.bool_]:
     """bool[rows]."""
     found: NDArray[np.bool_] = pc.equal(points.column("status").cast(pa.string()), "ok").to_numpy()
     return found
 
 
-def parted(table: Table, wanted: NDArray[np.bool_]) -> tuple[Table, Table]:
+def split_rows(table: Table, wanted: NDArray[np.bool_]) -> tuple[Table, Table]:
     """The rows that are wanted, and the others."""
     if wanted.all():
         return table, table.slice(len(table))
     return table.filter(pa.array(wanted)), table.filter(pa.array(~wanted))
 
 
-def common(ids: pa.ChunkedArray, known: Iterable[str]) -> list[str]:
+def known_ids(ids: pa.ChunkedArray, known: Iterable[str]) -> list[str]:
     """The ids that are among the known ones."""
     found: list[str] = ids.filter(pc.is_in(ids, pa.array(list(known), pa.string()))).to_pylist()
     return found
@@ -406,7 +272,7 @@ def common(ids: pa.ChunkedArray, known: Iterable[str]) -> list[str]:
 
 def raise_attempts(points: Table, known: Mapping[str, int]) -> Table:
     """The points table with every attempt above the last known one of that point."""
-    if not known or not common(points.column("point_id"), known):
+    if not known or not known_ids(points.column("point_id"), known):
         return points
     rows = zip(points.column("point_id").to_pylist(), points.column("attempt").to_pylist(), strict=True)
     attempts = pa.array([max(attempt, known.get(point, 0) + 1) for point, attempt in rows], pa.int64())
@@ -414,52 +280,12 @@ def raise_attempts(points: Table, known: Mapping[str, int]) -> Table:
     return points.set_column(place, points.schema.field(place), attempts)
 
 
-def warm() -> None:
-    """Make a file of no rows: the first one that Arrow makes takes some milliseconds longer."""
-    parquet_bytes(_declared(schema.OUTCOMES, {}, 0))
-
-
-def let_go() -> None:
+def release_memory() -> None:
     """Give memory that was used and is free again back to the system: malloc keeps some 150 MB."""
     pa.default_memory_pool().release_unused()
 
 
-def _options(fields: pa.Schema) -> dict[str, Any]:
-    """How Arrow writes a file of these columns: with a dictionary for words that come again."""
-    once = () if "policy" in fields.names else ("point_id",)
-    words = [f.name for f in fields if pa.types.is_dictionary(f.type) or pa.types.is_string(f.type)]
-    return {**_PARQUET, "use_dictionary": [name for name in words if name not in once]}
-
-
-def _keeping(table: Table, keep: Mapping[str, str]) -> Table:
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), **keep}) if keep else table
-
-
-def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """All their columns, nullable where one lacks them.
-
-    Types may be wider than in one part: a derived column of NULLs only was stored as numbers.
-    """
-    try:
-        whole = pa.unify_schemas([schema_.remove_metadata() for schema_ in schemas], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise UserError(f"parts do not fit together: {_first_line(error)}") from error
-    gaps = {field.name for field in whole if any(field.name not in schema_.names for schema_ in schemas)}
-    return pa.schema([field.with_nullable(True) if field.name in gaps else field for field in whole])
-
-
-def _fitted(table: Table, schema_: pa.Schema) -> Table:
-    """The table with the columns of the schema, in its order; what it lacks is NULL."""
-    columns = [
-        table.column(field.name).cast(field.type)
-        if field.name in table.schema.names
-        else pa.nulls(len(table), field.type)
-        for field in schema_
-    ]
-    return pa.Table.from_arrays(columns, schema=schema_)
-
-
-def _declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array], rows: int) -> Table:
+def declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array], rows: int) -> Table:
     """The arrays in declared order and types; a declared column that is missing is NULL, another one a fault.
 
     A column without NULLs is declared so: nothing is then written, nor read, to tell where they are.
@@ -468,17 +294,17 @@ def _declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array]
     extra = set(arrays) - set(declared.names)
     if extra:
         raise SweepFault(f"undeclared columns: {', '.join(sorted(extra))}")
-    ordered = [_as(arrays[f.name], f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in declared]
+    ordered = [_cast(arrays[f.name], f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in declared]
     exact = [f.with_nullable(array.null_count > 0) for f, array in zip(declared, ordered, strict=True)]
     return pa.Table.from_arrays(ordered, schema=pa.schema(exact))
 
 
-def _as(array: pa.Array, type_: pa.DataType) -> pa.Array:
+def _cast(array: pa.Array, type_: pa.DataType) -> pa.Array:
     """A cast to what it is takes as long as a small column."""
     return array if array.type.equals(type_) else array.cast(type_)
 
 
-def _by_column(
+def _transpose_results(
     pieces: Sequence[NDArray[np.int64]], rows: int, columns: Sequence[str], policies: Sequence[str]
 ) -> NDArray[np.int64]:
     """int64[columns, rows x policies] from pieces of int64[n, 7, columns]: each is copied once, a whole one never."""
@@ -495,7 +321,7 @@ def _by_column(
     return values.reshape(len(columns), -1)
 
 
-def _texts(ids: PointIds | Sequence[str]) -> pa.Array:
+def _id_array(ids: PointIds | Sequence[str]) -> pa.Array:
     """Strings of one length each, from where they lie."""
     ids = np.ascontiguousarray(ids, bytes)
     ends = np.arange(len(ids) + 1, dtype=np.int32) * np.int32(ids.itemsize)
@@ -503,26 +329,26 @@ def _texts(ids: PointIds | Sequence[str]) -> pa.Array:
 
 
 @lru_cache(maxsize=32, typed=True)
-def _constant(value: str | float, rows: int) -> pa.Array:
+def _constant_array(value: str | float, rows: int) -> pa.Array:
     """The same in all rows. Kept: most of a scenario is, in one batch after another."""
-    return _coded(np.zeros(rows, np.int32), (value,)) if isinstance(value, str) else pa.array(np.full(rows, value))
+    return (
+        _dictionary_array(np.zeros(rows, np.int32), (value,))
+        if isinstance(value, str)
+        else pa.array(np.full(rows, value))
+    )
 
 
-def _coded(codes: NDArray[Any], words: Sequence[str]) -> pa.Array:
+def _dictionary_array(codes: NDArray[Any], words: Sequence[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(words, pa.string()))
 
 
-def _each(given: Any, rows: int, kind: str, coded: bool = False) -> pa.Array:
+def _broadcast(given: Any, rows: int, kind: str, coded: bool = False) -> pa.Array:
     """A value for each row, or one for all."""
     if given is None:
-        return pa.nulls(rows, _CODED if coded else _TYPES[kind])
+        return pa.nulls(rows, CODED if coded else _TYPES[kind])
     if isinstance(given, str) and coded:
-        return _constant(given, rows)
+        return _constant_array(given, rows)
     if isinstance(given, str | int | datetime):
         return pa.repeat(pa.scalar(given, _TYPES[kind]), rows)
     array = pa.array(given, _TYPES[kind])
     return array.dictionary_encode() if coded else array
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__

@@ -15,10 +15,11 @@ from typing import Any
 
 from sweep.common import schema
 from sweep.common.errors import DamagedError, SweepFault
-from sweep.store import arrow_tables, parts
+from sweep.store import arrow_tables, parquet, parts
 from sweep.store.id_set import Keys, keys
+from sweep.store.local_storage import LocalStorage
 from sweep.store.parts import POINTS, SIBLINGS, Layout, Part
-from sweep.store.storage import Directory, Entry, Place
+from sweep.store.storage import Entry, Storage
 
 READERS = 8
 """Threads: requests to an object store wait for each other, hashing takes the CPUs that there are."""
@@ -32,7 +33,7 @@ class PartPoints:
     keys: Keys
 
 
-def examined(run: Place, layout: Layout) -> Iterator[tuple[Part, PartPoints | None, str]]:
+def examined(run: Storage, layout: Layout) -> Iterator[tuple[Part, PartPoints | None, str]]:
     """Check all files of all parts: each part with its points, or None and what is wrong with it."""
     for part in layout.parts:
         try:
@@ -45,18 +46,18 @@ def examined(run: Place, layout: Layout) -> Iterator[tuple[Part, PartPoints | No
             yield part, points, ""
 
 
-def read_points(run: Place, part: Part) -> PartPoints:
+def read_points(run: Storage, part: Part) -> PartPoints:
     """The points of a part. DamagedError if its points file is not what was written."""
     return _read_points(run, part, _points_file(run, part))
 
 
-def read_part(run: Place, layout: Layout, part: Part, tables: Collection[str]) -> dict[str, bytes]:
+def read_part(run: Storage, layout: Layout, part: Part, tables: Collection[str]) -> dict[str, bytes]:
     """The whole points file of a part, and those of `tables` that it has.
 
     DamagedError if one of these is not what was written, or the file of another table is gone or of another size.
     """
     files = {POINTS: _points_file(run, part)}
-    stamps = arrow_tables.kept(files[POINTS], f"{run}/{POINTS}/{part.file}")
+    stamps = parquet.read_metadata(files[POINTS], f"{run}/{POINTS}/{part.file}")
     for table in SIBLINGS:
         name, entry = f"{table}/{part.file}", layout.files[table].get(part.file)
         if part.digest and (entry is not None) != (table in stamps):
@@ -70,24 +71,24 @@ def read_part(run: Place, layout: Layout, part: Part, tables: Collection[str]) -
             continue
         files[table] = run.read(name)
         if not part.digest:  # written before parts had checksums
-            arrow_tables.read_part(files[table], f"{run}/{name}")
-        elif not parts.has(files[table], checksum):
+            parquet.read_table(files[table], f"{run}/{name}")
+        elif not parts.has_checksum(files[table], checksum):
             raise DamagedError(f"{run}/{name}: is not what was written")
     return files
 
 
-def _points_file(run: Place, part: Part) -> bytes:
+def _points_file(run: Storage, part: Part) -> bytes:
     name = f"{POINTS}/{part.file}"
     data = run.read(name)
-    if part.digest and not parts.has(data, part.digest):
+    if part.digest and not parts.has_checksum(data, part.digest):
         raise DamagedError(f"{run}/{name}: is not what was written")
     return data
 
 
-def _read_points(run: Place, part: Part, data: bytes) -> PartPoints:
+def _read_points(run: Storage, part: Part, data: bytes) -> PartPoints:
     name = f"{run}/{POINTS}/{part.file}"
-    points = arrow_tables.read_part(data, name, parts.NOTED)
-    arrow_tables.check_points(points, name)
+    points = parquet.read_table(data, name, parts.PROGRESS_COLUMNS)
+    parquet.check_points(points, name)
     try:
         return PartPoints(points, keys(points.column("point_id")))
     except SweepFault as error:
@@ -100,15 +101,15 @@ class CheckedFiles:
     `damaged`: the parts that are left out, and why. Files of an object store are copied to unnamed temporary files.
     """
 
-    def __init__(self, run: Place) -> None:
-        self.run, self.layout = run, parts.look(run)
+    def __init__(self, run: Storage) -> None:
+        self.run, self.layout = run, parts.read_layout(run)
         self.damaged: dict[Part, str] = {}
         self._checked: dict[str, Entry] = {}
         self._copies: dict[str, mmap.mmap] = {}
 
     def look_again(self) -> bool:
         """Read the listing anew. Whether other parts count than before."""
-        before, self.layout = self.layout.parts, parts.look(self.run)
+        before, self.layout = self.layout.parts, parts.read_layout(self.run)
         return before != self.layout.parts
 
     def check(self, tables: Collection[str]) -> bool:
@@ -132,11 +133,11 @@ class CheckedFiles:
 
     def paths(self, table: str) -> list[Path]:
         """The files of a table in a directory, all of them checked; none of an object store."""
-        return [self.run.path / name for name in self._names(table)] if isinstance(self.run, Directory) else []
+        return [self.run.path / name for name in self._names(table)] if isinstance(self.run, LocalStorage) else []
 
     def copies(self, table: str) -> list[Any]:
         """The files of a table in an object store, as buffers, all of them checked; none of a directory."""
-        return [] if isinstance(self.run, Directory) else [self._copies[name] for name in self._names(table)]
+        return [] if isinstance(self.run, LocalStorage) else [self._copies[name] for name in self._names(table)]
 
     def _names(self, table: str) -> list[str]:
         counted = [part.file for part in self.layout.parts if part not in self.damaged]
@@ -169,15 +170,15 @@ class CheckedFiles:
         for table, data in read_part(self.run, self.layout, part, tables).items():
             name = f"{table}/{part.file}"
             self._checked[name] = self.layout.files[table][part.file]
-            if not isinstance(self.run, Directory):
+            if not isinstance(self.run, LocalStorage):
                 self._copies[name] = _copy(data)
 
     def _check_columns(self, part: Part, tables: Collection[str]) -> None:
         for table in tables:
             if part.file in self.layout.files[table]:
                 name = f"{table}/{part.file}"
-                source = self.run.path / name if isinstance(self.run, Directory) else self._copies[name]
-                arrow_tables.check_columns(source, f"{self.run}/{name}", schema.TABLES[table])
+                source = self.run.path / name if isinstance(self.run, LocalStorage) else self._copies[name]
+                parquet.check_columns(source, f"{self.run}/{name}", schema.TABLES[table])
 
 
 def _copy(data: bytes) -> mmap.mmap:

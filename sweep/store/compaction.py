@@ -6,9 +6,9 @@ A kill at any moment leaves either the small ones or the wide one to count (part
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from sweep.store import arrow_tables, checked_parts, parts
-from sweep.store.parts import File, Part
-from sweep.store.storage import Place
+from sweep.store import checked_parts, parquet, parts
+from sweep.store.parts import Part, PartFile
+from sweep.store.storage import Storage
 
 MOST_POINTS, MOST_BYTES = 65_536, 32 << 20
 """Of a part that is made."""
@@ -36,7 +36,7 @@ class Size:
         return self.points >= PART_POINTS or self.bytes >= PART_BYTES
 
 
-def compact(run: Place, sizes: Mapping[Part, Size], check: Callable[[], None]) -> dict[Part, Size]:
+def compact(run: Storage, sizes: Mapping[Part, Size], check: Callable[[], None]) -> dict[Part, Size]:
     """Merge what is small; `check` says, before each merge counts, that the run is still ours."""
     left = dict(sizes)
     for group in groups(sizes):
@@ -62,16 +62,16 @@ def groups(sizes: Mapping[Part, Size]) -> Iterator[list[Part]]:
         yield group
 
 
-def merge(run: Place, group: list[Part], check: Callable[[], None]) -> Part:
+def merge(run: Storage, group: list[Part], check: Callable[[], None]) -> Part:
     """Write the rows of these parts as one part, then delete them. DamagedError if one is not what was written."""
-    layout = parts.look(run)
+    layout = parts.read_layout(run)
     files = [checked_parts.read_part(run, layout, part, parts.SIBLINGS) for part in group]
-    merged: dict[str, File] = {}
+    merged: dict[str, PartFile] = {}
     for table in (*parts.SIBLINGS, parts.POINTS):  # points last, as they keep the stamps of the others
         if data := [of_part[table] for of_part in files if table in of_part]:
-            stamps = parts.stamps(merged) if table == parts.POINTS else None
-            merged[table] = parts.sealed(arrow_tables.merged(data, stamps))
-    wide = parts.write(run, (group[0].first, max(part.last for part in group)), merged, check)
+            stamps = parts.sizes_and_checksums(merged) if table == parts.POINTS else None
+            merged[table] = parts.part_file(parquet.merge(data, stamps))
+    wide = parts.write_part(run, (group[0].first, max(part.last for part in group)), merged, check)
     run.delete(
         *(f"{table}/{part.file}" for table in layout.files for part in group if part.file in layout.files[table])
     )

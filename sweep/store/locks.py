@@ -21,7 +21,9 @@ from typing import Protocol
 from uuid import uuid4
 
 from sweep.common.errors import UserError
-from sweep.store.storage import Bucket, Directory, Place, told
+from sweep.store.local_storage import LocalStorage, os_errors_as_user_errors
+from sweep.store.object_storage import ObjectStorage
+from sweep.store.storage import Storage
 
 LOCK = ".lock"
 LEASES = "lock"
@@ -36,32 +38,32 @@ class RunLock(Protocol):
     def release(self) -> None: ...
 
 
-def lock(run: Place) -> RunLock:
+def acquire(run: Storage) -> RunLock:
     """The right to write the run, until `release` or the process's end. UserError: who has it."""
-    if isinstance(run, Directory):
-        return Lock(run.path)
-    assert isinstance(run, Bucket)
+    if isinstance(run, LocalStorage):
+        return DirectoryLock(run.path)
+    assert isinstance(run, ObjectStorage)
     return Lease(run)
 
 
-def holder(run: Place) -> str | None:
+def holder(run: Storage) -> str | None:
     """Who writes the run: a pid, or a host and a pid; None if nobody does. An object store is believed for LEASE_S."""
-    if isinstance(run, Directory):
+    if isinstance(run, LocalStorage):
         return _holder(run.path)
     for entry in run.child(LEASES).entries():
         recent = entry.modified_s is not None and abs(time.time() - entry.modified_s) < LEASE_S
         claim = _claim(run, entry.name)
-        if claim and not _gone(entry.name, claim) and (recent or claim.get("place") == _this_place()):
+        if claim and not _gone(entry.name, claim) and (recent or claim.get("place") == _machine_id()):
             return _name(claim)
     return None
 
 
-class Lock:
+class DirectoryLock:
     """The kernel's lock on a run directory's file."""
 
     def __init__(self, run: Path) -> None:
         self._path = path = run / LOCK
-        with told(path):
+        with os_errors_as_user_errors(path):
             try:
                 run.mkdir(parents=True, exist_ok=True)
             except FileNotFoundError:  # as in /proc, where nothing can be made
@@ -82,7 +84,7 @@ class Lock:
             os.close(self._descriptor)
             raise
         _LOCKS.add(self)
-        with told(path):
+        with os_errors_as_user_errors(path):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
@@ -100,7 +102,7 @@ class Lock:
             self._descriptor = -1
 
 
-_LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()
+_LOCKS: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
 
 
 def _forget_locks() -> None:
@@ -115,7 +117,7 @@ os.register_at_fork(after_in_child=_forget_locks)
 class Lease:
     """An object under lock/ that is put again and again."""
 
-    def __init__(self, run: Bucket) -> None:
+    def __init__(self, run: ObjectStorage) -> None:
         self._run, self._token = run, uuid4().hex
         self._file = f"{LEASES}/{self._token}"
         self._beats, self._owner, self._released, self._over = 0, False, False, threading.Event()
@@ -166,7 +168,7 @@ class Lease:
                 if claim is None or _gone(name, claim) or self._stale(ours_s, entry.modified_s, now - since):
                     self._run.delete(f"{LEASES}/{name}")
                     del found[name]
-                elif moved or claim.get("place") == _this_place() if claim["owner"] else name < self._token:
+                elif moved or claim.get("place") == _machine_id() if claim["owner"] else name < self._token:
                     raise _busy(self._run.name, _name(claim))
             if not found:
                 return
@@ -193,7 +195,7 @@ class Lease:
         claim = {
             "host": platform.node(),
             "pid": os.getpid(),
-            "place": _this_place(),
+            "place": _machine_id(),
             "began": _began(os.getpid()),
             "owner": self._owner,
             "beat": self._beats,
@@ -201,7 +203,7 @@ class Lease:
         self._run.put(self._file, json.dumps(claim).encode())
 
 
-def _claim(run: Place, name: str) -> dict[str, object] | None:
+def _claim(run: Storage, name: str) -> dict[str, object] | None:
     """What a claim says; None if it is gone or is none."""
     try:
         claim = json.loads(run.read(f"{LEASES}/{name}"))
@@ -217,7 +219,7 @@ _OURS: set[str] = set()
 def _gone(name: str, claim: dict[str, object]) -> bool:
     """Whether its process ran on this machine and is no more, or is this one and has let it go."""
     pid = claim.get("pid")
-    if not isinstance(pid, int) or claim.get("place") != _this_place() or not _this_place():
+    if not isinstance(pid, int) or claim.get("place") != _machine_id() or not _machine_id():
         return False
     began = _began(pid)
     return claim.get("began") != began or (pid == os.getpid() and name not in _OURS)
@@ -227,7 +229,7 @@ def _name(claim: dict[str, object]) -> str:
     return f"process {claim.get('pid', '?')} on {claim.get('host') or '?'}"
 
 
-def _this_place() -> str:
+def _machine_id() -> str:
     """This boot of this machine, and these process numbers: a container counts its own."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - not a path

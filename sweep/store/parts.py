@@ -15,13 +15,14 @@ from zlib import crc32
 
 from sweep.common import atomic_write, schema
 from sweep.common.errors import UserError
-from sweep.store import arrow_tables
-from sweep.store.storage import Directory, Entry, Place
+from sweep.store import arrow_tables, parquet
+from sweep.store.local_storage import LocalStorage
+from sweep.store.storage import Entry, Storage
 
 POINTS = "points"
 SIBLINGS = tuple(table for table in schema.TABLES if table != POINTS)
 DAMAGED = "damaged"
-NOTED = ("point_id", "status", "attempt")
+PROGRESS_COLUMNS = ("point_id", "status", "attempt")
 _NAME = re.compile(r"part-([0-9]{6,})(?:-([0-9]{6,}))?(?:\.([0-9a-f]{8}))?\.parquet")
 _DIGITS = 8
 _LOOKS = 20
@@ -60,7 +61,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class PartFile:
     """What becomes a file of a part, and its stamp: whoever makes the one makes the other.
 
     `left`: the temporary file of the run's folder in which the data lie, if they do not come with this.
@@ -79,34 +80,34 @@ class File:
         return self.stamp.partition("-")[2][:_DIGITS]
 
 
-def sealed(data: bytes) -> File:
-    return File(data, stamp(data))
+def part_file(data: bytes) -> PartFile:
+    return PartFile(data, size_and_checksum(data))
 
 
-def made(points: arrow_tables.Table, **others: arrow_tables.Table | None) -> dict[str, File]:
+def make_files(points: arrow_tables.Table, **others: arrow_tables.Table | None) -> dict[str, PartFile]:
     """The files of a part, by table: of those that have rows, and of points, which keeps the stamps of the others."""
-    siblings = {name: sealed(data) for name, table in others.items() if (data := arrow_tables.file_of(table))}
-    return siblings | {POINTS: sealed(arrow_tables.parquet_bytes(points, stamps(siblings)))}
+    siblings = {name: part_file(data) for name, table in others.items() if (data := parquet.to_bytes_if_any(table))}
+    return siblings | {POINTS: part_file(parquet.to_bytes(points, sizes_and_checksums(siblings)))}
 
 
-def leave(folder: Path, given: Mapping[str, File]) -> dict[str, File]:
+def write_temporary(folder: Path, given: Mapping[str, PartFile]) -> dict[str, PartFile]:
     """The same, with the data in temporary files of the run's folder: it need not go through a pipe to get there."""
-    left: dict[str, File] = {}
+    left: dict[str, PartFile] = {}
     try:
         for name, file in given.items():
             left[name] = replace(file, data=b"", left=atomic_write.leave(folder, file.data))
     except OSError:  # the driver will meet with the same, and say so
-        Directory(folder).delete(*(file.left for file in left.values()))
+        LocalStorage(folder).delete(*(file.left for file in left.values()))
         return dict(given)
     return left
 
 
-def stamps(siblings: Mapping[str, File]) -> dict[str, str]:
+def sizes_and_checksums(siblings: Mapping[str, PartFile]) -> dict[str, str]:
     """What a points part keeps."""
     return {table: file.stamp for table, file in siblings.items()}
 
 
-def look(run: Place) -> Layout:
+def read_layout(run: Storage) -> Layout:
     """What lies in a run. Looks again while parts are being merged: a listing may miss what comes and what goes."""
     for _ in range(_LOOKS):
         found = {table: run.child(table).entries() for table in (POINTS, *SIBLINGS)}
@@ -141,7 +142,7 @@ def _part(name: str) -> Part | None:
     return Part(int(match[1]), int(match[2] or match[1]), match[3] or "", name) if match else None
 
 
-def write(run: Place, reach: tuple[int, int], given: Mapping[str, File], check: Callable[[], None]) -> Part:
+def write_part(run: Storage, reach: tuple[int, int], given: Mapping[str, PartFile], check: Callable[[], None]) -> Part:
     """Put the files of the commits `reach`; points last, which makes them count. `check` is called just before."""
     digest = given[POINTS].digest
     numbers = "-".join(f"{number:06d}" for number in dict.fromkeys(reach))
@@ -154,7 +155,7 @@ def write(run: Place, reach: tuple[int, int], given: Mapping[str, File], check: 
     return part
 
 
-def _put(run: Place, name: str, file: File) -> None:
+def _put(run: Storage, name: str, file: PartFile) -> None:
     if not file.left:
         run.put(name, file.data)
         return
@@ -164,28 +165,28 @@ def _put(run: Place, name: str, file: File) -> None:
         raise UserError(f"{run}/{file.left}: was removed just now; launch again: what was committed is kept") from error
 
 
-def digits(data: bytes) -> str:
+def checksum(data: bytes) -> str:
     """Tells damage, as a disk or a copy does it; whoever forges a file can forge any digits too. So they are quick."""
     return f"{crc32(data):08x}"
 
 
-def has(data: bytes, told: str) -> bool:
+def has_checksum(data: bytes, told: str) -> bool:
     """Whether these are the digits of the data. The first runs of this form told BLAKE2b's, or the first eight."""
-    return told == digits(data) or blake2b(data, digest_size=16).hexdigest().startswith(told)
+    return told == checksum(data) or blake2b(data, digest_size=16).hexdigest().startswith(told)
 
 
-def stamp(data: bytes) -> str:
+def size_and_checksum(data: bytes) -> str:
     """What a points part keeps of another: size and digits."""
-    return f"{len(data)}-{digits(data)}"
+    return f"{len(data)}-{checksum(data)}"
 
 
-def clean(run: Place, *stray: str) -> None:
+def remove_leftovers(run: Storage, *stray: str) -> None:
     """Remove what somebody who was killed left: temporary files, and `stray` ones. For the lock's holder."""
     loose = [entry.name for entry in run.entries() if atomic_write.is_temporary(entry.name)]
     run.delete(*loose, *stray)
 
 
-def set_aside(run: Place, layout: Layout, part: Part) -> None:
+def set_aside(run: Storage, layout: Layout, part: Part) -> None:
     """Move a part's files into damaged/, the points part last: until then it counts, and is found again."""
     for table in (*SIBLINGS, POINTS):
         if part.file in layout.files[table]:

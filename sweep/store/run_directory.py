@@ -14,7 +14,7 @@ from sweep.grid.point_id import PointIds, id_strings
 from sweep.store import arrow_tables, checked_parts, parts, run_document
 from sweep.store.id_set import IdSet, Keys, keys
 from sweep.store.locks import holder
-from sweep.store.storage import Place
+from sweep.store.storage import Storage
 
 RUN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
@@ -41,7 +41,7 @@ class RunInfo:
     host: str
     kernel: str
     cpu_model: str | None
-    path: Place
+    path: Storage
     document: dict[str, Any]
 
     @property
@@ -51,18 +51,18 @@ class RunInfo:
 
 
 @dataclass(slots=True)
-class Ids:
+class TriedPoints:
     """Which points a run has: `ok` once each; `failed` with their last attempt, unless a later one was ok."""
 
     ok: IdSet
     failed: dict[str, int]
 
-    def tried(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
+    def is_done(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
         """Which of these a launch passes over: those that are ok and, unless they are to run again, that failed."""
         done = self.ok.has(keys(ids))
         return done if rerun_failed else done | self._failed(ids)
 
-    def attempts(self, ids: PointIds, attempt: int) -> int | NDArray[np.int64]:
+    def next_attempts(self, ids: PointIds, attempt: int) -> int | NDArray[np.int64]:
         """`attempt`, raised above the last one of each point that failed: int64[n] if one did."""
         failed = self._failed(ids)
         if not failed.any():
@@ -81,39 +81,39 @@ class Ids:
         return np.isin(ids, np.array(list(self.failed), ids.dtype))
 
 
-def read_ids(run: Place) -> tuple[Ids, list[str]]:
+def read_tried_points(run: Storage) -> tuple[TriedPoints, list[str]]:
     """From the points parts; and a line for each that cannot be read: its points count as not run."""
-    ids, problems = Ids(IdSet(), {}), []
-    for part in parts.look(run).parts:
+    ids, problems = TriedPoints(IdSet(), {}), []
+    for part in parts.read_layout(run).parts:
         try:
             points = checked_parts.read_points(run, part)
         except DamagedError as error:
             problems.append(f"{error}; the next launch of its grid sets it aside and runs its points again")
         else:
-            note_points(ids, points.table, points.keys)
+            add_points(ids, points.table, points.keys)
     return ids, problems
 
 
-def note_points(ids: Ids, points: Any, own: Keys) -> None:
+def add_points(ids: TriedPoints, points: Any, own: Keys) -> None:
     """Take in the rows of one points table (point_id, status, attempt), whose keys are `own`, in order of commits."""
-    ok = arrow_tables.are_ok(points)
+    ok = arrow_tables.is_ok(points)
     ids.ok.add(own.where(ok))
-    good, bad = arrow_tables.parted(points.select(parts.NOTED), ok)
+    good, bad = arrow_tables.split_rows(points.select(parts.PROGRESS_COLUMNS), ok)
     for point, attempt in zip(bad.column("point_id").to_pylist(), bad.column("attempt").to_pylist(), strict=True):
         ids.failed[point] = max(attempt, ids.failed.get(point, 0))
     if ids.failed:
-        for point in arrow_tables.common(good.column("point_id"), ids.failed):
+        for point in arrow_tables.known_ids(good.column("point_id"), ids.failed):
             del ids.failed[point]
 
 
-def read_info(run: Place) -> tuple[RunInfo, list[str]]:
+def read_info(run: Storage) -> tuple[RunInfo, list[str]]:
     """A run as it stands now, and what of it cannot be read; never needs the lock."""
     tree, checked = run_document.read(run)
     grid, last, counts = checked["grid"], checked["launches"][-1], checked["counts"]
     status, problems = checked["status"], list[str]()
     if status not in run_document.FINISHED:
         status = "running" if holder(run) is not None else "interrupted"
-        ids, problems = read_ids(run)
+        ids, problems = read_tried_points(run)
         total, counts = counts.get("points"), {"ok": len(ids.ok), "failed": len(ids.failed)}
         counts["todo"] = None if total is None else max(0, total - counts["ok"] - counts["failed"])
     info = RunInfo(

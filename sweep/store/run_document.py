@@ -13,7 +13,7 @@ from pydantic_core import ValidationError, core_schema
 
 from sweep.common import schema
 from sweep.common.errors import DamagedError, UserError, one_line
-from sweep.store.storage import Place
+from sweep.store.storage import Storage
 
 FILE_NAME = "run.json"
 FINISHED = ("ok", "failed", "interrupted", "fault")
@@ -84,7 +84,7 @@ _DOCUMENT = _mapping(
 _VALIDATOR = pydantic_core.SchemaValidator(_DOCUMENT, core_schema.CoreConfig(strict=True))
 
 
-def read(run: Place) -> tuple[dict[str, Any], dict[str, Any]]:
+def read(run: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run.json as it stands in the file; and its declared keys only, checked, with times as datetime in UTC.
 
     UserError names the file and what is wrong with it.
@@ -113,7 +113,7 @@ def read(run: Place) -> tuple[dict[str, Any], dict[str, Any]]:
     return tree, checked
 
 
-def write(run: Place, tree: dict[str, Any]) -> None:
+def write(run: Storage, tree: dict[str, Any]) -> None:
     """Replace the run's run.json."""
     text = json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
     # A name on the command line may be any bytes; JSON is UTF-8.

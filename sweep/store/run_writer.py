@@ -14,9 +14,10 @@ from sweep.common.errors import SweepFault, UserError
 from sweep.grid.point_id import PointIds
 from sweep.store import arrow_tables, checked_parts, compaction, parts, run_directory, run_document
 from sweep.store.id_set import IdSet, Keys, keys
+from sweep.store.local_storage import LocalStorage
 from sweep.store.locks import RunLock
-from sweep.store.parts import File
-from sweep.store.storage import Directory, Place
+from sweep.store.parts import PartFile
+from sweep.store.storage import Storage
 
 
 class RunWriter:
@@ -26,38 +27,38 @@ class RunWriter:
     `problems` are parts that were found damaged and set aside: their points count as not run.
     """
 
-    def __init__(self, run: Place, lock: RunLock, document: dict[str, Any], resumed: bool) -> None:
+    def __init__(self, run: Storage, lock: RunLock, document: dict[str, Any], resumed: bool) -> None:
         self.run_id, self.resumed = run.name, resumed
         self.problems: list[str] = []
         self._run, self._lock, self._document = run, lock, document
-        self._ids = run_directory.Ids(IdSet(), {})
+        self._tried = run_directory.TriedPoints(IdSet(), {})
         self._parts: dict[parts.Part, compaction.Size] = {}
-        layout = parts.look(run)
-        parts.clean(run, *layout.stray)
+        layout = parts.read_layout(run)
+        parts.remove_leftovers(run, *layout.stray)
         self._take_in(layout)
         self._number = layout.next_number
         self._save(status="running", counts={"points": None})
 
-    def tried(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
-        """Which of these points a launch passes over (run_directory.Ids)."""
-        return self._ids.tried(ids, rerun_failed)
+    def is_done(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
+        """Which of these points a launch passes over (run_directory.TriedPoints)."""
+        return self._tried.is_done(ids, rerun_failed)
 
     def failed_ids(self) -> set[str]:
         """Points whose last attempt was not ok."""
-        return set(self._ids.failed)
+        return set(self._tried.failed)
 
-    def expect(self, points: int) -> None:
+    def set_planned_points(self, points: int) -> None:
         """How many points the plan has in all, done ones too, so that `ls` can say what is left."""
         self._save(counts={"points": points})
 
-    def attempts(self, ids: PointIds, attempt: int) -> int | NDArray[np.int64]:
-        """Which attempt this is of each point (run_directory.Ids)."""
-        return self._ids.attempts(ids, attempt)
+    def next_attempts(self, ids: PointIds, attempt: int) -> int | NDArray[np.int64]:
+        """Which attempt this is of each point (run_directory.TriedPoints)."""
+        return self._tried.next_attempts(ids, attempt)
 
     @property
     def folder(self) -> Path | None:
         """Where workers of this machine may leave files; None: in no directory."""
-        return self._run.path.absolute() if isinstance(self._run, Directory) else None
+        return self._run.path.absolute() if isinstance(self._run, LocalStorage) else None
 
     @property
     def derived(self) -> Mapping[str, str]:
@@ -77,24 +78,24 @@ class RunWriter:
             if table is not None:
                 _must_be_own(table, self.run_id, schema.TABLES[name])
         own = self._check(points.column("point_id"))
-        points = arrow_tables.explained(arrow_tables.raise_attempts(points, self._ids.failed), self.derived)
-        self._write(parts.made(points, outcomes=outcomes, rounds=rounds), points.num_rows)
-        run_directory.note_points(self._ids, points, own)
+        points = arrow_tables.describe_derived(arrow_tables.raise_attempts(points, self._tried.failed), self.derived)
+        self._write(parts.make_files(points, outcomes=outcomes, rounds=rounds), points.num_rows)
+        run_directory.add_points(self._tried, points, own)
 
-    def commit_files(self, files: Mapping[str, File], ids: PointIds) -> None:
+    def commit_files(self, files: Mapping[str, PartFile], ids: PointIds) -> None:
         """The same with files (`parts.made`) that somebody else made of points that are all ok, under their ids."""
         own = self._check(ids)
         self._write(files, len(ids))
-        self._ids.note_ok(ids, own)
+        self._tried.note_ok(ids, own)
 
     def compact(self) -> None:
         """Merge small parts, so that a run is a few files however often it was committed."""
-        arrow_tables.let_go()
+        arrow_tables.release_memory()
         try:
             self._parts = compaction.compact(self._run, self._parts, self._lock.check)
         except UserError as error:  # a full disk, say: all rows are there, in more files
             self.problems.append(f"{error}; the run keeps its small files")
-        arrow_tables.let_go()
+        arrow_tables.release_memory()
 
     def finish(self, status: str, counts: Mapping[str, int]) -> None:
         """Say how it ended: ok, failed, interrupted or fault. ok and failed are counted here, for all launches.
@@ -103,13 +104,13 @@ class RunWriter:
         """
         if status not in run_document.FINISHED:
             raise SweepFault(f"a run cannot end as {status!r}")
-        ok, failed, points = len(self._ids.ok), len(self._ids.failed), self._document["counts"].get("points")
+        ok, failed, points = len(self._tried.ok), len(self._tried.failed), self._document["counts"].get("points")
         todo = None if status in ("interrupted", "fault") else 0
         todo = counts.get("todo", todo if points is None else max(0, points - ok - failed))
         if status in ("ok", "failed"):
             self.compact()
         self._lock.check()
-        parts.clean(self._run)
+        parts.remove_leftovers(self._run)
         self._save(status=status, counts={"points": points, "ok": ok, "failed": failed, "todo": todo})
 
     def close(self) -> None:
@@ -126,27 +127,27 @@ class RunWriter:
     def _take_in(self, layout: parts.Layout) -> None:
         """The points of every part; one that is damaged, or repeats what is there, is set aside."""
         for part, points, problem in checked_parts.examined(self._run, layout):
-            if points is not None and (self._ids.ok.has(points.keys) & arrow_tables.are_ok(points.table)).any():
+            if points is not None and (self._tried.ok.has(points.keys) & arrow_tables.is_ok(points.table)).any():
                 points, problem = None, f"{self._run}/{parts.POINTS}/{part.file}: has points that are there already"
             if points is None:
                 parts.set_aside(self._run, layout, part)
                 self.problems.append(f"{problem}; set aside in {self._run}/{parts.DAMAGED}, its points run again")
                 continue
-            run_directory.note_points(self._ids, points.table, points.keys)
+            run_directory.add_points(self._tried, points.table, points.keys)
             self._parts[part] = compaction.Size(points.table.num_rows, layout.bytes_of(part))
 
     def _check(self, ids: Any) -> Keys:
         own = keys(ids)
-        if self._ids.ok.has(own).any():
+        if self._tried.ok.has(own).any():
             raise SweepFault("a point that is done was to be written again")
         if not own.first().all():
             raise SweepFault("a point twice in one commit")
         return own
 
-    def _write(self, files: Mapping[str, File], points: int) -> None:
+    def _write(self, files: Mapping[str, PartFile], points: int) -> None:
         self._lock.check()
         number, self._number = self._number, self._number + 1
-        part = parts.write(self._run, (number, number), files, self._lock.check)
+        part = parts.write_part(self._run, (number, number), files, self._lock.check)
         self._parts[part] = compaction.Size(points, sum(file.size for file in files.values()))
 
     def _save(self, **changes: Any) -> None:

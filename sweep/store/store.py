@@ -16,9 +16,11 @@ from sweep.common import schema
 from sweep.common.errors import UserError, did_you_mean, one_line
 from sweep.grid.point_id import PointIds
 from sweep.store import locks, parts, run_directory, run_document
+from sweep.store.local_storage import LocalStorage, os_errors_as_user_errors
 from sweep.store.run_directory import RunInfo
 from sweep.store.run_writer import RunWriter
-from sweep.store.storage import Directory, Place, place_at, told
+from sweep.store.storage import Storage
+from sweep.store.storage_uri import open_storage
 
 __all__ = ["RunInfo", "RunWriter", "Store", "open_store"]
 
@@ -59,23 +61,23 @@ class Survey:
 
 def open_store(place: str) -> "Store":
     """A store at what a user wrote for --results: a directory, or a URI of an object store."""
-    return Store(place_at(place))
+    return Store(open_storage(place))
 
 
 class Store:
     """Runs in one place, which need not exist yet."""
 
-    def __init__(self, root: Place | Path) -> None:
-        self.root: Place = root if isinstance(root, Place) else Directory(root)
-        if isinstance(self.root, Directory):
-            with told(self.root.path):
+    def __init__(self, root: Storage | Path) -> None:
+        self.root: Storage = root if isinstance(root, Storage) else LocalStorage(root)
+        if isinstance(self.root, LocalStorage):
+            with os_errors_as_user_errors(self.root.path):
                 if self.root.path.exists() and not self.root.path.is_dir():
                     raise UserError(f"{root}: not a directory; give the directory of the runs")
 
     @property
     def exists(self) -> bool:
         """An object store has no empty folders: there it is one with something in it."""
-        return self.root.path.exists() if isinstance(self.root, Directory) else bool(self.root.entries())
+        return self.root.path.exists() if isinstance(self.root, LocalStorage) else bool(self.root.entries())
 
     def survey(self) -> Survey:
         """Every run; one that cannot be read becomes a problem, not an error."""
@@ -128,13 +130,13 @@ class Store:
         """Delete a run; UserError while it is being written."""
         name = self.find_name(run_id)
         run = self.root.child(name)
-        if isinstance(run, Directory) and run.path.is_symlink():
+        if isinstance(run, LocalStorage) and run.path.is_symlink():
             run.path.unlink()
             return
         who = locks.holder(run)
         if who is not None:
             raise UserError(f"{name} is being written by {who}; stop it first")
-        lock = locks.lock(run)
+        lock = locks.acquire(run)
         try:
             # run.json last: a killed `rm` leaves a run that can be removed, and none of whose rows count.
             for table in (parts.POINTS, *parts.SIBLINGS):
@@ -143,10 +145,10 @@ class Store:
         finally:
             lock.release()
 
-    def tried(self, run_id: str, rerun_failed: bool = False) -> Callable[[PointIds], NDArray[np.bool_]]:
-        """Which points of a run a launch passes over (run_directory.Ids). For `plan`: no lock."""
-        ids, _ = run_directory.read_ids(self.root.child(run_id))
-        return lambda wanted: ids.tried(wanted, rerun_failed)
+    def done_check(self, run_id: str, rerun_failed: bool = False) -> Callable[[PointIds], NDArray[np.bool_]]:
+        """Which points of a run a launch passes over (run_directory.TriedPoints). For `plan`: no lock."""
+        ids, _ = run_directory.read_tried_points(self.root.child(run_id))
+        return lambda wanted: ids.is_done(wanted, rerun_failed)
 
     def latest_run(self, run_name: str, engine: str = "model") -> RunInfo | None:
         """The run that a launch of this content goes on with: the highest of NAME, NAME-2, NAME-3, ..."""
@@ -159,11 +161,11 @@ class Store:
     def open_run(self, grid: GridLike, run_name: str, fresh: bool, provenance: Mapping[str, Any]) -> RunWriter:
         """Go on with the latest run of this name, or start one; `provenance` may say `engine` (else model)."""
         engine = str(provenance.get("engine", "model"))
-        self._bury()
+        self._remove_leftovers_of_earlier_versions()
         found = None if fresh else self.latest_run(run_name, engine)
         name = found.run_id if found else self._free_name(run_name)
         run = self.root.child(name)
-        lock = locks.lock(run)
+        lock = locks.acquire(run)
         try:
             if found is None and run.has(run_document.FILE_NAME):
                 raise UserError(f"{name} was started by another launch just now; launch again")
@@ -180,11 +182,11 @@ class Store:
 
     def cost_files(self) -> list[Path]:
         """Cost tables that were measured here (`calibrate` writes them)."""
-        return sorted((self.root.path / _COSTS).glob("*.json")) if isinstance(self.root, Directory) else []
+        return sorted((self.root.path / _COSTS).glob("*.json")) if isinstance(self.root, LocalStorage) else []
 
     def cost_path(self, name: str) -> Path:
         """Where `calibrate` writes one."""
-        if isinstance(self.root, Directory):
+        if isinstance(self.root, LocalStorage):
             return self.root.path / _COSTS / f"{name}.json"
         raise UserError(
             f"{self.root}: cost tables lie in directories; add -o FILE, and give it to query with --cost FILE"
@@ -209,7 +211,7 @@ class Store:
 
     def _names(self) -> list[str]:
         """Directories that are runs, or were before something broke them."""
-        names = [e.name for e in self.root.entries() if e.is_place and run_directory.RUN_NAME.fullmatch(e.name)]
+        names = [e.name for e in self.root.entries() if e.is_folder and run_directory.RUN_NAME.fullmatch(e.name)]
         marks = {run_document.FILE_NAME, *schema.TABLES}
         return [name for name in names if marks & {entry.name for entry in self.root.child(name).entries()}]
 
@@ -228,9 +230,9 @@ class Store:
                 numbers[int(match[1] or 1)] = name
         return [numbers[number] for number in sorted(numbers, reverse=True)]
 
-    def _bury(self) -> None:
+    def _remove_leftovers_of_earlier_versions(self) -> None:
         """What an earlier version left when it was killed: directories of runs that were being made or removed."""
-        if isinstance(self.root, Directory):
+        if isinstance(self.root, LocalStorage):
             for name in (e.name for e in self.root.entries() if e.name.startswith((".new-", ".removed-"))):
                 shutil.rmtree(self.root.path / name, ignore_errors=True)
 

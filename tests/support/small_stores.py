@@ -12,8 +12,9 @@ from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.grid.point_id import PointIds
-from sweep.store import arrow_tables, parts
-from sweep.store.storage import Directory, Place
+from sweep.store import arrow_tables, parquet, parts
+from sweep.store.local_storage import LocalStorage
+from sweep.store.storage import Storage
 from sweep.store.store import RunWriter, Store
 
 MIB = 1 << 20
@@ -48,7 +49,7 @@ def named(numbers: Iterable[int]) -> PointIds:
 
 def has_ok(writer: RunWriter, numbers: Iterable[int]) -> list[bool]:
     """Which of these points the run has an ok row of."""
-    found: list[bool] = writer.tried(named(numbers), rerun_failed=True).tolist()
+    found: list[bool] = writer.is_done(named(numbers), rerun_failed=True).tolist()
     return found
 
 
@@ -106,32 +107,32 @@ def commit(
     writer.commit(outcomes if good else None, rounds if good else None, points)
 
 
-def opened(root: Place | Path, name: str = "first-0123abcd", *, fresh: bool = False, **provenance: Any) -> RunWriter:
+def opened(root: Storage | Path, name: str = "first-0123abcd", *, fresh: bool = False, **provenance: Any) -> RunWriter:
     """A writer on a run of the made-up grid that the name starts with."""
     grid = FakeGrid(name=name.rpartition("-")[0])
     return Store(root).open_run(grid, name, fresh, {"version": "0", **provenance})
 
 
-def part_paths(run: Place | Path, table: str) -> list[Path]:
+def part_paths(run: Storage | Path, table: str) -> list[Path]:
     """The files of one table that count, in a directory."""
     folder = run if isinstance(run, Path) else Path(str(run))
-    return [folder / name for name in parts.look(Directory(folder)).of(table)]
+    return [folder / name for name in parts.read_layout(LocalStorage(folder)).of(table)]
 
 
 def rewrite_part(run: Path, number: int, table: str, change: Callable[[Any], Any]) -> None:
     """Replace the table of one part by what `change` returns for it, with checksums that are right."""
-    place = Directory(run)
-    (part,) = [part for part in parts.look(place).parts if part.first == number]
+    place = LocalStorage(run)
+    (part,) = [part for part in parts.read_layout(place).parts if part.first == number]
     tables = {name: run / name / part.file for name in ("outcomes", "rounds", "points")}
-    rows = {name: arrow_tables.read_part(path, str(path)) for name, path in tables.items() if path.exists()}
+    rows = {name: parquet.read_table(path, str(path)) for name, path in tables.items() if path.exists()}
     for path in tables.values():
         path.unlink(missing_ok=True)
     rows[table] = change(rows[table])
     rows["points"] = rows["points"].replace_schema_metadata(None)
-    parts.write(place, (part.first, part.last), parts.made(**rows), lambda: None)
+    parts.write_part(place, (part.first, part.last), parts.make_files(**rows), lambda: None)
 
 
-def filled(root: Place | Path, points: int = 4, name: str = "first-0123abcd", **how: Any) -> Store:
+def filled(root: Storage | Path, points: int = 4, name: str = "first-0123abcd", **how: Any) -> Store:
     """A store with one finished run."""
     with opened(root, name) as writer:
         commit(writer, 0, points, **how)

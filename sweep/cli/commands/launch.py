@@ -112,11 +112,11 @@ def launch(
 def _open_store(results: str) -> "Store":
     """Open the store. Raises UserError for a directory that Ray removes at the end of a job."""
     from sweep.executors.ray_session_dir import is_in_job_folder
-    from sweep.store.storage import Directory
+    from sweep.store.local_storage import LocalStorage
     from sweep.store.store import open_store
 
     store = open_store(results)
-    if isinstance(store.root, Directory) and is_in_job_folder(store.root.path):
+    if isinstance(store.root, LocalStorage) and is_in_job_folder(store.root.path):
         raise UserError(
             f"--results {one_line(results)}: is in the Ray job's own folder, which Ray removes; "
             "give a URI such as s3://bucket/prefix, or an absolute path"

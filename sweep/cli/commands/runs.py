@@ -107,9 +107,9 @@ def _confirm_deletion(names: list[str]) -> bool:
 
 def _run_facts(info: "RunInfo") -> dict[str, Any]:
     """The run's row of the view `runs`, and what its document and its files add."""
-    from sweep.store.parts import look
+    from sweep.store.parts import read_layout
 
-    layout = look(info.path)
+    layout = read_layout(info.path)
     launches, grid = info.document["launches"], info.document["grid"]
     last = launches[-1] if launches else {}
     return {

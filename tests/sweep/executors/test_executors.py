@@ -34,8 +34,8 @@ from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes, failure_of_exit
 from sweep.executors.ray import RayTasks
 from sweep.executors.worker import concatenate, run_batch
-from sweep.store import arrow_tables
-from sweep.store.parts import stamp
+from sweep.store import arrow_tables, parquet
+from sweep.store.parts import size_and_checksum
 from tests.paths import ROOT
 from tests.support import fake_engine
 from tests.support.small_stores import named
@@ -135,12 +135,12 @@ def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
         ),
     }
     for name, table in made.items():
-        timeless = [column for column in arrow_tables.written(table).column_names if column != "finished_at"]
-        got = arrow_tables.read_part(done.files[name].data, "")
+        timeless = [column for column in parquet.without_absent_columns(table).column_names if column != "finished_at"]
+        got = parquet.read_table(done.files[name].data, "")
         assert got.select(timeless).equals(table.select(timeless))
-        assert done.files[name].stamp == stamp(done.files[name].data)
+        assert done.files[name].stamp == size_and_checksum(done.files[name].data)
     assert got.schema.field("double").metadata[b"meaning"] == b"derived: 2 * seed"
-    assert arrow_tables.kept(done.files["points"].data, "") == {
+    assert parquet.read_metadata(done.files["points"].data, "") == {
         name: done.files[name].stamp for name in ("outcomes", "rounds")
     }
     done = answers(executor, Batch(2, points(1, fake_engine.RAISES, 3), runner=fake_engine.RUNNER, labels=labels))[2]
@@ -169,7 +169,7 @@ def test_a_worker_of_this_machine_leaves_files_for_the_driver(executor: Executor
     for file in left.values():
         assert is_temporary(file.left)
         assert not file.data
-        assert stamp((tmp_path / file.left).read_bytes()) == file.stamp
+        assert size_and_checksum((tmp_path / file.left).read_bytes()) == file.stamp
     assert left["outcomes"].stamp == sent["outcomes"].stamp
 
 

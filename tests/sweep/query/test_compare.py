@@ -20,7 +20,7 @@ from sweep.query import compare_sql
 from sweep.query.database import Database
 from sweep.store import arrow_tables
 from sweep.store.arrow_tables import KernelFacts
-from sweep.store.storage import Place
+from sweep.store.storage import Storage
 from sweep.store.store import Store
 from tests.paths import DATA
 from tests.support import small_stores
@@ -48,7 +48,7 @@ def scenarios(seeds: Sequence[int], **fields: Any) -> list[Scenario]:
 
 
 def write(
-    root: Place | Path,
+    root: Storage | Path,
     name: str,
     points: list[Scenario],
     change: Change | None = None,

@@ -17,8 +17,8 @@ from engine.run import run_batch
 from sweep.common import schema
 from sweep.query import conditions
 from sweep.query.database import Database
-from sweep.store import arrow_tables
-from sweep.store.storage import Directory
+from sweep.store import arrow_tables, parquet
+from sweep.store.local_storage import LocalStorage
 from sweep.store.store import Store
 from tests.support.small_stores import (
     ROUNDS,
@@ -66,7 +66,7 @@ def test_a_column_that_no_file_has_is_null(tmp_path: Path) -> None:
     with opened(tmp_path) as writer:
         commit(writer, 0, 4)
     (part,) = part_paths(tmp_path / writer.run_id, "outcomes")
-    assert not {"install_ns", "trace"} & set(arrow_tables.read_part(part, "").column_names)
+    assert not {"install_ns", "trace"} & set(parquet.read_table(part, "").column_names)
     with Database(Store(tmp_path)) as database:
         told = database.query("SELECT DISTINCT install_ns, trace, pt_reclaim FROM outcomes").to_pylist()
         described = {view: database.query(f"DESCRIBE {view}").to_pylist() for view in schema.VIEWS}
@@ -230,23 +230,23 @@ def test_readers_see_each_row_once_while_parts_are_merged(tmp_path: Path, monkey
             commit(writer, first, 1)
         early = [Database(Store(tmp_path)) for _ in range(14)]
         answers: list[dict[str, int]] = []
-        real_put, real_delete = Directory.put, Directory.delete
+        real_put, real_delete = LocalStorage.put, LocalStorage.delete
 
         def look() -> None:
             with early.pop() as before, Database(Store(tmp_path)) as now:
                 answers.extend(row for database in (before, now) for row in database.query(counted).to_pylist())
 
-        def put(place: Directory, name: str, data: bytes) -> None:
+        def put(place: LocalStorage, name: str, data: bytes) -> None:
             real_put(place, name, data)
             look()
 
-        def delete(place: Directory, *names: str) -> None:
+        def delete(place: LocalStorage, *names: str) -> None:
             for name in names:
                 real_delete(place, name)
                 look()
 
-        monkeypatch.setattr(Directory, "put", put)
-        monkeypatch.setattr(Directory, "delete", delete)
+        monkeypatch.setattr(LocalStorage, "put", put)
+        monkeypatch.setattr(LocalStorage, "delete", delete)
         writer.finish("ok", {})
     assert len(answers) == 2 * 13
     assert all(row == {"n": 21, "distinct_n": 21} for row in answers)

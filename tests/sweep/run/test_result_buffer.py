@@ -15,8 +15,8 @@ from sweep.executors.ray import RayTasks
 from sweep.run.batching import Task
 from sweep.run.plan import make_plan
 from sweep.run.result_buffer import ResultBuffer
-from sweep.store.parts import File, sealed
-from sweep.store.storage import place_at
+from sweep.store.parts import PartFile, part_file
+from sweep.store.storage_uri import open_storage
 from tests.support.fake_engine import grid
 from tests.support.small_stores import opened
 
@@ -99,7 +99,7 @@ def test_tasks_with_files_are_committed_at_once(monkeypatch: pytest.MonkeyPatch)
     buffer = ResultBuffer(FakePartWriter(), POLICIES)  # type: ignore[arg-type]
     monkeypatch.setattr(buffer, "_write_one_part", lambda entries: written.append(-len(entries)))
     task = Task(next(make_plan(grid([1, 2])).chunks()), 1.0)
-    for files in (None, {"points": sealed(b"")}, None):
+    for files in (None, {"points": part_file(b"")}, None):
         list(buffer.record_finished(task, Done(1, files=files)))
         buffer.commit_if_due()
         buffer.wait_for_commit()
@@ -114,7 +114,7 @@ def test_a_part_that_cannot_be_written_does_not_affect_others(monkeypatch: pytes
     written: list[str] = []
 
     class FakePartWriter(FakeWriter):
-        def commit_files(self, files: dict[str, File], ids: object) -> None:
+        def commit_files(self, files: dict[str, PartFile], ids: object) -> None:
             name = files["points"].left
             if name in "ac":
                 raise UserError(f"{name} is gone")
@@ -124,7 +124,7 @@ def test_a_part_that_cannot_be_written_does_not_affect_others(monkeypatch: pytes
     monkeypatch.setattr(buffer, "_write_one_part", lambda entries: written.append(f"{len(entries)} others"))
     task = Task(next(make_plan(grid([1, 2])).chunks()), 1.0)
     for left in "abcd":
-        list(buffer.record_finished(task, Done(1, files={"points": File(b"", "0-00000000", left)})))
+        list(buffer.record_finished(task, Done(1, files={"points": PartFile(b"", "0-00000000", left)})))
     buffer.record_given_up(task, Done(1, BatchStatus.LOST), Failure("lost", "Lost"))
     with pytest.raises(UserError, match="a is gone"):
         buffer.commit_all()
@@ -139,7 +139,7 @@ def test_only_local_workers_write_into_the_run_folder(tmp_path: Path, monkeypatc
     assert [executor.is_local for executor in executors] == [True, False, True, True]
     monkeypatch.setattr("sweep.run.result_buffer.PART_POINTS", 2)
     large, small = (Task(next(make_plan(grid(seeds)).chunks()), 1.0) for seeds in ([1, 2], [3]))
-    with opened(tmp_path) as writer, opened(place_at("memory://bucket/runs")) as in_bucket:
+    with opened(tmp_path) as writer, opened(open_storage("memory://bucket/runs")) as in_bucket:
         for run_writer, is_local, folder in (
             (writer, True, tmp_path / writer.run_id), (writer, False, None), (in_bucket, True, None)
         ):  # fmt: skip

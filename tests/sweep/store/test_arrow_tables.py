@@ -14,7 +14,7 @@ from engine.model.results import COLUMNS, ROUND_COLUMNS, STATE, WORK
 from engine.model.scenario import FIELDS, row
 from sweep.common import schema
 from sweep.common.errors import DamagedError, SweepFault, UserError
-from sweep.store import arrow_tables
+from sweep.store import arrow_tables, parquet
 from tests.support.small_stores import point_id, results, scenarios
 
 COUNT = 5
@@ -76,7 +76,7 @@ def test_a_single_round_stands_in_outcomes_alone() -> None:
     rows = arrow_tables.round_table("r", IDS[:2], made, ("none", "munmap")).to_pylist()
     assert [(r["point_id"], r["round"]) for r in rows] == [(IDS[1], 1), (IDS[1], 1), (IDS[1], 2), (IDS[1], 2)]
     assert rows[0]["res_bytes_peak"] == made.rounds[1, 0, 0]
-    assert arrow_tables.file_of(arrow_tables.round_table("r", IDS[:2], results(2, rounds=1))) == b""
+    assert parquet.to_bytes_if_any(arrow_tables.round_table("r", IDS[:2], results(2, rounds=1))) == b""
 
 
 def test_the_model_measures_nothing_and_the_kernel_shows_little() -> None:
@@ -128,23 +128,23 @@ def test_results_of_other_points_are_a_fault() -> None:
 def test_an_undeclared_column_is_a_fault() -> None:
     """No table has a column that schema.py does not know."""
     with pytest.raises(SweepFault, match="undeclared columns: secret"):
-        arrow_tables._declared(schema.ROUNDS, {"secret": pa.array([1])}, 1)
+        arrow_tables.declared(schema.ROUNDS, {"secret": pa.array([1])}, 1)
 
 
 def test_a_part_comes_back() -> None:
     """Bytes of Parquet hold what the table tells, its units, and what they were told to keep."""
     table = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
-    data = arrow_tables.parquet_bytes(table, {"rounds": "abc"})
-    back = arrow_tables.read_part(data, "part")
+    data = parquet.to_bytes(table, {"rounds": "abc"})
+    back = parquet.read_table(data, "part")
     assert back.equals(table.select(back.column_names))
     left_out = [table.column(name) for name in table.column_names if name not in back.column_names]
     assert len(left_out) >= len(schema.TRACE + schema.KERNEL)
     assert all(column.null_count == len(table) for column in left_out)
-    assert arrow_tables.kept(data, "part") == {"rounds": "abc"}
+    assert parquet.read_metadata(data, "part") == {"rounds": "abc"}
     assert pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0).column(0).compression == "LZ4"
     assert back.schema.field("virt").metadata[b"unit"] == b"bytes"
-    assert arrow_tables.file_of(table) == arrow_tables.parquet_bytes(table)
-    assert arrow_tables.file_of(table.slice(0, 0)) == b""
+    assert parquet.to_bytes_if_any(table) == parquet.to_bytes(table)
+    assert parquet.to_bytes_if_any(table.slice(0, 0)) == b""
 
 
 def test_parts_become_one(tmp_path: Path) -> None:
@@ -153,17 +153,17 @@ def test_parts_become_one(tmp_path: Path) -> None:
     high = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [1] * COUNT, "more": ["x"] * COUNT})
     text = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": ["x"] * COUNT})
     for name, table in {"low": low, "high": high, "text": text}.items():
-        (tmp_path / name).write_bytes(arrow_tables.parquet_bytes(table))
-    assert "pages" in arrow_tables.read_part(tmp_path / "low", "low").column_names  # nothing else tells of it
-    wide = arrow_tables.merged([tmp_path / "low", tmp_path / "high"], {"rounds": "abc"})
-    back = arrow_tables.read_part(wide, "wide")
+        (tmp_path / name).write_bytes(parquet.to_bytes(table))
+    assert "pages" in parquet.read_table(tmp_path / "low", "low").column_names  # nothing else tells of it
+    wide = parquet.merge([tmp_path / "low", tmp_path / "high"], {"rounds": "abc"})
+    back = parquet.read_table(wide, "wide")
     assert back.column("point_id").to_pylist() == IDS * 2
     assert back.column("pages").to_pylist() == [None] * COUNT + [1.0] * COUNT
     assert back.column("more").to_pylist() == [None] * COUNT + ["x"] * COUNT
     assert back.schema.field("virt").metadata[b"unit"] == b"bytes"
-    assert arrow_tables.kept(wide, "wide") == {"rounds": "abc"}
+    assert parquet.read_metadata(wide, "wide") == {"rounds": "abc"}
     with pytest.raises(UserError, match="do not fit together"):
-        arrow_tables.merged([tmp_path / "high", tmp_path / "text"])
+        parquet.merge([tmp_path / "high", tmp_path / "text"])
 
 
 def test_only_columns_with_gaps_are_nullable(tmp_path: Path) -> None:
@@ -175,15 +175,15 @@ def test_only_columns_with_gaps_are_nullable(tmp_path: Path) -> None:
     seen = replace(results(COUNT), known=(*STATE, "zap_calls"))
     part = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), seen)
     for name, table in {"whole": whole, "part": part}.items():
-        (tmp_path / name).write_bytes(arrow_tables.parquet_bytes(table))
+        (tmp_path / name).write_bytes(parquet.to_bytes(table))
     for order in (["whole", "part"], ["part", "whole"]):
-        back = arrow_tables.read_part(arrow_tables.merged([tmp_path / name for name in order]), "wide")
+        back = parquet.read_table(parquet.merge([tmp_path / name for name in order]), "wide")
         assert back.column("ipis").null_count == part.num_rows
         assert back.schema.field("ipis").nullable
         assert not back.schema.field("zap_calls").nullable
-    (tmp_path / "old").write_bytes(arrow_tables.parquet_bytes(whole.drop_columns(["zap_calls"])))
+    (tmp_path / "old").write_bytes(parquet.to_bytes(whole.drop_columns(["zap_calls"])))
     for order in (["whole", "old"], ["old", "whole"]):
-        back = arrow_tables.read_part(arrow_tables.merged([tmp_path / name for name in order]), "wide")
+        back = parquet.read_table(parquet.merge([tmp_path / name for name in order]), "wide")
         assert back.column("zap_calls").null_count == whole.num_rows
 
 
@@ -192,23 +192,23 @@ def test_a_truncated_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "part-000001.parquet"
     path.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DamagedError, match=r"part-000001\.parquet: not a whole Parquet file") as told:
-        arrow_tables.read_part(path, str(path))
+        parquet.read_table(path, str(path))
     assert "\n" not in str(told.value)
     with pytest.raises(DamagedError, match="gone"):
-        arrow_tables.read_part(tmp_path / "none", "none")
+        parquet.read_table(tmp_path / "none", "none")
 
     def forbidden(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(pq, "ParquetFile", forbidden)
     with pytest.raises(UserError, match="part: Permission denied; change its permissions: the run needs it") as other:
-        arrow_tables.read_part(path, "part")
+        parquet.read_table(path, "part")
     assert not isinstance(other.value, DamagedError)
 
 
 def test_wide_sums_are_narrowed() -> None:
     """DuckDB's 128-bit sums become int64 where they fit, and stay exact where they do not."""
     wide = pa.table({"a": pa.array([1, None], pa.decimal128(38, 0)), "b": pa.array([2**70, 1], pa.decimal128(38, 0))})
-    narrow = arrow_tables.narrowed(wide)
+    narrow = arrow_tables.decimals_as_int64(wide)
     assert narrow.schema.types == [pa.int64(), pa.decimal128(38, 0)]
     assert narrow.column("a").to_pylist() == [1, None]

@@ -8,7 +8,9 @@ import pytest
 
 from sweep.query.database import Database
 from sweep.store.checked_parts import CheckedFiles
-from sweep.store.storage import Directory, Place, place_at
+from sweep.store.local_storage import LocalStorage
+from sweep.store.storage import Storage
+from sweep.store.storage_uri import open_storage
 from sweep.store.store import Store
 from tests.support.small_stores import commit, has_ok, opened, part_paths
 
@@ -46,12 +48,12 @@ def test_every_flipped_bit_is_found(run: Path) -> None:
     """Of 1,000 single flipped bits, each leaves out its part, named by the file, and no other."""
     for path, bit in flips(run, FLIPS):
         flip(path, bit)
-        files = CheckedFiles(Directory(run))
+        files = CheckedFiles(LocalStorage(run))
         assert files.check(TABLES)
         assert [part.file for part in files.damaged] == [path.name]
         assert [str(path) in problem for problem in files.damaged.values()] == [True]
         flip(path, bit)
-    files = CheckedFiles(Directory(run))
+    files = CheckedFiles(LocalStorage(run))
     assert not files.check(TABLES)
 
 
@@ -100,7 +102,7 @@ def test_merging_does_not_launder_damage(tmp_path: Path) -> None:
 
 def test_object_stores_are_checked_too() -> None:
     """On the bytes that a query gets; a launch finds the same."""
-    root: Place = place_at("memory://checked/results")
+    root: Storage = open_storage("memory://checked/results")
     with opened(root) as writer:
         commit(writer, 0, 2)
         commit(writer, 2, 3)

@@ -12,7 +12,7 @@ import pytest
 
 from sweep.common.errors import UserError
 from sweep.store import locks
-from sweep.store.storage import Directory
+from sweep.store.local_storage import LocalStorage
 from sweep.store.store import Store
 from tests.support.small_stores import has_ok, opened
 
@@ -69,9 +69,9 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
         os._exit(0)
     try:
         assert ours.recv(6) == b"forked"
-        assert locks.holder(Directory(tmp_path / writer.run_id)) == f"process {os.getpid()}"
+        assert locks.holder(LocalStorage(tmp_path / writer.run_id)) == f"process {os.getpid()}"
         writer.close()
-        assert locks.holder(Directory(tmp_path / writer.run_id)) is None
+        assert locks.holder(LocalStorage(tmp_path / writer.run_id)) is None
         opened(tmp_path).close()
     finally:
         ours.send(b".")

@@ -18,8 +18,11 @@ from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.query.database import Database
 from sweep.run.launch import LaunchOptions, launch
-from sweep.store import locks, parts, storage
-from sweep.store.storage import Bucket, Directory, Place, place_at
+from sweep.store import locks, object_storage, parts
+from sweep.store.local_storage import LocalStorage
+from sweep.store.object_storage import ObjectStorage
+from sweep.store.storage import Storage
+from sweep.store.storage_uri import open_storage
 from sweep.store.store import Store
 from tests.support import fake_engine
 from tests.support.fake_engine import Told, grid
@@ -43,35 +46,35 @@ def bucket(server: Proxy) -> str:
 
 
 @pytest.fixture(params=["directory", "s3", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """A place of each kind, empty."""
     if request.param == "directory":
-        return Directory(tmp_path / "results")
+        return LocalStorage(tmp_path / "results")
     if request.param == "s3":
-        return place_at(request.getfixturevalue("bucket"))
-    return place_at(f"memory://{uuid4().hex}/results")
+        return open_storage(request.getfixturevalue("bucket"))
+    return open_storage(f"memory://{uuid4().hex}/results")
 
 
-def run(root: Place | Path, seeds: list[int] = SEEDS, **how: Any) -> Any:
+def run(root: Storage | Path, seeds: list[int] = SEEDS, **how: Any) -> Any:
     return launch(
         grid(seeds, rounds=2), LaunchOptions(root, executor="inline", runner=fake_engine.RUNNER, **how), Told()
     )
 
 
-def rows(root: Place | Path, sql: str = "SELECT * FROM outcomes ORDER BY point_id, policy") -> list[dict[str, Any]]:
+def rows(root: Storage | Path, sql: str = "SELECT * FROM outcomes ORDER BY point_id, policy") -> list[dict[str, Any]]:
     with Database(Store(root)) as database:
         found: list[dict[str, Any]] = database.query(sql).to_pylist()
         return found
 
 
-def test_places_are_alike(place: Place) -> None:
+def test_places_are_alike(place: Storage) -> None:
     """What is put is there whole, once; names are sorted; what is not there is said so, or is fine to delete."""
     assert place.entries() == place.child("none").entries() == []
     place.put("a/two", b"2")
     place.put("a/one", b"1" * 100_000)
     place.put("a/two", b"22")
-    assert [(entry.name, entry.is_place) for entry in place.entries()] == [("a", True)]
-    assert [(e.name, e.is_place, e.size) for e in place.child("a").entries()] == [
+    assert [(entry.name, entry.is_folder) for entry in place.entries()] == [("a", True)]
+    assert [(e.name, e.is_folder, e.size) for e in place.child("a").entries()] == [
         ("one", False, 100_000),
         ("two", False, 2),
     ]
@@ -86,7 +89,7 @@ def test_places_are_alike(place: Place) -> None:
     assert not place.has("a/one")
 
 
-def test_the_store_is_the_same_anywhere(place: Place, tmp_path: Path) -> None:
+def test_the_store_is_the_same_anywhere(place: Storage, tmp_path: Path) -> None:
     """Launch, resume, failures, query, ls, rm: what a directory does, a bucket does, to the value."""
     here = tmp_path / "here"
     for root in (here, place):
@@ -107,7 +110,7 @@ def test_the_store_is_the_same_anywhere(place: Place, tmp_path: Path) -> None:
     assert [(r.run_id, r.status, r.ok, r.failed, r.todo) for r in store.runs()] == [
         (r.run_id, r.status, r.ok, r.failed, r.todo) for r in Store(here).runs()
     ]
-    kept = parts.look(store.find("last").path)
+    kept = parts.read_layout(store.find("last").path)
     assert all(len(kept.of(table)) == 1 for table in kept.files)
     for name in [info.run_id for info in store.runs()]:
         store.remove(name)
@@ -137,14 +140,14 @@ def test_the_commands(bucket: str, server: Proxy, tmp_path: Path, capsys: pytest
         assert told in out + err
         assert SECRET not in out + err
         if words[0] == "show":
-            run_json = Store(place_at(bucket)).find("last").path.read("run.json").decode()
+            run_json = Store(open_storage(bucket)).find("last").path.read("run.json").decode()
             assert SECRET not in run_json
             assert "somebody" not in run_json
 
 
 def test_runs_of_a_bucket_are_compared(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
     """As those of a directory are: a run again is equal; of another engine, not."""
-    root = place_at(bucket)
+    root = open_storage(bucket)
     first, again = run(root).run_id, run(root, fresh=True).run_id
     assert main(["compare", first, again, "--results", bucket]) == 0
     assert "rows       56 matched; 0 only in A, 0 only in B" in capsys.readouterr().out
@@ -167,7 +170,7 @@ def test_runs_of_a_bucket_are_compared(bucket: str, capsys: pytest.CaptureFixtur
 def test_uris_that_are_refused(uri: str, told: str) -> None:
     """One line, and what is secret in it is not repeated."""
     with pytest.raises(UserError, match="--results") as error:
-        place_at(uri)
+        open_storage(uri)
     assert told in str(error.value)
     assert "hidden" not in str(error.value)
     assert "\n" not in str(error.value)
@@ -176,7 +179,7 @@ def test_uris_that_are_refused(uri: str, told: str) -> None:
 def test_a_bucket_that_is_not_there(server: Proxy) -> None:
     """It is said at once, with the bucket and what to look at."""
     with pytest.raises(UserError, match=r"s3://nosuch/x.*look at the bucket's name and the credentials"):
-        run(place_at("s3://nosuch/x"))
+        run(open_storage("s3://nosuch/x"))
 
 
 @pytest.mark.parametrize("fault", ["503", "cut", "hang"])
@@ -187,12 +190,12 @@ def test_a_launch_goes_on_through_failures(
     dice = random.Random(fault)
     server.fault = lambda method, path: fault if dice.random() < 0.25 else ""
     try:
-        summary = run(place_at(bucket))
+        summary = run(open_storage(bucket))
     finally:
         server.fault = lambda method, path: ""
     assert (summary.status, summary.points) == ("ok", {"ok": len(SEEDS)})
     run(tmp_path)
-    assert rows(place_at(bucket)) == rows(tmp_path)
+    assert rows(open_storage(bucket)) == rows(tmp_path)
 
 
 @pytest.mark.parametrize("after", [0, 3, 8, 20])
@@ -200,7 +203,7 @@ def test_a_store_that_stops_ends_a_launch_with_a_line(
     server: Proxy, bucket: str, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch, patient: None
 ) -> None:
     """Once puts are answered no more, at whichever of them: a line; the next launch loses and doubles nothing."""
-    monkeypatch.setattr(storage, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(object_storage, "PATIENCE_S", 0.3)
     monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 2)
     monkeypatch.setattr("sweep.run.result_buffer.COMMIT_S", 0.0)
     puts = [0]
@@ -213,7 +216,7 @@ def test_a_store_that_stops_ends_a_launch_with_a_line(
     try:
         ended = None
         try:
-            run(place_at(bucket))
+            run(open_storage(bucket))
         except UserError as error:
             ended = str(error)
     finally:
@@ -222,9 +225,9 @@ def test_a_store_that_stops_ends_a_launch_with_a_line(
         assert ended is None or (f"{bucket}/" in ended and "launch again when the store answers" in ended)
     assert "\n" not in (ended or "")
     monkeypatch.undo()
-    assert run(place_at(bucket)).status == "ok"
+    assert run(open_storage(bucket)).status == "ok"
     run(tmp_path)
-    assert rows(place_at(bucket)) == rows(tmp_path)
+    assert rows(open_storage(bucket)) == rows(tmp_path)
 
 
 def test_a_stop_and_a_start(server: Proxy, bucket: str, tmp_path: Path, patient: None) -> None:
@@ -244,43 +247,43 @@ def test_a_stop_and_a_start(server: Proxy, bucket: str, tmp_path: Path, patient:
         server.start()
 
     server.fault = pull
-    summary = run(place_at(bucket))
+    summary = run(open_storage(bucket))
     assert stopped.is_set()
     assert (summary.status, summary.points) == ("ok", {"ok": len(SEEDS)})
     run(tmp_path)
-    assert rows(place_at(bucket)) == rows(tmp_path)
+    assert rows(open_storage(bucket)) == rows(tmp_path)
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between tries."""
-    monkeypatch.setattr(storage, "_FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(storage, "_LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(object_storage, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(object_storage, "_LONGEST_PAUSE_S", 0.1)
 
 
 @pytest.mark.parametrize("damage", ["short", "gone"])
-def test_damage_is_set_aside(place: Place, damage: str) -> None:
+def test_damage_is_set_aside(place: Storage, damage: str) -> None:
     """In a bucket too: named, moved to damaged/, its points run again; a query leaves it out until then."""
     with opened(place) as writer:
         commit(writer, 0, 2)
         commit(writer, 2, 3)
     there = place.child(writer.run_id)
-    name = parts.look(there).of("outcomes")[0]
+    name = parts.read_layout(there).of("outcomes")[0]
     there.put(name, there.read(name)[:100]) if damage == "short" else there.delete(name)
     assert {row["point_id"] for row in rows(place)} == {point_id(n) for n in (2, 3, 4)}
     with opened(place) as again:
         assert [name in problem for problem in again.problems] == [True]
         assert has_ok(again, range(5)) == [False] * 2 + [True] * 3
-    assert [entry.is_place for entry in there.child(parts.DAMAGED).entries()] == [False] * (
+    assert [entry.is_folder for entry in there.child(parts.DAMAGED).entries()] == [False] * (
         2 if damage == "gone" else 3
     )
 
 
 HOLD = """
 import sys, time
-from sweep.store.storage import place_at
+from sweep.store.storage_uri import open_storage
 from tests.support.small_stores import commit, opened
-writer = opened(place_at(sys.argv[1]))
+writer = opened(open_storage(sys.argv[1]))
 commit(writer, 0, 3)
 print("ready", flush=True)
 time.sleep(60)
@@ -293,7 +296,7 @@ def test_a_lease_keeps_others_out(bucket: str, monkeypatch: pytest.MonkeyPatch) 
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        root = place_at(bucket)
+        root = open_storage(bucket)
         assert Store(root).find("last").status == "running"
         busy = rf"is being written by process {process.pid} on "
         with pytest.raises(UserError, match=busy):
@@ -313,15 +316,15 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From the call on, this process is on another machine than the leases that it took before."""
     monkeypatch.setattr(locks, "LOOK_S", 0.05)
     monkeypatch.setattr(locks, "BEAT_S", 0.1)
-    return lambda: monkeypatch.setattr(locks, "_this_place", lambda: "another machine")
+    return lambda: monkeypatch.setattr(locks, "_machine_id", lambda: "another machine")
 
 
 def test_a_lease_that_is_kept(bucket: str, elsewhere: Callable[[], None]) -> None:
     """Another machine sees the lease being put again and again, and stays away."""
-    writer = opened(place_at(bucket))
+    writer = opened(open_storage(bucket))
     elsewhere()
     with pytest.raises(UserError, match="is being written by process"):
-        opened(place_at(bucket))
+        opened(open_storage(bucket))
     commit(writer, 0, 1)
     writer.close()
 
@@ -329,7 +332,7 @@ def test_a_lease_that_is_kept(bucket: str, elsewhere: Callable[[], None]) -> Non
 def test_a_lease_that_runs_out(bucket: str, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever does not put it again loses it; when it wakes up it is told before it can commit, and no row doubles."""
     monkeypatch.setattr(locks.Lease, "_beat", lambda self: None)
-    root = place_at(bucket)
+    root = open_storage(bucket)
     sleeper = opened(root)
     commit(sleeper, 0, 1)
     elsewhere()
@@ -349,8 +352,8 @@ def test_a_lease_that_runs_out(bucket: str, elsewhere: Callable[[], None], monke
 def test_of_two_at_once_one_goes_on(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Launches that start together never both write; the others get a line."""
     monkeypatch.setattr(locks, "LOOK_S", 0.05)
-    run_place = place_at(bucket).child("first-00000000")
-    assert isinstance(run_place, Bucket)
+    run_place = open_storage(bucket).child("first-00000000")
+    assert isinstance(run_place, ObjectStorage)
     won: list[locks.RunLock] = []
     lost: list[str] = []
     start = threading.Barrier(4)
@@ -358,7 +361,7 @@ def test_of_two_at_once_one_goes_on(bucket: str, monkeypatch: pytest.MonkeyPatch
     def contend() -> None:
         start.wait()
         try:
-            won.append(locks.lock(run_place))
+            won.append(locks.acquire(run_place))
         except UserError as error:
             lost.append(str(error))
 
@@ -376,8 +379,8 @@ def test_of_two_at_once_one_goes_on(bucket: str, monkeypatch: pytest.MonkeyPatch
 
 def test_json_of_a_lease_tells_no_secret(bucket: str) -> None:
     """It says who holds it: host, pid, since when."""
-    with opened(place_at(bucket)) as writer:
-        there = place_at(bucket).child(writer.run_id)
+    with opened(open_storage(bucket)) as writer:
+        there = open_storage(bucket).child(writer.run_id)
         (lease,) = there.child(locks.LEASES).entries()
         claim = json.loads(there.read(f"{locks.LEASES}/{lease.name}"))
     assert claim["pid"] == os.getpid()

@@ -14,10 +14,10 @@ import pytest
 
 from sweep.common import atomic_write, schema
 from sweep.common.errors import SweepFault, UserError
-from sweep.store import arrow_tables
-from sweep.store.parts import leave, made, stamp
+from sweep.store import arrow_tables, parquet
+from sweep.store.local_storage import LocalStorage
+from sweep.store.parts import make_files, size_and_checksum, write_temporary
 from sweep.store.provenance import collect
-from sweep.store.storage import Directory
 from sweep.store.store import Store, open_store
 from tests.support.small_stores import (
     ROUNDS,
@@ -49,7 +49,7 @@ def test_a_launch_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
     info = Store(tmp_path).find("last")
     assert (info.status, info.ok, info.failed, info.todo) == ("ok", 5, 0, 0)
     assert len(info.document["launches"]) == 2
-    assert Store(tmp_path).tried(info.run_id)(named([4, 5])).tolist() == [True, False]
+    assert Store(tmp_path).done_check(info.run_id)(named([4, 5])).tolist() == [True, False]
 
 
 def test_fresh_starts_another_run(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None
     attempts = [
         row
         for path in part_paths(tmp_path / writer.run_id, "points")
-        for row in arrow_tables.read_part(path, "", ["point_id", "attempt"]).to_pylist()
+        for row in parquet.read_table(path, "", ["point_id", "attempt"]).to_pylist()
     ]
     assert [row["attempt"] for row in attempts if row["point_id"] == point_id(1)] == [1, 2, 3]
     assert Store(tmp_path).find("last").ok == 3
@@ -119,33 +119,37 @@ def test_files_that_a_worker_made_count_as_rows_do(tmp_path: Path) -> None:
     ids = named(range(3))
     with opened(tmp_path) as writer:
         commit(writer, 0, 2, "failed", error="it broke")
-        attempt = writer.attempts(ids, 1)
+        attempt = writer.next_attempts(ids, 1)
         assert list(attempt) == [2, 2, 1]  # type: ignore[arg-type]
-        assert writer.attempts(ids[2:], 1) == 1
+        assert writer.next_attempts(ids[2:], 1) == 1
         assert writer.folder is not None
         columns, results_ = scenarios(3), results(3)
         outcomes = arrow_tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, results_)
         rounds = arrow_tables.round_table(writer.run_id, ids, results_)
         points = point_rows(writer.run_id, ids, attempt=attempt)
-        files = leave(writer.folder, made(points, outcomes=outcomes, rounds=rounds))
+        files = write_temporary(writer.folder, make_files(points, outcomes=outcomes, rounds=rounds))
         writer.commit_files(files, ids)
         there = {name: part_paths(tmp_path / writer.run_id, name)[-1].read_bytes() for name in schema.TABLES}
-        assert {name: stamp(data) for name, data in there.items()} == {name: file.stamp for name, file in files.items()}
-        assert arrow_tables.kept(there["points"], "") == {name: files[name].stamp for name in ("outcomes", "rounds")}
+        assert {name: size_and_checksum(data) for name, data in there.items()} == {
+            name: file.stamp for name, file in files.items()
+        }
+        assert parquet.read_metadata(there["points"], "") == {
+            name: files[name].stamp for name in ("outcomes", "rounds")
+        }
         assert writer.failed_ids() == set()
         assert all(has_ok(writer, range(3)))
         with pytest.raises(SweepFault, match="done"):
-            writer.commit_files(made(point_rows(writer.run_id, ids[:1])), ids[:1])
+            writer.commit_files(make_files(point_rows(writer.run_id, ids[:1])), ids[:1])
         writer.finish("ok", {})
     assert (Store(tmp_path).find("last").ok, Store(tmp_path).find("last").failed) == (3, 0)
     parts = part_paths(tmp_path / writer.run_id, "points")
-    assert [arrow_tables.read_part(path, "").column("attempt").to_pylist() for path in parts] == [[1, 1, 2, 2, 1]]
+    assert [parquet.read_table(path, "").column("attempt").to_pylist() for path in parts] == [[1, 1, 2, 2, 1]]
 
 
 def test_parts_with_other_digits_are_still_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Earlier runs told BLAKE2b: what was not changed is whole, what was is found."""
     with monkeypatch.context() as before, opened(tmp_path) as writer:
-        before.setattr("sweep.store.parts.digits", lambda data: blake2b(data, digest_size=16).hexdigest())
+        before.setattr("sweep.store.parts.checksum", lambda data: blake2b(data, digest_size=16).hexdigest())
         commit(writer, 0, 3)
         commit(writer, 3, 3)
     with opened(tmp_path) as writer:
@@ -175,7 +179,7 @@ def test_what_a_worker_left_and_somebody_took_is_told(tmp_path: Path) -> None:
     """In a line; the points run again."""
     with opened(tmp_path) as writer:
         assert writer.folder is not None
-        left = leave(writer.folder, made(point_rows(writer.run_id, named([0]))))
+        left = write_temporary(writer.folder, make_files(point_rows(writer.run_id, named([0]))))
         (writer.folder / left["points"].left).unlink()
         with pytest.raises(UserError, match="was removed just now"):
             writer.commit_files(left, named([0]))
@@ -187,7 +191,7 @@ def test_what_a_lost_worker_left_goes_when_a_launch_ends(tmp_path: Path) -> None
     with opened(tmp_path) as writer:
         assert writer.folder == tmp_path / writer.run_id
         lost, kept = (atomic_write.leave(writer.folder, b"some rows") for _ in range(2))
-        Directory(writer.folder).move(kept, "outcomes/kept")
+        LocalStorage(writer.folder).move(kept, "outcomes/kept")
         commit(writer, 0, 1)
         assert (writer.folder / lost).exists()
         writer.finish("ok", {})
@@ -212,10 +216,10 @@ def test_a_kill_within_a_commit_loses_that_commit_only(
     """The points part is the mark: without it the other parts do not count, and the next launch removes them."""
     writer = opened(tmp_path)
     commit(writer, 0, 2)
-    run, real, left = tmp_path / writer.run_id, Directory.put, [written]
+    run, real, left = tmp_path / writer.run_id, LocalStorage.put, [written]
     first = {path.name for path in part_paths(run, "points")}
 
-    def dying(place: Directory, name: str, data: bytes) -> None:
+    def dying(place: LocalStorage, name: str, data: bytes) -> None:
         if not left[0]:
             path = place.path / name
             path.with_name(f".{path.name}.77.tmp").write_bytes(b"half")
@@ -223,7 +227,7 @@ def test_a_kill_within_a_commit_loses_that_commit_only(
         left[0] -= 1
         real(place, name, data)
 
-    monkeypatch.setattr(Directory, "put", dying)
+    monkeypatch.setattr(LocalStorage, "put", dying)
     with pytest.raises(KeyboardInterrupt):
         commit(writer, 2, 2)
     writer.close()
@@ -244,7 +248,7 @@ def test_todo_is_what_the_plan_says(tmp_path: Path) -> None:
     with opened(tmp_path) as writer:
         commit(writer, 0, 3)
         assert Store(tmp_path).find("last").todo is None
-        writer.expect(10)
+        writer.set_planned_points(10)
         commit(writer, 3, 1, "lost")
         info = Store(tmp_path).find("last")
         assert (info.status, info.ok, info.failed, info.todo) == ("running", 3, 1, 6)
@@ -372,7 +376,7 @@ def test_many_commits_become_one_file(tmp_path: Path) -> None:
         again.finish("ok", {})
     for table in schema.TABLES:
         assert [path.name.partition(".")[0] for path in (run / table).iterdir()] == ["part-000001-000008"]
-    rows = arrow_tables.read_part(part_paths(run, "outcomes")[0], "").column("point_id").to_pylist()
+    rows = parquet.read_table(part_paths(run, "outcomes")[0], "").column("point_id").to_pylist()
     assert [rows.count(point_id(n)) for n in (0, 4, 5, 6, 9)] == [7] * 5
     assert Store(tmp_path).find("last").ok == 8
 
@@ -386,10 +390,10 @@ def test_a_kill_within_a_merge_loses_and_doubles_nothing(
     for first in range(3):
         commit(writer, first, 1)
     left = [done]
-    steps: dict[str, Callable[..., None]] = {"put": Directory.put, "delete": Directory.delete}
+    steps: dict[str, Callable[..., None]] = {"put": LocalStorage.put, "delete": LocalStorage.delete}
 
     def dying(name: str) -> Any:
-        def step(place: Directory, *given: Any) -> None:
+        def step(place: LocalStorage, *given: Any) -> None:
             for one in [given] if name == "put" else [(file,) for file in given]:
                 if not left[0]:
                     raise KeyboardInterrupt
@@ -399,14 +403,14 @@ def test_a_kill_within_a_merge_loses_and_doubles_nothing(
         return step
 
     for name in steps:
-        monkeypatch.setattr(Directory, name, dying(name))
+        monkeypatch.setattr(LocalStorage, name, dying(name))
     with pytest.raises(KeyboardInterrupt):
         writer.finish("ok", {})
     writer.close()
     monkeypatch.undo()
     run = tmp_path / writer.run_id
     for table, each in (("points", 1), ("outcomes", 7), ("rounds", 7 * ROUNDS)):
-        found = [arrow_tables.read_part(path, "").column("point_id").to_pylist() for path in part_paths(run, table)]
+        found = [parquet.read_table(path, "").column("point_id").to_pylist() for path in part_paths(run, table)]
         assert sorted(point for rows in found for point in rows) == sorted([point_id(n) for n in range(3)] * each)
     with opened(tmp_path) as again:
         assert again.problems == []

@@ -1,0 +1,112 @@
+"""Storage in a directory. A file is written under a temporary name, synced, and renamed."""
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweep.common import atomic_write
+from sweep.common.errors import UserError
+from sweep.store.storage import Entry, Storage, check_size
+
+_ELSEWHERE = "give another place with --results"
+_REMEDY = {
+    errno.ENOSPC: "free some space and launch again: what was committed is kept",
+    errno.EDQUOT: "free some space and launch again: what was committed is kept",
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: f"change its permissions, or {_ELSEWHERE}",
+    errno.EPERM: f"change its permissions, or {_ELSEWHERE}",
+    errno.EIO: "the disk fails; look at the kernel's log",
+    errno.ENOTDIR: "give the directory of the runs",
+    errno.ENAMETOOLONG: _ELSEWHERE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStorage(Storage):
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def child(self, name: str) -> "LocalStorage":
+        return LocalStorage(self.path / name)
+
+    def entries(self) -> list[Entry]:
+        with os_errors_as_user_errors(self.path):
+            try:
+                with os.scandir(self.path) as found:
+                    return sorted(map(_entry, found), key=lambda entry: entry.name)
+            except FileNotFoundError:
+                return []
+
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
+        path = self.path / name
+        # Non-blocking: a named pipe that nobody writes to would wait here for ever.
+        with (
+            os_errors_as_user_errors(path),
+            os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file,
+        ):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{path}: not a regular file")
+            return check_size(file.read(-1 if max_bytes is None else max_bytes + 1), max_bytes, path)
+
+    def put(self, name: str, data: bytes) -> None:
+        path = self.path / name
+        with os_errors_as_user_errors(path):
+            try:
+                self._put(path, data)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True)
+                self._put(path, data)
+
+    def move(self, name: str, to: str) -> None:
+        source, target = self.path / name, self.path / to
+        with os_errors_as_user_errors(source):
+            atomic_write.sync(source)
+        with os_errors_as_user_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.rename(target)
+            atomic_write.sync(target.parent)
+
+    def delete(self, *names: str) -> None:
+        for name in names:
+            with os_errors_as_user_errors(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
+
+    def delete_all(self) -> None:
+        with os_errors_as_user_errors(self.path), suppress(FileNotFoundError):
+            shutil.rmtree(self.path)
+
+    def _put(self, path: Path, data: bytes) -> None:
+        with atomic_write.replacing(path) as temporary:
+            temporary.write_bytes(data)
+
+
+def _entry(found: "os.DirEntry[str]") -> Entry:
+    try:
+        status = found.stat()
+    except OSError:  # gone, or a link to nothing
+        return Entry(found.name, is_folder=False)
+    return Entry(found.name, found.is_dir(), status.st_size, status.st_mtime)
+
+
+@contextmanager
+def os_errors_as_user_errors(path: Path) -> Iterator[None]:
+    """Raise an OSError of the block as a UserError: path, reason, remedy. FileNotFoundError is left to the caller."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        remedy = _REMEDY.get(error.errno or 0)
+        what = error.strerror or str(error)
+        raise UserError(f"{path}: {what}{'; ' if remedy else ''}{remedy or ''}") from error

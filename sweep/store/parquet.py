@@ -1,0 +1,190 @@
+"""Parquet files: Arrow tables to bytes and back, merging, and checks of what is read."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+
+from sweep.common import schema
+from sweep.common.errors import DamagedError, UserError
+from sweep.store.arrow_tables import CODED, Table, arrow_schema, declared
+
+_UNREADABLE = (pa.ArrowException, OSError)
+_PARQUET = {
+    "compression": "lz4",
+    "write_statistics": ["run_id", "status", "attempt"],
+    "max_rows_per_page": 1 << 20,
+    "data_page_size": 1 << 24,
+    "write_batch_size": 1 << 16,
+}
+"""A column at once and on one page, as each page costs again what values that repeat save. Numbers as they are: with a
+dictionary they take twice as long to write, are no quicker to ask, and a third smaller. Zstandard would save more, but
+take longer to write and to read. Extremes help a query where they leave a file out: those of counters and policies
+never do."""
+ROW_GROUP = 61_440
+"""Rows of a merged part that are in memory at once, and what a thread of DuckDB then takes."""
+
+
+def to_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
+    """The table as a Parquet file, without absent columns. `keep`: key-value metadata (`read_metadata` returns it)."""
+    sink = pa.BufferOutputStream()
+    table = _add_metadata(without_absent_columns(table), keep or {})
+    pq.write_table(table, sink, **_write_options(table.schema))
+    return bytes(sink.getvalue())
+
+
+def without_absent_columns(table: Table) -> Table:
+    """The columns that a file gets: NULLs cost as much to write as numbers, so none of what its run cannot have.
+
+    All files of a run and table have the same columns, so that they are a dataset for everybody.
+    """
+    absent = [
+        column.name
+        for columns, sign in ((schema.SCENARIO, "virt"), (schema.TRACE, "trace"), (schema.KERNEL, "kernel_release"))
+        if sign in table.column_names and table.column(sign).null_count == len(table)
+        for column in columns
+    ]
+    return table.drop_columns(absent) if len(table) else table
+
+
+def to_bytes_if_any(table: Table | None) -> bytes:
+    """The same; no bytes if there are no rows."""
+    return to_bytes(table) if table is not None and table.num_rows else b""
+
+
+def write_file(table: Table, sink: Path | BinaryIO) -> None:
+    """A table as a Parquet file for whoever asked for one: small, and read everywhere."""
+    pq.write_table(table, sink, compression="zstd")
+
+
+def read_table(source: Any, name: str, columns: Sequence[str] | None = None) -> Table:
+    """Some columns of one part: a path, an open file or bytes. DamagedError if it is not whole."""
+    with _reading(name), pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
+        missing = set(columns or ()) - set(file.schema_arrow.names)
+        if missing:
+            raise DamagedError(f"{name}: lacks {', '.join(sorted(missing))}")
+        return file.read(columns=columns and list(columns))  # not read_table: that costs 5 ms a file
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Errors of Arrow's reader as a DamagedError that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedError(f"{name}: is gone") from error
+    except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's or the permissions' fault, not the file's
+            raise UserError(f"{name}: {os.strerror(error.errno)}; change its permissions: the run needs it") from error
+        raise DamagedError(f"{name}: not a whole Parquet file ({_first_line(error)})") from error
+
+
+def merge(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> bytes:
+    """One Parquet file of the rows of several. Holds some row groups at a time."""
+    sink = pa.BufferOutputStream()
+    opened = [pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) for source in sources]
+    schema_ = _unify([file.schema_arrow for file in opened]).with_metadata(dict(keep) if keep else None)
+    with pq.ParquetWriter(sink, schema_, **_write_options(schema_)) as writer:
+        waiting: list[Table] = []
+        for file in opened:
+            for group in range(file.num_row_groups):
+                waiting.append(_fit(file.read_row_group(group), schema_))
+                if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+                    writer.write_table(pa.concat_tables(waiting), row_group_size=2 * ROW_GROUP)
+                    waiting = []
+            file.close()
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=2 * ROW_GROUP)
+    return bytes(sink.getvalue())
+
+
+def read_metadata(file: bytes, name: str) -> dict[str, str]:
+    """What `to_bytes` was told to keep in this Parquet file."""
+    with _reading(name):
+        metadata = pq.read_metadata(pa.BufferReader(file)).metadata or {}
+        return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
+
+
+def check_points(points: Table, name: str) -> None:
+    """DamagedError unless the columns of a points part that are read have their types, and values that are allowed."""
+    _check_fields(points.schema, name, tuple(c for c in schema.POINTS if c.name in points.column_names))
+    if any(column.null_count for column in points.columns):
+        raise DamagedError(f"{name}: a point without id, status or attempt")
+    if not set(points.column("status").unique().to_pylist()) <= set(schema.POINT_STATUSES):
+        raise DamagedError(f"{name}: a status that is none of {', '.join(schema.POINT_STATUSES)}")
+
+
+def check_columns(source: Any, name: str, columns: tuple[schema.Column, ...]) -> None:
+    """DamagedError if a declared column has another type in this Parquet file."""
+    with _reading(name):
+        found = pq.read_schema(source if isinstance(source, Path) else pa.BufferReader(source))
+    _check_fields(found, name, columns)
+
+
+def _check_fields(found: pa.Schema, name: str, columns: tuple[schema.Column, ...]) -> None:
+    """DamagedError if a declared column has another type in `found`; one that is missing is fine."""
+    for field in arrow_schema(columns):
+        there = found.field(field.name).type if field.name in found.names else field.type
+        text = pa.types.is_dictionary(there) and pa.types.is_string(there.value_type)
+        if not (
+            there.equals(field.type) or (field.type in (CODED, pa.string()) and (text or there.equals(pa.string())))
+        ):
+            raise DamagedError(f"{name}: column {field.name} is {there}, not {field.type}")
+
+
+def dataset_of(files: Sequence[Any]) -> Any:
+    """Parquet files in buffers as one relation, from which DuckDB takes the columns and rows that it needs."""
+    form = pyarrow.dataset.ParquetFileFormat()
+    with _reading("SQL: the run's files"):
+        fragments = [form.make_fragment(pa.py_buffer(file)) for file in files]
+        whole = _unify([fragment.physical_schema for fragment in fragments])
+    return pyarrow.dataset.FileSystemDataset(fragments, whole, form)
+
+
+def warm_up() -> None:
+    """Make a file of no rows: the first one that Arrow makes takes some milliseconds longer."""
+    to_bytes(declared(schema.OUTCOMES, {}, 0))
+
+
+def _write_options(fields: pa.Schema) -> dict[str, Any]:
+    """How Arrow writes a file of these columns: with a dictionary for words that come again."""
+    once = () if "policy" in fields.names else ("point_id",)
+    words = [f.name for f in fields if pa.types.is_dictionary(f.type) or pa.types.is_string(f.type)]
+    return {**_PARQUET, "use_dictionary": [name for name in words if name not in once]}
+
+
+def _add_metadata(table: Table, keep: Mapping[str, str]) -> Table:
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **keep}) if keep else table
+
+
+def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """All their columns, nullable where one lacks them.
+
+    Types may be wider than in one part: a derived column of NULLs only was stored as numbers.
+    """
+    try:
+        whole = pa.unify_schemas([schema_.remove_metadata() for schema_ in schemas], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise UserError(f"parts do not fit together: {_first_line(error)}") from error
+    gaps = {field.name for field in whole if any(field.name not in schema_.names for schema_ in schemas)}
+    return pa.schema([field.with_nullable(True) if field.name in gaps else field for field in whole])
+
+
+def _fit(table: Table, schema_: pa.Schema) -> Table:
+    """The table with the columns of the schema, in its order; what it lacks is NULL."""
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.schema.names
+        else pa.nulls(len(table), field.type)
+        for field in schema_
+    ]
+    return pa.Table.from_arrays(columns, schema=schema_)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
