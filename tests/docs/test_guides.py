@@ -42,6 +42,7 @@ def run_page(name: str, folder: Path) -> str:
 def test_tutorial(folder: Path) -> None:
     """The demo keeps about 500 empty tables, of which merged frees none by 64 KiB purges and about 500 by 2 MiB."""
     printed = run_page("tutorial.md", folder)
+    assert "108.6 GiB" in printed
     empty = re.search(r"^PTE tables without +([\d,]+) +([\d,]+)", printed, re.MULTILINE)
     assert empty
     assert 495 <= int(empty[1]) <= int(empty[2]) <= 505
