@@ -1,4 +1,4 @@
-"""From single steps measured on this machine to a cost table; and how well that table predicts whole points."""
+"""Computes a cost table from steps measured on this machine, and compares its predictions with measured points."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,16 +22,18 @@ from sweep.store import arrow_tables
 
 Figures = Mapping[str, Figure]
 At = Callable[[str], float]
-"""A figure's ns by its name, of one repeat."""
+"""ns of the figure with this name, in one repeat."""
 Rule = Callable[[At], float]
+"""A price in ns, computed from the figures of one repeat."""
 CALLS = COLUMNS.index("zap_calls")
-PROCESSES = 5
-"""A prediction is held against the median of so many."""
-TOGETHER = ("absent table", "zap one page")
-INSTALL = ("ptes_installed", "pte_tables_allocated", "atomics")
-"""Counters of an install, without refaults; zap_ns knows nothing of them."""
+RUNS_PER_POINT = 5
+"""Predictions are compared with the median of these."""
+THREADED_STEPS = ("absent table", "zap one page")
+"""Steps that are measured with one thread and with several."""
+INSTALL_COUNTERS = ("ptes_installed", "pte_tables_allocated", "atomics")
+"""Counters of an install, without refaults. They are not part of zap_ns."""
 ONE, FEW, MANY, HALF, MOST = (f"zap {pages} pages, hot" for pages in PAGES_PER_CALL)
-A_PAGE = [f"zap a page, {2 * tables} MiB resident" for tables in FULL_TABLES]
+ZAP_A_PAGE = [f"zap a page, {2 * tables} MiB resident" for tables in FULL_TABLES]
 INSTALL_A_PAGE = [f"install a page, {2 * tables} MiB resident" for tables in FULL_TABLES]
 PAGE_BYTES, ENTRIES = 4096, 512
 WIDE = 32
@@ -39,7 +41,7 @@ WIDE = 32
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What one of a counter costs, and from which figures that follows. low, high: from their quartiles."""
+    """ns per unit of a counter. low, high: quartiles; covers: what is priced; how: the rule, from which figures."""
 
     counter: str
     ns: float
@@ -49,51 +51,51 @@ class Price:
     how: str
 
 
-def look(at: At) -> float:
-    """One entry that is none."""
+def entry_read_ns(at: At) -> float:
+    """Reading an entry that is none."""
     return (at("empty table, less an entry") - at("empty table, one entry")) / (ENTRIES - 2)
 
 
-def visit(at: At) -> float:
-    return at("empty table, one entry") - at("absent table") - look(at)
+def table_visit_ns(at: At) -> float:
+    return at("empty table, one entry") - at("absent table") - entry_read_ns(at)
 
 
-def page(at: At) -> float:
-    return float(np.median([at(name) for name in A_PAGE])) - look(at)
+def page_zap_ns(at: At) -> float:
+    return float(np.median([at(name) for name in ZAP_A_PAGE])) - entry_read_ns(at)
 
 
-def hot_page(at: At) -> float:
+def cached_page_zap_ns(at: At) -> float:
     return (at(MOST) - at(HALF)) / (PAGES_PER_CALL[4] - PAGES_PER_CALL[3])
 
 
-def invlpg(at: At) -> float:
-    return (at(FEW) - at(ONE)) / (PAGES_PER_CALL[1] - PAGES_PER_CALL[0]) - hot_page(at)
+def invlpg_ns(at: At) -> float:
+    return (at(FEW) - at(ONE)) / (PAGES_PER_CALL[1] - PAGES_PER_CALL[0]) - cached_page_zap_ns(at)
 
 
-def full_flush(at: At) -> float:
-    """Where a flush becomes a full one, all INVLPG go."""
+def full_flush_ns(at: At) -> float:
+    """A full TLB flush, which replaces all INVLPGs of the call."""
     more = PAGES_PER_CALL[2] - PAGES_PER_CALL[1]
-    return at(MANY) - at(FEW) - more * hot_page(at) + PAGES_PER_CALL[1] * max(invlpg(at), 0)
+    return at(MANY) - at(FEW) - more * cached_page_zap_ns(at) + PAGES_PER_CALL[1] * max(invlpg_ns(at), 0)
 
 
-def flush(at: At) -> float:
-    return at("zap one page") - at("empty table, one entry") - page(at) - max(invlpg(at), 0)
+def flush_ns(at: At) -> float:
+    return at("zap one page") - at("empty table, one entry") - page_zap_ns(at) - max(invlpg_ns(at), 0)
 
 
-def free(at: At) -> float:
-    return at("32 empty tables") - at("absent table") / WIDE - visit(at) - ENTRIES * look(at)
+def table_free_ns(at: At) -> float:
+    return at("32 empty tables") - at("absent table") / WIDE - table_visit_ns(at) - ENTRIES * entry_read_ns(at)
 
 
-def call_freeing(at: At) -> float:
-    return at("zap one page in a table") - at("zap one page in a table less a page") - max(free(at), 0)
+def first_table_free_ns(at: At) -> float:
+    return at("zap one page in a table") - at("zap one page in a table less a page") - max(table_free_ns(at), 0)
 
 
-def interrupt(at: At) -> float:
-    return float(np.median([at(f"{what}, 2 threads") - at(f"{what}, 1 thread") for what in TOGETHER]))
+def interrupt_ns(at: At) -> float:
+    return float(np.median([at(f"{what}, 2 threads") - at(f"{what}, 1 thread") for what in THREADED_STEPS]))
 
 
-def prices(figures: Figures) -> list[Price]:
-    """What this machine can price: each as a difference of figures, so that nothing is counted twice."""
+def measured_prices(figures: Figures) -> list[Price]:
+    """The prices that follow from the figures: each a difference of figures, so that nothing is counted twice."""
     rules: list[tuple[str, str, str, Rule]] = [
         ("zap_calls", "a call that meets no table", "absent table", lambda at: at("absent table")),
         (
@@ -102,52 +104,57 @@ def prices(figures: Figures) -> list[Price]:
             "32 absent tables - absent table / 32",
             lambda at: at("32 absent tables") - at("absent table") / WIDE,
         ),
-        ("table_visits", "a way into a table", "empty table, one entry - absent table - ptes_looked_at", visit),
+        ("table_visits", "entering a table", "empty table, one entry - absent table - ptes_looked_at", table_visit_ns),
         (
             "ptes_looked_at",
             "looking at one entry",
             "(empty table, less an entry - empty table, one entry) / 510",
-            look,
+            entry_read_ns,
         ),
         (
             "ptes_zapped",
             "clearing an entry and freeing its page",
             "median of: zap a page, 2 to 128 MiB resident; - ptes_looked_at",
-            page,
+            page_zap_ns,
         ),
         (
             "flushes",
-            "what ends a call that cleared an entry: a flush, pages to give back",
+            "the end of a call that cleared an entry: a flush, and returning the pages",
             "zap one page - empty table, one entry - ptes_zapped - tlb_invlpgs",
-            flush,
+            flush_ns,
         ),
-        ("tlb_invlpgs", "one INVLPG", "(zap 32 - zap 1) / 31 - (zap 128 - zap 64) / 64, hot", invlpg),
-        ("tlb_flushes_full", "a full flush of one's own TLB", "zap 40 - zap 32 - 8 pages + 32 INVLPG, hot", full_flush),
+        ("tlb_invlpgs", "one INVLPG", "(zap 32 - zap 1) / 31 - (zap 128 - zap 64) / 64, hot", invlpg_ns),
+        (
+            "tlb_flushes_full",
+            "a full flush of the CPU's own TLB",
+            "zap 40 - zap 32 - 8 pages + 32 INVLPG, hot",
+            full_flush_ns,
+        ),
         (
             "pte_tables_freed",
-            "what one more freed table adds to a call",
+            "one more freed table of a call",
             "32 empty tables - absent table / 32 - table_visits - 512 ptes_looked_at",
-            free,
+            table_free_ns,
         ),
         (
             "calls_freeing",
-            "what the first freed table adds to a call beyond that",
+            "what the first freed table of a call adds beyond that",
             "zap one page in a table - zap one page in a table less a page - pte_tables_freed",
-            call_freeing,
+            first_table_free_ns,
         ),
         (
             "ptes_marked",
             "an entry under MADV_FREE, just written",
             "MADV_FREE, a page - ptes_looked_at",
-            lambda at: at("MADV_FREE, a page") - look(at),
+            lambda at: at("MADV_FREE, a page") - entry_read_ns(at),
         ),
         (
             "ptes_marked_again",
-            "the same, not written since",
+            "an entry under MADV_FREE, not written since the last",
             "MADV_FREE again, a page - ptes_looked_at",
-            lambda at: at("MADV_FREE again, a page") - look(at),
+            lambda at: at("MADV_FREE again, a page") - entry_read_ns(at),
         ),
-        ("ptes_rescanned", "reading one entry again", "as ptes_looked_at", look),
+        ("ptes_rescanned", "reading one entry again", "as ptes_looked_at", entry_read_ns),
         (
             "ptes_installed",
             "one page installed",
@@ -156,39 +163,39 @@ def prices(figures: Figures) -> list[Price]:
         ),
         (
             "pte_tables_allocated",
-            "what an install costs more where its table is new",
+            "a new table of an install",
             "install, table absent - install, table present",
             lambda at: at("install, table absent") - at("install, table present"),
         ),
     ]
-    if f"{TOGETHER[0]}, 2 threads" in figures:
+    if f"{THREADED_STEPS[0]}, 2 threads" in figures:
         rules.append(
             (
                 "interrupts",
                 "one interrupt to another CPU, waited for; both CPUs busy with zaps",
                 "median of: 2 threads - 1 thread, for absent table and zap one page",
-                interrupt,
+                interrupt_ns,
             )
         )
     return [_price(figures, *rule) for rule in rules]
 
 
 def _price(figures: Figures, counter: str, covers: str, how: str, rule: Rule) -> Price:
-    """The rule's median and quartiles over the repeats: steps of one process are slow or fast together."""
-    each = []
+    """Median and quartiles of the rule over the repeats. The steps of one process are slow or fast together."""
+    values_ns = []
     for repeat in range(min(len(figure.values) for figure in figures.values())):
         values = {name: float(figure.values[repeat]) for name, figure in figures.items()}
-        each.append(max(rule(values.__getitem__), 0.0))
-    low, ns, high = map(float, np.quantile(each, [0.25, 0.5, 0.75]))
+        values_ns.append(max(rule(values.__getitem__), 0.0))
+    low, ns, high = map(float, np.quantile(values_ns, [0.25, 0.5, 0.75]))
     return Price(counter, ns, low, high, covers, how)
 
 
-def document(
+def cost_table_document(
     name: str, runner: Runner, machine: str, load: Sequence[float], figures: Figures, found: Sequence[Price]
 ) -> dict[str, Any]:
-    """The cost table as JSON. Counters that no kernel of today shows keep the published price and its source.
+    """The cost table as JSON. Counters that cannot be measured keep the published price and its source.
 
-    load: the machine's load averages before anything was measured
+    machine: CPU model and number; load: load averages before the measurements; found: the measured prices
     """
     date, release = datetime.now(UTC).date().isoformat(), runner.machine.release
     published = {cost.counter: cost for cost in cost_tables.load(SHIPPED / "published.json").costs}
@@ -199,8 +206,8 @@ def document(
         counters[price.counter] = {"ns": round(price.ns, 2), **spread, "covers": price.covers}
         counters[price.counter] |= {"source": f"measured: {price.how}", **where}
     for counter, cost in published.items():
-        if counter != "ipis":  # interrupts has them
-            counters.setdefault(counter, _kept(cost))
+        if counter != "ipis":  # priced by `interrupts` instead
+            counters.setdefault(counter, _published_entry(cost))
     return {
         "schema": COSTS_SCHEMA,
         "name": name,
@@ -226,9 +233,9 @@ def document(
     }
 
 
-def _kept(cost: Cost) -> dict[str, Any]:
-    kept = {"ns": cost.ns, "covers": cost.covers, "source": f"not measured here; published: {cost.source}"}
-    return kept | {"machine": cost.machine, "date": cost.date, "guess": cost.guess}
+def _published_entry(cost: Cost) -> dict[str, Any]:
+    entry = {"ns": cost.ns, "covers": cost.covers, "source": f"not measured here; published: {cost.source}"}
+    return entry | {"machine": cost.machine, "date": cost.date, "guess": cost.guess}
 
 
 def save(path: Path, facts: Mapping[str, Any]) -> None:
@@ -238,7 +245,7 @@ def save(path: Path, facts: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A point's zaps: what the cost table says and what was measured, ns."""
+    """zap_ns of a point: by the cost table, and measured."""
 
     scenario: Scenario
     predicted_ns: float
@@ -249,21 +256,24 @@ class Prediction:
         return self.predicted_ns / self.measured_ns
 
     @property
-    def kind(self) -> str:
-        """Kinds that are predicted from different counts."""
+    def group(self) -> str:
+        """Points whose costs depend on the same counters: by advice, and one thread or more."""
         advice = {"dontneed": "MADV_DONTNEED", "free": "MADV_FREE"}[self.scenario.advice]
         return f"{advice}, {'1 thread' if self.scenario.threads == 1 else 'more threads'}"
 
 
-def predictions(plan: Plan, runner: Runner, prices: CostTable) -> Iterator[Prediction]:
-    """Every point of a plan that makes a call and that the kernel can show, under the kernel's own policy."""
-    prices = prices.without(INSTALL)
-    for block in plan.chunks():
-        for place in range(len(block.ids)):
-            point = block.slice(place, place + 1)
+def predict_points(plan: Plan, runner: Runner, prices: CostTable) -> Iterator[Prediction]:
+    """Predict and measure every point of a plan under the kernel's policy.
+
+    Points without calls, and those that the kernel engine refuses or loses, are left out.
+    """
+    prices = prices.without(INSTALL_COUNTERS)
+    for chunk in plan.chunks():
+        for place in range(len(chunk.ids)):
+            point = chunk.slice(place, place + 1)
             scenario = row(point.columns, 0)
             try:
-                times = [runner.run(scenario).zap_ns for _ in range(PROCESSES)]
+                times = [runner.run(scenario).zap_ns for _ in range(RUNS_PER_POINT)]
             except (RefusedError, TimedOutError, LostError):
                 continue
             results, policies = run_batch(point.columns), (runner.policy,)
@@ -275,25 +285,29 @@ def predictions(plan: Plan, runner: Runner, prices: CostTable) -> Iterator[Predi
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How far predictions of one kind are off: the factor's median and 90th percentile; bias: the median ratio."""
+    """The error of a group's predictions. bias: median of predicted / measured;
 
-    kind: str
+    median, p90: median and 90th percentile of the larger of that ratio and its inverse
+    """
+
+    group: str
     points: int
     bias: float
     median: float
     p90: float
 
 
-def fits(found: Sequence[Prediction]) -> list[Fit]:
-    """One a kind, then all."""
-    kinds = sorted({prediction.kind for prediction in found})
-    groups = [(kind, [p.ratio for p in found if p.kind == kind]) for kind in kinds]
-    return [_fit(kind, ratios) for kind, ratios in [*groups, ("all", [p.ratio for p in found])] if ratios]
+def fit_predictions(predictions: Sequence[Prediction]) -> list[Fit]:
+    """The error of each group, then that of all predictions."""
+    names = sorted({prediction.group for prediction in predictions})
+    groups = [(name, [p.ratio for p in predictions if p.group == name]) for name in names]
+    groups.append(("all", [p.ratio for p in predictions]))
+    return [_fit(name, ratios) for name, ratios in groups if ratios]
 
 
-def _fit(kind: str, ratios: Sequence[float]) -> Fit:
+def _fit(group: str, ratios: Sequence[float]) -> Fit:
     array = np.array(ratios)
     factor = np.maximum(array, 1 / np.maximum(array, 1e-9))
     return Fit(
-        kind, len(array), float(np.median(array)), float(np.median(factor)), float(np.quantile(factor, 0.9))
+        group, len(array), float(np.median(array)), float(np.median(factor)), float(np.quantile(factor, 0.9))
     )  # fmt: skip

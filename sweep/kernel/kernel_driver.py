@@ -1,7 +1,7 @@
-"""The driver for the live kernel: grid and store as in sweep.run.launch, one point at a time and nothing beside it.
+"""Runs a grid on the live kernel, with the same store as sweep.run.launch, one point at a time.
 
-There is no executor: a point is a fresh process anyway, and two at once would disturb each other's timings. A point
-that no kernel can show, or this machine cannot bear, becomes a row with status `refused`.
+There is no executor: each point runs in a new process anyway, and two at once would disturb each other's times. A point
+that no kernel can run, or for which this machine has not enough memory, becomes a row with status `refused`.
 """
 
 import platform
@@ -47,7 +47,7 @@ MUNMAP = "munmap"
 
 
 class Kernel(Protocol):
-    """What is asked of engine.kernel.runner.Runner."""
+    """The part of engine.kernel.runner.Runner that is used here, so that tests can replace it."""
 
     @property
     def policy(self) -> str: ...
@@ -59,8 +59,8 @@ class Kernel(Protocol):
 
 
 @contextmanager
-def opened(limit_s: float | None = None) -> Iterator[Runner]:
-    """The live kernel. UserError where this machine has none that can be asked."""
+def open_kernel(limit_s: float | None = None) -> Iterator[Runner]:
+    """A Runner whose points have the time limit limit_s. Raises UserError if this machine cannot run any point."""
     try:
         with Runner(limit_s or LIMIT_S) as runner:
             yield runner
@@ -68,75 +68,76 @@ def opened(limit_s: float | None = None) -> Iterator[Runner]:
         raise UserError(str(error)) from error
 
 
-def scenarios_only(grid: Grid) -> None:
-    """Raises UserError for a grid of traces."""
+def check_no_traces(grid: Grid) -> None:
+    """Raise UserError for a grid of traces."""
     if grid.traces:
-        told = "`sweep replay --engine kernel TRACE...` holds the model to the live kernel, step by step"
-        raise UserError(f"{grid.location('workload')}: {told}")
+        advice = "`sweep replay --engine kernel TRACE...` compares model and live kernel after each step of a trace"
+        raise UserError(f"{grid.location('workload')}: {advice}")
 
 
-def shown(kernel: Kernel, grid: Grid) -> tuple[str, ...]:
-    """The grid's policies that this kernel can show: its own design, and munmap, which needs a scenario's calls."""
-    can = (kernel.policy,) if grid.traces else (kernel.policy, MUNMAP)
-    policies = tuple(policy for policy in grid.policies if policy in can)
+def supported_policies(kernel: Kernel, grid: Grid) -> tuple[str, ...]:
+    """The policies of the grid that this kernel can run: its own, and munmap for scenarios. UserError if none."""
+    supported = (kernel.policy,) if grid.traces else (kernel.policy, MUNMAP)
+    policies = tuple(policy for policy in grid.policies if policy in supported)
     if not policies:
         asked = ", ".join(grid.policies)
         raise UserError(
-            f"{grid.location('policies')}: this kernel shows {' and '.join(can)}; the grid asks for {asked}"
+            f"{grid.location('policies')}: this kernel shows {' and '.join(supported)}; the grid asks for {asked}"
         )
     return policies
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """A finished point: what was seen under each policy, or why nothing was."""
+class FinishedPoint:
+    """A point that was run. observations: one per policy, none unless status is ok; chunk: the point itself."""
 
-    block: PointChunk
-    seen: tuple[Observation, ...]
+    chunk: PointChunk
+    observations: tuple[Observation, ...]
     status: str = "ok"
     error: str | None = None
     cpu_ns: int | None = None
 
 
-def look_at(kernel: Kernel, block: PointChunk, policies: Sequence[str]) -> Point:
-    """Run the one point of a block under each policy."""
-    scenario, cpu_ns = row(block.columns, 0), time.process_time_ns()
+def run_point(kernel: Kernel, chunk: PointChunk, policies: Sequence[str]) -> FinishedPoint:
+    """Run the only point of a chunk under each policy."""
+    scenario, cpu_ns = row(chunk.columns, 0), time.process_time_ns()
     try:
-        seen = tuple(kernel.run(scenario, unmap=policy == MUNMAP) for policy in policies)
+        observations = tuple(kernel.run(scenario, unmap=policy == MUNMAP) for policy in policies)
     except RefusedError as error:
-        return Point(block, (), "refused", str(error))
+        return FinishedPoint(chunk, (), "refused", str(error))
     except TimedOutError as error:
-        return Point(block, (), "timeout", str(error))
+        return FinishedPoint(chunk, (), "timeout", str(error))
     except LostError as error:
-        return Point(block, (), "failed", str(error))
-    spent = sum(s.install_ns + s.zap_ns for s in seen) + time.process_time_ns() - cpu_ns
-    return Point(block, seen, cpu_ns=spent)
+        return FinishedPoint(chunk, (), "failed", str(error))
+    spent = sum(o.install_ns + o.zap_ns for o in observations) + time.process_time_ns() - cpu_ns
+    return FinishedPoint(chunk, observations, cpu_ns=spent)
 
 
-def play(plan: Plan, block: PointChunk, policy: str) -> Point:
-    """Play the one trace of a block in a child."""
-    columns, cpu_ns = plan.worker_columns(block), time.process_time_ns()
+def replay_trace(plan: Plan, chunk: PointChunk, policy: str) -> FinishedPoint:
+    """Replay the only point of a chunk, a trace, in a child."""
+    columns, cpu_ns = plan.worker_columns(chunk), time.process_time_ns()
     name = columns["trace"][0]
     if columns["touch"][0] != TOUCH_RECORDED:
-        return Point(block, (), "refused", "the live kernel plays what is recorded: no `touch: all`")
+        return FinishedPoint(chunk, (), "refused", "the live kernel plays what is recorded: no `touch: all`")
     try:
-        values = kernel_replay.outcome(kernel_replay.steps_of(name, columns["content"][0]), name, policy)
+        trace = kernel_replay.read_trace(name, columns["content"][0])
+        values = kernel_replay.observe_outcome(trace, name, policy)
     except UserError as error:
-        return Point(block, (), "refused", str(error))
-    nothing = np.zeros((0, len(ROUND_COLUMNS)), np.int64)
-    seen = Observation(values, nothing, nothing[:, :2], drift_pages=0)
-    return Point(block, (seen,), cpu_ns=time.process_time_ns() - cpu_ns)
+        return FinishedPoint(chunk, (), "refused", str(error))
+    no_rounds = np.zeros((0, len(ROUND_COLUMNS)), np.int64)
+    observation = Observation(values, no_rounds, no_rounds[:, :2], drift_pages=0)
+    return FinishedPoint(chunk, (observation,), cpu_ns=time.process_time_ns() - cpu_ns)
 
 
 def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSummary:
-    """Run what is missing of a grid on the live kernel. Raises UserError, and KeyboardInterrupt for a second signal."""
+    """Run the points of a grid that the store lacks. Raises UserError, and KeyboardInterrupt for a second signal."""
     began = time.monotonic()
-    with opened(options.timeout_s) as runner:
-        policies = check(runner, grid, options)
-        about = {"live": told(runner), **requested_options(grid, options)}
+    with open_kernel(options.timeout_s) as runner:
+        policies = check_launch(runner, grid, options)
+        about = {"live": run_facts(runner), **requested_options(grid, options)}
         store, facts = Store(options.results), provenance.collect(engine=ENGINE, **about)
         with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
-            status, log, account = "fault", Log(writer, policies, runner), None
+            status, log, account = "fault", ResultLog(writer, policies, runner), None
             try:
                 plan = plan_remaining(grid, options.where, writer, rerun_failed=options.rerun_failed)
                 account = plan.account
@@ -146,7 +147,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSumm
                 name = f"Linux {runner.machine.release}"
                 progress.say(f"{writer.run_id}: {account.todo:,} points on {name}: {', '.join(policies)}")
                 interrupts.defers_first = True
-                run(plan, runner, log, options, progress, interrupts)
+                run_points(plan, runner, log, options, progress, interrupts)
                 log.commit()
                 failed = len(writer.failed_ids())
                 status = "interrupted" if interrupts.received else "failed" if failed else "ok"
@@ -166,49 +167,56 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSumm
     )  # fmt: skip
 
 
-def check(runner: Runner, grid: Grid, options: LaunchOptions) -> tuple[str, ...]:
-    """The policies that are run; UserError, before a run is touched, for what cannot be launched so.
+def check_launch(runner: Runner, grid: Grid, options: LaunchOptions) -> tuple[str, ...]:
+    """The policies to run. Raises UserError for a launch that cannot run; the store is not touched.
 
-    A grid that names no policies asks for the kernel's own: munmap needs a mapping a hole, and is refused sooner.
+    A grid that names no policies runs under the kernel's own only: munmap needs a mapping per hole, so more points
+    would be refused.
     """
     grid_sql.check(grid, options.where)
-    return (runner.policy,) if grid.policies == POLICIES else shown(runner, grid)
+    return (runner.policy,) if grid.policies == POLICIES else supported_policies(runner, grid)
 
 
-def told(runner: Runner) -> dict[str, Any]:
-    """What goes with the run: where its rows come from."""
-    here, hello = runner.machine, runner.info
+def run_facts(runner: Runner) -> dict[str, Any]:
+    """What run.json records about the machine and its kernel."""
+    machine, server = runner.machine, runner.info
     return {
-        "release": here.release,
+        "release": machine.release,
         "pt_reclaim": runner.pt_reclaim,
-        "thp": here.thp,
-        "fifth_level": hello.fifth_level,
-        "loop_ns": hello.loop_ns,
+        "thp": machine.thp,
+        "fifth_level": server.fifth_level,
+        "loop_ns": server.loop_ns,
     }
 
 
-def run(
-    plan: Plan, kernel: Kernel, log: "Log", options: LaunchOptions, progress: Progress, interrupts: Interrupts
+def run_points(
+    plan: Plan, kernel: Kernel, log: "ResultLog", options: LaunchOptions, progress: Progress, interrupts: Interrupts
 ) -> None:
-    """Every point of the plan, until one signal or too many failures."""
+    """Run every point of the plan, until a signal arrives or too many points failed."""
     todo, most = plan.account.todo, options.max_failures
-    for block in plan.chunks():
-        for place in range(len(block.ids)):
+    for chunk in plan.chunks():
+        for place in range(len(chunk.ids)):
             if interrupts.received or (most is not None and log.bad >= most):
                 return
-            one = block.slice(place, place + 1)
-            log.add(play(plan, one, kernel.policy) if plan.grid.traces else look_at(kernel, one, log.policies))
+            point = chunk.slice(place, place + 1)
+            if plan.grid.traces:
+                log.add(replay_trace(plan, point, kernel.policy))
+            else:
+                log.add(run_point(kernel, point, log.policies))
             done = log.counts.total()
             progress.show(ProgressState(todo, done, log.bad, todo, done))
 
 
-class Log:
-    """Finished points on their way to the store."""
+class ResultLog:
+    """Collects finished points and commits them to the store every COMMIT_S.
+
+    counts: points by status; written: points committed
+    """
 
     def __init__(self, writer: RunWriter, policies: Sequence[str], runner: Runner) -> None:
         self._writer, self.policies, self._runner = writer, policies, runner
-        self._points: list[Point] = []
-        self._last = time.monotonic()
+        self._points: list[FinishedPoint] = []
+        self._last_commit = time.monotonic()
         self.counts: Counter[str] = Counter()
         self.written = 0
 
@@ -216,45 +224,45 @@ class Log:
     def bad(self) -> int:
         return self.counts.total() - self.counts["ok"]
 
-    def add(self, point: Point) -> None:
+    def add(self, point: FinishedPoint) -> None:
         self._points.append(point)
         self.counts[point.status] += 1
-        if time.monotonic() - self._last >= COMMIT_S:
+        if time.monotonic() - self._last_commit >= COMMIT_S:
             self.commit()
 
     def commit(self) -> None:
-        """Everything finished is in the store when this returns."""
+        """Write all finished points to the store."""
         points, self._points = self._points, []
         if points:
-            good = [point for point in points if point.seen]
-            outcomes, rounds = self._results(good) if good else (None, None)
-            self._writer.commit(outcomes, rounds, self._rows(points))
+            observed = [point for point in points if point.observations]
+            outcomes, rounds = self._outcome_tables(observed) if observed else (None, None)
+            self._writer.commit(outcomes, rounds, self._point_table(points))
             self.written += len(points)
-        self._last = time.monotonic()
+        self._last_commit = time.monotonic()
 
-    def _results(self, points: list[Point]) -> tuple[arrow_tables.Table, arrow_tables.Table]:
-        block, run_id = PointChunk.concat([point.block for point in points]), self._writer.run_id
-        traces, release, reclaims = are_traces(block.columns), self._runner.machine.release, self._runner.pt_reclaim
-        known = kernel_replay.SHOWN if traces else self._runner.columns
-        results = replace(spread([point.seen for point in points], self.policies), known=known)
+    def _outcome_tables(self, points: list[FinishedPoint]) -> tuple[arrow_tables.Table, arrow_tables.Table]:
+        chunk, run_id = PointChunk.concat([point.chunk for point in points]), self._writer.run_id
+        traces, release, reclaims = are_traces(chunk.columns), self._runner.machine.release, self._runner.pt_reclaim
+        known = kernel_replay.OUTCOME_COLUMNS if traces else self._runner.columns
+        results = replace(results_of([point.observations for point in points], self.policies), known=known)
         facts = arrow_tables.KernelFacts(None, None, release, reclaims)
         if not traces:
-            times = [[[s.install_ns, s.zap_ns] for s in point.seen] for point in points]
+            times = [[[o.install_ns, o.zap_ns] for o in point.observations] for point in points]
             install_ns, zap_ns = np.moveaxis(np.array(times, np.int64), 2, 0)
             facts = replace(facts, install_ns=install_ns, zap_ns=zap_ns)
         outcomes = arrow_tables.outcome_table(
-            run_id, block.ids, block.repeat, block.columns, results, self.policies, engine=ENGINE, kernel=facts
+            run_id, chunk.ids, chunk.repeat, chunk.columns, results, self.policies, engine=ENGINE, kernel=facts
         )
-        return outcomes, arrow_tables.round_table(run_id, block.ids, results, self.policies, engine=ENGINE)
+        return outcomes, arrow_tables.round_table(run_id, chunk.ids, results, self.policies, engine=ENGINE)
 
-    def _rows(self, points: list[Point]) -> arrow_tables.Table:
-        block = PointChunk.concat([point.block for point in points])
+    def _point_table(self, points: list[FinishedPoint]) -> arrow_tables.Table:
+        chunk = PointChunk.concat([point.chunk for point in points])
         return arrow_tables.point_table(
             self._writer.run_id,
-            block.ids,
-            block.repeat,
-            block.columns,
-            block.derived,
+            chunk.ids,
+            chunk.repeat,
+            chunk.columns,
+            chunk.derived,
             status=[point.status for point in points],
             error=[point.error for point in points],
             node=platform.node(),
@@ -263,16 +271,16 @@ class Log:
         )
 
 
-def spread(seen: Sequence[Sequence[Observation]], policies: Sequence[str]) -> Results:
-    """What was seen, a row a point and an entry a policy, in the shape of the model's results; the rest is 0."""
-    counts = np.array([len(of_point[0].rounds) for of_point in seen], np.int64)
-    values = np.zeros((len(seen), len(POLICIES), len(COLUMNS)), np.int64)
+def results_of(observations: Sequence[Sequence[Observation]], policies: Sequence[str]) -> Results:
+    """Results in the model's form, with 0 for what was not observed. observations: one per point and policy."""
+    counts = np.array([len(of_point[0].rounds) for of_point in observations], np.int64)
+    values = np.zeros((len(observations), len(POLICIES), len(COLUMNS)), np.int64)
     rounds = np.zeros((int(counts.sum()), len(POLICIES), len(ROUND_COLUMNS)), np.int64)
     ends = np.cumsum(counts)
-    for place, of_point in enumerate(seen):
-        for policy, one in zip(policies, of_point, strict=True):
+    for point, of_point in enumerate(observations):
+        for policy, observation in zip(policies, of_point, strict=True):
             at = POLICIES.index(policy)
-            for name, value in one.values.items():
-                values[place, at, COLUMNS.index(name)] = value
-            rounds[ends[place] - counts[place] : ends[place], at] = one.rounds
+            for name, value in observation.values.items():
+                values[point, at, COLUMNS.index(name)] = value
+            rounds[ends[point] - counts[point] : ends[point], at] = observation.rounds
     return Results(values, rounds, counts)

@@ -1,7 +1,7 @@
-"""A kernel trace on the live kernel: a child plays it step by step, and /proc says what became of its tables.
+"""Replays a kernel trace on the live kernel: a child performs it step by step, and /proc shows VmPTE and VmRSS.
 
-The child is a program of its own (replay_child.py) that maps at the trace's addresses. A trace that would need more
-memory than there is, or the child's own addresses, is refused before it is played.
+The child (replay_child.py) maps at the trace's addresses. A trace that needs more than half of the free memory, or
+addresses where the child itself is, is refused before it starts.
 """
 
 import array
@@ -24,16 +24,23 @@ from sweep.kernel import replay_child
 from sweep.process.proc import read_mappings, read_sizes
 from sweep.traces.trace_reader import Step, detect_format, read_kernel_steps
 
-MOST_STEPS = 1 << 20
-SHOWN = ("res_bytes_peak", "res_bytes_end", "vm_pte_kib_peak", "vm_pte_kib_end", "vm_pte_kib_max", "zap_calls")
-"""What of an outcome shows from outside; `peak` is the highest."""
-_REFUSED = {"mmap", "guard_install", "guard_remove", "dontneed_locked"}
-"""Operations that the kernel must know or allow; the others may fail where a range has a hole."""
+MAX_STEPS = 1 << 20
+OUTCOME_COLUMNS = (
+    "res_bytes_peak",
+    "res_bytes_end",
+    "vm_pte_kib_peak",
+    "vm_pte_kib_end",
+    "vm_pte_kib_max",
+    "zap_calls",
+)
+"""Outcome columns that can be observed. `peak` is the highest value after any step."""
+_MUST_SUCCEED = {"mmap", "guard_install", "guard_remove", "dontneed_locked"}
+"""Operations whose failure means that this kernel lacks or forbids them. The others may fail on a range with a hole."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """After one step, as a difference to after step 0: what /proc showed, and what the model says."""
+class StepComparison:
+    """Figures after one step, as differences to those after step 0: from /proc, and from the model."""
 
     step: int
     vm_pte_kib: int
@@ -46,63 +53,67 @@ class Shown:
         return (self.vm_pte_kib, self.res_kib) == (self.model_vm_pte_kib, self.model_res_kib)
 
 
-def live_policy() -> str:
-    """`merged` where a purge of a whole slot frees its table on this kernel, else `none`. Raises UserError."""
+def probe_policy() -> str:
+    """`merged` if a purge of a whole slot frees its table on this kernel, else `none`. Raises UserError."""
     base = 16 << 40
     operations = (
         Operation("mmap", base, 2 * SLOT),
         Operation("write", base, 2 * SLOT, PAGE),
         Operation("dontneed", base, SLOT),
     )
-    shown = [pte for pte, _ in _shown([Step(i, i, operation) for i, operation in enumerate(operations)], "probe")]
-    return "merged" if shown[2] < shown[1] else "none"
+    trace = [Step(i, i, operation) for i, operation in enumerate(operations)]
+    vm_pte_kib = [vm_pte for vm_pte, _ in _run_steps(trace, "probe")]
+    return "merged" if vm_pte_kib[2] < vm_pte_kib[1] else "none"
 
 
-def play(trace: list[Step], path: str, policy: str) -> Iterator[Shown]:
-    """Each step but step 0, live and by the model under the kernel's own policy. Raises UserError."""
-    _check_size(trace, path, policy)
+def compare_steps(trace: list[Step], path: str, policy: str) -> Iterator[StepComparison]:
+    """Replay a trace live and in the model under `policy`; compare after each step but step 0.
+
+    path: for messages. Raises UserError for a trace that this machine or kernel cannot replay.
+    """
+    _check_memory(trace, path, policy)
     replay = Replay((policy,))
     base: tuple[int, int] | None = None
-    for step, (vm_pte_kib, res_kib) in zip(trace, _shown(trace, path), strict=True):
+    for step, (vm_pte_kib, res_kib) in zip(trace, _run_steps(trace, path), strict=True):
         replay.apply(step.operation)
         base = base or (vm_pte_kib, res_kib)
         if step.number:
             model = replay.vm_pte_kib(policy), replay.res_kib(policy)
-            yield Shown(step.number, vm_pte_kib - base[0], res_kib - base[1], *model)
+            yield StepComparison(step.number, vm_pte_kib - base[0], res_kib - base[1], *model)
 
 
-def outcome(trace: list[Step], path: str, policy: str) -> dict[str, int]:
-    """The columns of SHOWN, as differences to after step 0. Raises UserError."""
-    seen = list(play(trace, path, policy))
-    res, vm_pte = [step.res_kib << 10 for step in seen] or [0], [step.vm_pte_kib for step in seen] or [0]
+def observe_outcome(trace: list[Step], path: str, policy: str) -> dict[str, int]:
+    """OUTCOME_COLUMNS of a live replay, as differences to after step 0. Raises UserError."""
+    steps = list(compare_steps(trace, path, policy))
+    res, vm_pte = [step.res_kib << 10 for step in steps] or [0], [step.vm_pte_kib for step in steps] or [0]
     purges = sum(step.operation.op in PURGES for step in trace)
-    return dict(zip(SHOWN, (max(res), res[-1], max(vm_pte), vm_pte[-1], max(vm_pte), purges), strict=True))
+    return dict(zip(OUTCOME_COLUMNS, (max(res), res[-1], max(vm_pte), vm_pte[-1], max(vm_pte), purges), strict=True))
 
 
-def steps_of(path: str, data: bytes | None = None) -> list[Step]:
-    """All of a kernel trace, of `data` or the file. Raises UserError, also for a trace of another form."""
+def read_trace(path: str, data: bytes | None = None) -> list[Step]:
+    """All steps of a kernel trace, from `data` or else from the file. Raises UserError for any other trace."""
     with TextLines(path, data) as rows:
         first = next(iter(rows), None)
         if first is None or detect_format(rows, first[1]) != "kernel":
             raise UserError(f"{rows.path}: on the live kernel only kernel traces can be played")
-        found = list(islice(read_kernel_steps(rows), MOST_STEPS + 1))
-    if len(found) > MOST_STEPS:
-        raise UserError(f"{path}: more than {MOST_STEPS:,} steps: too many to play on the live kernel")
-    return found
+        trace = list(islice(read_kernel_steps(rows), MAX_STEPS + 1))
+    if len(trace) > MAX_STEPS:
+        raise UserError(f"{path}: more than {MAX_STEPS:,} steps: too many to play on the live kernel")
+    return trace
 
 
-def _check_size(trace: list[Step], path: str, policy: str) -> None:
-    """Raises UserError for what this machine has not the memory for, by the model."""
+def _check_memory(trace: list[Step], path: str, policy: str) -> None:
+    """Raise UserError if the trace needs more than half of the free memory by the model, or is not a valid trace."""
     if not trace or trace[0].operation.op != "mmap":
         raise UserError(f"{path}: on the live kernel a trace starts with an mmap, to which the figures are differences")
-    room_kib = _available_kib() // 2
+    limit_kib = _available_kib() // 2
     replay = Replay((policy,))
     for step in trace:
         try:
             replay.apply(step.operation)
         except TraceError as error:
             raise UserError(f"{path}: row {step.row}: {error}") from error
-        if replay.vm_pte_kib(policy) + replay.res_kib(policy) > room_kib:
+        if replay.vm_pte_kib(policy) + replay.res_kib(policy) > limit_kib:
             raise UserError(f"{path}: row {step.row}: needs more than half of the free memory of this machine")
 
 
@@ -111,29 +122,29 @@ def _available_kib() -> int:
     return int(text.split("MemAvailable:")[1].split()[0])
 
 
-def _shown(trace: list[Step], path: str) -> Iterator[tuple[int, int]]:
-    """VmPTE and VmRSS of a child after each step."""
+def _run_steps(trace: list[Step], path: str) -> Iterator[tuple[int, int]]:
+    """Let a child perform a trace; yields its (VmPTE, VmRSS) in KiB after each step. Raises UserError."""
     command = [sys.executable, "-I", "-S", replay_child.__file__]
     with subprocess.Popen(command, bufsize=0, cwd=SAFE_FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            _answer(child)
-            _check_room(trace, path, child.pid)
-            child.stdin.write(len(trace).to_bytes(8, "little") + _packed(trace))
-            _answer(child)
+            _read_byte(child)
+            _check_addresses(trace, path, child.pid)
+            child.stdin.write(len(trace).to_bytes(8, "little") + _pack(trace))
+            _read_byte(child)
             for step in trace:
                 child.stdin.write(b"\0")
-                op, error = step.operation.op, _answer(child)
-                if error and op in _REFUSED and (op == "mmap" or error != errno.ENOMEM):
+                op, error = step.operation.op, _read_byte(child)
+                if error and op in _MUST_SUCCEED and (op == "mmap" or error != errno.ENOMEM):
                     raise UserError(f"{path}: row {step.row}: this kernel refuses {op}: {os.strerror(error)}")
-                seen = read_sizes(child.pid)
-                yield seen.vm_pte_kib, seen.vm_rss_kib
+                sizes = read_sizes(child.pid)
+                yield sizes.vm_pte_kib, sizes.vm_rss_kib
         finally:
             child.kill()
 
 
-def _answer(child: "subprocess.Popen[bytes]") -> int:
+def _read_byte(child: "subprocess.Popen[bytes]") -> int:
     assert child.stdout is not None
     answer = child.stdout.read(1)
     if not answer:
@@ -141,18 +152,21 @@ def _answer(child: "subprocess.Popen[bytes]") -> int:
     return answer[0]
 
 
-def _packed(trace: list[Step]) -> bytes:
+def _pack(trace: list[Step]) -> bytes:
+    """The operations as replay_child reads them."""
     rows = array.array("q")
     for step in trace:
         o = step.operation
-        rows.extend((replay_child.KINDS.index(o.op), o.start, o.length, o.stride or 1, PAGE))
+        rows.extend((replay_child.OPERATIONS.index(o.op), o.start, o.length, o.stride or 1, PAGE))
     return rows.tobytes()
 
 
-def _check_room(trace: list[Step], path: str, pid: int) -> None:
-    """Raises UserError if the trace would map over the child itself."""
+def _check_addresses(trace: list[Step], path: str, pid: int) -> None:
+    """Raise UserError if the trace uses addresses where the child (a process id) has mappings."""
     own = [(mapping.start, mapping.end) for mapping in read_mappings(pid)]
     for step in trace:
         start, end = step.operation.start, step.operation.end
         if any(start < high and low < end for low, high in own):
-            raise UserError(f"{path}: row {step.row}: [{start:#x}, {end:#x}) is where the child that plays it lives")
+            raise UserError(
+                f"{path}: row {step.row}: [{start:#x}, {end:#x}) is where the child that plays it is mapped"
+            )

@@ -1,4 +1,4 @@
-"""Scenarios that nobody chose, drawn and shrunk by hypothesis, which only this needs: `pip install hypothesis`."""
+"""Random scenarios for `sweep validate --random`, drawn and shrunk by hypothesis, which nothing else needs."""
 
 import contextlib
 import importlib
@@ -11,29 +11,32 @@ from sweep.common.errors import UserError
 from sweep.kernel.validate import DIFFERS, FAILED, Verdict
 
 PAGE, TABLE = 4 * KIB, 512
-MOST_BYTES = 96 * MIB
-"""What an install may take on average, so that a point stays below half a second."""
-MOST_CALLS = 20_000
+MAX_BYTES = 96 * MIB
+"""Most resident memory of an install on average: a point then takes less than half a second."""
+MAX_CALLS = 20_000
 SHARES = (0.0, 0.001, 0.01, 0.1, 0.25, 0.5, 0.9, 0.99, 0.999, 1.0)
 
 
-class _FoundError(Exception):
-    """Tells hypothesis that this scenario is one to shrink."""
+class _DiffersError(Exception):
+    """Tells hypothesis to shrink this scenario."""
 
 
 def search(
-    judge: Callable[[Scenario], Iterable[Verdict]], number: int, seed: int, see: Callable[[Verdict], None]
+    compare: Callable[[Scenario], Iterable[Verdict]], number: int, seed: int, on_verdict: Callable[[Verdict], None]
 ) -> Verdict | None:
-    """Draw so many scenarios and judge each; `see` is told all. The smallest one found that is not right, or None."""
+    """Draw `number` scenarios and compare each. Returns the smallest that differs or fails, None if there is none.
+
+    `on_verdict` is called with every verdict, those met while shrinking included.
+    """
     hypothesis = _hypothesis()
     last: list[Verdict] = []
 
-    def one(scenario: Scenario) -> None:
-        for verdict in judge(scenario):
-            see(verdict)
+    def check(scenario: Scenario) -> None:
+        for verdict in compare(scenario):
+            on_verdict(verdict)
             if verdict.status in (DIFFERS, FAILED):
-                last[:] = [verdict]  # hypothesis ends with the smallest
-                raise _FoundError
+                last[:] = [verdict]  # hypothesis runs the smallest last
+                raise _DiffersError
 
     settings = hypothesis.settings(
         max_examples=number,
@@ -45,18 +48,18 @@ def search(
         verbosity=hypothesis.Verbosity.quiet,
         print_blob=False,
     )
-    test = hypothesis.seed(seed)(settings(hypothesis.given(scenarios(hypothesis.strategies))(one)))
-    # Flaky: it did not happen again, which is worth a look too.
-    with contextlib.suppress(_FoundError, hypothesis.errors.Flaky):
+    test = hypothesis.seed(seed)(settings(hypothesis.given(scenarios(hypothesis.strategies))(check)))
+    # Flaky: a second run of the scenario agreed. It is returned all the same.
+    with contextlib.suppress(_DiffersError, hypothesis.errors.Flaky):
         test()
     return last[0] if last else None
 
 
 def scenarios(st: Any) -> Any:
-    """A strategy for scenarios that a live x86-64 with 4 KiB pages can show. Small values are the simple ones."""
+    """A strategy for scenarios that an x86-64 kernel with 4 KiB pages can run. Values shrink towards the first ones."""
 
     def near(unit: int, most: int) -> Any:
-        """Pages: a multiple of the unit, or a few pages beside one."""
+        """Numbers of pages: up to `most` units, exactly or a few pages off."""
         return st.builds(
             lambda n, off: max(n * unit + off, 1), st.integers(0, most), st.sampled_from([0, 1, -1, 2, -2, unit // 2])
         )
@@ -85,11 +88,11 @@ def scenarios(st: Any) -> Any:
 
 
 def _scenario(*, pages: int, sparsity: float, cluster: int, zap: int, shift: int, rounds: int, **rest: Any) -> Scenario:
-    """The scenario, made lighter where it would take too much memory or too many calls."""
-    most = MOST_BYTES / (pages * PAGE)
-    if 1 - sparsity > most:
-        sparsity = round(1 - most * 0.9, 4)
-    zap = max(zap, pages * rounds // MOST_CALLS + 1)
+    """A scenario from sizes in pages, with fewer pages or larger calls if it would exceed MAX_BYTES or MAX_CALLS."""
+    largest_share = MAX_BYTES / (pages * PAGE)
+    if 1 - sparsity > largest_share:
+        sparsity = round(1 - largest_share * 0.9, 4)
+    zap = max(zap, pages * rounds // MAX_CALLS + 1)
     return Scenario(
         virt=pages * PAGE,
         sparsity=sparsity,

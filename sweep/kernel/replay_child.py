@@ -1,8 +1,9 @@
-"""Run as a program of its own, without the house: plays operations on itself, one when it is told to.
+"""A program that performs the operations of a trace on itself, one for each byte that it reads.
 
-Says a byte when it is up. In: a count, then five int64 an operation (kind, start, length, stride, page). Plays them all
-once to warm up, so that its own memory does not grow later, unmaps what is left, says a byte, and from then on answers
-each byte with the errno of the next operation.
+It imports nothing of ours, so that its own memory is small. It writes a byte when it is ready, then reads a count (8
+bytes, little-endian) and FIELDS int64 per operation: number in OPERATIONS, start, length, stride, page size, all in
+bytes. It performs all operations once to warm up, so that its own memory does not grow later, unmaps what is left, and
+writes a byte. From then on it answers each byte with one byte, the errno of the next operation.
 """
 
 import array
@@ -11,7 +12,7 @@ import gc
 import os
 import sys
 
-KINDS = (
+OPERATIONS = (
     "mmap",
     "munmap",
     "mprotect_ro",
@@ -26,7 +27,7 @@ KINDS = (
 )
 FIELDS = 5
 _ADVICE = {"dontneed": 4, "dontneed_locked": 24, "free": 8, "guard_install": 102, "guard_remove": 103}
-_POPULATE = {"read": 22, "write": 23}  # MADV_POPULATE_*: a touch that fails where an access would be a SIGSEGV
+_POPULATE = {"read": 22, "write": 23}  # MADV_POPULATE_*: fails where an access would raise SIGSEGV
 _PRIVATE_ANONYMOUS_FIXED = 0x32
 _PR_SET_THP_DISABLE = 41
 
@@ -40,13 +41,13 @@ def main() -> None:
     libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
     os.write(1, b"\0")
-    count = int.from_bytes(_exactly(8), "little")
-    rows = array.array("q", _exactly(count * FIELDS * 8))
+    count = int.from_bytes(_read_exactly(8), "little")
+    rows = array.array("q", _read_exactly(count * FIELDS * 8))
     errors = array.array("B", bytes(count))
     for i in range(count):
         errors[i] = perform(libc, rows, i)
     for i in range(count):
-        if KINDS[rows[i * FIELDS]] == "mmap":
+        if OPERATIONS[rows[i * FIELDS]] == "mmap":
             libc.munmap(rows[i * FIELDS + 1], rows[i * FIELDS + 2])
     gc.disable()
     os.write(1, b"\0")
@@ -59,28 +60,29 @@ def main() -> None:
 
 
 def perform(libc: ctypes.CDLL, rows: "array.array[int]", i: int) -> int:
-    """One operation; the errno of a system call that failed, 0 for touches, which pass over what they cannot reach."""
-    kind, start, length, stride, page = rows[i * FIELDS : (i + 1) * FIELDS]
-    op = KINDS[kind]
+    """Perform operation i. Returns its errno; 0 for reads and writes, which skip pages that they cannot access."""
+    number, start, length, stride, page = rows[i * FIELDS : (i + 1) * FIELDS]
+    op = OPERATIONS[number]
     if op in _POPULATE:
-        advice, last = _POPULATE[op], -1
+        advice, last_page = _POPULATE[op], -1
         for at in range(start, start + length, stride):
-            if at // page != last:
-                last = at // page
-                libc.madvise(last * page, page, advice)
+            if at // page != last_page:
+                last_page = at // page
+                libc.madvise(last_page * page, page, advice)
         return 0
     if op == "mmap":
-        done = 0 if libc.mmap(start, length, 3, _PRIVATE_ANONYMOUS_FIXED, -1, 0) == start else -1
+        result = 0 if libc.mmap(start, length, 3, _PRIVATE_ANONYMOUS_FIXED, -1, 0) == start else -1
     elif op == "munmap":
-        done = libc.munmap(start, length)
+        result = libc.munmap(start, length)
     elif op.startswith("mprotect"):
-        done = libc.mprotect(start, length, 1 if op == "mprotect_ro" else 3)
+        result = libc.mprotect(start, length, 1 if op == "mprotect_ro" else 3)
     else:
-        done = libc.madvise(start, length, _ADVICE[op])
-    return ctypes.get_errno() if done else 0
+        result = libc.madvise(start, length, _ADVICE[op])
+    return ctypes.get_errno() if result else 0
 
 
-def _exactly(size: int) -> bytes:
+def _read_exactly(size: int) -> bytes:
+    """Read from stdin; ends the program if it is closed before."""
     data = b""
     while len(data) < size:
         more = os.read(0, size - len(data))

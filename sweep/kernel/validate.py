@@ -1,7 +1,7 @@
-"""Model and live kernel side by side: the same scenario on both, every figure compared.
+"""Runs scenarios on the model and on the live kernel, and compares all figures.
 
-Memory must agree to the byte at both moments of every round. RES too: entries are counted one by one. Only where the
-kernel cannot be asked for them (before Linux 6.7) is it VmRSS, whose counter is kept per CPU in batches.
+VmPTE must agree to the byte after the installs and after the zaps of every round. So must RES, which is counted entry
+by entry. Before Linux 6.7, which lacks PAGEMAP_SCAN, RES is VmRSS, a counter that is kept per CPU in batches.
 """
 
 import json
@@ -27,7 +27,7 @@ AGREES, DIFFERS, REFUSED, FAILED = "agrees", "differs", "refused", "failed"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One figure that is not the same. `round` counts from 1; 0: of the point as a whole."""
+    """A figure that differs. `round` is numbered from 1; 0: a column of the whole point."""
 
     column: str
     round: int
@@ -41,40 +41,43 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of one scenario under one policy. `error` says why there is nothing to compare."""
+    """The comparison of one scenario under one policy. `error`: why there is no observation to compare."""
 
     scenario: Scenario
     policy: str
     status: str
     differences: tuple[Difference, ...] = ()
     error: str = ""
-    seen: Observation | None = None
+    observation: Observation | None = None
     point_id: str = ""
 
     @property
     def size(self) -> tuple[int, ...]:
-        """What makes one scenario smaller than another: less to do, then fewer fields off their default."""
+        """A sort key: number of calls, size, number of fields that differ from their default, threads."""
         s = self.scenario
         assert s.zap is not None
-        odd = sum(FIELD[f.name].default not in (None, getattr(s, f.name)) for f in fields(s) if f.name != "seed")
-        return s.rounds * -(-s.virt // s.zap), s.virt, odd, s.threads
+        changed = sum(FIELD[f.name].default not in (None, getattr(s, f.name)) for f in fields(s) if f.name != "seed")
+        return s.rounds * -(-s.virt // s.zap), s.virt, changed, s.threads
 
 
 def compare_all(plan: Plan, kernel: Kernel, policies: Sequence[str], exact_res: bool) -> Iterator[Verdict]:
-    """Every point of a plan under each policy, in order."""
-    for block in plan.chunks():
-        for place, point_id in enumerate(id_strings(block.ids)):
-            yield from compare(row(block.columns, place), kernel, policies, exact_res, point_id)
+    """Compare every point of a plan under each policy, in order. exact_res: see compare()."""
+    for chunk in plan.chunks():
+        for place, point_id in enumerate(id_strings(chunk.ids)):
+            yield from compare(row(chunk.columns, place), kernel, policies, exact_res, point_id)
 
 
 def compare(
     scenario: Scenario, kernel: Kernel, policies: Sequence[str], exact_res: bool, point_id: str = ""
 ) -> Iterator[Verdict]:
-    """One scenario under each policy; the kernel is asked first, as it may refuse what would cost the model hours."""
+    """Compare one scenario under each policy. exact_res: the kernel engine counts RES exactly.
+
+    The kernel runs first, as it may refuse a scenario that would take the model hours.
+    """
     model: Results | None = None
     for policy in policies:
         try:
-            seen = kernel.run(scenario, unmap=policy == MUNMAP)
+            observation = kernel.run(scenario, unmap=policy == MUNMAP)
         except RefusedError as error:
             yield Verdict(scenario, policy, REFUSED, error=str(error), point_id=point_id)
             continue
@@ -83,48 +86,54 @@ def compare(
             continue
         model = model or run_batch(columns_of([scenario]))
         noise_bytes = 0 if exact_res else rss_noise_pages() * scenario.geometry.page_bytes
-        found = tuple(differences(model, POLICIES.index(policy), seen, noise_bytes))
-        yield Verdict(scenario, policy, DIFFERS if found else AGREES, found, seen=seen, point_id=point_id)
+        found = tuple(differences(model, POLICIES.index(policy), observation, noise_bytes))
+        status = DIFFERS if found else AGREES
+        yield Verdict(scenario, policy, status, found, observation=observation, point_id=point_id)
 
 
-def differences(model: Results, policy: int, seen: Observation, res_noise_bytes: int = 0) -> Iterator[Difference]:
-    """Figures that are not the same, rounds first. `model` holds one point."""
-    mine: NDArray[np.int64] = model.rounds[:, policy]
-    for number in range(len(mine)):
+def differences(
+    model: Results, policy: int, observation: Observation, res_noise_bytes: int = 0
+) -> Iterator[Difference]:
+    """Figures that differ between model and kernel, those of rounds first.
+
+    model: results of one point; policy: position in POLICIES; res_noise_bytes: by how much RES may differ
+    """
+    model_rounds: NDArray[np.int64] = model.rounds[:, policy]
+    for number in range(len(model_rounds)):
         for at, column in enumerate(ROUND_COLUMNS):
-            wanted, found = int(mine[number, at]), int(seen.rounds[number, at])
-            if abs(wanted - found) > (res_noise_bytes if column.startswith("res_") else 0):
-                yield Difference(column, number + 1, wanted, found)
-    for column, found in seen.values.items():
-        wanted = int(model.values[0, policy, COLUMNS.index(column)])
-        noisy = res_noise_bytes and column.startswith(("res_", "ptes_"))
-        if wanted != found and column not in ROUND_COLUMNS and not noisy:
-            yield Difference(column, 0, wanted, found)
+            expected, observed = int(model_rounds[number, at]), int(observation.rounds[number, at])
+            if abs(expected - observed) > (res_noise_bytes if column.startswith("res_") else 0):
+                yield Difference(column, number + 1, expected, observed)
+    for column, observed in observation.values.items():
+        expected = int(model.values[0, policy, COLUMNS.index(column)])
+        is_noisy = res_noise_bytes and column.startswith(("res_", "ptes_"))
+        if expected != observed and column not in ROUND_COLUMNS and not is_noisy:
+            yield Difference(column, 0, expected, observed)
 
 
 def rss_noise_pages() -> int:
-    """The most by which VmRSS may stray before Linux 6.16: a batch a CPU (percpu_counter_batch), and our own pages."""
+    """Most pages by which VmRSS is off before Linux 6.16: a batch per CPU (percpu_counter_batch), and our own pages."""
     cpus = os.cpu_count() or 1
     return cpus * max(32, 2 * cpus) + 64
 
 
-def spelled(scenario: Scenario) -> dict[str, str]:
-    """The fields that are off their default, as a grid has them."""
+def grid_fields(scenario: Scenario) -> dict[str, str]:
+    """The fields that differ from their default, as text for a grid file, by name."""
     arch = scenario.geometry
     defaults = {"cluster": arch.page_bytes, "folio": arch.page_bytes, "zap": arch.span_bytes}
-    given = {}
+    texts = {}
     for name, field in FIELD.items():
         value = getattr(scenario, name)
         if value is None or value == defaults.get(name, field.default):
             continue
         text = plain_number(repr(value)) if field.kind == "share" else str(value)
-        given[name] = format_size(value) if field.kind == "bytes" else text
-    return given
+        texts[name] = format_size(value) if field.kind == "bytes" else text
+    return texts
 
 
 def as_grid(verdict: Verdict) -> str:
-    """A grid file of this one point."""
-    fixed = ", ".join(f"{name}: {value}" for name, value in spelled(verdict.scenario).items())
+    """The text of a grid file with this point alone."""
+    fixed = ", ".join(f"{name}: {value}" for name, value in grid_fields(verdict.scenario).items())
     about = "; ".join(map(str, verdict.differences[:3])) or verdict.error
     head = f"schema: sweep/1\nname: disagreement\nabout: {json.dumps(about)}\n"
     return f"{head}policies: [{verdict.policy}]\nfixed: {{{fixed}}}\n"

@@ -49,8 +49,8 @@ def install(monkeypatch: pytest.MonkeyPatch, kernel: FakeKernel) -> FakeKernel:
     """From now on this is the live kernel."""
 
     @contextmanager
-    def opened(limit_s: float | None = None) -> Iterator[FakeKernel]:
+    def open_fake(limit_s: float | None = None) -> Iterator[FakeKernel]:
         yield kernel
 
-    monkeypatch.setattr("sweep.kernel.kernel_driver.opened", opened)
+    monkeypatch.setattr("sweep.kernel.kernel_driver.open_kernel", open_fake)
     return kernel

@@ -55,7 +55,7 @@ def calibrate(
     from sweep.cli.progress import open_progress
     from sweep.common import cost_tables
     from sweep.kernel import calibrate as calibration
-    from sweep.kernel.kernel_driver import opened
+    from sweep.kernel.kernel_driver import open_kernel
     from sweep.run.progress import ProgressState
     from sweep.store.provenance import cpu_model
     from sweep.store.store import open_store
@@ -64,7 +64,7 @@ def calibrate(
         raise UserError(f"--name {one_line(name)!r}: a letter a-z, then up to 39 of a-z, 0-9, _ . and -")
     path = output or open_store(results).cost_path(name)
     progress, load = open_progress(quiet), os.getloadavg()
-    with opened() as runner:
+    with open_kernel() as runner:
         if runner.machine.page_bytes != calibration.PAGE_BYTES:
             pages = f"this machine has pages of {runner.machine.page_bytes}"
             raise UserError(f"calibrate: supports pages of {calibration.PAGE_BYTES} bytes only; {pages}")
@@ -72,7 +72,9 @@ def calibrate(
             bench = Bench(runner, repeats, lambda step: progress.show(ProgressState(0, waiting=f"measuring {step}")))
             figures = bench.measure()
             machine = f"{cpu_model() or runner.machine.machine}, {runner.machine.cpus} CPUs"
-            document = calibration.document(name, runner, machine, load, figures, calibration.prices(figures))
+            document = calibration.cost_table_document(
+                name, runner, machine, load, figures, calibration.measured_prices(figures)
+            )
             if check is not None:
                 costs = cost_tables.parse(path, document)
                 document["check"] = _check_predictions(runner, check, where, costs, progress)
@@ -97,18 +99,18 @@ def _check_predictions(
 ) -> dict[str, Any]:
     """How far the predicted zap_ns of each point of a grid is from the measured one, by group of points."""
     from sweep.grid.loader import load_grid
-    from sweep.kernel.calibrate import Prediction, fits, predictions
+    from sweep.kernel.calibrate import Prediction, fit_predictions, predict_points
     from sweep.run.plan import make_plan
     from sweep.run.progress import ProgressState
 
     plan = make_plan(load_grid(path), where)
     total, done = plan.account.todo, list[Prediction]()
-    for prediction in predictions(plan, runner, costs):
+    for prediction in predict_points(plan, runner, costs):
         done.append(prediction)
         progress.show(ProgressState(total, len(done), 0, total, len(done)))
     rows = [
-        {"points": fit.kind, "number": fit.points, "bias": fit.bias, "median": fit.median, "p90": fit.p90}
-        for fit in fits(done)
+        {"points": fit.group, "number": fit.points, "bias": fit.bias, "median": fit.median, "p90": fit.p90}
+        for fit in fit_predictions(done)
     ]
     return {"grid": path.name, "ratio": rows}
 

@@ -172,10 +172,10 @@ def _dry_run(
     from sweep.run.resume import plan_next_launch
 
     if is_kernel:
-        from sweep.kernel.kernel_driver import check as check_kernel
-        from sweep.kernel.kernel_driver import opened
+        from sweep.kernel.kernel_driver import check_launch as check_kernel
+        from sweep.kernel.kernel_driver import open_kernel
 
-        with opened(options.timeout_s) as runner:
+        with open_kernel(options.timeout_s) as runner:
             policies = check_kernel(runner, grid, options)
         place = f"the live kernel: {', '.join(policies)}"
     else:

@@ -10,7 +10,7 @@ from sweep.cli.options import JsonFormat, OutputFormat
 from sweep.common.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from sweep.kernel.kernel_replay import Shown
+    from sweep.kernel.kernel_replay import StepComparison
     from sweep.traces.trace_replay import TraceReplay
 
 Row = tuple[Any, ...]
@@ -109,18 +109,18 @@ def replay(
 
 def _replay_on_kernel(traces: Sequence[str], policy: Sequence[str] | None, touch: str, steps: bool, form: str) -> int:
     """Run traces on the live kernel beside the model under the kernel's policy. Returns 1 if they differ."""
-    from sweep.kernel.kernel_replay import Shown, live_policy, play, steps_of
+    from sweep.kernel.kernel_replay import StepComparison, compare_steps, probe_policy, read_trace
     from sweep.traces.trace_reader import trace_names
 
     if policy or touch != "recorded":
         raise UserError(
             "--engine kernel runs traces as recorded, under the kernel's own policy: no --policy, no --touch"
         )
-    kernel_policy = live_policy()
+    kernel_policy = probe_policy()
     names = trace_names(traces)
-    steps_by_trace: dict[str, list[Shown]] = {}
+    steps_by_trace: dict[str, list[StepComparison]] = {}
     for path, name in zip(traces, names, strict=True):
-        steps_by_trace[name] = list(play(steps_of(path), path, kernel_policy))
+        steps_by_trace[name] = list(compare_steps(read_trace(path), path, kernel_policy))
     differ = sum(not step.agrees for rows in steps_by_trace.values() for step in rows)
     if steps:
         rows = _kernel_step_rows(steps_by_trace, kernel_policy)
@@ -132,14 +132,14 @@ def _replay_on_kernel(traces: Sequence[str], policy: Sequence[str] | None, touch
     return 1 if differ else 0
 
 
-def _kernel_step_rows(steps_by_trace: "dict[str, list[Shown]]", policy: str) -> Iterator[Row]:
+def _kernel_step_rows(steps_by_trace: "dict[str, list[StepComparison]]", policy: str) -> Iterator[Row]:
     for name, steps in steps_by_trace.items():
         for step in steps:
             yield name, step.step, "live", step.vm_pte_kib, step.res_kib
             yield name, step.step, policy, step.model_vm_pte_kib, step.model_res_kib
 
 
-def _kernel_rows(steps_by_trace: "dict[str, list[Shown]]", policy: str) -> Iterator[Row]:
+def _kernel_rows(steps_by_trace: "dict[str, list[StepComparison]]", policy: str) -> Iterator[Row]:
     for name, steps in steps_by_trace.items():
         differ = [step.step for step in steps if not step.agrees]
         largest = max((step.vm_pte_kib for step in steps), default=0)

@@ -49,14 +49,14 @@ def validate(
     Example: sweep validate --random 100 --seed 1
     """
     from sweep.cli.progress import open_progress
-    from sweep.kernel.kernel_driver import opened
+    from sweep.kernel.kernel_driver import open_kernel
 
     if (grid is None) == (random is None):
         raise UserError("validate: give a grid file, or --random N")
     if timeout is not None and timeout <= 0:
         raise UserError(f"--timeout {timeout:g}: must be above 0")
     progress = open_progress(quiet)
-    with opened(timeout) as runner:
+    with open_kernel(timeout) as runner:
         progress.say(_kernel_text(runner))
         try:
             if grid is not None:
@@ -81,14 +81,14 @@ def _compare_grid(
 ) -> list["Verdict"]:
     """Run every point of a grid under those of its policies that this kernel has."""
     from sweep.grid.loader import load_grid
-    from sweep.kernel.kernel_driver import scenarios_only, shown
+    from sweep.kernel.kernel_driver import check_no_traces, supported_policies
     from sweep.kernel.validate import AGREES, compare_all
     from sweep.run.plan import make_plan
     from sweep.run.progress import ProgressState
 
     grid = load_grid(path, overrides)
-    scenarios_only(grid)
-    policies = shown(runner, grid)
+    check_no_traces(grid)
+    policies = supported_policies(runner, grid)
     plan = make_plan(grid, where)
     for warning in plan.account.warnings:
         progress.say(f"warning: {warning}")
@@ -152,20 +152,20 @@ def _print_report(
 
 def _row(verdict: "Verdict") -> list[object]:
     """A row of COLUMNS: what the kernel showed, and how the model differs."""
-    from sweep.kernel.validate import spelled
+    from sweep.kernel.validate import grid_fields
 
-    scenario = " ".join(f"{name}={value}" for name, value in spelled(verdict.scenario).items())
+    scenario = " ".join(f"{name}={value}" for name, value in grid_fields(verdict.scenario).items())
     measured: list[object] = [None] * 4
-    if verdict.seen is not None:
-        values = verdict.seen.values
-        measured = [2 * len(verdict.seen.rounds), *(values[name] for name in COLUMNS[4:7])]
+    if verdict.observation is not None:
+        values = verdict.observation.values
+        measured = [2 * len(verdict.observation.rounds), *(values[name] for name in COLUMNS[4:7])]
     because = "; ".join(map(str, verdict.differences[:MOST_DIFFERENCES])) or verdict.error
     more = len(verdict.differences) - MOST_DIFFERENCES
     return [scenario, verdict.policy, verdict.status, *measured, because + (f"; {more} more" if more > 0 else "")]
 
 
 def _summary_lines(runner: "Runner", verdicts: Sequence["Verdict"], counts: Counter[str]) -> list[str]:
-    seen = [verdict.seen for verdict in verdicts if verdict.seen is not None]
+    seen = [verdict.observation for verdict in verdicts if verdict.observation is not None]
     moments, drift = sum(2 * len(one.rounds) for one in seen), max((one.drift_pages for one in seen), default=0)
     points = len({id(v.scenario) if not v.point_id else v.point_id for v in verdicts})
     verbs = {"agrees": "agree", "differs": "differ"}

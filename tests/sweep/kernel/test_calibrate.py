@@ -12,7 +12,7 @@ from engine.model.scenario import Scenario
 from sweep.cli.main import main
 from sweep.common import cost_tables
 from sweep.common.cost_tables import PRICED
-from sweep.kernel.calibrate import Prediction, fits, prices
+from sweep.kernel.calibrate import Prediction, fit_predictions, measured_prices
 from sweep.query.database import Database
 from sweep.store.store import Store
 from tests.support.live_kernel import kernel
@@ -56,7 +56,7 @@ def figures() -> dict[str, Figure]:
 
 def test_prices_are_what_the_figures_were_made_of() -> None:
     """The rules undo the sums; quartiles of equal values are the value."""
-    found = {price.counter: price for price in prices(figures())}
+    found = {price.counter: price for price in measured_prices(figures())}
     made_of = {
         "zap_calls": CALL,
         "tables_absent": ABSENT,
@@ -83,7 +83,7 @@ def test_prices_are_what_the_figures_were_made_of() -> None:
 def test_one_cpu_prices_no_interrupts() -> None:
     """Where two threads cannot run at once there is no figure, and no price."""
     alone = {name: figure for name, figure in figures().items() if "2 threads" not in name}
-    assert "interrupts" not in {price.counter for price in prices(alone)}
+    assert "interrupts" not in {price.counter for price in measured_prices(alone)}
 
 
 def test_a_prediction_is_off_by_a_factor() -> None:
@@ -91,10 +91,10 @@ def test_a_prediction_is_off_by_a_factor() -> None:
     one, two = Scenario(virt=MIB, sparsity=0), Scenario(virt=MIB, sparsity=0, threads=2, advice="free")
     found = [Prediction(one, 200.0, 100), Prediction(one, 50.0, 100), Prediction(one, 50.0, 100)]
     found.append(Prediction(two, 100.0, 100))
-    first, second, all_ = fits(found)
-    assert (first.kind, first.points, first.bias, first.median) == ("MADV_DONTNEED, 1 thread", 3, 0.5, 2.0)
-    assert (second.kind, second.points, second.p90) == ("MADV_FREE, more threads", 1, 1.0)
-    assert (all_.kind, all_.points) == ("all", 4)
+    first, second, all_ = fit_predictions(found)
+    assert (first.group, first.points, first.bias, first.median) == ("MADV_DONTNEED, 1 thread", 3, 0.5, 2.0)
+    assert (second.group, second.points, second.p90) == ("MADV_FREE, more threads", 1, 1.0)
+    assert (all_.group, all_.points) == ("all", 4)
 
 
 @pytest.mark.slow

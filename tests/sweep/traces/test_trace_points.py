@@ -20,7 +20,7 @@ from sweep.grid.grid import Grid
 from sweep.grid.loader import load_grid, parse_grid
 from sweep.grid.point_id import point_ids, run_name
 from sweep.kernel import kernel_driver
-from sweep.kernel.kernel_replay import SHOWN
+from sweep.kernel.kernel_replay import OUTCOME_COLUMNS
 from sweep.traces import trace_points
 from sweep.traces.trace_reader import read_kernel_steps
 from tests.paths import DATA
@@ -212,11 +212,11 @@ def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixt
     )
     said(capsys, "launch", path, "-q", "--executor", "inline", *store)
     said(capsys, "launch", path, "-q", "--engine", "kernel", *store)
-    unseen = [name for name in (*STATE, *WORK, "install_ns", "zap_ns") if name not in SHOWN]
+    unseen = [name for name in (*STATE, *WORK, "install_ns", "zap_ns") if name not in OUTCOME_COLUMNS]
     sql = (
         "SELECT count(*) AS rows FROM outcomes AS live JOIN outcomes AS model USING (point_id, policy) "
         "WHERE live.engine = 'kernel' AND model.engine = 'model' AND "
-        + " AND ".join([f"live.{c} = model.{c}" for c in SHOWN] + [f"live.{c} IS NULL" for c in unseen])
+        + " AND ".join([f"live.{c} = model.{c}" for c in OUTCOME_COLUMNS] + [f"live.{c} IS NULL" for c in unseen])
     )
     assert json.loads(said(capsys, "query", sql, "--json", *store)) == [{"rows": 2}]
     assert main(["launch", path, "-q", "--engine", "kernel", "-S", "workload.touch=all", *store]) == 1
@@ -227,5 +227,5 @@ def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixt
 def test_validate_is_for_scenarios(folder: Path) -> None:
     """The message names the command that holds the model to the kernel step by step."""
     with pytest.raises(UserError, match="sweep replay --engine kernel"):
-        kernel_driver.scenarios_only(load_grid(written(folder, "{trace: basic-0000.csv}")))
-    kernel_driver.scenarios_only(parse_grid(f"{HEAD}fixed: {{virt: 2MiB, sparsity: 0.5}}\n", "g"))
+        kernel_driver.check_no_traces(load_grid(written(folder, "{trace: basic-0000.csv}")))
+    kernel_driver.check_no_traces(parse_grid(f"{HEAD}fixed: {{virt: 2MiB, sparsity: 0.5}}\n", "g"))
