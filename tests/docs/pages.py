@@ -14,7 +14,10 @@ from pathlib import Path
 from tests.paths import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/data/README.md")),
+    *sorted(DOCS.glob("*.md")),
+]
 WRITE = os.environ.get("PTSWEEP_DOCS") == "write"
 
 

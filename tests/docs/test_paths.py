@@ -23,14 +23,14 @@ def prose(page: Path) -> str:
     return re.sub(r"<!-- generated: .*?<!-- end -->", "", page.read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_paths(page: Path) -> None:
     """Every path of the repository that a page names is there; a pattern matches something."""
     named = [path.replace(PLACEHOLDER, "*") for path in NAMED.findall(prose(page)) if not path.startswith(NOT_FILES)]
     assert [path for path in named if not list(ROOT.glob(path.rstrip("/")))] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_names_in_files(page: Path) -> None:
     """Where a page says that a name is in a Python file, that file has it."""
     for *names, path in DEFINED.findall(prose(page)):
@@ -38,7 +38,7 @@ def test_names_in_files(page: Path) -> None:
         assert [name for name in names if name and not re.search(rf"\b{name}\b", text)] == [], path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links(page: Path) -> None:
     """Every relative link leads to a file."""
     links = [link.partition("#")[0] for link in LINK.findall(page.read_text()) if "://" not in link]
@@ -52,8 +52,10 @@ def test_index() -> None:
 
 
 def test_packages() -> None:
-    """CONTRIBUTING describes every package of engine and sweep."""
+    """CONTRIBUTING describes every package of engine and sweep, and the files that it names there exist."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
+    for package, purpose in re.findall(r"^\| `((?:engine|sweep)/\w+)` \| (.*) \|$", text, re.MULTILINE):
+        assert [name for name in re.findall(r"`(\w+\.py)`", purpose) if not (ROOT / package / name).exists()] == []
     packages = [
         f"{top}/{path.parent.name}" for top in ("engine", "sweep") for path in (ROOT / top).glob("*/__init__.py")
     ]
