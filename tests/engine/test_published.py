@@ -38,7 +38,7 @@ def test_fifty_five_tib_process() -> None:
 
     Both keep all PMD and PUD tables: a GiB of 512 slots is used in every round.
     """
-    row = process_55tib.judged().values[0, :, COLUMN_INDEX["vm_pte_kib_peak"]]
+    row = process_55tib.results().values[0, :, COLUMN_INDEX["vm_pte_kib_peak"]]
     slots, gibs, resident = 55 * TIB // (2 * MIB), 55 * TIB // GIB, 590 * GIB // (2 * MIB)
     upper = gibs + gibs // 512
     used = slots * (1 - (1 - resident / slots) ** 500)

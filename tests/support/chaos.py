@@ -1,7 +1,7 @@
-"""Chaos: a launch is disturbed at a random moment and launched again; then it must hold what an undisturbed one holds.
+"""Chaos trials: a launch is disturbed at a random moment, then repeated; its rows must be those of an undisturbed one.
 
-`scripts/chaos N` runs many of these and prints a table; test_chaos.py runs a few. Commits come every fifth of a second
-here, so that there are more moments at which one can be cut in two.
+`scripts/chaos N` runs many trials and prints a table; test_chaos.py runs a few. Commits are five times a second here,
+so that many of them are hit.
 """
 
 import contextlib
@@ -31,22 +31,22 @@ repeats: %d
 derive: {resident_pages: "virt * (1 - sparsity) / 4096"}
 """
 PATCHES = "from sweep.run import result_buffer as b; b.COMMIT_S = 0.2; b.PART_POINTS = 12"
-"""Commits so often that a launch has many; files made by workers for the larger tasks, by the driver for the others."""
+"""Frequent commits, and parts so small that workers make the files of the larger tasks, the driver all others."""
 DRIVER = f"import sys; {PATCHES}; from sweep.cli.main import main; sys.exit(main())"
-QUESTIONS = {
+COMPARED_SQL = {
     "outcomes": "SELECT * EXCLUDE (run_id) FROM outcomes ORDER BY point_id, policy",
     "rounds": "SELECT * EXCLUDE (run_id) FROM rounds ORDER BY point_id, policy, round",
     "points": "SELECT * EXCLUDE (run_id, attempt, node, cpu_ns, finished_at) FROM points ORDER BY point_id",
 }
 
 
-class Broken(AssertionError):  # noqa: N818 - what a trial found
-    """A promise that was not kept."""
+class BrokenPromise(AssertionError):  # noqa: N818 - a finding, not an error of the program
+    """A launch did not do what it promises."""
 
 
 @dataclass
-class Bench:
-    """What all trials share: the grid, an undisturbed run's rows and seconds, and a cluster once one is asked for."""
+class Reference:
+    """The grid of all trials, rows and duration of an undisturbed launch, and a Ray cluster, started when used."""
 
     folder: Path
     repeats: int = 40
@@ -57,12 +57,12 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.grid.write_text(GRID % self.repeats)
-        quiet = Trial(self, "undisturbed", random.Random(0))
-        assert quiet.ends(quiet.begin()) == 0  # compiles, if that is still to be done
-        self.rows = rows(quiet.results)
+        undisturbed = Trial(self, "undisturbed", random.Random(0))
+        assert undisturbed.wait(undisturbed.start()) == 0  # may have to compile the engine
+        self.rows = rows(undisturbed.results)
         self.timed = Trial(self, "timed", random.Random(0))
         began = time.monotonic()
-        assert self.timed.ends(self.timed.begin()) == 0
+        assert self.timed.wait(self.timed.start()) == 0
         self.seconds = time.monotonic() - began
 
     @property
@@ -82,26 +82,29 @@ class Bench:
 
 @dataclass
 class Trial:
-    bench: Bench
+    """One launch, in a folder of its own, that is disturbed and launched again."""
+
+    reference: Reference
     name: str
-    chance: random.Random
-    where: tuple[str, ...] = ("--executor", "processes", "-j", "2")
-    inside: tuple[str, ...] = ()
-    """A command before the launch's, such as nsenter."""
+    rng: random.Random
+    launch_options: tuple[str, ...] = ("--executor", "processes", "-j", "2")
+    command_prefix: tuple[str, ...] = ()
+    """Words before the launch's command, such as nsenter and its options."""
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.folder = self.bench.folder / self.name
+        self.folder = self.reference.folder / self.name
         (self.folder / "tmp").mkdir(parents=True)
         self.results = self.folder / "results"
-        self.seconds = self.seconds or self.bench.seconds
-        self.said: list[str] = []
+        self.seconds = self.seconds or self.reference.seconds
+        self.stderr: list[str] = []
 
-    def begin(self, **environment: str) -> "subprocess.Popen[str]":
-        launch = ["launch", str(self.bench.grid), "--results", str(self.folder / "results"), *self.where]
+    def start(self, **environment: str) -> "subprocess.Popen[str]":
+        """Start a launch in a process group of its own."""
+        launch = ["launch", str(self.reference.grid), "--results", str(self.folder / "results"), *self.launch_options]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return subprocess.Popen(
-            [*self.inside, sys.executable, "-c", DRIVER, *launch],
+            [*self.command_prefix, sys.executable, "-c", DRIVER, *launch],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -110,70 +113,73 @@ class Trial:
             start_new_session=True,
         )
 
-    def ends(self, process: "subprocess.Popen[str]", *codes: int) -> int:
-        """The exit code, which must be one of these; and no traceback."""
-        _, said = process.communicate(timeout=PATIENCE_S)
-        self.said.append(said)
+    def wait(self, process: "subprocess.Popen[str]", *codes: int) -> int:
+        """Wait for the end. Returns the exit code, which must be one of `codes`. A traceback is a broken promise."""
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+        self.stderr.append(stderr)
         if codes and process.returncode not in codes:
-            raise Broken(f"exit code {process.returncode}, not {codes}: {said}")
-        if "Traceback" in said and process.returncode != -signal.SIGINT:
-            raise Broken(said)
+            raise BrokenPromise(f"exit code {process.returncode}, not {codes}: {stderr}")
+        if "Traceback" in stderr and process.returncode != -signal.SIGINT:
+            raise BrokenPromise(stderr)
         return process.returncode
 
-    def moment(self, process: "subprocess.Popen[str]") -> None:
-        """Wait for one of a launch's moments, from its first to a little after its last."""
+    def wait_random(self, process: "subprocess.Popen[str]") -> None:
+        """Wait for a random time, up to a little longer than an undisturbed launch takes, or until the process ends."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(self.chance.uniform(0, 1.1 * self.seconds))
+            process.wait(self.rng.uniform(0, 1.1 * self.seconds))
 
     def parts(self) -> list[Path]:
         return sorted(self.results.glob("*/*/*.parquet"))
 
 
 def rows(results: Path) -> dict[str, Any]:
+    """The rows of a store, as an Arrow table for each table, without columns that differ from launch to launch."""
     with Database(open_store(str(results))) as database:
-        return {table: database.query(sql) for table, sql in QUESTIONS.items()}
+        return {table: database.query(sql) for table, sql in COMPARED_SQL.items()}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    kind: str
+    """Result of a trial: lost and doubled rows, seconds until the second launch ended, and any other fault."""
+
+    disturbance: str
     lost: int
     doubled: int
     seconds: float
     broken: str = ""
 
 
-Disturbing = Callable[[Trial], "contextlib.AbstractContextManager[dict[str, str]]"]
-"""Disturbs; what it yields is the environment of the launch that follows; then puts back what it changed."""
+Disturbance = Callable[[Trial], "contextlib.AbstractContextManager[dict[str, str]]"]
+"""Disturbs a launch; yields environment variables for the next launch; afterwards undoes what it changed."""
 
 
-def trial(bench: Bench, kind: str, disturb: Disturbing, number: int, seed: int) -> Verdict:
-    """Disturb a launch, launch again, look."""
-    made = Trial(bench, f"{number}-{kind.replace(' ', '-')}", random.Random(f"{seed} {kind} {number}"))
+def run_trial(reference: Reference, name: str, disturb: Disturbance, number: int, seed: int) -> Verdict:
+    """Disturb a launch, launch again, and judge the rows."""
+    trial = Trial(reference, f"{number}-{name.replace(' ', '-')}", random.Random(f"{seed} {name} {number}"))
     began = time.monotonic()
     try:
-        with disturb(made) as environment:
+        with disturb(trial) as environment:
             began = time.monotonic()
-            made.ends(made.begin(**environment), 0)
+            trial.wait(trial.start(**environment), 0)
             seconds = time.monotonic() - began
-            return judged(bench, made, kind, seconds)
-    except (Broken, AssertionError, subprocess.TimeoutExpired) as error:
-        return Verdict(kind, 0, 0, time.monotonic() - began, f"{made.folder}: {error}")
+            return judge(reference, trial, name, seconds)
+    except (BrokenPromise, AssertionError, subprocess.TimeoutExpired) as error:
+        return Verdict(name, 0, 0, time.monotonic() - began, f"{trial.folder}: {error}")
 
 
-def judged(bench: Bench, made: Trial, kind: str = "", seconds: float = 0.0) -> Verdict:
-    """Rows that are missing, rows that are there twice; and, as words, a difference or a file left behind."""
-    found, lost, doubled, broken = rows(made.results), 0, 0, []
-    for table, wanted in bench.rows.items():
-        keys = [name for name in ("point_id", "policy", "round") if name in wanted.column_names]
-        have = found[table].group_by(keys).aggregate([]).num_rows
-        lost += max(0, wanted.num_rows - have)
-        doubled += found[table].num_rows - have
-        broken += [] if found[table].equals(wanted) else [f"{table} differ from the undisturbed run's"]
-    broken += [f"left behind: {path}" for path in made.folder.rglob("*") if _is_left(path)]
-    return Verdict(kind, lost, doubled, seconds, "; ".join(broken))
+def judge(reference: Reference, trial: Trial, name: str = "", seconds: float = 0.0) -> Verdict:
+    """Compare a trial's rows with the reference's, and look for files left behind."""
+    actual, lost, doubled, broken = rows(trial.results), 0, 0, []
+    for table, expected in reference.rows.items():
+        keys = [key for key in ("point_id", "policy", "round") if key in expected.column_names]
+        distinct = actual[table].group_by(keys).aggregate([]).num_rows
+        lost += max(0, expected.num_rows - distinct)
+        doubled += actual[table].num_rows - distinct
+        broken += [] if actual[table].equals(expected) else [f"{table} differ from the undisturbed run's"]
+    broken += [f"left behind: {path}" for path in trial.folder.rglob("*") if _is_left_behind(path)]
+    return Verdict(name, lost, doubled, seconds, "; ".join(broken))
 
 
-def _is_left(path: Path) -> bool:
-    """A temporary file or folder, of the store or of the executor."""
+def _is_left_behind(path: Path) -> bool:
+    """Whether it is a temporary file or folder of the store or of an executor."""
     return path.name.endswith(".tmp") or path.name.startswith((".new-", ".removed-")) or path.parent.name == "tmp"

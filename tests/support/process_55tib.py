@@ -1,4 +1,4 @@
-"""The process of 55 TiB that was seen: judged once for all tests, as it takes many seconds."""
+"""Results for the published process with VIRT 55t, computed once for all tests, as they take many seconds."""
 
 from functools import cache
 
@@ -8,9 +8,9 @@ from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import run_batch
 
 COLUMNS: Columns = columns_of([Scenario(virt=55 * TIB, res=590 * GIB, cluster=2 * MIB, zap=2 * MIB, rounds=500)])
-"""VIRT 55t, RES 590g; dense pages, moved so often that every slot has had a table: VmPTE 110g."""
+"""VIRT 55t, RES 590g; pages in dense tables that moved so often that every slot has had one: VmPTE 110g."""
 
 
 @cache
-def judged() -> Results:
+def results() -> Results:
     return run_batch(COLUMNS)

@@ -52,7 +52,7 @@ def published() -> tuple[Columns, Results]:
             Scenario(virt=gib, sparsity=0.9, zap=MIB // 16),
         ]
     )
-    made = concatenate([run_batch(columns), process_55tib.judged()])
+    made = concatenate([run_batch(columns), process_55tib.results()])
     return {name: np.append(values, process_55tib.COLUMNS[name]) for name, values in columns.items()}, made
 
 

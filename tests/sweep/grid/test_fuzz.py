@@ -32,7 +32,7 @@ from tests.support.grid_fuzzing import (
     mutated,
 )
 from tests.support.small_stores import filled
-from tests.support.sql_fuzzing import Prey, fuzz_sql
+from tests.support.sql_fuzzing import FuzzedStore, fuzz_sql
 
 KEYS = [*FIELD, "where", "pow2", "range", "from", "to", "step"]
 LEAVES = st.one_of(
@@ -129,12 +129,12 @@ def forever() -> None:
 
 def test_the_judges_notice(tmp_path: Path) -> None:
     """They would find a file that was read, one that was written, an unclean line, and a loop."""
-    prey = Prey(tmp_path)
-    with pytest.raises(Found, match="told the canary"):
+    prey = FuzzedStore(tmp_path)
+    with pytest.raises(Found, match="contains the canary"):
         prey.judge_query("SELECT 'canary-' || '7f3a'")
     (tmp_path / "new").touch()
-    with pytest.raises(Found, match="files have come"):
-        prey.check_traces()
+    with pytest.raises(Found, match="files appeared"):
+        prey.check_unchanged()
     with pytest.raises(Found, match="not one clean line"):
         check_message(UserError("a\x1b[31m"))
     with pytest.raises(Found, match="took longer"), limited(1):

@@ -1,0 +1,278 @@
+"""The disturbances of chaos trials: each is a context manager that disturbs a launch at a random moment."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import psutil
+
+from tests.paths import ROOT
+from tests.support.chaos import BrokenPromise, Disturbance, Trial
+
+ENDED_BY_SIGINT = (0, 3, -signal.SIGINT)  # finished before it; interrupted; before our handler was installed
+
+
+@contextlib.contextmanager
+def _driver(trial: Trial) -> Iterator[dict[str, str]]:
+    process = trial.start()
+    trial.wait_random(process)
+    process.kill()
+    trial.wait(process, -signal.SIGKILL, 0)
+    yield {}
+
+
+@contextlib.contextmanager
+def _worker(trial: Trial) -> Iterator[dict[str, str]]:
+    process = trial.start()
+    trial.wait_random(process)
+    with contextlib.suppress(psutil.Error, IndexError):
+        trial.rng.choice(psutil.Process(process.pid).children()).kill()
+    trial.wait(process, 0)
+    yield {}
+
+
+@contextlib.contextmanager
+def _twice(trial: Trial) -> Iterator[dict[str, str]]:
+    first = trial.start()
+    trial.wait_random(first) if trial.rng.random() < 0.5 else None
+    second = trial.start()
+    codes = [trial.wait(first, 0, 2), trial.wait(second, 0, 2)]
+    if 0 not in codes:
+        raise BrokenPromise(f"neither of two launches ran: {trial.stderr}")
+    yield {}
+
+
+@contextlib.contextmanager
+def _ctrl_c(trial: Trial, times: int = 1) -> Iterator[dict[str, str]]:
+    process = trial.start()
+    trial.wait_random(process)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(trial.rng.uniform(0, 0.05))
+    trial.wait(process, *ENDED_BY_SIGINT)
+    yield {}
+
+
+def _ctrl_c_twice(trial: Trial) -> "contextlib.AbstractContextManager[dict[str, str]]":
+    return _ctrl_c(trial, 2)
+
+
+@contextlib.contextmanager
+def tmpfs(trial: Trial, size_kib: int) -> Iterator[Callable[[str], None]]:
+    """Mounts a tmpfs for the results in a mount namespace; yields a function that remounts it with other options."""
+    trial.results.mkdir()
+    mount = f'mount -t tmpfs -o size={size_kib}k none "$1" && echo up && exec sleep infinity'
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    words = ["unshare", "--mount", *user, "sh", "-c", mount, "sh", str(trial.results)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            if holder.stdout.readline() != "up\n":
+                raise BrokenPromise("no tmpfs can be mounted here")
+            enter = (
+                "nsenter",
+                "--target",
+                str(holder.pid),
+                "--mount",
+                *(("--user", "--preserve-credentials") if user else ()),
+            )
+            trial.command_prefix = (*enter, f"--wdns={ROOT}")
+            inside, trial.results = trial.results, Path(f"/proc/{holder.pid}/root{trial.results}")
+            yield lambda options: _run(*enter, "mount", "-o", f"remount,{options}", str(inside))
+        finally:
+            holder.kill()
+
+
+def _run(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def can_mount() -> bool:
+    """Whether a tmpfs can be mounted in a mount namespace here."""
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    words = ["unshare", "--mount", *user, "sh", "-c", "mount -t tmpfs none /mnt && nsenter --version"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+    return False
+
+
+@contextlib.contextmanager
+def _disk_full(trial: Trial) -> Iterator[dict[str, str]]:
+    with tmpfs(trial, trial.rng.randrange(32, 600)) as remount:
+        code = trial.wait(trial.start(), 0, 2)
+        if code == 2 and "space" not in trial.stderr[-1]:
+            raise BrokenPromise(trial.stderr[-1])
+        remount("size=64m")
+        yield {}
+
+
+@contextlib.contextmanager
+def _read_only(trial: Trial) -> Iterator[dict[str, str]]:
+    with tmpfs(trial, 65536) as remount:
+        process = trial.start()
+        trial.wait_random(process)
+        for _ in range(100):
+            with contextlib.suppress(subprocess.CalledProcessError):  # busy while a file is open for writing
+                remount("ro")
+                break
+            time.sleep(0.01)
+        code = trial.wait(process, 0, 2)
+        if code == 2 and "ead-only" not in trial.stderr[-1]:
+            raise BrokenPromise(trial.stderr[-1])
+        remount("rw")
+        yield {}
+
+
+@contextlib.contextmanager
+def _damaged(trial: Trial, damage: Callable[[Trial, Path], None]) -> Iterator[dict[str, str]]:
+    with _driver(trial):
+        parts = trial.parts()
+        if parts:
+            damage(trial, trial.rng.choice(parts))
+        yield {}
+
+
+def _truncated(trial: Trial) -> "contextlib.AbstractContextManager[dict[str, str]]":
+    return _damaged(trial, lambda trial, part: os.truncate(part, trial.rng.randrange(part.stat().st_size)))
+
+
+def _noise(trial: Trial) -> "contextlib.AbstractContextManager[dict[str, str]]":
+    def damage(trial: Trial, part: Path) -> None:
+        size = part.stat().st_size
+        start = trial.rng.randrange(size)
+        with part.open("r+b") as file:
+            file.seek(start)
+            file.write(trial.rng.randbytes(trial.rng.randint(1, size - start)))
+
+    return _damaged(trial, damage)
+
+
+@contextlib.contextmanager
+def _clock(trial: Trial) -> Iterator[dict[str, str]]:
+    """Moves all times written so far, in run.json and of files, into the future."""
+    with _driver(trial):
+        ahead = timedelta(seconds=trial.rng.randrange(1, 400 * 86400))
+        for document in trial.results.glob("*/run.json"):
+            facts = json.loads(document.read_text())
+            for holder, key in [(facts, "created"), (facts, "updated"), *((one, "at") for one in facts["launches"])]:
+                holder[key] = (datetime.fromisoformat(holder[key]) + ahead).isoformat()
+            document.write_text(json.dumps(facts))
+        for path in trial.results.rglob("*"):
+            os.utime(path, (path.stat().st_mtime + ahead.total_seconds(),) * 2)
+        yield {}
+
+
+def _on_ray(trial: Trial, victim: str) -> "subprocess.Popen[str]":
+    """A launch on a private Ray; kills one of its processes that has this name."""
+    trial.launch_options, trial.seconds = ("--executor", "ray", "-j", "2"), 8 + trial.reference.seconds
+    process = trial.start()
+    trial.wait_random(process)
+    with contextlib.suppress(psutil.Error, IndexError):
+        family = psutil.Process(process.pid).children(recursive=True)
+        trial.rng.choice([one for one in family if one.name() == victim]).kill()
+    return process
+
+
+@contextlib.contextmanager
+def _ray_driver(trial: Trial) -> Iterator[dict[str, str]]:
+    process = _on_ray(trial, "nobody")
+    process.kill()
+    trial.wait(process, 0, -signal.SIGKILL)
+    yield {}
+
+
+@contextlib.contextmanager
+def _ray_worker(trial: Trial) -> Iterator[dict[str, str]]:
+    trial.wait(_on_ray(trial, "ray::run"), 0)
+    yield {}
+
+
+@contextlib.contextmanager
+def _ray_raylet(trial: Trial) -> Iterator[dict[str, str]]:
+    trial.wait(_on_ray(trial, "raylet"), 0, 2)
+    yield {}
+
+
+def _on_cluster(trial: Trial) -> "tuple[subprocess.Popen[str], dict[str, str]]":
+    cluster = trial.reference.cluster
+    trial.launch_options, trial.seconds = ("--address", cluster.address), 3 + trial.reference.seconds
+    process = trial.start(**cluster.token)
+    trial.wait_random(process)
+    return process, cluster.token
+
+
+@contextlib.contextmanager
+def _cluster_driver(trial: Trial) -> Iterator[dict[str, str]]:
+    process, token = _on_cluster(trial)
+    process.kill()
+    trial.wait(process, 0, -signal.SIGKILL)
+    yield token
+
+
+@contextlib.contextmanager
+def _cluster_worker(trial: Trial) -> Iterator[dict[str, str]]:
+    process, token = _on_cluster(trial)
+    workers = [one for node in trial.reference.cluster.nodes for one in node.named("ray::run")]
+    for one in workers[:1]:
+        one.kill()
+    trial.wait(process, 0)
+    yield token
+
+
+@contextlib.contextmanager
+def _cluster_node(trial: Trial) -> Iterator[dict[str, str]]:
+    process, token = _on_cluster(trial)
+    node = trial.reference.cluster.nodes.pop()
+    for raylet in node.named("raylet"):
+        raylet.kill()
+    trial.wait(process, 0)
+    node.kill()
+    trial.reference.cluster.add(9)
+    yield token
+
+
+@contextlib.contextmanager
+def _cluster_whole(trial: Trial) -> Iterator[dict[str, str]]:
+    process, _ = _on_cluster(trial)
+    trial.reference.kill_cluster()
+    code = trial.wait(process, 0, 2)
+    if code == 2 and "cluster" not in trial.stderr[-1]:
+        raise BrokenPromise(trial.stderr[-1])
+    trial.launch_options = ("--address", trial.reference.cluster.address)
+    yield trial.reference.cluster.token
+
+
+DISTURBANCES: dict[str, Disturbance] = {
+    "kill -9 the driver": _driver,
+    "kill -9 a worker": _worker,
+    "launched twice at once": _twice,
+    "Ctrl-C once": _ctrl_c,
+    "Ctrl-C twice": _ctrl_c_twice,
+    "the disk is full": _disk_full,
+    "the store is read-only": _read_only,
+    "a part truncated": _truncated,
+    "noise in a part": _noise,
+    "the clock set back": _clock,
+    "Ray: kill -9 the driver": _ray_driver,
+    "Ray: kill -9 a worker": _ray_worker,
+    "Ray: kill -9 the raylet": _ray_raylet,
+    "cluster: kill -9 the driver": _cluster_driver,
+    "cluster: kill -9 a worker": _cluster_worker,
+    "cluster: kill -9 a node's raylet": _cluster_node,
+    "cluster: kill -9 all of it": _cluster_whole,
+}
+LIGHT = [name for name in DISTURBANCES if ":" not in name]
+NEED_MOUNT = ("the disk is full", "the store is read-only")
+
+
+def schedule(trials: int) -> list[str]:
+    """Names of disturbances for so many trials: seven light ones, then one with Ray, which takes a minute."""
+    light, heavy = itertools.cycle(LIGHT), itertools.cycle([name for name in DISTURBANCES if name not in LIGHT])
+    return [next(heavy) if number % 8 == 7 else next(light) for number in range(trials)]
