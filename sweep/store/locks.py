@@ -1,10 +1,14 @@
 """Who may write a run: one process at a time.
 
-In a directory the kernel's lock on a file, which ends with its process. In an object store a lease: each launch puts
-an object of its own under lock/, puts it again every few seconds, and writes only while no other's is there that lives.
-Dead is one whose process is gone from this machine, or that was not put again for LEASE_S, by the store's own clock. Of
-two that come at once the one whose name sorts first goes on. No conditional put is needed: each put its own before it
-looked, so one of the two sees the other. A writer whose lease was taken is told so before it commits.
+A directory has flock(2) on its file `.lock`, which the kernel releases with its process. Only users who may write to
+the run's directory can open that file, since a lock needs no more than to open it. (The package filelock does the same
+flock, but cannot tell whether a lock is held without taking it, nor by whom, and a forked child would keep it.)
+
+An object store has leases: each launch puts an object of its own under `lock/`, puts it again every BEAT_S, and writes
+only while no other lease is alive. A lease is dead if its process has ended on this machine, or if it was not put again
+for LEASE_S by the store's own clock. Each launch puts its lease before it lists the others, so of two concurrent
+launches at least one sees the other, and the lease whose name sorts first wins: no conditional put is needed. A writer
+that has lost its lease gets an error before it commits.
 """
 
 import errno
@@ -20,7 +24,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from sweep.common.errors import UserError
+from sweep.common.errors import UserError, one_line
 from sweep.store.local_storage import LocalStorage, os_errors_as_user_errors
 from sweep.store.object_storage import ObjectStorage
 from sweep.store.storage import Storage
@@ -29,6 +33,7 @@ LOCK = ".lock"
 LEASES = "lock"
 LEASE_S, BEAT_S, LOOK_S = 30.0, 5.0, 0.5
 _PATIENCE_S = 0.5
+_MAX_LEASE_BYTES = 1 << 16
 
 
 class RunLock(Protocol):
@@ -59,7 +64,7 @@ def holder(run: Storage) -> str | None:
 
 
 class DirectoryLock:
-    """The kernel's lock on a run directory's file."""
+    """flock(2) on the file `.lock` of a run's directory, which is made if need be."""
 
     def __init__(self, run: Path) -> None:
         self._path = path = run / LOCK
@@ -70,23 +75,22 @@ class DirectoryLock:
                 raise UserError(
                     f"{run.parent}: no directory can be made there; choose another with --results"
                 ) from None
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        deadline = time.monotonic() + _PATIENCE_S  # a reader that asks who holds it, holds it for microseconds
-        while not _flock(self._descriptor, fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
-                pid = _pid(self._descriptor)
-                os.close(self._descriptor)
-                raise _busy(run.name, f"process {pid}")
-            time.sleep(0.01)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            _open_to_writers_only(self._descriptor, run)
+            deadline = time.monotonic() + _PATIENCE_S  # a reader holds it for microseconds, to see if it is held
+            while not _flock(self._descriptor, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise _busy(run.name, _holder_name(path))
+                time.sleep(0.01)
             self.check()
-        except UserError:
+        except BaseException:
             os.close(self._descriptor)
             raise
         _LOCKS.add(self)
         with os_errors_as_user_errors(path):
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(self._descriptor, f"{os.getpid()} {platform.node()}\n".encode(errors="replace"), 0)
 
     def check(self) -> None:
         try:
@@ -206,10 +210,10 @@ class Lease:
 def _claim(run: Storage, name: str) -> dict[str, object] | None:
     """What a claim says; None if it is gone or is none."""
     try:
-        claim = json.loads(run.read(f"{LEASES}/{name}"))
-    except (FileNotFoundError, ValueError):
+        claim = json.loads(run.read(f"{LEASES}/{name}", _MAX_LEASE_BYTES))
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
-    return claim if isinstance(claim, dict) and "owner" in claim else None
+    return claim if isinstance(claim, dict) and isinstance(claim.get("owner"), bool) else None
 
 
 _OURS: set[str] = set()
@@ -226,7 +230,7 @@ def _gone(name: str, claim: dict[str, object]) -> bool:
 
 
 def _name(claim: dict[str, object]) -> str:
-    return f"process {claim.get('pid', '?')} on {claim.get('host') or '?'}"
+    return one_line(f"process {claim.get('pid', '?')} on {claim.get('host') or '?'}", 100)
 
 
 def _machine_id() -> str:
@@ -250,14 +254,55 @@ def _busy(name: str, who: str) -> UserError:
 
 
 def _holder(run: Path) -> str | None:
+    path = run / LOCK
     try:
-        descriptor = os.open(run / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:  # somebody who may read the run, but not write it
+        pid = _locking_pid(path)
+        return f"process {pid}" if pid else None
     except OSError:
         return None
     try:
-        return None if _flock(descriptor, fcntl.LOCK_SH) else f"process {_pid(descriptor)}"
+        return None if _flock(descriptor, fcntl.LOCK_SH) else _holder_name(path)
     finally:
         os.close(descriptor)
+
+
+def _open_to_writers_only(descriptor: int, run: Path) -> None:
+    """Give the lock file rw for owner, group and others where the run's directory has w for them, and nothing else."""
+    writers = run.stat().st_mode & 0o222
+    mode = 0o600 | writers | writers << 1
+    if os.fstat(descriptor).st_mode & 0o777 != mode:
+        with suppress(PermissionError):  # another user's, who shares the directory
+            os.fchmod(descriptor, mode)
+
+
+def _holder_name(path: Path) -> str:
+    """`process 123`, `process 123 on HOST`: who holds the lock, as far as that is known."""
+    if pid := _locking_pid(path):
+        return f"process {pid}"
+    try:
+        written, _, host = path.read_text(encoding="utf-8", errors="replace").strip().partition(" ")
+    except OSError:
+        written, host = "", ""
+    if host and host != platform.node() and written.isdigit():
+        return f"process {one_line(written)} on {one_line(host)}"
+    return "another process"
+
+
+def _locking_pid(path: Path) -> int | None:
+    """The process of this machine that holds the flock (proc_locks(5)); None if there is none, or it is not known."""
+    try:
+        file = path.stat()
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    number = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    for line in lines:
+        words = line.split()
+        if words[1] == "FLOCK" and number in words and int(words[4]) > 0:
+            return int(words[4])
+    return None
 
 
 def _flock(descriptor: int, kind: int) -> bool:
@@ -268,7 +313,3 @@ def _flock(descriptor: int, kind: int) -> bool:
             return False
         raise UserError(f"the file system of the results cannot lock files ({error.strerror})") from error
     return True
-
-
-def _pid(descriptor: int) -> str:
-    return os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "?"

@@ -78,3 +78,51 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
         os.waitpid(child, 0)
         ours.close()
         childs.close()
+
+
+@pytest.mark.parametrize(("directory", "lock"), [(0o755, 0o600), (0o775, 0o660), (0o777, 0o666), (0o700, 0o600)])
+def test_only_who_may_write_may_lock(tmp_path: Path, directory: int, lock: int) -> None:
+    """flock needs no more than an open file, so those who may only read the directory cannot open the lock's file."""
+    run = tmp_path / "first-0123abcd"
+    run.mkdir()
+    run.chmod(directory)
+    (run / locks.LOCK).touch(0o644)
+    opened(tmp_path).close()
+    assert (run / locks.LOCK).stat().st_mode & 0o777 == lock
+
+
+def test_who_may_only_read_sees_that_a_run_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without opening the lock's file."""
+    real = os.open
+
+    def forbidden(path: str | Path, *how: int) -> int:
+        if Path(path).name == locks.LOCK:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *how)
+
+    with opened(tmp_path) as writer:
+        run = LocalStorage(tmp_path / writer.run_id)
+        monkeypatch.setattr(os, "open", forbidden)
+        assert locks.holder(run) == f"process {os.getpid()}"
+        monkeypatch.undo()
+    monkeypatch.setattr(os, "open", forbidden)
+    assert locks.holder(run) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("99999999 elsewhere", "process 99999999 on elsewhere;"),
+        ("99999999", "another process;"),
+        ("", "another process;"),
+    ],
+)
+def test_a_process_is_named_only_if_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, told: str
+) -> None:
+    """Where the kernel does not tell who holds a lock: what another machine wrote, or nobody's number."""
+    monkeypatch.setattr(locks, "_locking_pid", lambda path: None)
+    with opened(tmp_path) as writer:
+        (tmp_path / writer.run_id / locks.LOCK).write_text(written)
+        with pytest.raises(UserError, match=f"is being written by {told}"):
+            opened(tmp_path)
