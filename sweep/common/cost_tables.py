@@ -1,10 +1,10 @@
-"""Cost tables: what one of each counter costs in ns, and who says so. JSON files, shipped or measured here.
+"""Cost tables: nanoseconds for one of each counter, with the source of each figure.
 
-A table prices counters of the outcomes, and counts that follow from them (DERIVED).
+JSON files: those in sweep/common/costs are shipped, `sweep calibrate` writes others into a store. A table has prices
+for counters of the outcomes, and for counts that are derived from them (DERIVED).
 """
 
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import Any
 from engine.model.arch import ARCHES
 from engine.model.results import WORK
 from sweep.common import schema
-from sweep.common.errors import UserError, unknown_name
+from sweep.common.errors import UserError, one_line, unknown_name
+from sweep.common.text_lines import open_regular_file
 
 COSTS_SCHEMA = "sweep-costs/1"
 SHIPPED = Path(__file__).parent / "costs"
 DEFAULT = "published"
+MAX_BYTES, MAX_CPUS, MAX_NS = 1 << 20, 1 << 16, 1e18
 
 
 def _by_arch(values: Mapping[str, int]) -> str:
@@ -30,19 +32,20 @@ _ENTRIES = _by_arch({arch.name: arch.entries for arch in ARCHES})
 _CALL_PAGES = f"(least(zap, virt) / {_PAGE})"
 _FREES = "(advice = 'free' AND policy <> 'munmap')"
 _COVERED = "least(zap_calls * (least(zap, virt) / virt) / rounds, 1)"
-"""Share of the VMA that a round's calls cover."""
+"""Share of the VMA that the calls of one round cover."""
 _KEPT_ROUNDS = (
     "(CASE WHEN sparsity IN (0, 1) THEN rounds"
     " ELSE (rounds - sparsity * (1 - pow(sparsity, rounds)) / (1 - sparsity)) / (1 - pow(sparsity, rounds)) END)"
 )
-"""Pages at all peaks over those at the last, where every round adds pages and none goes: the sum of 1 - sparsity^r."""
+"""Resident pages summed over all rounds, divided by those of the last round, if no round removes pages: round r leaves
+1 - sparsity^r of all pages resident."""
 _MARKED = f"(CASE WHEN {_FREES} THEN ptes_installed * {_COVERED} ELSE 0 END)"
 _FLUSHES = (
     "(CASE WHEN ipis > 0 THEN ipis / (threads - 1) ELSE"
     f" least(zap_calls + force_breaks, (ptes_zapped + {_MARKED}) / (least(cluster, zap, virt) / {_PAGE}),"
     " table_visits + force_breaks) END)"
 )
-"""With one thread: calls that clear an entry, of which there are no more than extents, or parts of extents."""
+"""With one thread: calls that clear an entry. They are at most as many as extents, or pieces of extents, are zapped."""
 
 DERIVED = {
     "ptes_looked_at": f"least(table_visits * least({_CALL_PAGES}, {_ENTRIES}), zap_calls * {_CALL_PAGES})",
@@ -56,19 +59,20 @@ DERIVED = {
         f" * {_COVERED} ELSE 0 END)"
     ),
 }
-"""Counts that follow from a row of outcomes, in SQL. Exact where calls are whole and threads one, else the best bound.
+"""Counts derived from a row of outcomes, as SQL; `{cpus}` is the number of CPUs. Exact for one thread and calls of
+whole slots, otherwise the best bound.
 
-ptes_looked_at: entries in the tables that calls meet. tables_absent: slots that calls walk over without a table.
-calls_freeing: calls that free a table. flushes: TLB flushes of any size. interrupts: CPUs interrupted, as each call
-that ends while another thread's is under way flushes all (mm_tlb_flush_nested), on a machine with so many CPUs.
-ptes_marked, ptes_marked_again: present entries under MADV_FREE, for the first time and later.
+ptes_looked_at: entries in the tables that calls visit. tables_absent: slots without a table that calls walk over.
+calls_freeing: calls that free a table. flushes: TLB flushes of any size. interrupts: CPUs interrupted; a call that ends
+while another thread's is running flushes everything (mm_tlb_flush_nested). ptes_marked, ptes_marked_again: present
+entries under MADV_FREE, the first time and later.
 """
 PRICED = (*WORK, *DERIVED)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One counter's price, and what it stands for."""
+    """The price of one counter, and where it comes from."""
 
     counter: str
     ns: float
@@ -81,9 +85,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
-    """Prices of counters; a counter without one costs nothing, being covered by another.
+    """Prices of counters. A counter without a price costs nothing: another one covers it.
 
-    cpus: of the machine it stands for; None: as many as there are threads
+    cpus: CPUs of the machine that the table describes; None: one for each thread of the scenario.
     """
 
     name: str
@@ -93,36 +97,37 @@ class CostTable:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Rows of the table `costs`."""
+        """Rows of the view `costs`."""
         names = [column.name for column in schema.COSTS if column.name != "name"]
         return [{"name": self.name, **{name: getattr(cost, name) for name in names}} for cost in self.costs]
 
     @property
     def sql(self) -> str:
-        """cost_ns as an expression over a row of outcomes; NULL where a priced counter is."""
+        """SQL expression for cost_ns over a row of outcomes; NULL if a counter with a price is NULL."""
         cpus = "threads" if self.cpus is None else self.cpus
-        # least() passes over NULL, and what the live kernel does not show is to have no cost
+        # least() ignores NULL, but a counter that the live kernel does not show must give NULL: + 0 * table_visits.
         counts = {name: f"({sql.format(cpus=cpus)} + 0 * table_visits)" for name, sql in DERIVED.items()}
         return " + ".join(f"{counts.get(cost.counter, cost.counter)} * {cost.ns:e}" for cost in self.costs) or "0e0"
 
     def without(self, counters: Collection[str]) -> "CostTable":
-        """The same, these at no cost."""
+        """This table without the prices of these counters."""
         return replace(self, costs=tuple(cost for cost in self.costs if cost.counter not in counters))
 
 
 def load(path: Path) -> CostTable:
-    """One file. UserError says what is wrong with it."""
+    """Read one file. UserError names the file and what is wrong with it."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular_file(str(path)) as file:
+            tree = json.loads(file.read(MAX_BYTES))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or 'cannot be read'}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: a hundred thousand brackets
+        raise UserError(f"{path}: not JSON ({one_line(str(error))})") from error
     return parse(path, tree)
 
 
 def parse(path: Path, tree: Any) -> CostTable:
-    """The same from parsed JSON."""
+    """A cost table from parsed JSON; `path` is for errors, and names the table if it has no name."""
     if not isinstance(tree, dict) or tree.get("schema") != COSTS_SCHEMA:
         raise UserError(f"{path}: not a cost table (schema must be {COSTS_SCHEMA!r})")
     counters = tree.get("counters")
@@ -130,19 +135,29 @@ def parse(path: Path, tree: Any) -> CostTable:
         raise UserError(f"{path}: counters: a mapping from counter to ns, covers, source is required")
     costs = tuple(_cost(path, counter, entry) for counter, entry in counters.items())
     cpus = tree.get("cpus")
-    if cpus is not None and (isinstance(cpus, bool) or not isinstance(cpus, int) or cpus < 1):
+    if cpus is not None and (isinstance(cpus, bool) or not isinstance(cpus, int) or not 1 <= cpus <= MAX_CPUS):
         raise UserError(f"{path}: cpus: a whole number, 1 or more, is required")
-    return CostTable(str(tree.get("name") or path.stem), str(tree.get("about", "")), costs, cpus)
+    return CostTable(_text(path, tree, "name") or path.stem, _text(path, tree, "about"), costs, cpus)
 
 
-def load_all(measured: Sequence[Path] = ()) -> dict[str, CostTable]:
-    """The shipped tables and these, by name; a measured one wins over a shipped one of its name."""
-    tables = [load(path) for path in (*sorted(SHIPPED.glob("*.json")), *measured)]
+def load_all(measured: Sequence[Path] = (), problems: list[str] | None = None) -> dict[str, CostTable]:
+    """The shipped tables and the measured ones by name; a measured one replaces a shipped one of the same name.
+
+    `problems`: gets a line for each measured table that cannot be read; if None, that is a UserError.
+    """
+    tables = [load(path) for path in sorted(SHIPPED.glob("*.json"))]
+    for path in measured:
+        try:
+            tables.append(load(path))
+        except UserError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
     return {table.name: table for table in tables}
 
 
 def choose(tables: dict[str, CostTable], wanted: str) -> CostTable:
-    """By name, or by the path of a JSON file."""
+    """The table of this name, else the one in the JSON file of this path. UserError names the nearest name."""
     if wanted in tables:
         return tables[wanted]
     if wanted.endswith(".json"):
@@ -155,7 +170,18 @@ def _cost(path: Path, counter: str, entry: Any) -> Cost:
     if counter not in PRICED:
         raise UserError(f"{path}: {unknown_name('counter', str(counter), PRICED)}")
     ns = entry.get("ns") if isinstance(entry, dict) else None
-    if isinstance(ns, bool) or not isinstance(ns, int | float) or not math.isfinite(ns) or ns < 0:
+    if isinstance(ns, bool) or not isinstance(ns, int | float) or not 0 <= ns <= MAX_NS:
         raise UserError(f"{where}.ns: a number of nanoseconds, 0 or more, is required")
-    covers, source, machine, date = (str(entry.get(word, "")) for word in ("covers", "source", "machine", "date"))
+    covers, source, machine, date = (_text(where, entry, key) for key in ("covers", "source", "machine", "date"))
     return Cost(counter, float(ns), covers, source, machine, date, guess=bool(entry.get("guess")))
+
+
+def _text(where: object, mapping: Mapping[str, Any], key: str) -> str:
+    text = mapping.get(key) or ""
+    try:
+        str(text).encode()
+    except ValueError:  # a lone surrogate, which neither Arrow nor a terminal can hold
+        text = None
+    if not isinstance(text, str):
+        raise UserError(f"{where}: {key}: a text is required")
+    return text

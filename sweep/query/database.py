@@ -24,12 +24,13 @@ class Database:
         self, store: Store, cost: str = cost_tables.DEFAULT, *, run: str | None = None, runs: Sequence[RunInfo] = ()
     ) -> None:
         """`cost`: name or file of the cost table for `cost_ns`. `run`, `runs`: only this run, or these."""
-        tables = cost_tables.load_all(store.cost_files())
+        cost_problems: list[str] = []
+        tables = cost_tables.load_all(store.cost_files(), cost_problems)
         chosen = cost_tables.choose(tables, cost)
         self._cost_sql = chosen.sql
         self._cost_rows = [row for table in {**tables, chosen.name: chosen}.values() for row in table.rows]
         survey = store.survey()
-        self.problems = [] if run or runs else survey.problems
+        self.problems = cost_problems + ([] if run or runs else survey.problems)
         self._runs = [store.find(run)] if run else list(runs) or survey.runs
         self._latest = list({r.grid: r for r in self._runs}.values())
         self._files = {run.run_id: CheckedFiles(run.path) for run in self._runs}

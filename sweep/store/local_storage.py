@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from sweep.common import atomic_write
 from sweep.common.errors import UserError
+from sweep.common.text_lines import open_regular_file
 from sweep.store.storage import Entry, Storage, check_size
 
 _ELSEWHERE = "give another place with --results"
@@ -50,13 +50,7 @@ class LocalStorage(Storage):
 
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
         path = self.path / name
-        # Non-blocking: a named pipe that nobody writes to would wait here for ever.
-        with (
-            os_errors_as_user_errors(path),
-            os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file,
-        ):
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UserError(f"{path}: not a regular file")
+        with os_errors_as_user_errors(path), open_regular_file(str(path)) as file:
             return check_size(file.read(-1 if max_bytes is None else max_bytes + 1), max_bytes, path)
 
     def put(self, name: str, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What a counter costs, and who says so."""
+"""Cost tables: reading, checking, and the SQL of cost_ns."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from sweep.common import cost_tables
 from sweep.common.errors import UserError
 from sweep.query.database import Database, cost_ns
 from sweep.store import arrow_tables
+from sweep.store.store import Store
 from tests.support.small_stores import filled
 
 
@@ -65,6 +66,18 @@ def test_the_published_costs_are_complete() -> None:
         ('{"schema": "sweep-costs/1", "counters": {"ipis": {"ns": -1}}}', r"counters\.ipis\.ns"),
         ('{"schema": "sweep-costs/1", "counters": {"ipis": {"ns": true}}}', r"counters\.ipis\.ns"),
         ('{"schema": "sweep-costs/1", "counters": {"ipis": 3}}', r"counters\.ipis\.ns"),
+        ('{"schema": "sweep-costs/1", "counters": {"ipis": {"ns": 1e400}}}', r"counters\.ipis\.ns"),
+        ('{"schema": "sweep-costs/1", "counters": {"ipis": {"ns": NaN}}}', r"counters\.ipis\.ns"),
+        (f'{{"schema": "sweep-costs/1", "counters": {{"ipis": {{"ns": {10**400}}}}}}}', r"counters\.ipis\.ns"),
+        (f'{{"schema": "sweep-costs/1", "counters": {{}}, "cpus": {10**400}}}', "cpus: a whole number"),
+        ('{"schema": "sweep-costs/1", "counters": {}, "name": [5]}', "name: a text"),
+        ('{"schema": "sweep-costs/1", "counters": {}, "name": "\\ud800"}', "name: a text"),
+        (
+            '{"schema": "sweep-costs/1", "counters": {"ipis": {"ns": 1, "source": 5}}}',
+            r"counters\.ipis: source: a text",
+        ),
+        ("[" * 100_000, "not JSON"),
+        ("9" * 100_000, "not JSON"),
     ],
 )
 def test_bad_cost_tables(tmp_path: Path, text: str, told: str) -> None:
@@ -113,3 +126,13 @@ def test_a_count_per_table_is_not_free() -> None:
     scenario = Scenario(virt=64 * MIB, sparsity=0.9, cluster=64 * KIB, zap=64 * KIB, rounds=3)
     none, refcount = cost_ns(rows_of(scenario, ("none", "refcount")), cost_tables.load_all()["published"])
     assert refcount > none
+
+
+def test_a_bad_table_in_a_store_is_one_problem(tmp_path: Path) -> None:
+    """Queries go on with the other cost tables."""
+    (tmp_path / "costs").mkdir()
+    (tmp_path / "costs" / "bad.json").write_text("{")
+    with Database(Store(tmp_path)) as database:
+        assert "published" in {row["name"] for row in database.query("SELECT name FROM costs").to_pylist()}
+        (problem,) = database.problems
+    assert problem.startswith(f"{tmp_path}/costs/bad.json: not JSON (")
