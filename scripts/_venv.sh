@@ -40,7 +40,7 @@ pip_install() { # PIP_USER=0: pip refuses `user = true` of a pip.conf in a venv
 
 set_up() (
     echo "ptsweep: installing requirements.lock into .venv (the first time: a minute, 300 MB to download)"
-    "$1" -I -c 'import fcntl, signal; signal.signal(2, 0); fcntl.flock(9, fcntl.LOCK_EX)' # this shell holds it on
+    "$1" -I -c 'import fcntl, signal; signal.signal(2, 0); fcntl.flock(9, fcntl.LOCK_EX)' # the shell keeps the lock
     ! is_ready || exit 0
     trap '[ $? -eq 0 ] || fail "could not install requirements.lock into .venv: the reason is above"' EXIT
     cd -- "$root"
