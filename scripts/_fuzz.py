@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.grid_fuzzing import Tally, bombs, fuzz_grids, judge_grid, memory_mib
+from tests.support.grid_fuzzing import Tally, bombs, check_grid, fuzz_grids, memory_mib
 from tests.support.sql_fuzzing import fuzz_sql
 
 
@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="seed of all inputs; default 1")
     options = parser.parse_args()
     for text in bombs().values():
-        judge_grid(text)
+        check_grid(text)
     print(f"bombs: {len(bombs())}, memory {memory_mib()} MiB at most")
     began = time.monotonic()
     grids = fuzz_grids(options.grids, options.seed, _progress("grids", began))

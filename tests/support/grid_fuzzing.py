@@ -1,8 +1,8 @@
-"""Hostile input: made-up grids and SQL, and judges of what the program does with them.
+"""Generate hostile grids and long texts, and check what the program does with them.
 
-`scripts/fuzz N` runs N grids through a loop that is guided by coverage, and as many statements as fit beside it;
-test_fuzz.py runs a few of each. A judge raises Found: a traceback, a hang, a message that is not one clean line, a grid
-that is accepted and then cannot be run, a query that sees or does what it must not.
+A check raises Violation for a hang, for a message that is not one printable line, and for a grid that is accepted but
+cannot be planned; any other exception is a violation too. `scripts/fuzz N` checks N grids, guided by coverage;
+test_fuzz.py checks a thousand. tests/support/sql_fuzzing.py does the same for SQL.
 """
 
 import contextlib
@@ -23,160 +23,57 @@ from sweep.run import plan
 from tests.paths import ROOT
 
 LIMIT_S = 10
-MOST_PLANNED = 20_000
-GUIDES = (axes, field_values, grid, grid_file, loader, plan, sql_expressions, units, yaml_reader)
+MAX_PLANNED_POINTS = 20_000
+GUIDED_MODULES = (axes, field_values, grid, grid_file, loader, plan, sql_expressions, units, yaml_reader)
+# fmt: off
 WORDS = (
-    *("schema: sweep/1", "name: a", "fixed: {virt: 64GiB, sparsity: 0.9}", "axes: {zap: [64KiB, 2MiB]}", "repeats: 3"),
-    *(
-        "zip: {p: {virt: [1GiB, 2GiB], threads: [1, 8]}}",
-        "include: [{virt: 1GiB, res: 2MiB}]",
-        "seed: 9223372036854775807",
-    ),
-    *(
-        "exclude: [{threads: 8, zap: 64KiB}]",
-        'exclude: [{where: "zap < cluster"}]',
-        "derive: {a: zap * 2}",
-        "policies: [none]",
-    ),
-    *(
-        "{pow2: {from: 4KiB, to: 1GiB}}",
-        "{range: {from: 1, to: 1000000000, step: 1}}",
-        "{log: {from: 1, to: 9e9, points: 10000}}",
-    ),
-    *(
-        "workload: {trace: x.csv}",
-        "&a [1, 2]",
-        "*a",
-        "<<: *a",
-        "!!python/object/apply:os.system [id]",
-        "%YAML 1.1",
-        "---",
-        "...",
-    ),
-    *(
-        "-1",
-        "0",
-        "1",
-        "4096",
-        "1e308",
-        "nan",
-        ".nan",
-        ".inf",
-        "017",
-        "0x10",
-        "1_000",
-        "1:30",
-        "no",
-        "~",
-        "null",
-        "55TiB",
-        "64kb",
-        "1B",
-    ),
-    *(
-        "9" * 400,
-        "0." + "9" * 400,
-        "18446744073709551616",
-        "-9223372036854775809",
-        "1PiB",
-        "0.1",
-        "1.0",
-        "0.0000000000000001",
-    ),
-    *(
-        "[",
-        "]",
-        "{",
-        "}",
-        ":",
-        ": ",
-        ",",
-        "'",
-        '"',
-        "#",
-        "|",
-        ">",
-        "\n",
-        "  ",
-        "\t",
-        "\\",
-        "?",
-        "- ",
-        "\x1b[31m",
-        "\u202e",
-        "\0",
-        "\ufeff",
-    ),
-    *(
-        "virt",
-        "res",
-        "sparsity",
-        "cluster",
-        "zap",
-        "zap_shift",
-        "threads",
-        "rounds",
-        "order",
-        "advice",
-        "arch",
-        "seed",
-        "folio",
-        "refault",
-    ),
-    *(
-        "random",
-        "sequential",
-        "dontneed",
-        "free",
-        "x86-64",
-        "arm64-64k",
-        "where",
-        "because",
-        "from",
-        "to",
-        "step",
-        "points",
-        "trace",
-    ),
-    *(
-        "(SELECT 1)",
-        "zap / 0",
-        "zap * zap * zap",
-        "repeat('x', 1000000000)",
-        "random()",
-        "now()",
-        "getenv('HOME')",
-        "sum(zap)",
-        "a.b",
-        "1=1--",
-    ),
-    *(
-        "CAST(zap AS INTEGER)",
-        "zap::VARCHAR",
-        "'x'",
-        "NULL",
-        "TRUE",
-        "1GiB",
-        "list_sum(range(1000000000))",
-        "virt ** 99",
-        "ln(0)",
-        "sqrt(-1)",
-    ),
+    # sections of a grid
+    "schema: sweep/1", "name: a", "fixed: {virt: 64GiB, sparsity: 0.9}", "axes: {zap: [64KiB, 2MiB]}",
+    "repeats: 3", "zip: {p: {virt: [1GiB, 2GiB], threads: [1, 8]}}", "include: [{virt: 1GiB, res: 2MiB}]",
+    "seed: 9223372036854775807", "exclude: [{threads: 8, zap: 64KiB}]", 'exclude: [{where: "zap < cluster"}]',
+    "derive: {a: zap * 2}", "policies: [none]",
+    # rules
+    "{pow2: {from: 4KiB, to: 1GiB}}", "{range: {from: 1, to: 1000000000, step: 1}}",
+    "{log: {from: 1, to: 9e9, points: 10000}}",
+    # YAML that is refused
+    "workload: {trace: x.csv}", "&a [1, 2]", "*a", "<<: *a", "!!python/object/apply:os.system [id]", "%YAML 1.1",
+    "---", "...",
+    # values
+    "-1", "0", "1", "4096", "1e308", "nan", ".nan", ".inf", "017", "0x10", "1_000", "1:30", "no", "~", "null",
+    "55TiB", "64kb", "1B",
+    # numbers at the limits
+    "9" * 400, "0." + "9" * 400, "18446744073709551616", "-9223372036854775809", "1PiB", "0.1", "1.0",
+    "0.0000000000000001",
+    # syntax and characters
+    "[", "]", "{", "}", ":", ": ", ",", "'", '"', "#", "|", ">", "\n", "  ", "\t", "\\", "?", "- ", "\x1b[31m",
+    "\u202e", "\x00", "\ufeff",
+    # fields
+    "virt", "res", "sparsity", "cluster", "zap", "zap_shift", "threads", "rounds", "order", "advice", "arch",
+    "seed", "folio", "refault",
+    # words
+    "random", "sequential", "dontneed", "free", "x86-64", "arm64-64k", "where", "because", "from", "to", "step",
+    "points", "trace",
+    # SQL
+    "(SELECT 1)", "zap / 0", "zap * zap * zap", "repeat('x', 1000000000)", "random()", "now()", "getenv('HOME')",
+    "sum(zap)", "a.b", "1=1--", "CAST(zap AS INTEGER)", "zap::VARCHAR", "'x'", "NULL", "TRUE", "1GiB",
+    "list_sum(range(1000000000))", "virt ** 99", "ln(0)", "sqrt(-1)",
 )
+# fmt: on
+"""Words and characters that mutations insert."""
 
 
-class Found(AssertionError):  # noqa: N818 - what a judge found
-    """The program did what it must not."""
+class Violation(AssertionError):  # noqa: N818 - of a rule that the program must keep
+    """The program did what it must not do."""
 
 
 @contextlib.contextmanager
 def limited(seconds: int = LIMIT_S) -> Iterator[None]:
-    """Raises Found where the block takes more CPU time than this, or ten times that of anybody's."""
+    """Raise Violation if the block takes more CPU time than `seconds`, or ten times as much wall time."""
 
-    def late(number: int, frame: FrameType | None) -> None:
-        raise Found(f"took longer than {seconds} s")
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Violation(f"took longer than {seconds} s")
 
-    before = [signal.signal(number, late) for number in (signal.SIGPROF, signal.SIGALRM)]
+    before = [signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)]
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.alarm(10 * seconds)
     try:
@@ -189,53 +86,53 @@ def limited(seconds: int = LIMIT_S) -> Iterator[None]:
 
 
 def memory_mib() -> int:
-    """The most that this process ever had."""
+    """The peak resident memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def check_message(error: UserError) -> None:
-    """One line, not too long, nothing that a terminal would obey."""
+    """Raise Violation unless the message is one printable line of at most 2,000 characters."""
     text = str(error)
     if not text or len(text) > 2000 or not text.isprintable():
-        raise Found(f"not one clean line: {text!r}")
+        raise Violation(f"not one clean line: {text!r}")
 
 
-def judge_grid(text: str) -> bool:
-    """Whether the text is a grid; if so it can be planned, and all its points can be made."""
+def check_grid(text: str) -> bool:
+    """Whether the text is accepted as a grid. Raises Violation, also if an accepted grid has no proper plan."""
     try:
         with limited():
-            made = parse_grid(text, "fuzz.yaml")
+            parsed = parse_grid(text, "fuzz.yaml")
     except UserError as error:
         check_message(error)
         return False
-    if made.raw_points <= MOST_PLANNED and not made.traces:
-        judge_plan(made)
+    if parsed.raw_points <= MAX_PLANNED_POINTS and not parsed.traces:
+        check_plan(parsed)
     return True
 
 
-def judge_plan(made: Any) -> None:
-    """The plan of a grid is made or refused in a line; what it accepts has every point that it counts."""
+def check_plan(parsed: grid.Grid) -> None:
+    """Raise Violation unless the plan is refused in one line, or has as many points as it counts."""
     try:
         with limited():
-            planned = plan.make_plan(made)
+            planned = plan.make_plan(parsed)
     except UserError as error:
         check_message(error)
         return
     with limited():
         points = sum(len(block.ids) for block in planned.chunks())
     if points != planned.account.todo:
-        raise Found(f"{planned.account.todo} points were planned, {points} came")
+        raise Violation(f"{planned.account.todo} points were planned, {points} came")
 
 
 def corpus() -> list[str]:
-    """Grids to begin with: those that ship, and two with every section."""
-    ships = [path.read_text() for path in sorted((ROOT / "grids").glob("*.yaml"))]
+    """Grids to start from: the shipped ones, and two that have every section."""
+    shipped = [path.read_text() for path in sorted((ROOT / "grids").glob("*.yaml"))]
     readme = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
-    return [readme, "\n".join(WORDS[:12]), *ships]
+    return [readme, "\n".join(WORDS[:12]), *shipped]
 
 
 def mutated(text: str, others: list[str], chance: random.Random) -> str:
-    """Some words put in, cut out, doubled, moved, or exchanged with another text's."""
+    """`text` after some random changes: words inserted, parts cut, repeated, moved, or copied from `others`."""
     for _ in range(chance.choice((1, 1, 1, 2, 3, 5, 8))):
         start = chance.randrange(len(text) + 1)
         stop = min(len(text), start + chance.choice((0, 1, 1, 2, 4, 8, 16, 64)))
@@ -268,18 +165,18 @@ def mutated(text: str, others: list[str], chance: random.Random) -> str:
 
 @dataclass
 class Guide:
-    """Which lines of our modules ran after which: a text that shows a new pair is worth changing further."""
+    """Coverage of GUIDED_MODULES as pairs of consecutive lines. A text that runs a new pair is mutated further."""
 
-    files: frozenset[str] = field(default_factory=lambda: frozenset(str(module.__file__) for module in GUIDES))
+    files: frozenset[str] = field(default_factory=lambda: frozenset(str(module.__file__) for module in GUIDED_MODULES))
     pairs: set[tuple[CodeType, int, int]] = field(default_factory=set)
     _new: bool = False
 
-    def run(self, judge: Callable[[], object]) -> bool:
-        """Whether this showed anything new."""
+    def run(self, check: Callable[[], object]) -> bool:
+        """Call `check`; returns whether a new pair of lines was run."""
         self._new = False
         sys.settrace(self._call)
         try:
-            judge()
+            check()
         finally:
             sys.settrace(None)
         return self._new
@@ -303,6 +200,8 @@ class Guide:
 
 @dataclass
 class Tally:
+    """Counts of a fuzzing loop: texts checked, accepted, and kept for mutation; pairs of lines; violations."""
+
     inputs: int = 0
     accepted: int = 0
     kept: int = 0
@@ -310,15 +209,15 @@ class Tally:
     found: list[str] = field(default_factory=list)
 
 
-def fuzz_grids(inputs: int, seed: int, told: Callable[[Tally], None] = lambda tally: None) -> Tally:
-    """So many texts, each made of one that showed something new."""
+def fuzz_grids(inputs: int, seed: int, report: Callable[[Tally], None] = lambda tally: None) -> Tally:
+    """Check `inputs` texts: the corpus, then mutations of texts that ran new code. Calls `report` every 1,000 texts."""
     chance, guide, tally = random.Random(seed), Guide(), Tally()
     texts = corpus()
     for number in range(inputs):
-        text = texts[number] if number < len(texts) else mutated(_picked(texts, chance), texts, chance)
+        text = texts[number] if number < len(texts) else mutated(_pick(texts, chance), texts, chance)
         accepted: list[bool] = []
         try:
-            new = guide.run(lambda text=text, accepted=accepted: accepted.append(judge_grid(text)))  # type: ignore[misc]
+            new = guide.run(lambda text=text, accepted=accepted: accepted.append(check_grid(text)))  # type: ignore[misc]
         except Exception as error:
             tally.found.append(f"{type(error).__name__}: {error}\n{text}")
             continue
@@ -327,17 +226,15 @@ def fuzz_grids(inputs: int, seed: int, told: Callable[[Tally], None] = lambda ta
             texts.append(text)
         tally.inputs, tally.kept, tally.pairs = number + 1, len(texts), len(guide.pairs)
         if not tally.inputs % 1000:
-            told(tally)
+            report(tally)
     return tally
 
 
-def _picked(texts: list[str], chance: random.Random) -> str:
-    """The latest more often than the others."""
-    return (
-        texts[-1 - min(len(texts) - 1, int(chance.expovariate(1 / 40)))]
-        if chance.random() < 0.5
-        else chance.choice(texts)
-    )
+def _pick(texts: list[str], chance: random.Random) -> str:
+    """A random text, the latest ones more often than the others."""
+    if chance.random() < 0.5:
+        return texts[-1 - min(len(texts) - 1, int(chance.expovariate(1 / 40)))]
+    return chance.choice(texts)
 
 
 LONG_TEXT_UNITS = (
@@ -356,7 +253,7 @@ def long_texts(
 
 
 def bombs() -> dict[str, str]:
-    """Texts that are made to cost: each must be refused, or planned, soon and in little memory."""
+    """Texts that are expensive for careless code; each must be refused or planned soon, in little memory."""
     head = "schema: sweep/1\nname: bomb\nfixed: {virt: 64GiB, sparsity: 0.9}\n"
     aliases = "\n".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]" for i in range(9))
     return {

@@ -1,6 +1,6 @@
 """Fuzzing with hostile SQL: statements and expressions that try to read, write, load, set, connect or run for ever.
 
-Found is raised if an answer contains a canary (of a file or the environment), if a file or setting changed, and if a
+Violation is raised if an answer contains a canary (of a file or the environment), if a file or setting changed, and if a
 message is not one clean line.
 """
 
@@ -15,7 +15,7 @@ from sweep.common.errors import UserError
 from sweep.query import conditions
 from sweep.query.database import Database
 from sweep.store.store import open_store
-from tests.support.grid_fuzzing import Found, Tally, check_message, limited
+from tests.support.grid_fuzzing import Tally, Violation, check_message, limited
 from tests.support.small_stores import filled, scenarios
 
 CANARY, VARIABLE = "canary-7f3a", "SWEEP_CANARY"
@@ -213,19 +213,19 @@ class FuzzedStore:
                 continue
             self._check_no_canary(str({name: array.to_pylist() for name, array in values.items()}), text)
             if [len(values.get("a", masks[0] if masks else []))] != [50]:
-                raise Found("not one value for each point")
+                raise Violation("not one value for each point")
         return is_allowed
 
     def check_unchanged(self) -> None:
-        """Raise Found if a file appeared or vanished, or a setting changed."""
+        """Raise Violation if a file appeared or vanished, or a setting changed."""
         if self._files() != self.files:
-            raise Found(f"files appeared or vanished: {sorted(self._files() ^ self.files)}")
+            raise Violation(f"files appeared or vanished: {sorted(self._files() ^ self.files)}")
         if self._settings() != self.settings:
-            raise Found("a setting has changed")
+            raise Violation("a setting has changed")
 
     def _check_no_canary(self, answer: str, text: str) -> None:
         if CANARY in answer and CANARY not in text:
-            raise Found(f"the answer contains the canary: {answer}")
+            raise Violation(f"the answer contains the canary: {answer}")
 
     def _files(self) -> set[Path]:
         return {*self.folder.rglob("*"), *Path.cwd().glob("*")}

@@ -1,4 +1,4 @@
-"""Hostile input, in short: a thousand made-up grids, bombs, SQL, names. `scripts/fuzz` tries a hundred thousand."""
+"""Hostile input: a thousand generated grids, expensive texts, SQL, names. `scripts/fuzz` tries a hundred thousand."""
 
 import random
 import subprocess
@@ -19,13 +19,13 @@ from sweep.store.store import open_store
 from tests.paths import ROOT
 from tests.support.grid_fuzzing import (
     WORDS,
-    Found,
     Guide,
+    Violation,
     bombs,
+    check_grid,
     check_message,
     corpus,
     fuzz_grids,
-    judge_grid,
     limited,
     long_texts,
     memory_mib,
@@ -60,43 +60,44 @@ GRIDS = st.dictionaries(st.sampled_from([*TOP_KEYS, "zap"]), NODES, max_size=6).
 @given(GRIDS)
 @pytest.mark.slow
 def test_grids_of_any_shape(text: str) -> None:
-    """A grid that could be one is planned, or refused in one clean line."""
-    judge_grid(text)
+    """A text with the shape of a grid is planned, or refused in one printable line."""
+    check_grid(text)
 
 
 @pytest.mark.slow
 def test_a_thousand_grids_guided_by_coverage() -> None:
-    """None makes a traceback, a hang, an unclean line, or is accepted and then cannot be planned and run."""
+    """No text makes a traceback, a hang or an unprintable message, or is accepted and then cannot be planned."""
     tally = fuzz_grids(1000, seed=7)
     assert tally.found == []
     assert tally.accepted > 20
     assert tally.kept > 20
 
 
-FOUND = {
+FORMER_VIOLATIONS = {
     "a tag without end": f"schema: !!python/object/apply:{'os.' * 1000} [id]\n",
     "an anchor without end": f"schema: &{'a' * 5000} x\n",
     "a trace's name": "schema: sweep/1\nname: a\nworkload: {trace: [\U00036401.csv]}\n",
     "a rare letter in a key": "schema: sweep/1\nname: a\nfixed: {vir\U000750e8, GiB}\n",
 }
-"""What scripts/fuzz has found: messages that were not one clean line."""
+"""Texts found by scripts/fuzz whose messages were not one printable line."""
 
 
-@pytest.mark.parametrize("name", sorted(FOUND))
-def test_what_was_found_stays_mended(name: str) -> None:
-    """Each is refused in one clean line."""
-    assert not judge_grid(FOUND[name])
+@pytest.mark.parametrize("name", sorted(FORMER_VIOLATIONS))
+def test_former_violations_are_refused(name: str) -> None:
+    """Each is refused in one printable line."""
+    assert not check_grid(FORMER_VIOLATIONS[name])
 
 
 @pytest.mark.parametrize("name", sorted(bombs()))
 @pytest.mark.slow
 def test_bombs(name: str) -> None:
-    """What is made to cost is refused or planned within seconds, and in little memory."""
+    """An expensive text is refused or planned within seconds, in less than 400 MiB."""
     before = memory_mib()
-    judge_grid(bombs()[name])
+    check_grid(bombs()[name])
     assert memory_mib() - before < 400
 
 
+@pytest.mark.slow
 def test_long_texts_are_read_in_linear_time() -> None:
     """A value of 100,000 characters, in the file or in -S, is read or refused in one short line, and soon."""
     for text in long_texts():
@@ -105,7 +106,7 @@ def test_long_texts_are_read_in_linear_time() -> None:
         with limited(), pytest.raises(UserError, match="longer than 2,000 characters"):
             sql_expressions.to_duckdb_sql(text)
     for text in long_texts(starts=("",), ends=("",)):
-        assert not judge_grid(f"schema: sweep/1\nname: a\nfixed: {{virt: 1GiB, sparsity: {text}x}}\n")
+        assert not check_grid(f"schema: sweep/1\nname: a\nfixed: {{virt: 1GiB, sparsity: {text}x}}\n")
         for override in (f"seed=0{text}", f"{text}=1", f"axes.{text}=1"):
             try:
                 with limited():
@@ -127,27 +128,27 @@ def forever() -> None:
         pass
 
 
-def test_the_judges_notice(tmp_path: Path) -> None:
-    """They would find a file that was read, one that was written, an unclean line, and a loop."""
-    prey = FuzzedStore(tmp_path)
-    with pytest.raises(Found, match="contains the canary"):
-        prey.judge_query("SELECT 'canary-' || '7f3a'")
+def test_the_checks_notice_violations(tmp_path: Path) -> None:
+    """The checks report a file that was read, one that was written, an unprintable message, and an endless loop."""
+    fuzzed = FuzzedStore(tmp_path)
+    with pytest.raises(Violation, match="contains the canary"):
+        fuzzed.judge_query("SELECT 'canary-' || '7f3a'")
     (tmp_path / "new").touch()
-    with pytest.raises(Found, match="files appeared"):
-        prey.check_unchanged()
-    with pytest.raises(Found, match="not one clean line"):
+    with pytest.raises(Violation, match="files appeared"):
+        fuzzed.check_unchanged()
+    with pytest.raises(Violation, match="not one clean line"):
         check_message(UserError("a\x1b[31m"))
-    with pytest.raises(Found, match="took longer"), limited(1):
+    with pytest.raises(Violation, match="took longer"), limited(1):
         forever()
     guide = Guide()
-    assert guide.run(lambda: judge_grid("schema: sweep/1"))
-    assert not guide.run(lambda: judge_grid("schema: sweep/1"))
+    assert guide.run(lambda: check_grid("schema: sweep/1"))
+    assert not guide.run(lambda: check_grid("schema: sweep/1"))
     assert mutated("a: 1", corpus(), random.Random(1)) == mutated("a: 1", corpus(), random.Random(1))
 
 
 @pytest.mark.slow
-def test_a_query_that_hears_no_interrupt_is_left_behind(tmp_path: Path) -> None:
-    """Its command ends in time all the same, with one line and exit code 2."""
+def test_a_query_that_ignores_interrupts_is_abandoned(tmp_path: Path) -> None:
+    """The command ends after --timeout with one line and exit code 2 even if DuckDB ignores the interrupt."""
     filled(tmp_path)
     sql = "SELECT sum(levenshtein(repeat('a', 300000 + range::INT), repeat('b', 300000))) FROM range(2000)"
     words = ["query", sql, "--timeout", "1", "--results", str(tmp_path)]
@@ -159,7 +160,7 @@ def test_a_query_that_hears_no_interrupt_is_left_behind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["..", "../x", "/etc", ".", "a/b", "a\\b", "x\0y", "\x1b[31m", "-rf", "a" * 5000, ""])
 def test_no_name_leads_out_of_the_store(name: str, tmp_path: Path) -> None:
-    """A run's name, a grid's name: what is not a plain name is refused, and nothing is touched."""
+    """A run's or a grid's name that is not a plain name is refused, and no file outside of the store is touched."""
     outside = tmp_path / "x"
     outside.mkdir()
     (outside / "run.json").write_text("{}")
@@ -174,15 +175,15 @@ def test_no_name_leads_out_of_the_store(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["ftp://host/x", "s3://", "s3:///key", "://x", "S3://b/../../c"])
-def test_places_that_are_none(place: str) -> None:
-    """A URI that names nothing that can be a store is one line, never a traceback, and never another place."""
+def test_uris_that_name_no_store(place: str) -> None:
+    """A URI that cannot name a store is refused in one line."""
     with pytest.raises(UserError) as caught:
         open_store(place)
     assert "\n" not in str(caught.value)
 
 
-def test_what_a_terminal_would_obey_is_spelled_out(tmp_path: Path) -> None:
-    """In the name of a file, a column or a run: no escape sequence comes out of the program."""
+def test_control_characters_are_escaped(tmp_path: Path) -> None:
+    """No escape sequence in the name of a file, a column or a command reaches the terminal."""
     assert printable("a\x1b[31m\u202e\n") == "a\\x1b[31m\\u202e\\n"
     commands = (["plan", str(tmp_path / "a\x1b[31m.yaml")], ["query", 'SELECT 1 AS "a\x1b[31m"'], ["a\x1b[31m"])
     for words in commands:
