@@ -1,7 +1,7 @@
 """Fuzzing with hostile SQL: statements and expressions that try to read, write, load, set, connect or run for ever.
 
-Violation is raised if an answer contains a canary (of a file or the environment), if a file or setting changed, and if a
-message is not one clean line.
+A Violation is raised if an answer contains a canary (of a file or the environment), if a file or setting changed, or if
+a message is not one clean line.
 """
 
 import os
