@@ -124,7 +124,7 @@ from sweep.run.launch import LaunchOptions, launch
 from tests.support import fake_engine
 assert sys.argv[1:-1] == ["launch", "grids/first.yaml", "--address"]
 options = LaunchOptions(pathlib.Path("results"), address=sys.argv[-1], runner=fake_engine.RUNNER)
-launch(fake_engine.grid([1, 2]), options, fake_engine.Told())
+launch(fake_engine.grid([1, 2]), options, fake_engine.RecordingProgress())
 sys.exit(5)
 """
 

@@ -1,4 +1,4 @@
-"""Engines that answer at once, and misbehave where the seed says so; and grids to go with them."""
+"""Fake engines that answer at once and misbehave for certain seeds, grids for them, and a Progress that records."""
 
 import ctypes
 import os
@@ -23,11 +23,11 @@ MARK, WAIT = "SWEEP_TEST_MARK", "SWEEP_TEST_WAIT"
 
 
 def run_batch(columns: Columns) -> Results:
-    """Every value is the point's seed. Seeds above misbehave."""
+    """Results in which every value is the seed of the point. The seeds named above misbehave instead."""
     seeds = columns["seed"]
     if (seeds == RAISES).any():
         raise ValueError(f"no seed {RAISES}\nhere")
-    if (seeds == DIES).any() or ((seeds == DIES_ONCE).any() and first_time()):
+    if (seeds == DIES).any() or ((seeds == DIES_ONCE).any() and is_first_time()):
         os.kill(os.getpid(), signal.SIGKILL)
     if (seeds == CRASHES).any():
         ctypes.string_at(0)
@@ -36,30 +36,31 @@ def run_batch(columns: Columns) -> Results:
     if (seeds == TOO_MUCH).any():
         np.empty(1 << 60, np.uint8)
     if ((seeds >= WAITS) & (seeds < WAITS + 4)).any():
-        wait()
+        wait_for_go()
     if (seeds == SLEEPS).any():
         time.sleep(0.3)
     rounds = columns["rounds"]
     values = np.broadcast_to(seeds[:, None, None], (len(seeds), len(POLICIES), len(COLUMNS)))
-    each = np.repeat(seeds, rounds)
-    by_round = np.broadcast_to(each[:, None, None], (len(each), len(POLICIES), len(ROUND_COLUMNS)))
+    round_seeds = np.repeat(seeds, rounds)
+    by_round = np.broadcast_to(round_seeds[:, None, None], (len(round_seeds), len(POLICIES), len(ROUND_COLUMNS)))
     return Results(values.copy(), by_round.copy(), rounds.copy())
 
 
 def remark(columns: Columns) -> Results:
-    """The same, with a remark on each point."""
+    """As run_batch, with a remark on each point."""
     return replace(run_batch(columns), remarks=("so it is",) * len(columns["seed"]))
 
 
-def wait() -> None:
-    """Say who is our parent, and wait for the word to go on."""
+def wait_for_go() -> None:
+    """Write a file named after our parent's process id into $SWEEP_TEST_WAIT, and wait for a file `go` there."""
     folder = Path(os.environ[WAIT])
     (folder / str(os.getppid())).touch()
     while not (folder / "go").exists():
         time.sleep(0.02)
 
 
-def first_time() -> bool:
+def is_first_time() -> bool:
+    """Whether this is the first call of any process, by a file whose path is in $SWEEP_TEST_MARK."""
     mark = Path(os.environ[MARK])
     if mark.exists():
         return False
@@ -68,13 +69,13 @@ def first_time() -> bool:
 
 
 def grid(seeds: list[int], name: str = "fake", rounds: int = 1) -> Grid:
-    """A point a seed."""
+    """A grid with one point per seed."""
     fixed = f"{{virt: 2MiB, sparsity: 0.5, rounds: {rounds}}}"
     return parse_grid(f"schema: sweep/1\nname: {name}\nfixed: {fixed}\naxes: {{seed: {seeds}}}\n", name)
 
 
-class Told:
-    """A Progress that remembers."""
+class RecordingProgress:
+    """A Progress that keeps what it is given."""
 
     def __init__(self) -> None:
         self.words: list[str] = []

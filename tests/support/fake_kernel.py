@@ -1,4 +1,4 @@
-"""A kernel that is the model, made up where the real one cannot be asked; and one that gets some scenarios wrong."""
+"""A fake of engine.kernel.runner.Runner that answers with the model's results, and wrong ones for chosen scenarios."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ SERVER_INFO = ServerInfo(guards=True, fifth_level=False, loop_ns=1.0)
 
 @dataclass
 class FakeKernel:
-    """`wrong` says for which scenarios the last round ends with a table too few."""
+    """wrong: scenarios whose last round ends with a table too few; asked: the points that were run, and `unmap`."""
 
     wrong: Callable[[Scenario], bool] = lambda scenario: False
     policy: str = "merged"
@@ -46,7 +46,7 @@ class FakeKernel:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, kernel: FakeKernel) -> FakeKernel:
-    """From now on this is the live kernel."""
+    """Let `kernel` be the live kernel for the rest of the test."""
 
     @contextmanager
     def open_fake(limit_s: float | None = None) -> Iterator[FakeKernel]:

@@ -1,4 +1,4 @@
-"""The live kernel for tests, or the plain reason why there is none to ask."""
+"""A Runner for tests on the live kernel, or the reason why this machine has none."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -10,7 +10,7 @@ from engine.kernel.runner import Runner, UnsupportedMachineError
 
 @cache
 def why_not() -> str:
-    """Empty where the kernel can be asked."""
+    """Why tests cannot run on the live kernel, empty if they can."""
     try:
         with Runner() as runner:
             return "" if runner.info.guards else f"Linux {runner.machine.release} is too old for MADV_GUARD_INSTALL"
@@ -20,7 +20,7 @@ def why_not() -> str:
 
 @pytest.fixture(scope="session")
 def kernel() -> Iterator[Runner]:
-    """One runner for all tests."""
+    """One Runner for all tests. Skips those that need it where there is none."""
     if why_not():
         pytest.skip(f"no live kernel: {why_not()}")
     with Runner() as runner:

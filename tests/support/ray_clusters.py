@@ -1,6 +1,6 @@
-"""Ray clusters for tests: real nodes, each with processes of its own, on this machine or on hosts that are namespaces.
+"""Ray clusters for tests. Nodes are real `ray start` processes, on this machine or in network namespaces as hosts.
 
-`ray stop` would end every Ray of the machine, other people's too; here each node's own processes are killed.
+`ray stop` would end every Ray of the machine, those of other users too. So each node's own processes are killed.
 """
 
 import contextlib
@@ -23,40 +23,40 @@ STORE_BYTES = 75 << 20  # the least that Ray takes
 
 @dataclass
 class Node:
-    """One node: `ray start --block`, and what it has started."""
+    """A node: the process `ray start --block` and its descendants."""
 
     process: subprocess.Popen[bytes]
-    _family: set[psutil.Process] = field(default_factory=set)
+    _processes: set[psutil.Process] = field(default_factory=set)
 
-    def family(self) -> set[psutil.Process]:
-        """All processes ever seen of this node."""
+    def processes(self) -> set[psutil.Process]:
+        """All processes of this node that were ever seen."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            self._family |= {psutil.Process(self.process.pid)}
-        for process in list(self._family):
+            self._processes |= {psutil.Process(self.process.pid)}
+        for process in list(self._processes):
             with contextlib.suppress(psutil.NoSuchProcess):
-                self._family |= set(process.children(recursive=True))
-        return self._family
+                self._processes |= set(process.children(recursive=True))
+        return self._processes
 
     def named(self, name: str) -> list[psutil.Process]:
-        """Its living processes of this name: raylet, gcs_server."""
-        found = []
-        for process in self.family():
+        """Its living processes of this name, such as raylet or gcs_server."""
+        living = []
+        for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 if process.name() == name and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                    living.append(process)
+        return living
 
     def kill(self) -> None:
-        """kill -9 of all of it."""
-        for process in self.family():
+        """Kill all its processes (SIGKILL)."""
+        for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(self._family, timeout=10)
+        psutil.wait_procs(self._processes, timeout=10)
         self.process.wait()
 
 
 class Cluster:
-    """A head and more nodes. `address` is what --address takes; `environment` lets a driver in."""
+    """A head and more nodes. address: for --address; environment: what a driver needs to be let in."""
 
     def __init__(self, nodes: int = 3, cpus: int = 1, python: str = sys.executable, **environment: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))  # short: Ray puts sockets there
@@ -77,11 +77,11 @@ class Cluster:
         return "127.0.0.1"
 
     def prefix(self, number: int) -> list[str]:
-        """What puts a command on a node's host."""
+        """Words before a command that run it on the host of a node."""
         return []
 
     def options(self, number: int) -> list[str]:
-        """More options of `ray start` for a node."""
+        """Further options of `ray start` for a node."""
         return []
 
     def add(self, number: int) -> Node:
@@ -95,18 +95,18 @@ class Cluster:
             *([] if number else [f"--temp-dir={self.folder / 'r'}"]),
             *self.options(number),
         ]
-        said = self.folder / f"node-{len(self.nodes)}.log"
-        with said.open("ab") as log:
+        log_path = self.folder / f"node-{len(self.nodes)}.log"
+        with log_path.open("ab") as log:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.nodes.append(Node(process))
         end = time.monotonic() + PATIENCE_S
-        while "Ray runtime started" not in said.read_text():
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < end, said.read_text()
+        while "Ray runtime started" not in log_path.read_text():
+            assert process.poll() is None, log_path.read_text()
+            assert time.monotonic() < end, log_path.read_text()
             time.sleep(0.1)
-        self.nodes[-1].family()
+        self.nodes[-1].processes()
         return self.nodes[-1]
 
     def stop(self) -> None:
@@ -116,9 +116,10 @@ class Cluster:
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
+    """A port of the loopback that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
@@ -131,7 +132,7 @@ exec sleep infinity
 
 
 class Hosts(Cluster):
-    """Nodes on hosts of their own: addresses on a bridge, names, process tables, and a folder for Ray's sockets."""
+    """A cluster whose nodes are hosts: each has its own address on a bridge, name, process table and socket folder."""
 
     def __init__(self, nodes: int = 3, **environment: str) -> None:
         self._mark = f"pt{os.getpid()}"
@@ -159,7 +160,7 @@ class Hosts(Cluster):
         return self._address(0)
 
     def prefix(self, number: int) -> list[str]:
-        """The last host is no node."""
+        """For the host `number`. The last host has no node."""
         while len(self._holders) <= number:
             self._hold(len(self._holders))
         (inside,) = psutil.Process(self._holders[number].pid).children()
@@ -173,14 +174,14 @@ class Hosts(Cluster):
         self._remove()
 
     def _hold(self, number: int) -> None:
-        """Something that keeps a host's namespaces: its first process."""
-        apart = ["unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        """Start the first process of a host, which keeps its namespaces."""
+        unshare = ["unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         enter, name = ["ip", "netns", "exec", self._hosts[number]], f"host{number}"
-        words = [*enter, *apart, "sh", "-c", HOST, name, str(self.folder)]
+        words = [*enter, *unshare, "sh", "-c", HOST, name, str(self.folder)]
         self._holders.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
-        said = self._holders[-1].stdout
-        assert said is not None
-        assert said.readline() == "up\n"
+        stdout = self._holders[-1].stdout
+        assert stdout is not None
+        assert stdout.readline() == "up\n"
 
     def _address(self, number: int) -> str:
         return f"10.77.0.{number + 1}"
@@ -195,15 +196,15 @@ class Hosts(Cluster):
 
 
 def why_no_hosts() -> str:
-    """What keeps `Hosts` from being made here; empty if nothing does."""
+    """Why `Hosts` cannot be created on this machine, empty if they can."""
     name = f"pt{os.getpid()}try"
     try:
         _ip("netns", "add", name)
         try:
             _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
             _ip("-n", name, "link", "add", "bridge", "type", "bridge")
-            apart = ["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "hostname", "x"]
-            subprocess.run(["ip", "netns", "exec", name, *apart], check=True, capture_output=True)
+            unshare = ["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "hostname", "x"]
+            subprocess.run(["ip", "netns", "exec", name, *unshare], check=True, capture_output=True)
         finally:
             _ip("netns", "delete", name)
     except FileNotFoundError:

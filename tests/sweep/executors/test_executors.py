@@ -1,4 +1,4 @@
-"""The executors: the same rows from each, failures kept apart, lost and stuck batches told, no process left."""
+"""All executors give equal rows, report failed points and lost or stuck batches, and leave no process behind."""
 
 import os
 import pickle
@@ -53,18 +53,18 @@ def pool() -> Iterator[Processes]:
 
 @pytest.fixture(scope="module")
 def ray_tasks() -> Iterator[RayTasks]:
-    """One Ray for all tests of this module: a start takes seven seconds. It leaves no process and no directory."""
+    """One Ray for all tests of this module, as its start takes seconds. It leaves no process and no directory."""
     before = set(psutil.Process().children(recursive=True))
     executor = RayTasks(jobs=2, runner=fake_engine.RUNNER)
     executor.start()
-    place = executor.session_dir
-    assert place is not None
-    assert place.is_dir()
+    directory = executor.session_dir
+    assert directory is not None
+    assert directory.is_dir()
     started = set(psutil.Process().children(recursive=True)) - before
     yield executor
     executor.stop()
     assert not [process for process in started if process.is_running()]
-    assert not place.exists()
+    assert not directory.exists()
 
 
 @pytest.fixture(params=["processes", pytest.param("ray", marks=pytest.mark.cluster)])
@@ -98,7 +98,7 @@ def same(a: Results | None, b: Results | None) -> bool:
 
 
 def test_every_executor_gives_the_same_rows(executor: Executor) -> None:
-    """What the real engine says of mixed scenarios is the same, bit for bit, here and anywhere."""
+    """The engine's results for mixed scenarios are equal bit for bit on every executor."""
     columns = columns_of(
         [
             Scenario(virt=64 << 20, sparsity=0.99, cluster=1 << 16, threads=8, rounds=3, seed=1),
@@ -117,8 +117,8 @@ def test_every_executor_gives_the_same_rows(executor: Executor) -> None:
         assert same(here.results, there.results)
 
 
-def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
-    """A part, as the driver would have made it of the results; where a point fails the results come as they are."""
+def test_a_worker_writes_files_of_labelled_points(executor: Executor) -> None:
+    """They equal those that the driver writes from the results; if a point fails, the results are sent instead."""
     columns, repeat = points(1, 2, 3, rounds=2), np.arange(3)
     labels = Labels(
         "run", ("none", "munmap"), named(range(3)), repeat, 2, {"double": [2, 4, 6]}, {"double": "2 * seed"}
@@ -127,14 +127,14 @@ def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
     assert done.results is None
     assert done.files is not None
     results = fake_engine.run_batch(columns)
-    made = {
+    expected = {
         "outcomes": arrow_tables.outcome_table("run", labels.ids, repeat, columns, results, labels.policies),
         "rounds": arrow_tables.round_table("run", labels.ids, results, labels.policies),
         "points": arrow_tables.point_table(
             "run", labels.ids, repeat, columns, labels.derived, attempt=2, node=done.node, cpu_ns=done.cpu_ns // 3
         ),
     }
-    for name, table in made.items():
+    for name, table in expected.items():
         timeless = [column for column in parquet.without_absent_columns(table).column_names if column != "finished_at"]
         got = parquet.read_table(done.files[name].data, "")
         assert got.select(timeless).equals(table.select(timeless))
@@ -153,7 +153,7 @@ def test_a_worker_makes_files_of_labelled_points(executor: Executor) -> None:
 
 
 def test_a_worker_of_this_machine_leaves_files_for_the_driver(executor: Executor, tmp_path: Path) -> None:
-    """So many bytes need not go through a pipe. Where it cannot, they come with the answer: the driver has a try."""
+    """If the worker cannot write into the folder, the files travel in the answer."""
     columns, ids, repeat = points(1, 2, 3), named(range(3)), np.arange(3)
     labels = [Labels("run", POLICIES, ids, repeat, folder=folder) for folder in (None, tmp_path, tmp_path / "none")]
     batches = [Batch(n, columns, runner=fake_engine.RUNNER, labels=given) for n, given in enumerate(labels)]
@@ -173,8 +173,8 @@ def test_a_worker_of_this_machine_leaves_files_for_the_driver(executor: Executor
     assert left["outcomes"].stamp == sent["outcomes"].stamp
 
 
-def test_a_batch_arrives_as_it_was_sent() -> None:
-    """What is the same for all its points travels once."""
+def test_a_batch_survives_pickling() -> None:
+    """A column whose values are all equal is pickled as one value."""
     columns = points(*range(1000))
     labels = Labels("run", POLICIES, named(range(1000)), np.arange(1000))
     sent = Batch(3, columns, 1.5, fake_engine.RUNNER, Shard(1, 2, 3), labels)
@@ -190,7 +190,7 @@ def test_a_batch_arrives_as_it_was_sent() -> None:
 
 
 def test_a_worker_keeps_the_memory_of_a_batch_for_the_next() -> None:
-    """Once warm, memory that was used and given back is there again without a page fault a page."""
+    """With keep_freed_memory(), a second batch touches the memory of the first without page faults."""
     code = (
         "import resource, sys, numpy as np; from sweep.executors.worker import keep_freed_memory\n"
         "if sys.argv[1] == 'kept': keep_freed_memory()\n"
@@ -207,7 +207,7 @@ def test_a_worker_keeps_the_memory_of_a_batch_for_the_next() -> None:
 
 
 def test_a_point_that_raises_does_not_cost_its_neighbours(executor: Executor) -> None:
-    """It is named with its error; the others have their results, in order."""
+    """The failure has its position and error; the other points have their results, in order."""
     done = answers(executor, Batch(2, points(1, fake_engine.RAISES, 3, rounds=2), runner=fake_engine.RUNNER))[2]
     ((place, failure),) = done.failures
     assert (place, failure.error, failure.kind) == (1, "ValueError: no seed 13 here", "ValueError")
@@ -218,7 +218,7 @@ def test_a_point_that_raises_does_not_cost_its_neighbours(executor: Executor) ->
 
 
 def test_a_batch_that_kills_its_worker_is_lost_and_the_next_is_not(executor: Executor) -> None:
-    """Only the batch that was on the dead worker is lost; the pool has a new worker for what follows."""
+    """Only the batch of the dead worker is lost; a new worker runs those that follow."""
     batches = [
         Batch(n, points(seed), runner=fake_engine.RUNNER) for n, seed in enumerate((1, fake_engine.DIES, 2, 3), 1)
     ]
@@ -232,7 +232,7 @@ def test_a_batch_that_kills_its_worker_is_lost_and_the_next_is_not(executor: Exe
 
 
 def test_a_stuck_batch_ends_at_its_limit(executor: Executor) -> None:
-    """Its process is killed, even where Python cannot interrupt it."""
+    """Its process is killed, even in a loop that Python cannot interrupt."""
     begin = time.monotonic()
     done = answers(executor, Batch(7, points(fake_engine.HANGS), limit_s=0.5, runner=fake_engine.RUNNER))[7]
     assert done.status is BatchStatus.TIMEOUT
@@ -242,7 +242,7 @@ def test_a_stuck_batch_ends_at_its_limit(executor: Executor) -> None:
 
 @pytest.mark.cluster
 def test_results_are_the_drivers_own(ray_tasks: RayTasks) -> None:
-    """Arrays do not hold Ray's shared memory: they can be written."""
+    """The arrays of an answer are not in Ray's shared memory: they can be written."""
     done = answers(ray_tasks, Batch(1, points(*range(1000, 3000)), runner=fake_engine.RUNNER))[1]
     assert done.results is not None
     assert done.results.values.flags.owndata
@@ -254,21 +254,21 @@ def test_results_are_the_drivers_own(ray_tasks: RayTasks) -> None:
 )
 @pytest.mark.cluster
 def test_ray_refuses_a_client_without_its_token(ray_tasks: RayTasks, token: dict[str, str], tmp_path: Path) -> None:
-    """Ray's ports listen on every interface: no token, no entry. And the token does not lie in anybody's home."""
+    """A client needs the token of this session, which is not in a file of the home folder."""
     import ray
 
-    knock = f"from ray._raylet import GcsClient; GcsClient(address={ray.get_runtime_context().gcs_address!r})"
+    connect = f"from ray._raylet import GcsClient; GcsClient(address={ray.get_runtime_context().gcs_address!r})"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     environment = clean | token | {"HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", knock], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", connect], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "Authentication token is missing or incorrect" in done.stderr
-    with_it = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
-    subprocess.run([sys.executable, "-c", knock], env=clean | with_it, capture_output=True, check=True)
+    right_token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
+    subprocess.run([sys.executable, "-c", connect], env=clean | right_token, capture_output=True, check=True)
 
 
 def test_a_pool_leaves_no_process() -> None:
-    """Stopped in the middle of work, and also when it was never ready."""
+    """Whether it is stopped in the middle of work or before its workers are ready."""
     before = set(psutil.Process().children(recursive=True))
     for wait_s in (0.0, 1.5):
         pool = Processes(2, fake_engine.RUNNER)
@@ -306,7 +306,7 @@ def test_workers_die_with_a_killed_driver() -> None:
 
 
 def test_a_pool_that_cannot_start_says_so() -> None:
-    """An engine that is not there is one error, not a loop of dying workers."""
+    """A runner that cannot be imported is one error, not a loop of dying workers."""
     pool = Processes(1, "engine.nothing:run_batch")
     pool.start()
     with pytest.raises(SweepFault, match="cannot load the engine"):
@@ -315,7 +315,7 @@ def test_a_pool_that_cannot_start_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [
         ("127.0.0.1:1", "cannot reach the cluster: ConnectionRefusedError"),
         ("nowhere", "not an address; known: auto, HOST:PORT, ray://HOST:PORT"),
@@ -323,21 +323,21 @@ def test_a_pool_that_cannot_start_says_so() -> None:
         ("ray://127.0.0.1:1", "ray://"),
     ],
 )
-def test_a_cluster_that_is_not_there(address: str, told: str) -> None:
-    """One line, soon."""
-    with pytest.raises(UserError, match=told):
+def test_an_unreachable_cluster_is_one_line(address: str, message: str) -> None:
+    """Addresses that are wrong or do not answer end the start with a UserError."""
+    with pytest.raises(UserError, match=message):
         RayTasks(address).start()
 
 
-def test_limits() -> None:
-    """A batch has its points' budget, but one stuck point is not waited for as long as all might take."""
+def test_batch_limits() -> None:
+    """A batch may take the limits of its points, but no longer than one stuck point explains."""
     assert batch_limit_s(1, 2.0, 0.5) == 2.0
     assert batch_limit_s(3, 2.0, 0.5) == 6.0
     assert batch_limit_s(1000, 2.0, 0.9) == 12.0
 
 
 def test_batches_travel_read_only() -> None:
-    """Arrays from shared memory are read-only; the engine gets arrays of its own kind."""
+    """Read-only arrays, as they arrive from shared memory, are copied for the engine."""
     columns = points(5)
     for values in columns.values():
         values.setflags(write=False)
@@ -345,22 +345,22 @@ def test_batches_travel_read_only() -> None:
 
 
 def test_failure_lines() -> None:
-    """Of a long text the end, of a long line the start."""
+    """The end of a long text, and the start of a long line."""
     assert failure_lines("a\nb\n\n") == "a\nb"
     assert failure_lines("\n".join(map(str, range(100)))).splitlines()[0] == "88"
     assert len(failure_lines("x" * 5000)) == 200
 
 
-def test_what_a_dying_worker_wrote_is_told(pool: Processes) -> None:
-    """Its last lines on stderr are in the answer: here Python's own, of a crash in compiled code."""
+def test_the_stderr_of_a_dying_worker_is_reported(pool: Processes) -> None:
+    """Its last lines are in the answer: here faulthandler's traceback of a crash in compiled code."""
     done = answers(pool, Batch(1, points(fake_engine.CRASHES), runner=fake_engine.RUNNER))[1]
     assert (done.status, done.failure.kind) == (BatchStatus.LOST, "SIGSEGV")
     assert "Segmentation fault" in done.failure.last_lines
     assert "fake_engine.py" in done.failure.last_lines
 
 
-def test_a_worker_that_the_kernel_killed_for_memory_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the kernel's count of such kills, which has risen since the worker began."""
+def test_a_worker_killed_for_lack_of_memory_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel's counter of such kills, which has increased since the worker started."""
     count = tmp_path / "vmstat"
     count.write_text("pgfault 9\noom_kill 3\n")
     monkeypatch.setattr("sweep.executors.processes.OOM_COUNTERS", (tmp_path / "none", count))
@@ -375,14 +375,14 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_told_so(tmp_path: Path, m
     assert (done.status, done.failure.kind) == (BatchStatus.LOST, "OutOfMemory")
 
 
-def test_joined_results() -> None:
-    """The parts' rows, one after another."""
+def test_concatenated_results() -> None:
+    """The rows of the batches, in order."""
     parts = [run_batch(Batch(n, points(n), runner=fake_engine.RUNNER)).results for n in (1, 2)]
     assert concatenate([part for part in parts if part is not None]).values[:, 0, 0].tolist() == [1, 2]
 
 
 def test_failure_of_exit() -> None:
-    """By name of the signal, or by status."""
+    """A process's death is named by its signal or its exit code."""
     assert failure_of_exit(-9) == Failure("worker process died of SIGKILL", "SIGKILL")
     assert failure_of_exit(3, "bye") == Failure("worker process ended with 3", "Exit", "bye")
     assert len(Batch(1, points(1, 2))) == 2

@@ -1,4 +1,4 @@
-"""Failures that tell, through a whole launch: a bad point is one row that says why, and its neighbours are fine."""
+"""Launches with points that fail: each becomes a row with the reason, and the others have their results."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from sweep.query.database import Database
 from sweep.run.launch import LaunchOptions, launch
 from sweep.store.store import Store
 from tests.support import fake_engine
-from tests.support.fake_engine import Told, grid
+from tests.support.fake_engine import RecordingProgress, grid
 
 pytestmark = pytest.mark.slow
 
@@ -36,10 +36,10 @@ def options(tmp_path: Path) -> LaunchOptions:
 
 @pytest.mark.parametrize("name", ["inline", "processes", pytest.param("ray", marks=pytest.mark.cluster)])
 def test_one_row_each_says_why(name: str, options: LaunchOptions) -> None:
-    """A point that raises, one that kills its worker, one that is stuck: status, attempt, class, last lines, node."""
+    """Points that raise, kill their worker or are stuck have status, attempt, class, last lines and node."""
     bad = [fake_engine.RAISES] if name == "inline" else [fake_engine.RAISES, fake_engine.DIES, fake_engine.HANGS]
-    timeout_s = {"inline": None, "processes": 2.0, "ray": 6.0}[name]  # Ray tells of a death a second or two late
-    summary = launch(grid([*GOOD, *bad]), replace(options, executor=name, timeout_s=timeout_s), Told())
+    timeout_s = {"inline": None, "processes": 2.0, "ray": 6.0}[name]  # Ray reports a death a second or two late
+    summary = launch(grid([*GOOD, *bad]), replace(options, executor=name, timeout_s=timeout_s), RecordingProgress())
     assert good(options.results) == GOOD
     assert summary.points.get("ok") == len(GOOD)
     rows = failures(options.results)
@@ -57,24 +57,24 @@ def test_one_row_each_says_why(name: str, options: LaunchOptions) -> None:
         assert (stuck["error"], stuck["error_class"]) == (f"no answer in {timeout_s:g} s", "Timeout")
 
 
-def test_a_poison_point_is_not_tried_again_unless_asked(
-    options: LaunchOptions,
-) -> None:
-    """The next launch passes it over; --rerun failed tries it, and it alone, and counts its attempts on."""
+def test_a_point_that_kills_its_worker_is_run_again_only_on_request(options: LaunchOptions) -> None:
+    """The next launch skips it; --rerun failed runs it alone and goes on counting its attempts."""
     pool = replace(options, executor="processes")
-    launch(grid([1, 2, fake_engine.DIES]), pool, Told())
+    launch(grid([1, 2, fake_engine.DIES]), pool, RecordingProgress())
     first = failures(options.results)[fake_engine.DIES]["attempt"]
-    assert launch(grid([1, 2, fake_engine.DIES]), pool, Told()).points == {}
-    again = launch(grid([1, 2, fake_engine.DIES]), replace(pool, rerun_failed=True), Told())
+    assert launch(grid([1, 2, fake_engine.DIES]), pool, RecordingProgress()).points == {}
+    again = launch(grid([1, 2, fake_engine.DIES]), replace(pool, rerun_failed=True), RecordingProgress())
     assert again.points == {"lost": 1}
     assert failures(options.results)[fake_engine.DIES]["attempt"] > first
 
 
 def test_many_bad_points_end_a_launch(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--max-failures counts what killed its worker as well; what is finished by then is kept."""
+    """--max-failures counts points that killed their worker too; finished points are kept."""
     monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
     summary = launch(
-        grid([1, fake_engine.DIES, 2, 3, 4]), replace(options, executor="processes", jobs=1, max_failures=1), Told()
+        grid([1, fake_engine.DIES, 2, 3, 4]),
+        replace(options, executor="processes", jobs=1, max_failures=1),
+        RecordingProgress(),
     )
     assert summary.status == "failed"
     assert sorted(failures(options.results)) == [fake_engine.DIES]
@@ -82,7 +82,7 @@ def test_many_bad_points_end_a_launch(options: LaunchOptions, monkeypatch: pytes
 
 
 def test_a_memory_error_is_a_failed_point(options: LaunchOptions) -> None:
-    """Where the allocation is refused the point fails by MemoryError, and the worker lives."""
-    summary = launch(grid([1, fake_engine.TOO_MUCH, 2]), replace(options, executor="processes"), Told())
+    """If an allocation is refused, the point fails with MemoryError and the worker lives."""
+    summary = launch(grid([1, fake_engine.TOO_MUCH, 2]), replace(options, executor="processes"), RecordingProgress())
     assert summary.points == {"ok": 2, "failed": 1}
     assert "Memory" in failures(options.results)[fake_engine.TOO_MUCH]["error_class"]

@@ -34,7 +34,10 @@ def planted(tmp_path: Path) -> PlantedModules:
 
 
 def sweep(planted: PlantedModules, *words: str, isolated: bool = False) -> subprocess.CompletedProcess[str]:
-    """`isolated`: as scripts/sweep starts it, with a PYTHONPATH whose empty entry stands for the current folder."""
+    """Run the console script in the folder of planted modules.
+
+    isolated: with -I, as scripts/sweep does, and an empty entry in PYTHONPATH, which stands for the current folder
+    """
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, *(["-I"] if isolated else []), str(planted.folder.parent / "bin" / "sweep"), *words]
     environment = clean | ({"PYTHONPATH": ":"} if isolated else {})
@@ -44,7 +47,7 @@ def sweep(planted: PlantedModules, *words: str, isolated: bool = False) -> subpr
 
 
 def test_a_planted_module_leaves_a_mark(planted: PlantedModules) -> None:
-    """Python as it comes imports from the current folder."""
+    """Without options Python imports from the current folder."""
     subprocess.run([sys.executable, "-c", "import json"], cwd=planted.folder, check=True)
     assert planted.imported() == ["json"]
 
@@ -59,6 +62,7 @@ def test_a_launch_imports_nothing_from_the_current_folder(
     assert (done.returncode, planted.imported()) == (0, []), done.stderr
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     "words",
     [
@@ -68,7 +72,7 @@ def test_a_launch_imports_nothing_from_the_current_folder(
     ],
     ids=["validate", "replay", "calibrate"],
 )
-def test_the_live_kernels_child_imports_nothing_from_the_current_folder(
+def test_the_kernel_engine_imports_nothing_from_the_current_folder(
     planted: PlantedModules, words: tuple[str, ...]
 ) -> None:
     """The server that forks the children, and the child that replays a trace."""

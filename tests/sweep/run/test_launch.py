@@ -22,7 +22,7 @@ from sweep.run import launch as launching
 from sweep.run.launch import LaunchOptions, LaunchSummary, choose_executor, launch
 from sweep.store.store import Store
 from tests.support import fake_engine
-from tests.support.fake_engine import Told, grid
+from tests.support.fake_engine import RecordingProgress, grid
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def options(tmp_path: Path) -> LaunchOptions:
 
 
 def run(of_grid: Grid, options: LaunchOptions) -> LaunchSummary:
-    return launch(of_grid, options, Told())
+    return launch(of_grid, options, RecordingProgress())
 
 
 def rows(options: LaunchOptions, sql: str, run_id: str | None = None) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def test_a_cold_launch_waits_for_compilation(options: LaunchOptions, monkeypatch
     monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
     monkeypatch.setattr(driver, "MODEL_RUNNER", fake_engine.RUNNER)
     for cold, words in ((True, "compiling the engine, once"), (False, "starting inline")):
-        progress = Told()
+        progress = RecordingProgress()
         monkeypatch.setattr(driver, "is_cold", lambda cold=cold: cold)
         launch(grid([1, 2, 3], "cold" if cold else "warm"), options, progress)
         assert {state.waiting for state in progress.states if not state.done} <= {words, *([] if cold else [""])}
@@ -252,7 +252,7 @@ def test_after_a_fault_finished_points_are_stored(options: LaunchOptions, monkey
     broken = BreakingExecutor()
     monkeypatch.setattr(launching, "choose_executor", lambda *_: (broken, "broken"))
     monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 1)
-    progress = Told()
+    progress = RecordingProgress()
     with pytest.raises(SweepFault, match="broken"):
         launch(grid([1, 2, 3]), options, progress)
     assert status_by_seed(options) == {1: "ok"}
@@ -292,7 +292,7 @@ def test_a_lost_batch_is_tried_twice_then_split(options: LaunchOptions, monkeypa
 
 def test_what_is_reported_to_progress(options: LaunchOptions) -> None:
     """Progress gets the executor with the reason, the plan's warnings, and the states from start to end."""
-    progress = Told()
+    progress = RecordingProgress()
     text = "schema: sweep/1\nname: warned\nfixed: {virt: 2MiB, sparsity: 0.5}\nexclude: [{threads: 8}]\n"
     launch(parse_grid(text, "warned"), options, progress)
     assert any(words.startswith("warning: ") and "threads" in words for words in progress.words)

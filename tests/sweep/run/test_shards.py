@@ -21,7 +21,7 @@ from sweep.run.batching import Batcher, Task
 from sweep.run.launch import LaunchOptions, launch
 from sweep.run.point_chunk import PointChunk
 from sweep.run.shards import ShardCollector
-from tests.support.fake_engine import Told
+from tests.support.fake_engine import RecordingProgress
 
 GIB, TIB = 1 << 30, 1 << 40
 LARGE = Scenario(virt=2 * TIB, sparsity=0.99, zap=1 << 30, coverage=0.9, seed=5)
@@ -129,7 +129,7 @@ def test_a_sharded_launch_writes_the_same_rows(tmp_path: Path, monkeypatch: pyte
     rows_of = {}
     for executor in ("inline", "processes"):
         options = LaunchOptions(results=tmp_path / executor, executor=executor, jobs=2)
-        assert launch(parse_grid(text, "one"), options, Told()).status == "ok"
+        assert launch(parse_grid(text, "one"), options, RecordingProgress()).status == "ok"
         for table in ("outcomes", "rounds"):
             files = str(tmp_path / executor / "**" / f"*{table}*" / "*.parquet")
             rows = duckdb.execute("SELECT * FROM read_parquet($1) ORDER BY ALL", [files]).fetchall()

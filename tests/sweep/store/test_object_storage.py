@@ -25,7 +25,7 @@ from sweep.store.storage import Storage
 from sweep.store.storage_uri import open_storage
 from sweep.store.store import Store
 from tests.support import fake_engine
-from tests.support.fake_engine import Told, grid
+from tests.support.fake_engine import RecordingProgress, grid
 from tests.support.s3_server import BUCKET, SECRET, Proxy, s3
 from tests.support.small_stores import commit, has_ok, opened, point_id
 
@@ -57,7 +57,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 def run(root: Storage | Path, seeds: list[int] = SEEDS, **how: Any) -> Any:
     return launch(
-        grid(seeds, rounds=2), LaunchOptions(root, executor="inline", runner=fake_engine.RUNNER, **how), Told()
+        grid(seeds, rounds=2),
+        LaunchOptions(root, executor="inline", runner=fake_engine.RUNNER, **how),
+        RecordingProgress(),
     )
 
 
@@ -151,7 +153,7 @@ def test_runs_of_a_bucket_are_compared(bucket: str, capsys: pytest.CaptureFixtur
     first, again = run(root).run_id, run(root, fresh=True).run_id
     assert main(["compare", first, again, "--results", bucket]) == 0
     assert "rows       56 matched; 0 only in A, 0 only in B" in capsys.readouterr().out
-    launch(grid(SEEDS, rounds=2), LaunchOptions(root, executor="inline", fresh=True), Told())
+    launch(grid(SEEDS, rounds=2), LaunchOptions(root, executor="inline", fresh=True), RecordingProgress())
     assert main(["compare", first, "last", "--results", bucket]) == 5
 
 
