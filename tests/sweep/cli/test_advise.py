@@ -1,4 +1,4 @@
-"""sweep advise: bounds that hold, shares that follow from the sizes, and a source on every line."""
+"""The command advise: its bounds, its shares, its sources, and bad input."""
 
 import json
 import os
@@ -19,11 +19,13 @@ SLOT, GIB, TIB = 2 << 20, 1 << 30, 1 << 40
 
 
 def test_the_published_process(capsys: pytest.CaptureFixture[str]) -> None:
-    """VIRT 55t, RES 590g, VmPTE 110g: 108g at best, nothing at worst, 0.5 % if the pages lie evenly."""
+    """Of VIRT 55t, RES 590g, VmPTE 110g reclaim gives back 108g at most, nothing at least, 0.5 % for random pages."""
     assert main([*SERVER, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert "Of 110.0 GiB of page tables reclaim can give back 108.6 GiB at best and 0 B at worst" in told["answer"][0]
-    facts = {fact["what"]: fact for fact in told["facts"]}
+    printed = json.loads(capsys.readouterr().out)
+    assert (
+        "Of 110.0 GiB of page tables reclaim can give back 108.6 GiB at best and 0 B at worst" in printed["answer"][0]
+    )
+    facts = {fact["what"]: fact for fact in printed["facts"]}
     given = facts["reclaim can give back"]
     assert (given["least"], round(given["most"] / GIB)) == (0, 109)
     assert facts["PTE tables with an entry"]["least"] * 4096 == pytest.approx(1.15 * GIB, rel=0.01)
@@ -34,7 +36,7 @@ def test_the_published_process(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bounds_hold_for_what_the_engine_runs() -> None:
-    """However the pages lie, the empty tables of a run are within the bounds of its VIRT, RES and VmPTE."""
+    """The empty tables of points that the engine runs are within the bounds for their VIRT, RES and VmPTE."""
     from engine.model.results import COLUMNS
     from engine.run import run_batch
 
@@ -50,15 +52,15 @@ def test_bounds_hold_for_what_the_engine_runs() -> None:
         assert footprint.empty[0] <= 4096 - needed <= footprint.empty[1] + 9
 
 
-def test_reach_is_what_the_kernel_showed() -> None:
-    """At +1 page 2 MiB frees none, 4 MiB every second, 16 MiB 7 of 8 (reference: kernel truth)."""
+def test_reach_agrees_with_the_kernel() -> None:
+    """Calls one page off a slot's start free no table at 2 MiB, every second at 4 MiB, 7 of 8 at 16 MiB."""
     assert [unaligned_reach(n * SLOT, SLOT) for n in (1, 2, 8)] == [0, 0.5, 0.875]
     assert [aligned_reach(n * (1 << 20), SLOT) for n in (1, 2, 3, 4, 5)] == [0, 1, pytest.approx(2 / 3), 1, 0.8]
     assert most_pte_tables(tables_for(100_000, ARCHES[0])[1], ARCHES[0]) == 100_000
 
 
 def test_a_small_process_is_not_one_mapping() -> None:
-    """A dozen tables for a program of five megabytes: its parts lie far apart, and the bounds allow for it."""
+    """The bounds allow for the upper tables of a small program, whose mappings are far apart."""
     small = Footprint(virt=5 << 20, res=2 << 20, vmpte=48 << 10)
     assert small.pte_tables == (4, 10)
     assert small.needed == (1, 10)
@@ -66,12 +68,12 @@ def test_a_small_process_is_not_one_mapping() -> None:
 
 
 def test_a_process_and_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
-    """--pid adds what the page map says, --trace what was asked; each line says which."""
+    """--pid adds facts from the page map, --trace facts from the calls, and each fact names its source."""
     assert main(["advise", "--pid", str(os.getpid()), "--trace", str(TRACE), "--by", "facts", "--format", "json"]) == 0
-    out, told = capsys.readouterr()
+    out, err = capsys.readouterr()
     sources = {fact["from"].partition(":")[0] for fact in json.loads(out)}
     assert sources == {"process", "engine", "reference", "trace"}
-    assert "rows skipped" in told
+    assert "rows skipped" in err
     assert main(["advise", "--pid", str(os.getpid()), "--trace", str(TRACE)]) == 0
     first, _, third = capsys.readouterr().out.splitlines()[:3]
     assert first.startswith("Of its PTE tables ")
@@ -99,7 +101,7 @@ def test_each_allocator_has_a_knob_with_its_documentation(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "needs --virt, --res and --vmpte, or --pid, or --trace"),
         (["--virt", "1TiB"], "--res and --vmpte missing"),
@@ -113,9 +115,9 @@ def test_each_allocator_has_a_knob_with_its_documentation(capsys: pytest.Capture
         (["--trace", "/nonexistent.csv"], "No such file"),
     ],
 )
-def test_what_no_process_has(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
-    """One line, exit code 2."""
+def test_impossible_sizes(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    """Missing or impossible sizes give exit code 2 and one line."""
     assert main(["advise", *words]) == 2
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.count("\n") == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1

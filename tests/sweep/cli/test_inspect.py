@@ -1,4 +1,4 @@
-"""sweep inspect on processes that the tests start, held against what these processes know and their own VmPTE."""
+"""The command inspect on processes that the tests start, compared with what these know and with their VmPTE."""
 
 import json
 import os
@@ -52,7 +52,7 @@ for line in sys.stdin:
 
 @contextmanager
 def mapper(body: str, size: int = 1 << 40, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A Python that maps `size` at BASE, runs body, and lives until the test is done."""
+    """Start a Python process that maps `size` bytes at BASE and runs `body`; it lives until the test is done."""
     text = MAPPER.replace("SIZE", str(size)).replace("BODY", body)
     command = [sys.executable, "-c", text]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
@@ -70,29 +70,29 @@ for slot in EMPTIED:
 """
 
 
-def region(found: table_census.TableCensus) -> table_census.VmaCount:
-    return next(vma for vma in found.vmas if vma.mapping.start == BASE)
+def region(census: table_census.TableCensus) -> table_census.VmaCount:
+    return next(vma for vma in census.vmas if vma.mapping.start == BASE)
 
 
 def test_a_sparse_mapper_is_counted_exactly() -> None:
-    """600 tables in a TiB, 300 of them emptied page by page: found, and it is these that whole-slot purges free."""
+    """Of 600 tables in 1 TiB the 300 emptied page by page are counted as those that whole-slot purges free."""
     with mapper(HALF_EMPTY) as process:
-        found = table_census.take_census(process.pid)
-        vma = region(found)
+        census = table_census.take_census(process.pid)
+        vma = region(census)
         assert (vma.present, vma.slots_with_entry, vma.slots) == (300, 300, 1 << 19)
-        assert found.empty[0] <= 300 <= found.empty[1]
-        spans = [(vma.mapping.start // SLOT, (vma.mapping.end - 1) // SLOT + 1) for vma in found.vmas]
+        assert census.empty[0] <= 300 <= census.empty[1]
+        spans = [(vma.mapping.start // SLOT, (vma.mapping.end - 1) // SLOT + 1) for vma in census.vmas]
         touched = {slot for first, last in spans for slot in range(first, last)}
-        assert found.slots_without_entry == len(touched.difference(found.slot_numbers.tolist()))
-        assert found.upper_least <= found.tables - found.needed - 300 <= found.upper_most
+        assert census.slots_without_entry == len(touched.difference(census.slot_numbers.tolist()))
+        assert census.upper_least <= census.tables - census.needed - 300 <= census.upper_most
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write("\n")
         process.stdin.flush()
         fell_to = int(process.stdout.readline())
-        if fell_to == found.sizes.vm_pte_kib:
+        if fell_to == census.sizes.vm_pte_kib:
             pytest.skip("this kernel has no PT_RECLAIM: the rest cannot be seen")
-        assert found.sizes.vm_pte_kib - fell_to == 300 * found.table_kib
+        assert census.sizes.vm_pte_kib - fell_to == 300 * census.table_kib
 
 
 def test_as_many_mappings_as_a_process_may_have() -> None:
@@ -106,18 +106,18 @@ for slot in range(0, 40, 2):
 EMPTIED = []
 """
     with mapper(body, size=40 * SLOT) as process:
-        found = table_census.take_census(process.pid)
-    small = [vma for vma in found.vmas if BASE <= vma.mapping.start < BASE + 40 * SLOT]
+        census = table_census.take_census(process.pid)
+    small = [vma for vma in census.vmas if BASE <= vma.mapping.start < BASE + 40 * SLOT]
     assert len(small) == 40 * 512
     assert sum(vma.present for vma in small) == 20
-    assert found.needed + found.upper_least <= found.tables
-    slots = found.slot_numbers[(found.slot_numbers >= BASE // SLOT) & (found.slot_numbers < BASE // SLOT + 40)]
+    assert census.needed + census.upper_least <= census.tables
+    slots = census.slot_numbers[(census.slot_numbers >= BASE // SLOT) & (census.slot_numbers < BASE // SLOT + 40)]
     assert len(slots) == 20
     assert sum(vma.whole_without_entry for vma in small) == 0
 
 
 def test_what_an_entry_can_hold() -> None:
-    """Pages, zero pages and guard markers are told apart; all of them pin a table."""
+    """Pages, zero pages and guard markers are counted apart; each of them keeps a table in use."""
     body = """
 EMPTIED = []
 write(0); read(4096)
@@ -131,15 +131,15 @@ GUARDED = libc.madvise(BASE + 2 * SLOT, 8192, 102) == 0
 
 
 def test_more_runs_than_one_scan_holds() -> None:
-    """A scan goes on where its last region ended, not at walk_end, which is stale then."""
+    """A scan continues where its last region ended, not at walk_end, which is then out of date."""
     with mapper("EMPTIED = []\nfor page in range(0, 80 * 512, 2):\n    write(page * 4096)") as process:
-        found = table_census.take_census(process.pid)
-        assert (region(found).present, region(found).slots_with_entry) == (80 * 256, 80)
-        assert found.slot_entries[found.slot_numbers >= BASE // SLOT][:80].tolist() == 80 * [256]
+        census = table_census.take_census(process.pid)
+        assert (region(census).present, region(census).slots_with_entry) == (80 * 256, 80)
+        assert census.slot_entries[census.slot_numbers >= BASE // SLOT][:80].tolist() == 80 * [256]
 
 
 def test_without_pagemap_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading /proc/PID/pagemap gives the same counts."""
+    """Without PAGEMAP_SCAN, reading /proc/PID/pagemap gives the same counts."""
     with mapper(HALF_EMPTY.replace("600", "60"), size=4 * GIB) as process:
         scanned = table_census.take_census(process.pid)
 
@@ -155,8 +155,8 @@ def test_without_pagemap_scan(monkeypatch: pytest.MonkeyPatch) -> None:
         assert read.empty == scanned.empty
 
 
-def test_sparse_terabytes_are_fast_and_policies_judged() -> None:
-    """A page in each of 40 TiB: purges below a slot free nothing by the whole-slot rule, others all that is empty."""
+def test_policies_on_sparse_terabytes() -> None:
+    """Under the whole-slot rule purges below a slot's size free no table, and larger ones free all empty tables."""
     body = """
 EMPTIED = [tera << 19 for tera in range(20)]
 for tera in range(40):
@@ -165,16 +165,16 @@ for slot in EMPTIED:
     libc.madvise(BASE + slot * SLOT, 4096, 4)
 """
     with mapper(body, size=40 << 40) as process:
-        found = table_census.take_census(process.pid)
-        rows = {(row.policy, row.zap): (row.least, row.most) for row in estimate_reclaim(found, (4096, SLOT, 1 << 41))}
-        assert region(found).whole_without_entry == (40 << 19) - 20
-        assert found.empty[1] >= 20
+        census = table_census.take_census(process.pid)
+        rows = {(row.policy, row.zap): (row.least, row.most) for row in estimate_reclaim(census, (4096, SLOT, 1 << 41))}
+        assert region(census).whole_without_entry == (40 << 19) - 20
+        assert census.empty[1] >= 20
         assert rows["merged", 4096] == rows["none", SLOT] == (0, 0)
-        assert rows["merged", SLOT][1] == rows["refcount", 4096][1] == found.empty[1]
+        assert rows["merged", SLOT][1] == rows["refcount", 4096][1] == census.empty[1]
 
 
 def test_blocks_with_an_entry_are_not_purged() -> None:
-    """Purges of 4 slots pass over blocks in which something is resident."""
+    """Purges of 4 slots leave out blocks in which a page is resident."""
     body = """
 EMPTIED = list(range(1, 12))
 for slot in range(12):
@@ -183,9 +183,9 @@ for slot in EMPTIED:
     libc.madvise(BASE + slot * SLOT, 4096, 4)
 """
     with mapper(body, size=12 * SLOT) as process:
-        found = table_census.take_census(process.pid)
-        other = found.empty[1] - 11
-        rows = {(row.policy, row.zap): row.most for row in estimate_reclaim(found, (SLOT, 4 * SLOT))}
+        census = table_census.take_census(process.pid)
+        other = census.empty[1] - 11
+        rows = {(row.policy, row.zap): row.most for row in estimate_reclaim(census, (SLOT, 4 * SLOT))}
         assert rows["merged", SLOT] - rows["merged", 4 * SLOT] >= 3 - other
 
 
@@ -194,19 +194,19 @@ LIBRARIES = ("", "libjemalloc.so.2", "libmimalloc.so.2", "libtcmalloc_minimal.so
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda name: name or "none")
 def test_under_an_allocator(library: str) -> None:
-    """A Python under each allocator: needed and upper tables never exceed its VmPTE, and the bounds are close."""
+    """With each allocator, needed and upper tables never exceed VmPTE, and the bounds are close."""
     env = {"LD_PRELOAD": library, "PYTHONMALLOC": "malloc"} if library else None
     if library and subprocess.run(["true"], env=env, capture_output=True, text=True, check=False).stderr:
         pytest.skip(f"{library} is not installed")
     with mapper("EMPTIED = []\nx = [bytes(200_000) for _ in range(500)]\ndel x", size=SLOT, env=env) as process:
-        found = table_census.take_census(process.pid)
-        assert found.vm_pte_kib_before == found.sizes.vm_pte_kib
-        assert found.needed + found.upper_least <= found.tables
-        assert found.empty[1] - found.empty[0] <= 4
+        census = table_census.take_census(process.pid)
+        assert census.vm_pte_kib_before == census.sizes.vm_pte_kib
+        assert census.needed + census.upper_least <= census.tables
+        assert census.empty[1] - census.empty[0] <= 4
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """All parts in JSON, one in CSV, and a grid that loads and resembles the process."""
+    """inspect prints all tables as JSON, one as CSV, and writes a grid that loads."""
     path = tmp_path / "like.yaml"
     with mapper(HALF_EMPTY) as process:
         assert main(["inspect", str(process.pid), "--json", "--grid", str(path)]) == 0
@@ -233,22 +233,22 @@ LIKE = {"half": (HALF_EMPTY, 1 << 40), "emptied": (EMPTIED_TWICE, 8 * GIB), "ful
 
 
 @pytest.mark.parametrize("case", LIKE)
-def test_a_likeness_has_as_many_tables(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--grid: run by the engine, VmPTE at the peak is within a fifth of the process's, its RES to a page's share."""
+def test_the_similar_grid_has_as_many_tables(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The grid of --grid, run by the engine, has the process's RES, and its VmPTE at the peak within a fifth."""
     path, (body, size) = tmp_path / "like.yaml", LIKE[case]
     with mapper(body, size) as process:
         assert main(["inspect", str(process.pid), "--by", "summary", "--json", "--grid", str(path)]) == 0
-        found = table_census.take_census(process.pid)
+        census = table_census.take_census(process.pid)
     capsys.readouterr()
     columns = next(load_grid(path).chunks()).columns
     ran = dict(zip(COLUMNS, run_batch(columns).values[0, POLICIES.index("none")].tolist(), strict=True))
-    assert ran["vm_pte_kib_peak"] == pytest.approx(found.sizes.vm_pte_kib, rel=0.2)
-    assert similar_scenario(found).similar_vm_pte_kib == pytest.approx(ran["vm_pte_kib_peak"], rel=0.1)
-    assert columns["res"][0] == sum(vma.present for vma in found.vmas if vma.mapping.is_anonymous) * 4096
+    assert ran["vm_pte_kib_peak"] == pytest.approx(census.sizes.vm_pte_kib, rel=0.2)
+    assert similar_scenario(census).similar_vm_pte_kib == pytest.approx(ran["vm_pte_kib_peak"], rel=0.1)
+    assert columns["res"][0] == sum(vma.present for vma in census.vmas if vma.mapping.is_anonymous) * 4096
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["4194304"], "no process 4194304: it does not exist, or it ended"),
         (["2"], "process 2 "),
@@ -257,19 +257,19 @@ def test_a_likeness_has_as_many_tables(case: str, tmp_path: Path, capsys: pytest
         (["SELF", "--zap", "64"], "--zap: '64' has no unit"),
     ],
 )
-def test_what_cannot_be_inspected(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
-    """One line, exit code 2."""
+def test_processes_that_cannot_be_inspected(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    """Missing and unreadable processes and bad options give exit code 2 and one line."""
     code = main(["inspect", *(str(os.getpid()) if word == "SELF" else word for word in words)])
-    said = capsys.readouterr().err
+    err = capsys.readouterr().err
     if words == ["2"] and code == 0:
         pytest.skip("process 2 is a program here, in a container")
     assert code == 2
-    assert told in said
-    assert said.count("\n") == 1
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def test_a_process_that_ends_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The counts of half a process are not shown."""
+    """A process that ends while it is read is an error, not a table of half its memory."""
     with mapper("EMPTIED = []") as process:
         read = PageMap.runs
 
@@ -284,7 +284,7 @@ def test_a_process_that_ends_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_process_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing is the privilege, and the line says which."""
+    """Another user's process gives one line that names the missing privilege."""
 
     def refused(pid: int) -> PageMap:
         raise PermissionError(1, "Operation not permitted")

@@ -1,4 +1,4 @@
-"""The command line: light, lazy, one line for every error, and the exit codes."""
+"""The command line: what it imports, one line for every error, and the exit codes."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def in_process(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def test_help_imports_nothing_heavy_and_no_command() -> None:
-    """`sweep --help` names the commands from a table: it must answer before the hand is off the key."""
+    """`sweep --help` is fast: it lists the commands without importing one of them, or any large package."""
     code = "import sys; from sweep.cli.main import main; main(['--help']); "
     code += f"print([m for m in {HEAVY} if m in sys.modules])"
     done = in_process(code + "; print([m for m in sys.modules if m.startswith('sweep.cli.commands')])")
@@ -55,18 +55,18 @@ def test_help_imports_nothing_heavy_and_no_command() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_commands_help_is_light(command: str) -> None:
-    """Its options, without the rooms that do the work."""
+def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
+    """The help of a command imports no package that only running the command needs."""
     code = f"import sys; from sweep.cli.main import main; print(main([{command!r}, '--help']))"
     done = in_process(f"{code}; print([m for m in ('ray', 'numba', 'duckdb', 'pyarrow') if m in sys.modules])")
     assert done.stdout.splitlines()[-2:] == ["0", "[]"], done.stdout + done.stderr
     assert f"Usage: sweep {command} " in done.stdout
 
 
-def test_results_do_not_go_with_a_rays_job(
+def test_results_in_the_folder_of_a_ray_job_are_refused(
     grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the folder of a Ray's job the usual place is refused, with the places that stay; another one is taken."""
+    """In the folder of a Ray job the default store is refused, with advice; a store elsewhere is accepted."""
     job = grid.parent / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_0"
     job.mkdir(parents=True)
     monkeypatch.chdir(job)
@@ -78,13 +78,13 @@ def test_results_do_not_go_with_a_rays_job(
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """The version, and no more."""
+    """--version prints the version and nothing else."""
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"sweep {__version__}\n"
 
 
 def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    """It shows the help, on stderr."""
+    """Without a command the help goes to stderr, and the exit code is 2."""
     assert main([]) == 2
     out, err = capsys.readouterr()
     assert not out
@@ -92,7 +92,7 @@ def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["lanch"], "sweep: unknown command 'lanch'; did you mean 'launch'? known: grids, plan, launch, "),
         (["launch", "--fres", "g.yaml"], "did you mean '--fresh'? see sweep launch --help"),
@@ -117,23 +117,20 @@ def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
         (["launch", "small.yaml", "--results", "ftp://host/x"], "sweep: --results: unknown scheme 'ftp'; known: "),
     ],
 )
-def test_bad_usage_is_one_line(grid: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
-    """Exit code 2, one line on stderr that says what and what is allowed, nothing on stdout, no run begun.
-
-    A dry run refuses what a launch refuses.
-    """
+def test_bad_usage_is_one_line(grid: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    """Bad options give exit code 2 and one line on stderr, start no run, and are refused by a dry run too."""
     for given in (words, [*words, "--dry-run"]) if words[0] == "launch" else (words,):
         assert main(given) == 2
         out, err = capsys.readouterr()
         assert not out
-        assert told in err
+        assert message in err
         assert len(err.splitlines()) == 1
         assert not list(grid.parent.glob("results/*"))
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nothing can be made")
-def test_a_place_where_nothing_can_be_made(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither root nor anybody else can write there: exit code 2 and a line."""
+def test_a_store_that_cannot_be_created(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory that nobody can create, not even root, gives exit code 2 and one line."""
     assert main(["launch", "small.yaml", "--executor", "inline", "--results", "/proc/none"]) == 2
     assert capsys.readouterr() == (
         "",
@@ -142,7 +139,7 @@ def test_a_place_where_nothing_can_be_made(grid: Path, capsys: pytest.CaptureFix
 
 
 def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Run, points, seconds; the table of savings; the command and the SQL that made it."""
+    """launch prints run, points and seconds, the table of savings, and the command and SQL that made it."""
     assert main(["launch", "small.yaml", "--executor", "inline"]) == 0
     out, err = capsys.readouterr()
     run = next(Path("results").iterdir()).name
@@ -157,7 +154,7 @@ def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_launch_as_json_and_quiet(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Facts on stdout, nothing else anywhere."""
+    """--json --quiet prints JSON on stdout and nothing on stderr."""
     assert main(["launch", "small.yaml", "--executor", "inline", "--json", "--quiet"]) == 0
     out, err = capsys.readouterr()
     facts = json.loads(out)
@@ -169,7 +166,7 @@ def test_launch_as_json_and_quiet(grid: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_dry_run_is_plan(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same words, and where it would run; nothing is written."""
+    """--dry-run prints what plan prints and, on stderr, where it would run; nothing is written."""
     assert main(["launch", "small.yaml", "--dry-run"]) == 0
     dry, where = capsys.readouterr()
     assert main(["plan", "small.yaml"]) == 0
@@ -178,8 +175,8 @@ def test_dry_run_is_plan(grid: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert not Path("results").exists()
 
 
-def test_dry_run_heeds_the_other_options(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--fresh runs all points again, --rerun failed those that are not ok; a plan passes over both."""
+def test_dry_run_uses_the_other_options(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--dry-run counts all points with --fresh, and the failed ones with --rerun failed."""
     loaded = load_grid(grid)
     chunk = next(loaded.chunks())
     ids = point_ids(chunk.columns)
@@ -201,8 +198,8 @@ def test_dry_run_heeds_the_other_options(grid: Path, capsys: pytest.CaptureFixtu
     assert len(list(Path("results").iterdir())) == 1
 
 
-def test_what_to_type_next_names_the_store(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Commands that are printed look where the rows are, quoted for a shell."""
+def test_suggested_commands_name_the_store(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Suggested commands have the --results of the command that was given, quoted for a shell."""
     assert main(["launch", "small.yaml", "--executor", "inline", "--results", "my runs"]) == 0
     run = next(Path("my runs").iterdir()).name
     assert f"\nsweep query savings --run {run} --results 'my runs'\n" in capsys.readouterr().out
@@ -210,8 +207,8 @@ def test_what_to_type_next_names_the_store(grid: Path, capsys: pytest.CaptureFix
     assert "sweep launch GRID --results 'no runs'" in capsys.readouterr().err
 
 
-def test_a_summary_of_nothing_says_what_is_true() -> None:
-    """Interrupted before the first point is not the same as nothing to do."""
+def test_summary_without_points() -> None:
+    """The summary distinguishes a launch without points to run from one that finished none."""
     summary = LaunchSummary("a-1", "interrupted", False, "inline", 1, planned=9, done_before=0)
     assert summary_lines(summary, "results")[1] == "points   none finished of 9"
     assert (
@@ -222,24 +219,24 @@ def test_a_summary_of_nothing_says_what_is_true() -> None:
 
 @pytest.mark.parametrize("words", [["launch", "small.yaml", "--executor", "inline"], ["ls"], ["--help"]])
 @pytest.mark.parametrize("streams", [("stdout",), ("stdout", "stderr")])
-def test_a_reader_that_goes_away_is_no_error(grid: Path, words: list[str], streams: tuple[str, ...]) -> None:
-    """`sweep ... | head -1`: what was to be done is done, the exit code says how it went, nobody hears of it."""
+def test_a_closed_pipe_is_no_error(grid: Path, words: list[str], streams: tuple[str, ...]) -> None:
+    """If the reader of stdout or stderr has gone (`sweep ... | head -1`), the command does its work and ends with 0."""
     read, write = os.pipe()
     os.close(read)
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweep.cli.main import main; sys.exit(main({words!r}))"
     gone = dict.fromkeys(streams, write)
     done = subprocess.run([sys.executable, "-c", code], cwd=grid.parent, check=False, **{"stderr": -1, **gone})  # type: ignore[call-overload]
     os.close(write)
-    said = done.stderr or b""
+    err = done.stderr or b""
     hint = b"no run in results; the next command: sweep launch GRID\n" if words == ["ls"] and done.stderr else b""
-    assert (done.returncode, said) == (0, hint if "launch" not in words else said)
+    assert (done.returncode, err) == (0, hint if "launch" not in words else err)
     if "launch" in words:
-        assert b"Traceback" not in said
+        assert b"Traceback" not in err
         assert Store(Path("results")).runs()[0].status == "ok"
 
 
-def test_a_full_disk_is_no_fault_of_ours(grid: Path) -> None:
-    """stdout that takes no more: exit code 2 and a line."""
+def test_a_full_disk_is_no_internal_error(grid: Path) -> None:
+    """A full disk behind stdout gives exit code 2 and one line."""
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sweep.cli.main import main; sys.exit(main(['ls']))"
@@ -258,16 +255,16 @@ def test_a_full_disk_is_no_fault_of_ours(grid: Path) -> None:
 
 
 def test_arguments_are_text(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bytes that are not UTF-8, in a path or in SQL, are refused in a line."""
+    """Arguments that are not UTF-8, paths or SQL, are refused with one line."""
     for words in (["plan", "\udcff.yaml"], ["query", "SELECT '\udcff'"], ["ls", "--results", "r\udcff"]):
         assert main(words) == 2
         assert "not UTF-8 text" in capsys.readouterr().err
 
 
-def test_a_fault_of_ours_is_one_line(
+def test_an_internal_error_is_one_line(
     grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 4; --debug, wherever it stands, shows the traceback."""
+    """An internal error gives exit code 4 and one line; --debug, at any place, adds the traceback."""
     monkeypatch.setitem(COMMANDS, "launch", Command("nothing", "help"))
     assert main(["launch", "small.yaml"]) == 4
     err = capsys.readouterr().err
@@ -280,7 +277,7 @@ def test_a_fault_of_ours_is_one_line(
 
 
 def test_ctrl_c_anywhere_is_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also outside of a launch."""
+    """Ctrl-C in any command gives exit code 3 and one line."""
 
     def interrupt(words: list[str]) -> int:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What a launch says on the way: what it waits for, with seconds; how far it is; and nothing to nobody."""
+"""Progress on stderr: plain lines, the bar, errors of the stream, --quiet."""
 
 import io
 import time
@@ -11,7 +11,7 @@ from sweep.run.progress import ProgressState
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that stands still until its one number is changed."""
+    """A fake time.monotonic: it returns the list's only number."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
@@ -22,15 +22,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_plain_lines_come_now_and_then(clock: list[float]) -> None:
-    """Soon at first, then every ten seconds, then ever more seldom; the wait for a compiler is told as such."""
+def test_intervals_of_plain_lines(clock: list[float]) -> None:
+    """The first line comes after 2 s, the next ones every 10 s; while workers wait, a line gives the reason."""
     out = io.StringIO()
-    shown = open_progress(False, out)
+    progress = open_progress(False, out)
     for second in range(61):
         clock[0] = float(second)
         done = max(0, second - 25)
         waiting = "compiling the engine, once" if second < 25 else ""
-        shown.show(ProgressState(100, done, work_ns=100.0, work_done_ns=done, waiting=waiting))
+        progress.show(ProgressState(100, done, work_ns=100.0, work_done_ns=done, waiting=waiting))
     assert out.getvalue().splitlines() == [
         "sweep: compiling the engine, once: 2 s",
         "sweep: compiling the engine, once: 12 s",
@@ -41,14 +41,14 @@ def test_plain_lines_come_now_and_then(clock: list[float]) -> None:
     ]
 
 
-def test_cpu_times_say_what_is_left_until_the_clock_can(clock: list[float]) -> None:
-    """One of a hundred in the first 9 s is no rate while the other workers are at the rest."""
+def test_time_left_from_cpu_times(clock: list[float]) -> None:
+    """At first the time left follows the CPU times of finished points, later the rate of finished points."""
     out = io.StringIO()
-    shown = open_progress(False, out)
-    shown.show(ProgressState(100))
+    progress = open_progress(False, out)
+    progress.show(ProgressState(100))
     for second, done in ((9, 1), (19, 50), (32, 99)):
         clock[0] = float(second)
-        shown.show(ProgressState(100, done, work_ns=100.0, work_done_ns=done, left_ns=(100 - done) * 0.2e9))
+        progress.show(ProgressState(100, done, work_ns=100.0, work_done_ns=done, left_ns=(100 - done) * 0.2e9))
     assert [line.rpartition(", ")[2] for line in out.getvalue().splitlines()] == [
         "28.5 s left",
         "14.5 s left",
@@ -56,48 +56,48 @@ def test_cpu_times_say_what_is_left_until_the_clock_can(clock: list[float]) -> N
     ]
 
 
-def test_a_bar_shows_what_it_waits_for(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal too: the words and the seconds stand beside the bar."""
+def test_bar_shows_why_workers_wait(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal the bar shows the reason for waiting, with its seconds."""
     monkeypatch.setenv("TERM", "xterm")  # rich draws no bar on a dumb one
     out = Terminal()
-    shown = open_progress(False, out)
-    shown.show(ProgressState(3, waiting="compiling the engine, once"))
+    progress = open_progress(False, out)
+    progress.show(ProgressState(3, waiting="compiling the engine, once"))
     clock[0] = 7.0
-    shown.show(ProgressState(3, waiting="compiling the engine, once"))
-    shown.stop()
+    progress.show(ProgressState(3, waiting="compiling the engine, once"))
+    progress.stop()
     assert "compiling the engine, once: 7 s" in out.getvalue()
 
 
-class Gone(io.StringIO):
-    """A pipe whose reader went away."""
+class ClosedPipe(io.StringIO):
+    """A stream whose writes fail."""
 
     def __init__(self, terminal: bool) -> None:
         super().__init__()
-        self._terminal, self.tried = terminal, 0
+        self._terminal, self.writes = terminal, 0
 
     def isatty(self) -> bool:
         return self._terminal
 
     def write(self, text: str) -> int:
-        self.tried += 1
+        self.writes += 1
         raise OSError(5, "gone")
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_nobody_listens(clock: list[float], terminal: bool) -> None:
-    """Words that cannot be told are no error, and are not tried again."""
-    out = Gone(terminal)
-    shown = open_progress(False, out)
-    shown.say("hello")
-    assert out.tried
-    tried = out.tried
+def test_write_errors_are_ignored(clock: list[float], terminal: bool) -> None:
+    """After a failed write nothing more is written, and no error is raised."""
+    out = ClosedPipe(terminal)
+    progress = open_progress(False, out)
+    progress.say("hello")
+    assert out.writes
+    writes = out.writes
     clock[0] = 30.0
-    shown.say("again")
-    shown.show(ProgressState(10, 1))
-    shown.stop()
-    assert out.tried == tried
+    progress.say("again")
+    progress.show(ProgressState(10, 1))
+    progress.stop()
+    assert out.writes == writes
 
 
 def test_quiet_is_silent() -> None:
-    """-q: not a word."""
+    """--quiet shows no progress."""
     assert isinstance(open_progress(True), NoProgress)

@@ -1,4 +1,4 @@
-"""sweep query, ls, show, rm, as a user sees them."""
+"""The commands query, ls, show and rm."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ Sweep = Callable[..., Any]
 
 @pytest.fixture
 def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Sweep:
-    """Runs a command on the store in tmp_path; gives its exit code, stdout, stderr."""
+    """Run a command on the store in tmp_path; returns its exit code, stdout and stderr."""
 
     def run(*words: str) -> tuple[int, str, str]:
         code = main([*words, "--results", str(tmp_path)])
@@ -42,7 +42,7 @@ def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Sweep:
 
 
 def published() -> tuple[Columns, Results]:
-    """The published cases and some more, by the engine."""
+    """The published cases and some others, run by the engine."""
     gib = 1024 * MIB
     columns = columns_of(
         [
@@ -52,25 +52,25 @@ def published() -> tuple[Columns, Results]:
             Scenario(virt=gib, sparsity=0.9, zap=MIB // 16),
         ]
     )
-    made = concatenate([run_batch(columns), process_55tib.results()])
-    return {name: np.append(values, process_55tib.COLUMNS[name]) for name, values in columns.items()}, made
+    outcomes = concatenate([run_batch(columns), process_55tib.results()])
+    return {name: np.append(values, process_55tib.COLUMNS[name]) for name, values in columns.items()}, outcomes
 
 
-def store(root: Path, columns: Columns, made: Results) -> None:
-    """A run of these points, and one that failed."""
+def store(root: Path, columns: Columns, outcomes: Results) -> None:
+    """Write a run of these points and of one that failed."""
     ids, repeat = [point_id(i) for i in range(len(columns["virt"]))], columns["seed"]
     with opened(root, "published-0123abcd") as writer:
         writer.commit(
-            arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, made),
-            arrow_tables.round_table(writer.run_id, ids, made),
+            arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, outcomes),
+            arrow_tables.round_table(writer.run_id, ids, outcomes),
             arrow_tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
         )
         writer.commit(None, None, point_rows(writer.run_id, ["f" * 20], status="failed", error="it broke"))
         writer.finish("failed", {})
 
 
-def test_without_sql_it_lists_the_questions(sweep: Sweep) -> None:
-    """Seven and more questions ship, each with a line of help."""
+def test_without_sql_it_lists_the_named_queries(sweep: Sweep) -> None:
+    """query without an argument lists the named queries, each with one sentence of help."""
     code, out, _ = sweep("query", "--json")
     listed = json.loads(out)
     assert code == 0
@@ -80,16 +80,16 @@ def test_without_sql_it_lists_the_questions(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_question_can_be_asked_of_an_empty_store(sweep: Sweep, name: str) -> None:
-    """No rows is an answer."""
+def test_every_named_query_runs_on_an_empty_store(sweep: Sweep, name: str) -> None:
+    """On an empty store each named query gives a header and no rows."""
     code, out, err = sweep("query", name, "--format", "csv")
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 1
 
 
 @pytest.mark.slow
-def test_every_question_has_an_answer(sweep: Sweep, tmp_path: Path) -> None:
-    """On a run of the engine every shipped question gives rows, and the published figures agree."""
+def test_every_named_query_has_rows(sweep: Sweep, tmp_path: Path) -> None:
+    """On points that the engine ran each named query gives rows, and the published figures agree."""
     store(tmp_path, *published())
     answers = {}
     for name in NAMES:
@@ -111,8 +111,8 @@ def test_every_question_has_an_answer(sweep: Sweep, tmp_path: Path) -> None:
     assert by_zap[64]["merged"] == 0 < by_zap[64]["async"]
 
 
-def test_what_cannot_be_compared_is_said(sweep: Sweep, tmp_path: Path) -> None:
-    """A run without the policy none has no part in a comparison with it, and stderr says so; others are silent."""
+def test_runs_without_none_are_named(sweep: Sweep, tmp_path: Path) -> None:
+    """stderr names the runs without policy none that a query which compares with it leaves out."""
     filled(tmp_path, name="lacks-0123abcd", policies=["merged"])
     filled(tmp_path, name="has-0123abcd")
     silent = {"failures", "growth", "measured", "published", "threads"}
@@ -128,8 +128,8 @@ def test_what_cannot_be_compared_is_said(sweep: Sweep, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_moments_are_what_they_say(sweep: Sweep, tmp_path: Path) -> None:
-    """by_sparsity tells the end from the peak, which only rounds before can change; growth is at the peak."""
+def test_peak_and_end(sweep: Sweep, tmp_path: Path) -> None:
+    """by_sparsity has rows for the end and, after several rounds, for the peak; growth is at the peak."""
     store(tmp_path, *published())
     rows = json.loads(sweep("query", "by_sparsity", "--json")[1])
     assert {(row["cluster_kib"], row["moment"]) for row in rows} == {
@@ -145,7 +145,7 @@ def test_moments_are_what_they_say(sweep: Sweep, tmp_path: Path) -> None:
 
 
 def test_alignment(sweep: Sweep, tmp_path: Path) -> None:
-    """by_shift: a call of a table's size frees nothing once it lies across a border, to the whole-slot rule."""
+    """by_shift: under the whole-slot rule a call of one slot's size frees no table if it crosses a slot's border."""
     columns = columns_of([Scenario(virt=64 * MIB, sparsity=0.5, zap_shift=shift) for shift in (0, 4096)])
     store(tmp_path, columns, run_batch(columns))
     rows = json.loads(sweep("query", "by_shift", "--json")[1])
@@ -153,7 +153,7 @@ def test_alignment(sweep: Sweep, tmp_path: Path) -> None:
     assert rows[0]["merged"] > 90 > 0 == rows[1]["merged"] < rows[1]["refcount"]
 
 
-def test_formats_tell_the_same(sweep: Sweep, tmp_path: Path) -> None:
+def test_formats_hold_the_same_rows(sweep: Sweep, tmp_path: Path) -> None:
     """csv, json, Markdown, Parquet and the table hold the same rows."""
     filled(tmp_path, 2)
     sql = "SELECT policy, ipis, sparsity, res, kernel_release FROM outcomes ORDER BY point_id, policy"
@@ -178,7 +178,7 @@ def test_formats_tell_the_same(sweep: Sweep, tmp_path: Path) -> None:
 
 
 def test_sql_comes_from_anywhere(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text, a file, stdin, a name: the same answer; --sql prints it."""
+    """SQL as text, from a file and from stdin gives the same rows; --sql prints that of a named query."""
     filled(tmp_path)
     (tmp_path / "mine.sql").write_text("SELECT count(*) AS n FROM outcomes")
     monkeypatch.setattr("sys.stdin", io.StringIO("SELECT count(*) AS n FROM outcomes"))
@@ -191,8 +191,8 @@ def test_sql_comes_from_anywhere(sweep: Sweep, tmp_path: Path, monkeypatch: pyte
     assert sweep("query", "nowhere.sql")[0] == 2
 
 
-def test_columns_explain_themselves(sweep: Sweep) -> None:
-    """Every view's columns with type, unit, meaning."""
+def test_columns_are_listed(sweep: Sweep) -> None:
+    """--columns lists the columns of every view with type, unit and meaning."""
     listed = json.loads(sweep("query", "--columns", "--json")[1])
     assert {(row["view"], row["column"]) for row in listed} == {
         (v, c.name) for v, cs in schema.VIEWS.items() for c in cs
@@ -200,8 +200,8 @@ def test_columns_explain_themselves(sweep: Sweep) -> None:
     assert "KiB" in sweep("query", "--columns")[1]
 
 
-def test_long_tables_say_what_they_leave_out(sweep: Sweep, tmp_path: Path) -> None:
-    """A table for people stops after --rows and says so on stderr; csv never stops."""
+def test_long_tables_are_cut(sweep: Sweep, tmp_path: Path) -> None:
+    """A table has at most --rows rows, and stderr gives the number of the others; csv has all rows."""
     filled(tmp_path)
     code, out, err = sweep("query", "FROM outcomes SELECT policy", "--rows", "5")
     assert (code, len(out.splitlines())) == (0, 7)
@@ -210,7 +210,7 @@ def test_long_tables_say_what_they_leave_out(sweep: Sweep, tmp_path: Path) -> No
 
 
 def test_bad_input_is_one_line_and_two(sweep: Sweep, tmp_path: Path) -> None:
-    """Exit 2, one line on stderr, nothing on stdout."""
+    """Bad input gives exit code 2, one line on stderr and nothing on stdout."""
     filled(tmp_path)
     (tmp_path / "latin1.sql").write_bytes(b"SELECT 'caf\xe9'")
     for words in (
@@ -230,8 +230,8 @@ def test_bad_input_is_one_line_and_two(sweep: Sweep, tmp_path: Path) -> None:
         assert (code, out, err.count("\n")) == (2, "", 1), words
 
 
-def test_a_broken_run_is_said_and_left_out(sweep: Sweep, tmp_path: Path) -> None:
-    """ls and query answer from the runs that can be read, and name the one that cannot."""
+def test_a_broken_run_is_named_and_left_out(sweep: Sweep, tmp_path: Path) -> None:
+    """ls and query use the runs that can be read, and name the one that cannot."""
     filled(tmp_path)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.json").write_text("{")
@@ -242,21 +242,21 @@ def test_a_broken_run_is_said_and_left_out(sweep: Sweep, tmp_path: Path) -> None
         assert "broken" not in out
 
 
-def test_a_path_is_told_as_a_terminal_can_show_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Letters that would act on the terminal are spelled out, in warnings as in errors."""
+def test_control_characters_in_a_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters in a path are spelled out in warnings."""
     odd = tmp_path / "a\x1b[31mb"
     filled(odd)
     (odd / "broken").mkdir()
     (odd / "broken" / "run.json").write_text("{")
     for words in (("query", "SELECT count(*) FROM runs"), ("ls",)):
         assert main([*words, "--results", str(odd)]) == 0
-        told = capsys.readouterr().err
-        assert f"{tmp_path}/a\\x1b[31mb/broken/run.json: not JSON" in told
-        assert "\x1b" not in told
+        err = capsys.readouterr().err
+        assert f"{tmp_path}/a\\x1b[31mb/broken/run.json: not JSON" in err
+        assert "\x1b" not in err
 
 
 def test_ls_and_show(sweep: Sweep, tmp_path: Path) -> None:
-    """Runs with their counts; one run with its provenance, its failures and its grid's text."""
+    """ls lists runs with their counts; show has a run's provenance, its failures and its grid's text."""
     assert sweep("ls")[2].startswith("no run in")
     with opened(tmp_path) as writer:
         commit(writer, 0, 3)
@@ -284,8 +284,8 @@ def test_ls_and_show(sweep: Sweep, tmp_path: Path) -> None:
     assert sweep("show", "last", "--grid")[1] == "name: first\n"
 
 
-def test_show_has_the_grid_and_what_was_set(sweep: Sweep, tmp_path: Path) -> None:
-    """--grid prints the file and, as a comment, the -S that it was launched with; it is still the file."""
+def test_show_grid_with_overrides(sweep: Sweep, tmp_path: Path) -> None:
+    """show --grid prints the text of the grid file and, as a comment, the -S options of the launch."""
     grid = FakeGrid(overrides=("fixed.virt=4GiB", "about=two\nlines"))
     with Store(tmp_path).open_run(grid, "first-0123abcd", False, {"version": "0"}) as writer:
         writer.finish("ok", {})
@@ -295,7 +295,7 @@ def test_show_has_the_grid_and_what_was_set(sweep: Sweep, tmp_path: Path) -> Non
 
 
 def test_rm_asks(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without --yes a terminal is asked and anything else is refused; a run that is written stays."""
+    """rm asks on a terminal, needs --yes elsewhere, and refuses a run that is being written."""
     filled(tmp_path)
 
     class Terminal(io.StringIO):
@@ -313,8 +313,8 @@ def test_rm_asks(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_values_as_people_read_them() -> None:
-    """Thousands are marked, NULL shows, control characters are spelled out."""
+def test_readable_values() -> None:
+    """Tables mark thousands, show NULL as `-`, and spell out control characters; names of columns are made unique."""
     shown = [
         output_formats.readable(value)
         for value in (102640, 0.25, 1234567.891, None, True, "a\x1b[31m\nb", float("nan"))

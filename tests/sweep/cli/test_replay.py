@@ -1,4 +1,4 @@
-"""sweep replay: tables from files that are right, and a clear line for those that are not."""
+"""The command replay: tables from traces, notes on what was skipped, and errors."""
 
 import csv
 import gzip
@@ -30,10 +30,10 @@ def table(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_steps_are_those_of_the_kernel(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exactly the columns asked for, step 0 left out, the same figures as the recording."""
-    code, out, told = run(capsys, DATA / "kernel/rich-1000.csv", "--steps", "--format", "csv", "--policy", "merged")
-    assert (code, told) == (0, "")
+def test_steps_agree_with_the_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    """--steps gives the figures that were recorded on a kernel, without step 0."""
+    code, out, err = run(capsys, DATA / "kernel/rich-1000.csv", "--steps", "--format", "csv", "--policy", "merged")
+    assert (code, err) == (0, "")
     assert out.splitlines()[0] == "trace,step,policy,vm_pte_kib,res_kib"
     with (DATA / "kernel/rich-1000.expected.csv").open(newline="") as file:
         expected = [["rich-1000", step, "merged", pte, res] for step, pte, res in list(csv.reader(file))[1:]]
@@ -41,7 +41,7 @@ def test_steps_are_those_of_the_kernel(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_every_policy_in_order(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Without --policy all seven; a packed trace is the same trace."""
+    """Without --policy there are rows for all policies, in order; a compressed trace gives the same rows."""
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(f"{MAPPED}1,write,{BASE},1,1\n".encode()))
     code, out, _ = run(capsys, path, "--steps", "--json")
@@ -52,15 +52,15 @@ def test_every_policy_in_order(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 
 def test_calls_of_an_allocator(capsys: pytest.CaptureFixture[str]) -> None:
-    """jemalloc's calls: a tenth cover a whole slot; stacks of threads stand apart; what is unknown is told."""
+    """Of jemalloc's calls a tenth cover a whole slot; thread stacks are counted apart, skipped rows are reported."""
     path = DATA / "allocator/jemalloc_mixed.csv.gz"
-    code, out, told = run(capsys, path, "--format", "csv")
+    code, out, err = run(capsys, path, "--format", "csv")
     merged = next(row for row in table(out) if row["policy"] == "merged")
     assert code == 0
     assert (merged["purges"], merged["acting"], merged["vm_pte_kib_max"]) == ("532", "52", "")
     assert (merged["acting_bytes_share"], merged["reached_bytes_share"]) == ("0.6563", "0.5314")
-    assert "32 rows skipped, the first is row 31: mmap without the address that it got" in told
-    assert "60 rows skipped, the first is row 44: another program's call" in told
+    assert "32 rows skipped, the first is row 31: mmap without the address that it got" in err
+    assert "60 rows skipped, the first is row 44: another program's call" in err
     _, out, _ = run(capsys, path, "--format", "csv", "--by", "size")
     stacks = next(row for row in table(out) if row["size"] == "pthread stacks")
     assert (stacks["calls"], stacks["bytes"], stacks["whole_slots"]) == ("3", str(3 * 8_368_128), "9")
@@ -69,37 +69,37 @@ def test_calls_of_an_allocator(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("trace", "share"), [("jemalloc_decay0_large", 0.2023), ("mimalloc_large", 0.4228), ("glibc_large", 0.9131)]
 )
-def test_the_shares_that_came_with_the_traces(trace: str, share: float, capsys: pytest.CaptureFixture[str]) -> None:
-    """20, 42 and 91 % of the bytes lie in slots that one call covers: what a whole-slot rule reaches."""
+def test_reached_shares_of_the_recorded_traces(trace: str, share: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """A whole-slot rule reaches 20, 42 and 91 % of the bytes: those in slots that one call covers."""
     _, out, _ = run(capsys, DATA / f"allocator/{trace}.csv.gz", "--policy", "merged", "--format", "csv")
     assert [float(row["reached_bytes_share"]) for row in table(out)] == [share]
 
 
-def test_memory_never_seen_mapped_is_one_mapping(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Pieces of a slot given back without their mmap lie in one VMA: a later call covers the whole slot."""
+def test_memory_without_an_mmap_is_one_mapping(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Neighbouring calls on memory whose mmap is missing are in one VMA: a later call covers the whole slot."""
     path, quarter = tmp_path / "a.csv", SLOT // 4
     calls = [(BASE, quarter), (BASE + 2 * quarter, quarter), (BASE + quarter, quarter), (BASE, SLOT)]
     path.write_text(ALLOCATOR + "\n" + "".join(f"1,MADV_DONTNEED,{start},{size}\n" for start, size in calls))
-    code, out, told = run(capsys, path, "--by", "size", "--format", "csv")
+    code, out, err = run(capsys, path, "--by", "size", "--format", "csv")
     assert code == 0
     assert sum(int(row["whole_slots"]) for row in table(out)) == 1
-    assert "4 calls gave back memory that the trace does not map" in told
+    assert "4 calls gave back memory that the trace does not map" in err
 
 
 def test_touch_all_bounds_vm_pte(capsys: pytest.CaptureFixture[str]) -> None:
-    """strace output has addresses: the three stacks' whole slots go under merged, the bound is above what is left."""
-    code, out, told = run(capsys, DATA / "allocator/threads.strace", "--touch", "all", "--format", "csv")
+    """With --touch all, merged frees the tables of the three stacks' whole slots, and VmPTE is an upper bound."""
+    code, out, err = run(capsys, DATA / "allocator/threads.strace", "--touch", "all", "--format", "csv")
     rows = {row["policy"]: row for row in table(out)}
-    assert (code, told) == (0, "")
+    assert (code, err) == (0, "")
     assert rows["merged"]["tables_freed"] == "9"
     assert int(rows["none"]["vm_pte_kib_end"]) == int(rows["merged"]["vm_pte_kib_end"]) + 12
 
 
 def test_allocator_steps_need_touches(capsys: pytest.CaptureFixture[str]) -> None:
-    """VmPTE of calls alone would be a wrong table."""
-    code, _, told = run(capsys, DATA / "allocator/tcmalloc_large.csv.gz", "--steps")
+    """--steps refuses an allocator trace without --touch all, as its VmPTE is unknown."""
+    code, _, err = run(capsys, DATA / "allocator/tcmalloc_large.csv.gz", "--steps")
     assert code == 2
-    assert "--touch all" in told
+    assert "--touch all" in err
 
 
 STRACE = f"""\
@@ -123,19 +123,19 @@ no line of strace
 
 
 def test_strace_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Unfinished calls are joined, failed ones and other programs' left out, mremap moves, a cut line is told."""
+    """Unfinished calls are joined, failed and foreign calls skipped, mremap moves, and a cut last line is reported."""
     path = tmp_path / "calls.strace"
     path.write_text(STRACE)
-    code, out, told = run(capsys, path, "--format", "csv", "--by", "size", "--touch", "all")
+    code, out, err = run(capsys, path, "--format", "csv", "--by", "size", "--touch", "all")
     assert code == 0
     found = [(row["call"], row["size"], row["calls"], row["whole_slots"]) for row in table(out)]
     assert found == [("dontneed", "<4MiB", "2", "2"), ("munmap", "<32MiB", "1", "5")]
     for reason in ("madvise that failed", "another program's call", "openat is none of", "MADV_WILLNEED gives nothing"):
-        assert f": {reason}" in told
-    assert "not a line of strace's" in told
-    assert "cut off, or not a line" in told
-    assert "the last row has no line end" in told
-    assert "does not map" not in told
+        assert f": {reason}" in err
+    assert "not a line of strace's" in err
+    assert "cut off, or not a line" in err
+    assert "the last row has no line end" in err
+    assert "does not map" not in err
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_strace_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
         ("{} 1700000000.123456 ", "0x22 /* MAP_PRIVATE|MAP_ANONYMOUS */", "0x4 /* MADV_DONTNEED */"),  # -ttt -X verbose
     ],
 )
-def test_however_strace_was_asked(
+def test_forms_of_strace_output(
     words: tuple[str, str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Two neighbours are one VMA, of which a call covers a slot: whatever stands before the calls, names or numbers."""
+    """Options of strace that change what precedes a call, names or numbers, do not change the table."""
     start, flags, advice = words
     rights = "0x3" if flags == "0x22" else "PROT_READ|PROT_WRITE"
     path = tmp_path / "calls.strace"
@@ -167,9 +167,9 @@ def test_however_strace_was_asked(
             )
         )
     )
-    _, out, told = run(capsys, path, "--format", "csv", "--by", "size")
+    _, out, err = run(capsys, path, "--format", "csv", "--by", "size")
     assert [(row["calls"], row["whole_slots"]) for row in table(out)] == [("1", "1")]
-    assert told == ""
+    assert err == ""
 
 
 def test_a_file_between_is_another_vma(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_file_between_is_another_vma(capsys: pytest.CaptureFixture[str], tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "is empty"),
         (KERNEL, "no row after the header"),
@@ -206,30 +206,30 @@ def test_a_file_between_is_another_vma(capsys: pytest.CaptureFixture[str], tmp_p
         ("open(1) = 2\n", "not one call of mmap, munmap"),
     ],
 )
-def test_hostile_traces(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, told: str) -> None:
-    """One line with file and row, exit code 2."""
+def test_hostile_traces(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str) -> None:
+    """Traces that cannot be right give exit code 2 and one line with file and row."""
     path = tmp_path / "t.csv"
     path.write_text(text)
-    code, _, said = run(capsys, path, "--steps", "--format", "csv", "--touch", "all")
+    code, _, err = run(capsys, path, "--steps", "--format", "csv", "--touch", "all")
     assert code == 2
-    assert said.startswith(f"sweep: {path}: ")
-    assert told in said
-    assert said.count("\n") == 1
+    assert err.startswith(f"sweep: {path}: ")
+    assert message in err
+    assert err.count("\n") == 1
 
 
-def test_what_is_skipped_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Unknown calls, absurd addresses, missing steps: the table stands, and says what is not in it."""
+def test_skipped_rows_are_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Unknown calls, impossible addresses and missing steps are reported beside the table."""
     path = tmp_path / "a.csv"
     path.write_text(
         f"{ALLOCATOR}\n1,fork,1,1\n1,MADV_DONTNEED,{1 << 63},4096\n1,MADV_DONTNEED,5,4096\n1,munmap,4096,0\n"
     )
-    code, out, told = run(capsys, path, "--format", "csv", "--policy", "merged")
+    code, out, err = run(capsys, path, "--format", "csv", "--policy", "merged")
     assert (code, table(out)[0]["purges"]) == (0, "0")
-    assert told.count("1 row skipped") == 4
+    assert err.count("1 row skipped") == 4
     path.write_text(MAPPED + f"5,write,{BASE},4096,4096")
-    _, _, told = run(capsys, path)
-    assert "4 steps are missing" in told
-    assert "the last row has no line end" in told
+    _, _, err = run(capsys, path)
+    assert "4 steps are missing" in err
+    assert "the last row has no line end" in err
 
 
 HERE = platform.machine() == "x86_64" and sys.platform == "linux"
@@ -239,10 +239,10 @@ LIVE = ["vma-00447.csv", "vma-00549.csv", "rich-1004.csv", "basic-0003.csv"]
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or sys.platform != "linux", reason="the model's geometry is x86-64's"
 )
-def test_the_live_kernel_plays_along(capsys: pytest.CaptureFixture[str]) -> None:
-    """VmPTE and RES of a process that does the same are those of the model, step by step."""
-    code, out, told = run(capsys, *(DATA / "kernel" / name for name in LIVE), "--engine", "kernel", "--format", "csv")
-    if "this kernel refuses guard" in told:
+def test_replay_on_the_live_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that makes the same calls has the model's VmPTE and RES after each step."""
+    code, out, err = run(capsys, *(DATA / "kernel" / name for name in LIVE), "--engine", "kernel", "--format", "csv")
+    if "this kernel refuses guard" in err:
         pytest.skip("this kernel has no guard markers (Linux 6.13)")
     assert code == 0, out
     assert [(row["steps"], row["agree"]) for row in table(out)] == [
@@ -255,7 +255,7 @@ def test_the_live_kernel_plays_along(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.skipif(not HERE, reason="the model's geometry is x86-64's")
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (f"{KERNEL}\n0,free,{BASE},4096,\n", "starts with an mmap"),
         (f"{MAPPED}1,write,{BASE},{4 * SLOT},4096\n", "row 3: needs more than half of the free"),
@@ -263,16 +263,16 @@ def test_the_live_kernel_plays_along(capsys: pytest.CaptureFixture[str]) -> None
         (f"{ALLOCATOR}\n1,brk,0,0\n", "only kernel traces can be played"),
     ],
 )
-def test_what_the_live_kernel_is_spared(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+def test_traces_that_the_live_kernel_refuses(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
-    """Refused with the row before anything is mapped, here with 10,000 KiB of memory."""
+    """Traces that need too much are refused with the row before anything is mapped."""
     monkeypatch.setattr("sweep.kernel.kernel_replay._available_kib", lambda: 10_000)
     path = tmp_path / "t.csv"
     path.write_text(text)
-    code, _, said = run(capsys, path, "--engine", "kernel")
+    code, _, err = run(capsys, path, "--engine", "kernel")
     assert code == 2
-    assert told in said
+    assert message in err
 
 
 def test_packed_and_cut_off(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -280,19 +280,19 @@ def test_packed_and_cut_off(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     path = tmp_path / "a.csv.gz"
     whole = gzip.compress((DATA / "kernel/rich-1000.csv").read_bytes())
     path.write_bytes(whole[:400])
-    code, _, told = run(capsys, path)
+    code, _, err = run(capsys, path)
     assert code == 2
-    assert "the compressed data ends early" in told
+    assert "the compressed data ends early" in err
 
 
 def test_no_such_file_or_policy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Usage errors name the nearest right name."""
+    """A missing file is named, and an unknown policy with the nearest known one."""
     assert "No such file" in run(capsys, tmp_path / "none.csv")[2]
     assert "did you mean 'merged'?" in run(capsys, tmp_path, "--policy", "mergd")[2]
 
 
 def test_traces_of_one_name_go_by_their_paths(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """a/t.csv and b/t.csv can be told apart in one table."""
+    """Traces of one file name in different folders have their paths as names."""
     for folder in "ab":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "t.csv").write_text(MAPPED + f"1,write,{BASE},1,1\n")
