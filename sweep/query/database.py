@@ -99,14 +99,14 @@ class Database:
             return True
 
     def _find_damage(self, tables: Collection[str], check: Callable[[CheckedFiles, Collection[str]], bool]) -> bool:
-        """Check the files of these tables. Whether more are damaged: their parts are left out, each with a problem."""
-        found = False
+        """Check the files of these tables. Returns whether more parts are damaged; these are left out and reported."""
+        has_new_damage = False
         for of_run in self._files.values():
             before = set(of_run.damaged)
-            found = check(of_run, tables) or found
+            has_new_damage = check(of_run, tables) or has_new_damage
             new = [problem for part, problem in of_run.damaged.items() if part not in before]
             self.problems += [f"{problem}; the next launch of its grid runs its points again" for problem in new]
-        return found
+        return has_new_damage
 
     def _select(self, sql: str) -> arrow_tables.Table:
         for view in views.views_named_in(sql):

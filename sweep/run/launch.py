@@ -149,7 +149,7 @@ def choose_executor(options: LaunchOptions, points: int, estimate_ns: float) -> 
     """The executor for so many points and CPU nanoseconds, not yet started, and a phrase that names it and says why."""
     jobs = options.jobs or len(os.sched_getaffinity(0))
     work = f"about {human_ns(estimate_ns)} of work"
-    name, why = options.executor, "as asked"
+    name, why = options.executor, "as requested"
     if name == "auto" and options.address:
         name, why = "ray", "an address is given"
     elif name == "auto" and estimate_ns > RAY_WORTH_NS:

@@ -1,4 +1,4 @@
--- What each policy gives back of VmPTE against none, and what it reads, locks and costs for it.
+-- VmPTE that each policy gives back compared with none, and the price: entries rescanned, locks, IPIs and cost.
 SELECT
     run_id,
     policy,

@@ -146,7 +146,7 @@ def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert out.startswith(f"run      {run}: ok\npoints   4 ok\nseconds  ")
     assert f"\nsweep query savings --run {run}\n" in out
     assert out.index("second_walk") < out.index("SELECT")
-    assert f"sweep: {run}: 4 points on inline, this process (as asked)\n" in err
+    assert f"sweep: {run}: 4 points on inline, this process (as requested)\n" in err
     assert "\x1b" not in out + err
     assert main(["query", "savings", "--run", run]) == 0
     queried = capsys.readouterr().out

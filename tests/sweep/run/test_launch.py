@@ -218,7 +218,7 @@ def test_auto_chooses_ray_for_much_work(given: dict[str, Any], work_s: float, na
     """`auto` is Ray above 20 s of work or with an address; the phrase says why."""
     executor, why = choose_executor(LaunchOptions(jobs=3, **given), 100, work_s * 1e9)
     assert executor.name == name
-    assert "of work" in why or "as asked" in why or "address" in why
+    assert "of work" in why or "as requested" in why or "address" in why
 
 
 def test_no_more_processes_than_work() -> None:
@@ -296,7 +296,7 @@ def test_what_is_reported_to_progress(options: LaunchOptions) -> None:
     text = "schema: sweep/1\nname: warned\nfixed: {virt: 2MiB, sparsity: 0.5}\nexclude: [{threads: 8}]\n"
     launch(parse_grid(text, "warned"), options, progress)
     assert any(words.startswith("warning: ") and "threads" in words for words in progress.words)
-    assert any("1 point on inline, this process (as asked)" in words for words in progress.words)
+    assert any("1 point on inline, this process (as requested)" in words for words in progress.words)
     assert progress.states[0].waiting in ("starting inline", "compiling the engine, once")
     assert progress.states[-1].waiting == ""
     assert (progress.states[-1].points, progress.states[-1].done) == (1, 1)
