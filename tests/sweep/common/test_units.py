@@ -1,4 +1,4 @@
-"""Sizes, counts and shares: what is read, what is refused and with which words."""
+"""Sizes, counts and shares: accepted texts, their values, and the messages for refused ones."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -25,13 +25,13 @@ from tests.support.grid_fuzzing import check_message, limited, long_texts
 
 @given(st.integers(0, INT64_MAX))
 def test_exact_size_survives(size: int) -> None:
-    """format_size loses nothing: parse_size gives the same bytes."""
+    """parse_size of format_size gives the same bytes."""
     assert parse_size(format_size(size)) == size
 
 
 @given(st.integers(0, 1 << 20), st.sampled_from(sorted(SCALE)))
 def test_spellings_of_one_size_are_one(number: int, unit: str) -> None:
-    """Whatever unit a size is written in, its canonical spelling is the same."""
+    """A size has one canonical form, whatever unit it was written in."""
     size = number * SCALE[unit]
     if size > INT64_MAX:
         return
@@ -41,7 +41,7 @@ def test_spellings_of_one_size_are_one(number: int, unit: str) -> None:
 
 @given(st.integers(0, 1 << 40), st.sampled_from(POWERS[1:]))
 def test_fraction_is_exact(quarters: int, unit: str) -> None:
-    """A fraction is read exactly, not through a double."""
+    """A fraction is computed exactly, not as a double."""
     size = Fraction(quarters, 4) * SCALE[unit]
     if size <= INT64_MAX:
         assert parse_size(f"{quarters // 4}.{quarters % 4 * 25:02d}{unit}") == size
@@ -60,7 +60,7 @@ def test_fraction_is_exact(quarters: int, unit: str) -> None:
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    """Units are powers of 1024, as top and memparse have them."""
+    """Units are powers of 1024, as in top and the kernel's memparse."""
     assert parse_size(text) == size
 
 
@@ -85,7 +85,7 @@ def test_sizes(text: str, size: int) -> None:
     ],
 )
 def test_size_errors(text: str, message: str) -> None:
-    """Each refused size says what to write."""
+    """A refused size gives this message."""
     with pytest.raises(UserError) as error:
         parse_size(text)
     assert str(error.value) == message
@@ -93,13 +93,13 @@ def test_size_errors(text: str, message: str) -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_size_or_one_line_of_error(text: str) -> None:
-    """No text makes anything but a size or a UserError of one line."""
+    """Every text gives a number or a UserError of one line."""
     for parse in (parse_size, parse_count, parse_share):
         try:
-            said = str(parse(text))
+            result = str(parse(text))
         except UserError as error:
-            said = str(error)
-        assert len(said.splitlines()) == 1
+            result = str(error)
+        assert len(result.splitlines()) == 1
 
 
 @pytest.mark.parametrize("parse", [parse_size, parse_count, parse_share])
@@ -126,7 +126,7 @@ def test_long_texts_are_refused_at_once(parse: Callable[[str], object]) -> None:
     ],
 )
 def test_count_errors(text: str, message: str) -> None:
-    """Each refused count says why."""
+    """A refused count gives this message."""
     with pytest.raises(UserError) as error:
         parse_count(text)
     assert str(error.value) == message
@@ -145,7 +145,7 @@ def test_count_errors(text: str, message: str) -> None:
     ],
 )
 def test_share_errors(text: str, message: str) -> None:
-    """Each refused share says what to write."""
+    """A refused share gives this message."""
     with pytest.raises(UserError) as error:
         parse_share(text)
     assert str(error.value) == message
@@ -153,13 +153,13 @@ def test_share_errors(text: str, message: str) -> None:
 
 @given(st.integers(0, 10**15))
 def test_share_is_the_decimal_written(digits: int) -> None:
-    """The engine takes a share's shortest decimal as exact: it is the one that was written."""
+    """The shortest decimal of a share is the number as written, which the engine takes as exact."""
     text = f"0.{digits:015d}" if digits < 10**15 else "1"
     assert Fraction(repr(parse_share(text))) == Fraction(text)
 
 
 def test_rounded_for_people() -> None:
-    """Tables show rounded sizes and times."""
+    """human_size and human_ns round for people."""
     assert [human_size(size) for size in (0, 1023, 1024, 1.25 * (1 << 30), 1 << 60)] == [
         "0 B", "1023 B", "1.0 KiB", "1.2 GiB", "1024.0 PiB",
     ]  # fmt: skip
@@ -173,7 +173,7 @@ def test_rounded_for_people() -> None:
 
 
 def test_plain_number() -> None:
-    """What a trap should have been."""
+    """plain_number rewrites a number without exponent, sign and zeros, or gives an empty string."""
     assert [plain_number(t) for t in ("1e3", "+5", "1.50", "1e999", "-1", "x", "")] == [
         "1000",
         "5",

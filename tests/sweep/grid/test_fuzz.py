@@ -44,14 +44,14 @@ NODES = st.recursive(
         st.lists(inner, max_size=4).map(lambda items: f"[{', '.join(items)}]"),
         st.dictionaries(
             st.sampled_from([*FIELD, "where", "pow2", "range", "from", "to", "step"]), inner, max_size=4
-        ).map(lambda made: "{" + ", ".join(f"{key}: {value}" for key, value in made.items()) + "}"),
+        ).map(lambda entries: "{" + ", ".join(f"{key}: {value}" for key, value in entries.items()) + "}"),
     ),
     max_leaves=12,
 )
 GRIDS = st.dictionaries(st.sampled_from([*TOP_KEYS, "zap"]), NODES, max_size=6).map(
-    lambda made: "".join(
+    lambda entries: "".join(
         f"{key}: {value}\n"
-        for key, value in ({"schema": "sweep/1", "name": "a", "fixed": "{virt: 1GiB, res: 1MiB}"} | made).items()
+        for key, value in ({"schema": "sweep/1", "name": "a", "fixed": "{virt: 1GiB, res: 1MiB}"} | entries).items()
     )
 )
 

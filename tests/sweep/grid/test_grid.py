@@ -1,4 +1,4 @@
-"""Grid files: what they mean, which points they hold in which order, and what is said of bad ones."""
+"""Grid files: what the sections mean, and which points they give in which order."""
 
 import itertools
 from pathlib import Path
@@ -42,7 +42,7 @@ seed: 1
 
 
 def rows(grid: Grid, *names: str, size: int = 7) -> list[tuple[Any, ...]]:
-    """The named fields of all points, canonical; None for what is absent."""
+    """The canonical values of the named fields of all points; None for an absent res or sparsity."""
     out: list[tuple[Any, ...]] = []
     for chunk in grid.chunks(size):
         for i in range(len(chunk.repeat)):
@@ -53,8 +53,8 @@ def rows(grid: Grid, *names: str, size: int = 7) -> list[tuple[Any, ...]]:
     return out
 
 
-def test_example_of_the_design() -> None:
-    """The grid of DESIGN.md: 3 x 3 x 11 x 2 combinations and an include row, three repeats each."""
+def test_a_grid_with_all_sections() -> None:
+    """3 x 3 x 11 x 2 combinations and an include row, three repeats each, in the documented order."""
     grid = parse_grid(EXAMPLE, "grids/first.yaml")
     assert grid.raw_points == (3 * 3 * 11 * 2 + 1) * 3 == len(rows(grid, "seed"))
     assert grid.policies == ("none", "second_walk", "merged")
@@ -114,7 +114,7 @@ def test_order_length_and_index(names: list[str], includes: int, repeats: int, s
 
 
 def test_zip_members_move_together() -> None:
-    """A zip group is one axis, after the axes."""
+    """A zip group varies as one axis, after the axes."""
     grid = parse_grid(
         HEAD + "axes: {threads: [1, 2]}\nzip:\n  process: {virt: [1TiB, 55TiB], res: [10GiB, 590GiB]}\n", "g.yaml"
     )
@@ -124,7 +124,7 @@ def test_zip_members_move_together() -> None:
 
 
 def test_include_rows() -> None:
-    """A row takes fixed values for what it does not name, res drops a fixed sparsity, axes do not enter."""
+    """A row takes the fixed values of fields that it does not give; res drops a fixed sparsity; axes are ignored."""
     text = BASE + "axes: {threads: [4]}\ninclude: [{res: 1MiB, seed: 9}, {arch: arm64-64k, sparsity: 0.5}]\nseed: 2\n"
     assert rows(parse_grid(text, "g.yaml"), "virt", "sparsity", "res", "threads", "cluster", "seed") == [
         (1 << 30, 0.9, None, 4, 4096, 2),
@@ -134,12 +134,12 @@ def test_include_rows() -> None:
 
 
 def test_only_include_rows() -> None:
-    """Without axes and zip the include rows are all there is; without them too, the fixed values are one point."""
+    """Without axes and zip the include rows are all points; without rows too, the fixed values are one point."""
     assert rows(parse_grid(BASE + "include: [{threads: 2}, {threads: 3}]", "g.yaml"), "threads") == [(2,), (3,)]
     assert rows(parse_grid(BASE, "g.yaml"), "threads") == [(1,)]
 
 
-def test_seed_of_the_point_wins() -> None:
+def test_a_point_has_its_own_seed() -> None:
     """A fixed seed or an axis of seeds replaces the grid's; repeats add to either."""
     assert rows(parse_grid(BASE + "axes: {seed: [10, 20]}\nseed: 3\nrepeats: 2", "g.yaml"), "seed") == [
         (10,),
@@ -164,7 +164,7 @@ def axis(field: str, rule: str) -> list[Any]:
 
 
 def test_rules_of_values() -> None:
-    """pow2, range and log, ends inclusive; shares are the decimals one would write."""
+    """pow2, range and log include both ends; shares are exact decimals."""
     assert axis("zap", "pow2: {from: 64KiB, to: 256K}") == [65536, 131072, 262144]
     assert axis("threads", "pow2: {from: 1, to: 8}") == [1, 2, 4, 8]
     assert axis("zap", "range: {from: 4KiB, to: 15KiB, step: 4KiB}") == [4096, 8192, 12288]
@@ -186,7 +186,7 @@ def test_rules_of_values() -> None:
 
 
 def test_exclude_rules() -> None:
-    """Match values are canonical, codes for choices; a list means any of them."""
+    """The values of `match` are as in columns, choices as codes; a list means any of its values."""
     text = BASE + "exclude:\n  - {order: random, zap: [64K, 0.0625MiB, 1MiB], where: threads > 1}\n"
     (rule,) = parse_grid(text, "g.yaml").excludes
     assert rule.match == {"order": (1,), "zap": (65536, 65536, 1 << 20)}
@@ -194,7 +194,7 @@ def test_exclude_rules() -> None:
 
 
 def test_content_is_canonical() -> None:
-    """Spelling, comments, order of keys and `about` are no part of the content; a value is."""
+    """The content does not depend on how values are written, on comments, key order and `about`; it does on values."""
     one = parse_grid(
         HEAD + "about: x\nfixed: {virt: 1024MiB, sparsity: 0.90}\naxes: {zap: {pow2: {from: 4K, to: 8K}}}", "g.yaml"
     )
@@ -204,13 +204,13 @@ def test_content_is_canonical() -> None:
 
 
 def test_long_axes_are_hashed() -> None:
-    """The content of a million values is a few bytes."""
+    """An axis of a million values is represented by its length and a hash."""
     grid = parse_grid(BASE, "g.yaml", ["axes.rounds={range: {from: 1, to: 1000000, step: 1}}"])
     assert set(grid.content()["axes"]["rounds"]) == {"count", "blake2b"}
 
 
 def test_overrides() -> None:
-    """-S puts values into the file's tree, making what is missing on the way."""
+    """-S replaces or adds values anywhere in the file."""
     grid = parse_grid(
         EXAMPLE, "g.yaml", ["axes.zap=[64KiB, 2MiB]", "include=[]", "repeats=1", "seed=7", "zip.p.rounds=[1,2]"]
     )
@@ -221,7 +221,7 @@ def test_overrides() -> None:
 
 
 def test_unchecked_chunks_hold_impossible_points() -> None:
-    """A plan drops points by its rules before it asks whether an address space can have them."""
+    """Unchecked chunks contain points that no address space can have; checked ones raise an error."""
     grid = parse_grid(HEAD + "fixed: {virt: 1GiB}\naxes: {res: [1MiB, 2GiB]}", "g.yaml")
     with pytest.raises(UserError):
         list(grid.chunks())
@@ -229,7 +229,7 @@ def test_unchecked_chunks_hold_impossible_points() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    """Missing, odd and broken files are named; a byte order mark and CRLF are let through."""
+    """Missing and broken files are refused by name; a byte order mark and CRLF are accepted."""
     path = tmp_path / "g.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + BASE.replace("\n", "\r\n").encode())
     assert load_grid(path).raw_points == 1

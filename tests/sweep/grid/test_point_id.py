@@ -1,4 +1,4 @@
-"""Ids: documented, stable, and the fast way agrees with the plain one."""
+"""Point ids are as documented, stable, and equal whether computed one by one or many at once."""
 
 import json
 from hashlib import blake2b
@@ -21,7 +21,7 @@ pages = st.integers(1, 1 << 20).map(lambda n: n * 65536)
 
 @st.composite
 def scenarios(draw: st.DrawFn) -> Scenario:
-    """Any scenario that an address space can have, more or less."""
+    """Most scenarios that an address space can have."""
     virt = draw(pages)
     given_res = draw(st.booleans())
     values: dict[str, Any] = {"res": draw(st.integers(0, virt))} if given_res else {"sparsity": draw(shares)}
@@ -42,7 +42,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
 @given(st.lists(scenarios(), max_size=8))
 @settings(deadline=None)
 def test_fast_ids_are_the_documented_ones(rows: list[Scenario]) -> None:
-    """Whatever columns vary, point_ids hashes the canonical JSON of each row, which is json.dumps of `canonical`."""
+    """Whatever columns vary, point_ids hashes the canonical JSON of each row."""
     columns = columns_of(rows)
     canonical_texts = [canonical_json(columns, i) for i in range(len(rows))]
     assert id_strings(point_ids(columns)) == [point_id(text) for text in canonical_texts]
@@ -51,7 +51,7 @@ def test_fast_ids_are_the_documented_ones(rows: list[Scenario]) -> None:
 
 
 def test_an_id_by_hand() -> None:
-    """The canonical JSON and its hash, spelled out: an id that changes would orphan every store."""
+    """The canonical JSON and the id of one scenario are these; a change would orphan every store."""
     columns = columns_of([Scenario(virt=1 << 30, sparsity=0.9, zap=65536, seed=1)])
     text = canonical_json(columns, 0, model_version=1)
     assert text == (
@@ -63,7 +63,7 @@ def test_an_id_by_hand() -> None:
 
 
 def test_absent_res_or_sparsity_is_left_out() -> None:
-    """The same share written as res and as sparsity are two points: only one is exact."""
+    """The same residency given as res and as sparsity makes two points, as only one of them is exact."""
     columns = columns_of([Scenario(virt=1 << 30, sparsity=0.5), Scenario(virt=1 << 30, res=1 << 29)])
     assert "res" not in canonical_scenario(columns, 0)
     assert "sparsity" not in canonical_scenario(columns, 1)
@@ -71,15 +71,15 @@ def test_absent_res_or_sparsity_is_left_out() -> None:
 
 
 def test_model_version_is_part_of_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new engine makes new points."""
+    """Another version of the model gives other ids."""
     columns = columns_of([Scenario(virt=1 << 30, sparsity=0.5)])
     before = point_ids(columns)
     monkeypatch.setattr(identity, "MODEL_VERSION", MODEL_VERSION + 1)
     assert point_ids(columns).tolist() != before.tolist()
 
 
-def test_equal_rows_have_equal_ids_wherever_they_stand() -> None:
-    """An id depends on its row alone, not on its neighbours."""
+def test_an_id_does_not_depend_on_the_chunk() -> None:
+    """An id depends only on its row, not on the chunk."""
     grid = parse_grid(
         "schema: sweep/1\nname: a\nfixed: {virt: 1GiB, sparsity: 0.9}\naxes: {zap: [4K, 8K], threads: [1, 2]}\n", "g"
     )
@@ -90,7 +90,7 @@ def test_equal_rows_have_equal_ids_wherever_they_stand() -> None:
 
 
 def test_run_name() -> None:
-    """A run's name is the grid's and eight digits of its content, however it is spelled."""
+    """A run's name is the grid's name and eight digits that depend on its content, not on how it is written."""
     text = "schema: sweep/1\nname: a-b\nfixed: {virt: 1GiB, sparsity: 0.9}\n"
     name = run_name(parse_grid(text, "g"))
     assert name.startswith("a-b-")

@@ -1,4 +1,4 @@
-"""Conditions and derived columns of a grid: SQL over one point, and nothing else."""
+"""Conditions and derived columns of a grid: SQL expressions over one point's columns, and no other SQL."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from tests.support.small_stores import MIB, scenarios
 def evaluated(
     columns: Columns, derive: dict[str, str], wheres: Sequence[str]
 ) -> tuple[dict[str, list[Any]], list[NDArray[np.bool_]]]:
-    """With derived columns as Python values."""
+    """(derived columns as Python values, masks of the conditions)"""
     values, masks = conditions.evaluate(columns, derive, wheres)
     return {name: array.to_pylist() for name, array in values.items()}, masks
 
@@ -61,17 +61,17 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("where", "told"), REFUSED)
-def test_what_is_refused(where: str, told: str) -> None:
-    """Not one plain expression over one point's columns: a line that says why."""
-    with pytest.raises(UserError, match=told) as error:
+@pytest.mark.parametrize(("where", "message"), REFUSED)
+def test_refused_expressions(where: str, message: str) -> None:
+    """All but a plain expression over one point's columns is refused in one line that says why."""
+    with pytest.raises(UserError, match=message) as error:
         evaluated(scenarios(3), {}, [where])
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(("where", "derive or where"))
 
 
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "message"),
     [
         ("zap <", "unfinished at '<' (line 1, column 5)"),
         ("(zap < 2MiB", "unfinished at '2MiB' (line 1, column 8)"),
@@ -85,18 +85,18 @@ def test_what_is_refused(where: str, told: str) -> None:
         ("-- zap", "no expression; write one over the point's columns"),
     ],
 )
-def test_what_is_no_sql_is_told_where_it_stands(where: str, told: str) -> None:
-    """The user's own word, and its place in what they wrote: never what stands around it."""
+def test_syntax_errors_have_a_place(where: str, message: str) -> None:
+    """A syntax error shows the user's word and its place in the user's text, not in the statement around it."""
     with pytest.raises(UserError) as error:
         evaluated(scenarios(3), {}, [where])
-    assert str(error.value) == f"where {' '.join(where.split())!r}: {told}"
+    assert str(error.value) == f"where {' '.join(where.split())!r}: {message}"
 
 
 @pytest.mark.parametrize(
     "text", ["true) FROM points WHERE (true", "true), (true", "true) AS x LIMIT (1", "true) ORDER BY (1"]
 )
-def test_the_syntax_tree_shows_what_ends_the_expression(text: str) -> None:
-    """Even one that is let in as SQL is judged by its tree."""
+def test_the_syntax_tree_shows_the_end_of_an_expression(text: str) -> None:
+    """Text that ends the expression is found in the syntax tree, even where it is valid SQL."""
     tree, bare = (
         str(duckdb.execute("SELECT json_serialize_sql(?)", [f"SELECT ({one})"]).fetchall()[0][0]) for one in (text, "1")
     )
@@ -105,7 +105,7 @@ def test_the_syntax_tree_shows_what_ends_the_expression(text: str) -> None:
 
 
 def test_values_and_conditions() -> None:
-    """Derived columns may use those before them, conditions all; a condition that is NULL does not hold."""
+    """A derived column may use earlier ones, a condition all of them; a condition that is NULL does not hold."""
     columns = columns_of([Scenario(virt=4 * MIB, sparsity=0.5), Scenario(virt=8 * MIB, res=2 * MIB, order="random")])
     derive = {"pages": "virt * (1 - sparsity) / 4096", "twice": "pages * 2 -- a comment", "label": "arch || '!'"}
     wheres = ["res > 1", "twice > 1024", "order = 'random'", "virt >= 8MiB AND zap = 2M", "nullif(virt, 4194304) > 0"]
@@ -121,7 +121,7 @@ def test_values_and_conditions() -> None:
 
 
 def test_chunks_do_not_matter() -> None:
-    """Any cut of the points gives the same values, in the points' order."""
+    """Values do not depend on how the points are cut into chunks."""
     columns = scenarios(7)
     derive, wheres = {"pages": "virt * (1 - sparsity) / 4096"}, ["pages > 2000", "threads = 2"]
     values, masks = evaluated(columns, derive, wheres)
@@ -132,8 +132,8 @@ def test_chunks_do_not_matter() -> None:
     assert 0 < masks[0].sum() < 7
 
 
-def test_what_is_in_quotes_stays() -> None:
-    """Sizes and the field `order` are only seen outside of quotes."""
+def test_quoted_text_is_not_rewritten() -> None:
+    """Sizes and the field `order` are rewritten outside of quotes only."""
     values, _ = evaluated(scenarios(1), {"a": "'2MiB order'", "b": '"order"', "c": "2MiB"}, [])
     assert values == {"a": ["2MiB order"], "b": ["sequential"], "c": [2 * MIB]}
 
@@ -151,14 +151,14 @@ def test_what_is_in_quotes_stays() -> None:
     ],
 )
 def test_types_of_derived_columns(name: str, expression: str, kind: type) -> None:
-    """A derived column is whole numbers, doubles, text or truth, and JSON."""
+    """A derived column holds integers, doubles, texts or booleans, and can be written as JSON."""
     values, _ = evaluated(scenarios(2), {name: expression}, [])
     assert [type(value) for value in values[name]] == [kind] * 2
     json.dumps(values)
 
 
 @pytest.mark.parametrize(
-    ("name", "expression", "told"),
+    ("name", "expression", "message"),
     [
         ("virt", "1", r"derive\.virt: there is a column"),
         ("cost_ns", "1", "there is a column"),
@@ -169,21 +169,21 @@ def test_types_of_derived_columns(name: str, expression: str, kind: type) -> Non
         ("a", "b + 1", "unknown column 'b'"),
     ],
 )
-def test_derived_columns_that_are_refused(name: str, expression: str, told: str) -> None:
-    """A derived column has a name of its own and one plain value a point."""
-    with pytest.raises(UserError, match=told):
+def test_derived_columns_that_are_refused(name: str, expression: str, message: str) -> None:
+    """A derived column needs a new name and one plain value per point."""
+    with pytest.raises(UserError, match=message):
         conditions.check({name: expression}, [])
 
 
 def test_texts_stay_short() -> None:
-    """So that columns made of columns made of columns cannot grow without end."""
+    """A derived text above 200 characters is refused, so texts of texts cannot grow without bound."""
     assert evaluated(scenarios(1), {"a": f"'{'x' * 200}'"}, [])[0] == {"a": ["x" * 200]}
     with pytest.raises(UserError, match="longer than 200 characters"):
         evaluated(scenarios(1), {"a": f"'{'x' * 150}'", "b": "a || a"}, [])
 
 
 def test_checking_needs_no_points() -> None:
-    """What is right and what is wrong shows before anything is expanded."""
+    """Expressions are checked without any points."""
     conditions.check({"pages": "virt / 4096"}, ["pages > 1", "zap < cluster"])
     with pytest.raises(UserError, match="did you mean 'cluster'"):
         conditions.check({}, ["zap < clutser"])

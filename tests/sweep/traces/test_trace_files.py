@@ -81,7 +81,7 @@ def test_no_content_of_another_file_is_shown(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("before", ["", "1 ", "1 munmap(", "1 madvise(0x1000, 4096, ", "1 mmap(NULL, 4096, ", "<... "])
 def test_long_lines_of_strace(before: str) -> None:
-    """Lines as long as a line may be are parsed in linear time, and what is told of them is short."""
+    """Lines as long as a line may be are parsed in linear time, and the notes about them are short."""
     for text in LONG_TEXTS:
         for after in ("", ") = 0", ", 4096) = 0x1000", " resumed>) = 0"):
             with limited():

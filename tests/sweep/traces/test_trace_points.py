@@ -1,4 +1,4 @@
-"""Traces as points of a grid: what they are known by, that they run like any point, and what does not go with them."""
+"""Traces as points of a grid: their identity, that they run like any point, and which sections do not go with them."""
 
 import gzip
 import json
@@ -42,14 +42,14 @@ def ids(grid: Grid) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two kernel traces and two allocators' beside the grid."""
+    """A folder with two kernel traces, strace output and an allocator trace."""
     for path in (BASIC, RICH, DATA / "allocator/threads.strace", DATA / "allocator/tcmalloc_large.csv.gz"):
         shutil.copy(path, tmp_path)
     return tmp_path
 
 
-def test_a_trace_is_its_text(folder: Path) -> None:
-    """Neither path, name nor packing is part of a point; another touch or another byte is another point."""
+def test_a_trace_is_identified_by_its_text(folder: Path) -> None:
+    """Path, name and compression are not part of a point's id; `touch` and every byte of the text are."""
     (folder / "same.csv.gz").write_bytes(gzip.compress(BASIC.read_bytes()))
     (folder / "other.csv").write_bytes(BASIC.read_bytes() + b"\n")
     one, same, other = (
@@ -63,7 +63,7 @@ def test_a_trace_is_its_text(folder: Path) -> None:
 def test_files_count_from_the_grid_and_on_the_command_line_from_here(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a grid and its traces move together, and as a shell completes names."""
+    """A path in the grid counts from the grid's folder, a path of -S from the working directory."""
     (folder / "there").mkdir()
     monkeypatch.chdir(folder / "there")
     path = written(folder, "{trace: basic-0000.csv}")
@@ -72,19 +72,19 @@ def test_files_count_from_the_grid_and_on_the_command_line_from_here(
 
 
 def test_every_executor_gives_what_replay_gives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rows of the store are the replay's figures; a scenario's fields and what no trace determines are NULL."""
+    """Stored rows are the replay's figures; a scenario's fields and columns that no trace determines are NULL."""
     path = written(folder, "{trace: [basic-0000.csv, rich-1000.csv]}", "policies: [none, merged, munmap]\n")
     columns = ", ".join((*STATE, *trace_points.DETERMINED))
     unknown = [f'"{name}" IS NULL' for name in (*FIELD, *set(WORK) - set(trace_points.DETERMINED), "install_ns")]
     sql = f"SELECT trace, policy, {columns} FROM latest WHERE {' AND '.join(unknown)} ORDER BY trace, policy"
-    found = []
+    answers = []
     for executor in ("inline", "processes"):
         store = str(folder / executor)
         assert main(["launch", str(path), "-q", "--executor", executor, "--results", store]) == 0
         capsys.readouterr()
         assert main(["query", sql, "--json", "--results", store]) == 0
-        found.append(json.loads(capsys.readouterr().out))
-    assert found[0] == found[1] == expected()
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0] == answers[1] == expected()
 
 
 def expected() -> list[dict[str, object]]:
@@ -104,52 +104,54 @@ def expected() -> list[dict[str, object]]:
     return rows
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def output_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     capsys.readouterr()
     assert main(words) == 0
     return capsys.readouterr().out
 
 
-def test_it_resumes_and_explains_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """plan, launch, query and why know traces: what is done is not run again, and a point says where it stands."""
+def test_traces_in_plan_launch_query_and_why(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A launch skips traces that are done, and `why` shows where the grid names a trace."""
     more = 'policies: [none, merged]\nderive: {kind: "left(trace, 4)"}\n'
     path = str(written(folder, "{trace: [basic-0000.csv, rich-1000.csv]}", more))
     store = ("--results", str(folder / "results"))
-    listed = json.loads(said(capsys, "plan", path, "--points", "--format", "json", *store))
+    listed = json.loads(output_of(capsys, "plan", path, "--points", "--format", "json", *store))
     assert [(row["trace"], row["touch"], row["trace_rows"], row["kind"]) for row in listed] == [
         ("basic-0000", "recorded", 42, "basi"),
         ("rich-1000", "recorded", 42, "rich"),
     ]
     launch = ("launch", path, "-q", "--json", "--executor", "inline", *store)
-    first = json.loads(said(capsys, *launch, "--where", "trace = 'rich-1000'"))
-    second = json.loads(said(capsys, *launch))
+    first = json.loads(output_of(capsys, *launch, "--where", "trace = 'rich-1000'"))
+    second = json.loads(output_of(capsys, *launch))
     assert (first["points"], second["points"], second["done_before"]) == ({"ok": 1}, {"ok": 1}, 1)
-    answer = json.loads(said(capsys, "query", "by_trace", "--json", *store))
+    answer = json.loads(output_of(capsys, "query", "by_trace", "--json", *store))
     assert [(row["trace"], row["none_kib"]) for row in answer] == [("basic-0000", 72), ("rich-1000", 120)]
     for words in ((), (path,)):
-        facts = json.loads(said(capsys, "why", listed[1]["point_id"], *words, "--json", *store))
+        facts = json.loads(output_of(capsys, "why", listed[1]["point_id"], *words, "--json", *store))
         assert facts["agrees"]
         assert facts["scenario"] == {"touch": "recorded", "trace": listed[1]["trace_hash"]}
     assert facts["grid"]["places"]["trace"].endswith("workload.trace[1]")
 
 
-def test_what_a_trace_leaves_out_goes_with_its_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Skipped rows are a remark of the point; a trace at fault is a failed point with its row, and costs no other."""
+def test_skipped_rows_are_remarks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Skipped rows are a remark of the point; a broken trace is one failed point, with the row at fault."""
     (folder / "cut.csv").write_bytes(BASIC.read_bytes()[:300] + b"\n")
     path = written(folder, "{trace: [cut.csv, threads.strace, tcmalloc_large.csv.gz], touch: all}", "policies: none\n")
     store = ("--results", str(folder / "results"))
     assert main(["launch", str(path), "--executor", "inline", *store]) == 1
     assert "warning: tcmalloc_large: 629 rows skipped" in capsys.readouterr().err
-    points = json.loads(said(capsys, "query", "SELECT trace, status, error, remarks FROM points", "--json", *store))
-    told = {row["trace"]: (row["status"], row["error"], row["remarks"]) for row in points}
-    assert told["cut"][0] == "failed"
-    assert "cut: row 9: " in told["cut"][1]
-    assert told["threads"] == ("ok", None, None)
-    assert "counts as mapped" in told["tcmalloc_large"][2]
+    points = json.loads(
+        output_of(capsys, "query", "SELECT trace, status, error, remarks FROM points", "--json", *store)
+    )
+    outcomes = {row["trace"]: (row["status"], row["error"], row["remarks"]) for row in points}
+    assert outcomes["cut"][0] == "failed"
+    assert "cut: row 9: " in outcomes["cut"][1]
+    assert outcomes["threads"] == ("ok", None, None)
+    assert "counts as mapped" in outcomes["tcmalloc_large"][2]
 
 
-def test_a_file_that_changes_meanwhile_is_not_taken(folder: Path) -> None:
-    """The id says which text was played, so another text is refused."""
+def test_a_file_that_changes_after_planning_is_refused(folder: Path) -> None:
+    """A trace's content must be the one that its id names."""
     trace = load_grid(written(folder, "{trace: basic-0000.csv}")).traces[0]
     assert gzip.decompress(trace.content()) == BASIC.read_bytes()
     (folder / "basic-0000.csv").write_bytes(RICH.read_bytes())
@@ -158,7 +160,7 @@ def test_a_file_that_changes_meanwhile_is_not_taken(folder: Path) -> None:
 
 
 def test_a_batch_equals_its_points_alone() -> None:
-    """As for scenarios: what runs beside a trace changes no figure."""
+    """The other traces of a batch change no figure of a trace."""
     columns = {
         "trace": np.array(["a", "b"], object),
         "touch": np.array(["recorded", "all"], object),
@@ -173,7 +175,7 @@ def test_a_batch_equals_its_points_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("workload: {trace: nope.csv}", "t.yaml:3:19: workload.trace: "),
         ("workload: {trace: [basic-0000.csv, nope.csv]}", "t.yaml:3:36: workload.trace[1]: "),
@@ -193,39 +195,39 @@ def test_a_batch_equals_its_points_alone() -> None:
         ("workload: {trace: basic-0000.csv}\nderive: {touch: '1'}", "t.yaml:4:10: derive: 'touch'"),
     ],
 )
-def test_what_does_not_go_with_a_trace(folder: Path, text: str, told: str) -> None:
-    """An error with its line."""
+def test_grids_of_traces_that_are_refused(folder: Path, text: str, message: str) -> None:
+    """Each is refused with its place in the grid."""
     path = folder / "t.yaml"
     path.write_text(f"{HEAD}{text}\n")
     with pytest.raises(UserError) as error:
         load_grid(path)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"no live kernel: {why_not()}")
 @pytest.mark.live
 def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--engine kernel: the columns that show from outside equal the model's, the others are NULL; same ids."""
+    """With --engine kernel the columns that /proc shows equal the model's, the others are NULL; ids are the same."""
     path, store = (
         str(written(folder, "{trace: [basic-0000.csv, rich-1000.csv]}")),
         ("--results", str(folder / "results")),
     )
-    said(capsys, "launch", path, "-q", "--executor", "inline", *store)
-    said(capsys, "launch", path, "-q", "--engine", "kernel", *store)
+    output_of(capsys, "launch", path, "-q", "--executor", "inline", *store)
+    output_of(capsys, "launch", path, "-q", "--engine", "kernel", *store)
     unseen = [name for name in (*STATE, *WORK, "install_ns", "zap_ns") if name not in OUTCOME_COLUMNS]
     sql = (
         "SELECT count(*) AS rows FROM outcomes AS live JOIN outcomes AS model USING (point_id, policy) "
         "WHERE live.engine = 'kernel' AND model.engine = 'model' AND "
         + " AND ".join([f"live.{c} = model.{c}" for c in OUTCOME_COLUMNS] + [f"live.{c} IS NULL" for c in unseen])
     )
-    assert json.loads(said(capsys, "query", sql, "--json", *store)) == [{"rows": 2}]
+    assert json.loads(output_of(capsys, "query", sql, "--json", *store)) == [{"rows": 2}]
     assert main(["launch", path, "-q", "--engine", "kernel", "-S", "workload.touch=all", *store]) == 1
-    failures = said(capsys, "query", "SELECT DISTINCT status, error FROM failures", "--format", "csv", *store)
+    failures = output_of(capsys, "query", "SELECT DISTINCT status, error FROM failures", "--format", "csv", *store)
     assert "refused,the live kernel plays what is recorded" in failures
 
 
-def test_validate_is_for_scenarios(folder: Path) -> None:
-    """The message names the command that holds the model to the kernel step by step."""
+def test_validate_refuses_traces(folder: Path) -> None:
+    """The message names the command that compares a trace with the kernel step by step."""
     with pytest.raises(UserError, match="sweep replay --engine kernel"):
         kernel_driver.check_no_traces(load_grid(written(folder, "{trace: basic-0000.csv}")))
     kernel_driver.check_no_traces(parse_grid(f"{HEAD}fixed: {{virt: 2MiB, sparsity: 0.5}}\n", "g"))
