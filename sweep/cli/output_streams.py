@@ -1,4 +1,4 @@
-"""What a command prints passes here: control characters become visible, so that no text drives the terminal."""
+"""The streams that commands print to: they make control characters visible, so that no text acts on the terminal."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from sweep.common.errors import printable_lines
 
 
 class VisibleStream:
-    """A text stream that spells control characters out, but for line ends and tabs. `raw`: the stream below."""
+    """A text stream that writes to `raw` with all control characters but line ends and tabs spelled out: `\\u001b`."""
 
     def __init__(self, raw: TextIO) -> None:
         self.raw = raw
@@ -30,7 +30,7 @@ class VisibleStream:
 
 @contextmanager
 def visible_control_characters() -> Iterator[None]:
-    """sys.stdout and sys.stderr are VisibleStreams inside."""
+    """Context in which sys.stdout and sys.stderr are VisibleStreams."""
     before: Any = sys.stdout, sys.stderr
     visible: Any = VisibleStream(sys.stdout), VisibleStream(sys.stderr)
     sys.stdout, sys.stderr = visible

@@ -181,9 +181,9 @@ def _timing_notes(comparison: "Comparison") -> Iterator[str]:
     tested = [timing for timing in comparison.timings if timing.shift.verdict != TOO_FEW]
     if len(tested) < len(comparison.timings):
         few = len(comparison.timings) - len(tested)
-        yield f"note: {few:,} of the groups have too few times to be told apart at all: raise the grid's repeats"
+        yield f"note: {few:,} of the groups have too few times to be tested: raise the grid's repeats"
     needed = repeats_for(len(tested))
     fewest = min((min(timing.a_times, timing.b_times) for timing in tested), default=0)
     if tested and fewest < needed:
-        repeats = f"{needed} repeats in each run; some have {fewest}"
-        yield f"note: to tell one slower group from {len(tested):,} takes {repeats}"
+        repeats = f"{needed} repeats in each run; some groups have {fewest}"
+        yield f"note: to find one slower group among {len(tested):,} takes {repeats}"

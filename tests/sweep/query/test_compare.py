@@ -295,7 +295,7 @@ def test_too_few_times_are_reported(tmp_path: Path, compare: Compare) -> None:
     code, out, err = compare()
     assert code == 0
     assert "zap_ns     1 group: 1 too few times" in out
-    assert "2 of the groups have too few times to be told apart at all: raise the grid's repeats" in err
+    assert "2 of the groups have too few times to be tested: raise the grid's repeats" in err
 
 
 def test_repeats_for_many_groups(tmp_path: Path, compare: Compare) -> None:
@@ -307,7 +307,7 @@ def test_repeats_for_many_groups(tmp_path: Path, compare: Compare) -> None:
     code, out, err = compare("--rows", "4")
     assert code == 0
     assert "install_ns 10 groups: 10 not told apart" in out
-    assert "note: to tell one slower group from 20 takes 6 repeats in each run; some have 5" in err
+    assert "note: to find one slower group among 20 takes 6 repeats in each run; some groups have 5" in err
     assert out.count("MiB") == 0
     assert len(out.split("Measured times")[1].strip().splitlines()) == 2 + 2 + 4
 
