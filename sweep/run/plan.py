@@ -153,8 +153,8 @@ class _PlanBuilder:
     def _first_seen(self, ids: PointIds) -> Mask:
         """True for the first point of each id, over all chunks so far."""
         id_keys = keys(ids)
-        is_first = id_keys.first() & ~self._seen.has(id_keys)
-        self._seen.add(id_keys.where(is_first))
+        is_first = id_keys.is_first() & ~self._seen.has(id_keys)
+        self._seen.add(id_keys.select(is_first))
         return is_first
 
     def _add_cost(self, columns: Columns) -> None:

@@ -1,4 +1,4 @@
-"""The only room with pyarrow: results become typed tables, tables become Parquet files, and back."""
+"""Arrow tables of outcomes, rounds and points from the engine's results, and operations on such tables."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,13 @@ _TYPES = {
 }
 Table: TypeAlias = pa.Table
 CODED = pa.dictionary(pa.int32(), pa.string())
-pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own returns pages at once, and each is expensive to get again
+# Arrow's own pool returns freed pages to the system at once; to get them again costs a page fault each.
+pa.set_memory_pool(pa.system_memory_pool())
 
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """What only the live kernel tells. install_ns, zap_ns: int64[n, policies]; None of traces, which are not timed."""
+    """Measurements of the live kernel. install_ns, zap_ns: int64[points, policies]; None for traces (not timed)."""
 
     install_ns: NDArray[np.int64] | None
     zap_ns: NDArray[np.int64] | None
@@ -44,7 +45,7 @@ class KernelFacts:
 
 @cache
 def arrow_schema(columns: tuple[schema.Column, ...]) -> pa.Schema:
-    """Declared columns as an Arrow schema; unit and meaning are the fields' metadata."""
+    """The Arrow schema of declared columns, with unit and meaning as metadata of each field."""
     return pa.schema(
         [
             pa.field(c.name, CODED if c.coded else _TYPES[c.type], metadata={"unit": c.unit, "meaning": c.meaning})
@@ -64,7 +65,10 @@ def outcome_table(
     engine: str = "model",
     kernel: KernelFacts | None = None,
 ) -> Table:
-    """A row a point and policy, policy fastest; only the rows of `policies`. Results may come in several pieces."""
+    """Outcomes: one row for each point and each of `policies`, policy fastest.
+
+    results: of the points in order, in one or several pieces.
+    """
     points, each, several = len(ids), len(policies), [results] if isinstance(results, Results) else results
     values = _transpose_results([some.values for some in several], points, COLUMNS, policies)
     known, rows = set(several[0].known).intersection(*(some.known for some in several)), points * each
@@ -95,9 +99,9 @@ def round_table(
     *,
     engine: str = "model",
 ) -> Table:
-    """A row a point, policy and round, of points with several: of one round, outcomes say the same (views.rounds).
+    """Rounds: one row for each point with several rounds, round and policy, in the order point, round, policy.
 
-    Round fastest but one: point, round, policy.
+    Points of one round have no rows: the view `rounds` takes theirs from outcomes.
     """
     several, each = [results] if isinstance(results, Results) else results, len(policies)
     counts = np.concatenate([np.asarray(some.round_counts, np.int64) for some in several])
@@ -106,16 +110,16 @@ def round_table(
     if not (counts > 1).any():
         return declared(schema.ROUNDS, {}, 0)
     values = _transpose_results([some.rounds for some in several], int(counts.sum()), ROUND_COLUMNS, policies)
-    place = np.repeat(np.arange(len(ids)), counts)
-    number = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    point = np.repeat(np.arange(len(ids)), counts)
+    number = np.arange(len(point)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
     if (counts == 1).any():
-        kept = counts[place] > 1
-        place, number, values = place[kept], number[kept], values[:, np.repeat(kept, each)]
+        has_several = counts[point] > 1
+        point, number, values = point[has_several], number[has_several], values[:, np.repeat(has_several, each)]
     rows = values.shape[1]
     arrays: dict[str, pa.Array] = {
         "run_id": _constant_array(run_id, rows),
-        "point_id": _id_array(np.asarray(ids)[np.repeat(place, each)]),
-        "policy": _dictionary_array(np.tile(np.arange(each), len(place)), tuple(policies)),
+        "point_id": _id_array(np.asarray(ids)[np.repeat(point, each)]),
+        "policy": _dictionary_array(np.tile(np.arange(each), len(point)), tuple(policies)),
         "engine": _constant_array(engine, rows),
         "round": pa.array(np.repeat(number, each)),
     }
@@ -141,7 +145,7 @@ def point_table(
     remarks: Sequence[str | None] | None = None,
     engine: str = "model",
 ) -> Table:
-    """A row a point. What is given once holds for all rows; `derived` holds the grid's own columns."""
+    """Points: one row each. A single value holds for all rows. `derived`: the grid's derived columns by name."""
     rows = len(ids)
     unknown = {status} if isinstance(status, str) else set(status)
     if unknown := unknown - set(schema.POINT_STATUSES):
@@ -171,12 +175,12 @@ def point_table(
 
 
 def concat_arrays(arrays: Sequence[pa.Array]) -> pa.Array:
-    """As one."""
+    """One Arrow array of the values of several."""
     return pa.concat_arrays(arrays)
 
 
 def describe_derived(points: Table, derived: Mapping[str, str]) -> Table:
-    """The points table with the SQL of each derived column as its meaning."""
+    """The points table with the SQL of each derived column as the column's meaning. `derived`: SQL by name."""
     if not derived:
         return points
     fields = [
@@ -187,9 +191,9 @@ def describe_derived(points: Table, derived: Mapping[str, str]) -> Table:
 
 
 def scenario_arrays(columns: Columns, each: int = 1) -> dict[str, pa.Array]:
-    """The scenario's fields as they are stored, each row so often: choices as text, sparsity always filled.
+    """Arrow arrays of the scenario's fields, each row `each` times: choices as text, sparsity computed from res.
 
-    res is NULL where absent. A trace has its own columns, and none of these.
+    res is NULL where it is absent. Traces have their own columns instead.
     """
     if are_traces(columns):
         return {column.name: pa.array(np.repeat(columns[column.name], each)) for column in schema.TRACE}
@@ -210,23 +214,23 @@ def scenario_arrays(columns: Columns, each: int = 1) -> dict[str, pa.Array]:
 
 
 def scenario_table(columns: Columns) -> Table:
-    """The same as a table, with declared types."""
+    """An Arrow table of the scenario's and the trace's fields, one row for each point, with declared types."""
     return declared(schema.POINT, scenario_arrays(columns), len(columns["virt"]))
 
 
 def table_from_rows(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A small table from rows; what a row lacks is NULL."""
+    """A small table of rows given as mappings; a missing value is NULL."""
     return pa.Table.from_pylist([dict(row) for row in rows], arrow_schema(columns))
 
 
 def iter_rows(table: Table) -> Iterator[tuple[Any, ...]]:
-    """A table's rows as Python values."""
+    """The rows of a table as tuples of Python values."""
     for batch in table.to_batches(max_chunksize=16_384):
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def decimals_as_int64(table: Table) -> Table:
-    """Whole numbers as int64 where they fit: DuckDB's sums are 128 bits wide, which few programs read."""
+    """The table with decimals of scale 0 as int64 if all fit: DuckDB's sums are 128 bits, which few programs read."""
     for i, field in enumerate(table.schema):
         if pa.types.is_decimal128(field.type) and field.type.scale == 0:
             try:
@@ -237,7 +241,7 @@ def decimals_as_int64(table: Table) -> Table:
 
 
 def id_bytes(ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> NDArray[np.uint8]:
-    """Point ids as uint8[n, 20], their characters; SweepFault if one is not 20 long."""
+    """The characters of point ids as uint8[n, 20]. SweepFault if one has another length."""
     array = ids.cast(pa.binary()) if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids, pa.binary())
     try:
         fixed = array.cast(pa.binary(20))
@@ -252,26 +256,26 @@ def id_bytes(ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> NDArray[np.uint
 
 
 def is_ok(points: Table) -> NDArray[np.bool_]:
-    """bool[rows]."""
+    """bool[rows]: whether the status is ok."""
     found: NDArray[np.bool_] = pc.equal(points.column("status").cast(pa.string()), "ok").to_numpy()
     return found
 
 
 def split_rows(table: Table, wanted: NDArray[np.bool_]) -> tuple[Table, Table]:
-    """The rows that are wanted, and the others."""
+    """The rows for which `wanted`, bool[rows], is true, and the others."""
     if wanted.all():
         return table, table.slice(len(table))
     return table.filter(pa.array(wanted)), table.filter(pa.array(~wanted))
 
 
 def known_ids(ids: pa.ChunkedArray, known: Iterable[str]) -> list[str]:
-    """The ids that are among the known ones."""
+    """Those of `ids` that are in `known`."""
     found: list[str] = ids.filter(pc.is_in(ids, pa.array(list(known), pa.string()))).to_pylist()
     return found
 
 
 def raise_attempts(points: Table, known: Mapping[str, int]) -> Table:
-    """The points table with every attempt above the last known one of that point."""
+    """The points table with each attempt raised above the last one of that point, which `known` has by id."""
     if not known or not known_ids(points.column("point_id"), known):
         return points
     rows = zip(points.column("point_id").to_pylist(), points.column("attempt").to_pylist(), strict=True)
@@ -281,48 +285,51 @@ def raise_attempts(points: Table, known: Mapping[str, int]) -> Table:
 
 
 def release_memory() -> None:
-    """Give memory that was used and is free again back to the system: malloc keeps some 150 MB."""
+    """Return freed memory to the system: malloc would keep some 150 MB."""
     pa.default_memory_pool().release_unused()
 
 
 def declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array], rows: int) -> Table:
-    """The arrays in declared order and types; a declared column that is missing is NULL, another one a fault.
+    """A table of the declared columns in order, with their types. A missing one is NULL; an undeclared one is a fault.
 
-    A column without NULLs is declared so: nothing is then written, nor read, to tell where they are.
+    Columns without NULLs are marked as not nullable, so that Parquet stores no definition levels for them.
     """
-    declared = arrow_schema(columns)
-    extra = set(arrays) - set(declared.names)
+    fields = arrow_schema(columns)
+    extra = set(arrays) - set(fields.names)
     if extra:
         raise SweepFault(f"undeclared columns: {', '.join(sorted(extra))}")
-    ordered = [_cast(arrays[f.name], f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in declared]
-    exact = [f.with_nullable(array.null_count > 0) for f, array in zip(declared, ordered, strict=True)]
+    ordered = [_cast(arrays[f.name], f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in fields]
+    exact = [f.with_nullable(array.null_count > 0) for f, array in zip(fields, ordered, strict=True)]
     return pa.Table.from_arrays(ordered, schema=pa.schema(exact))
 
 
 def _cast(array: pa.Array, type_: pa.DataType) -> pa.Array:
-    """A cast to what it is takes as long as a small column."""
+    """Cast `array` to `type_`, unless it already has that type: Arrow copies the data even for a no-op cast."""
     return array if array.type.equals(type_) else array.cast(type_)
 
 
 def _transpose_results(
     pieces: Sequence[NDArray[np.int64]], rows: int, columns: Sequence[str], policies: Sequence[str]
 ) -> NDArray[np.int64]:
-    """int64[columns, rows x policies] from pieces of int64[n, 7, columns]: each is copied once, a whole one never."""
+    """int64[columns, rows x policies] from pieces of int64[n, 7, columns].
+
+    Each piece is copied once; a single piece with all policies is not copied before Arrow takes it.
+    """
     if {piece.shape[1:] for piece in pieces} != {(len(POLICIES), len(columns))} or sum(map(len, pieces)) != rows:
         raise SweepFault(f"results of shapes {[piece.shape for piece in pieces][:3]} for {rows} rows")
-    whole = tuple(policies) == POLICIES
-    if whole and len(pieces) == 1:
+    has_all_policies = tuple(policies) == POLICIES
+    if has_all_policies and len(pieces) == 1:
         return np.moveaxis(np.asarray(pieces[0], np.int64), 2, 0).reshape(len(columns), -1)
-    kept = slice(None) if whole else [POLICIES.index(policy) for policy in policies]
+    selected = slice(None) if has_all_policies else [POLICIES.index(policy) for policy in policies]
     values, at = np.empty((len(columns), rows, len(policies)), np.int64), 0
     for piece in pieces:
-        values[:, at : at + len(piece)] = np.moveaxis(piece, 2, 0)[..., kept]
+        values[:, at : at + len(piece)] = np.moveaxis(piece, 2, 0)[..., selected]
         at += len(piece)
     return values.reshape(len(columns), -1)
 
 
 def _id_array(ids: PointIds | Sequence[str]) -> pa.Array:
-    """Strings of one length each, from where they lie."""
+    """An Arrow string array of ids, which all have one length, without copying their characters."""
     ids = np.ascontiguousarray(ids, bytes)
     ends = np.arange(len(ids) + 1, dtype=np.int32) * np.int32(ids.itemsize)
     return pa.Array.from_buffers(pa.string(), len(ids), [None, pa.py_buffer(ends), pa.py_buffer(ids)])
@@ -330,7 +337,7 @@ def _id_array(ids: PointIds | Sequence[str]) -> pa.Array:
 
 @lru_cache(maxsize=32, typed=True)
 def _constant_array(value: str | float, rows: int) -> pa.Array:
-    """The same in all rows. Kept: most of a scenario is, in one batch after another."""
+    """An array of `rows` equal values. Cached, because most fields of a scenario are equal in batch after batch."""
     return (
         _dictionary_array(np.zeros(rows, np.int32), (value,))
         if isinstance(value, str)
@@ -343,7 +350,7 @@ def _dictionary_array(codes: NDArray[Any], words: Sequence[str]) -> pa.Array:
 
 
 def _broadcast(given: Any, rows: int, kind: str, coded: bool = False) -> pa.Array:
-    """A value for each row, or one for all."""
+    """An array of one value for each row, from a sequence, a single value, or None (all NULL)."""
     if given is None:
         return pa.nulls(rows, CODED if coded else _TYPES[kind])
     if isinstance(given, str) and coded:

@@ -1,6 +1,7 @@
-"""Small parts become one: written beside them, then counted in their place by its name, then they are removed.
+"""Compaction: neighbouring small parts become one.
 
-A kill at any moment leaves either the small ones or the wide one to count (parts.py); the next launch removes the rest.
+The new part is written first; its name makes it replace the small ones (parts.py), which are then deleted. A kill at
+any moment leaves either the small parts or the new one committed; the next launch deletes the others.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,14 +12,14 @@ from sweep.store.parts import Part, PartFile
 from sweep.store.storage import Storage
 
 MOST_POINTS, MOST_BYTES = 65_536, 32 << 20
-"""Of a part that is made."""
+"""Largest part that compaction makes."""
 PART_POINTS, PART_BYTES = MOST_POINTS // 16, MOST_BYTES // 4
-"""What has so many is not small: a fast sweep commits such parts, and they stay."""
+"""A part of this size is not small: fast sweeps commit such parts, and they stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Rows of the points part, and bytes of all files."""
+    """Size of a part: rows of its points file, bytes of all its files."""
 
     points: int
     bytes: int
@@ -28,7 +29,7 @@ class Size:
 
     @property
     def share(self) -> float:
-        """Of the largest part that is made."""
+        """As a share of the largest part that compaction makes."""
         return max(self.points / MOST_POINTS, self.bytes / MOST_BYTES)
 
     @property
@@ -37,7 +38,10 @@ class Size:
 
 
 def compact(run: Storage, sizes: Mapping[Part, Size], check: Callable[[], None]) -> dict[Part, Size]:
-    """Merge what is small; `check` says, before each merge counts, that the run is still ours."""
+    """Merge small parts. Returns the sizes of the parts that there are now.
+
+    `check` is called before each merge is committed: it raises UserError if the run is no longer ours.
+    """
     left = dict(sizes)
     for group in groups(sizes):
         wide = merge(run, group, check)
@@ -46,7 +50,7 @@ def compact(run: Storage, sizes: Mapping[Part, Size], check: Callable[[], None])
 
 
 def groups(sizes: Mapping[Part, Size]) -> Iterator[list[Part]]:
-    """Neighbours that are small and make no more than a full part together."""
+    """Groups of two and more small neighbours that together are no larger than the largest part."""
     group: list[Part] = []
     total = Size(0, 0)
     for part in sorted(sizes, key=lambda part: part.first):

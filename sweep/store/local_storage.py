@@ -28,6 +28,8 @@ _REMEDY = {
 
 @dataclass(frozen=True, slots=True)
 class LocalStorage(Storage):
+    """The directory `path`."""
+
     path: Path
 
     @property

@@ -1,7 +1,10 @@
-"""Storage under a prefix of an object store (pyarrow.fs, fsspec).
+"""Storage under a prefix of an object store.
 
 An object store has no rename and needs none: an object appears when its put is complete. Only schemes of stores that
 are known to guarantee this are accepted.
+
+S3, Google and Azure come with pyarrow, which is needed anyway: no package has to be installed for them, and its retries
+and connections are native code. fsspec opens the stores that pyarrow does not know, once their package is installed.
 """
 
 import os
@@ -21,9 +24,9 @@ ARROW = ("s3", "gs", "gcs", "abfs", "abfss")
 FSSPEC = ("s3a", "az", "adl", "oci", "oss", "obs", "cos", "tos", "memory")
 _OPTIONS = {"s3": ("region", "scheme", "endpoint_override"), "gs": ("endpoint_override", "scheme")}
 PATIENCE_S = 60.0
-"""So long a request to an object store is tried again; the SDK's own three attempts are one of these."""
+"""A request that fails is repeated for so long. Each time, the SDK itself makes up to three attempts."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
-_HOPELESS = (
+_PERMANENT_ERRORS = (
     "ACCESS_DENIED",
     "NO_SUCH_BUCKET",
     "INVALID_ACCESS_KEY",
@@ -36,7 +39,7 @@ _HOPELESS = (
 
 @dataclass(frozen=True, slots=True)
 class ObjectStorage(Storage):
-    """`filesystem` is a pyarrow.fs.FileSystem, `path` begins with the bucket's name."""
+    """The objects under `path`, which begins with the bucket. `filesystem`: a pyarrow.fs.FileSystem."""
 
     scheme: str
     filesystem: Any
@@ -56,7 +59,9 @@ class ObjectStorage(Storage):
         from pyarrow.fs import FileSelector, FileType
 
         try:
-            infos = self._try("", lambda: self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True)))
+            infos = self._retry(
+                "", lambda: self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))
+            )
         except FileNotFoundError:
             return []
         # An object store may hold an empty object in a folder's own name.
@@ -75,19 +80,19 @@ class ObjectStorage(Storage):
                 data: bytes = stream.read(None if max_bytes is None else max_bytes + 1)
                 return data
 
-        return check_size(self._try(name, get), max_bytes, f"{self}/{name}")
+        return check_size(self._retry(name, get), max_bytes, f"{self}/{name}")
 
     def put(self, name: str, data: bytes) -> None:
         path = f"{self.path}/{name}"
 
-        def whole() -> None:
+        def write() -> None:
             if self.filesystem.type_name.startswith("py::"):  # fsspec's files may be seen while they grow
                 self.filesystem.handler.fs.pipe_file(path, data)
                 return
             with self.filesystem.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
 
-        self._try(name, whole)
+        self._retry(name, write)
 
     def move(self, name: str, to: str) -> None:
         self.put(to, self.read(name))
@@ -96,18 +101,18 @@ class ObjectStorage(Storage):
     def delete(self, *names: str) -> None:
         for name in names:
             try:
-                self._try(name, partial(self.filesystem.delete_file, f"{self.path}/{name}"))
+                self._retry(name, partial(self.filesystem.delete_file, f"{self.path}/{name}"))
             except FileNotFoundError:
                 continue
 
     def delete_all(self) -> None:
         try:
-            self._try("", lambda: self.filesystem.delete_dir(self.path))
+            self._retry("", lambda: self.filesystem.delete_dir(self.path))
         except FileNotFoundError:
             return
 
-    def _try(self, name: str, act: Callable[[], T]) -> T:
-        """Again and again for a minute, as a store may be overloaded, out of reach, or starting anew."""
+    def _retry(self, name: str, act: Callable[[], T]) -> T:
+        """Return `act()`, repeated for PATIENCE_S if it fails. Raises FileNotFoundError at once, else UserError."""
         end, pause_s = time.monotonic() + PATIENCE_S, _FIRST_PAUSE_S
         while True:
             try:
@@ -115,9 +120,11 @@ class ObjectStorage(Storage):
             except FileNotFoundError:
                 raise
             except Exception as error:  # fsspec's stores each raise errors of their own
-                hopeless = isinstance(error, PermissionError) or any(word in str(error) for word in _HOPELESS)
-                if hopeless or time.monotonic() + pause_s > end:
-                    raise UserError(f"{self}{'/' * bool(name)}{name}: {_short(error, hopeless)}") from error
+                is_permanent = isinstance(error, PermissionError) or any(
+                    word in str(error) for word in _PERMANENT_ERRORS
+                )
+                if is_permanent or time.monotonic() + pause_s > end:
+                    raise UserError(f"{self}{'/' * bool(name)}{name}: {_first_line(error, is_permanent)}") from error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -131,8 +138,8 @@ def object_storage(scheme: str, wanted: str) -> ObjectStorage:
     known = _OPTIONS.get("gs" if scheme == "gcs" else scheme, ())
     for option in options:
         if option not in known:
-            told_of = f"allowed: {', '.join(known)}" if known else "none is allowed"
-            raise UserError(f"--results {where}: option {one_line(option)!r} in a URI: {told_of}")
+            allowed = f"allowed: {', '.join(known)}" if known else "none is allowed"
+            raise UserError(f"--results {where}: option {one_line(option)!r} in a URI: {allowed}")
     path = f"{uri.netloc}{uri.path}".rstrip("/")
     if not uri.netloc or "//" in path or uri.fragment or any(part in (".", "..") for part in path.split("/")):
         raise UserError(f"--results {where}: not a bucket and a prefix, such as {scheme}://bucket/results")
@@ -145,18 +152,18 @@ def object_storage(scheme: str, wanted: str) -> ObjectStorage:
     except ImportError as error:
         raise UserError(f"--results {where}: needs the package that reads {scheme}:// ({error}); install it") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"--results {where}: {_short(error, hopeless=True)}") from error
+        raise UserError(f"--results {where}: {_first_line(error, is_permanent=True)}") from error
 
 
 def _filesystem(scheme: str, options: dict[str, str]) -> Any:
-    """A pyarrow filesystem; keys, endpoint and region from the usual variables and files of its SDK."""
+    """The pyarrow filesystem of a scheme. Keys, endpoint and region come from the SDK's usual variables and files."""
     from pyarrow import fs
 
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         there, _, endpoint = endpoint.rpartition("://")
         given = {"endpoint_override": endpoint, "scheme": there or "https"} if endpoint else {}
-        # Delayed: without it each put asks first, and a small file is three requests instead of one.
+        # allow_delayed_open: without it a put of a small file is three requests instead of one.
         return fs.S3FileSystem(
             **{**given, **options},
             connect_timeout=5,
@@ -172,11 +179,11 @@ def _filesystem(scheme: str, options: dict[str, str]) -> Any:
     return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))
 
 
-def _short(error: BaseException, hopeless: bool) -> str:
-    """The first line of what an SDK says, without its request's number, and what to do."""
+def _first_line(error: BaseException, is_permanent: bool) -> str:
+    """The first line of an SDK's error, without the request's number, and a remedy."""
     text = one_line(str(error).partition(" (Request ID")[0] or type(error).__name__, 200)
     return f"{text}; " + (
         "look at the bucket's name and the credentials in the environment"
-        if hopeless
+        if is_permanent
         else "launch again when the store answers: what was committed is kept"
     )

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from sweep.common import schema
 from sweep.common.errors import DamagedError, UserError
-from sweep.store.arrow_tables import CODED, Table, arrow_schema, declared
+from sweep.store.arrow_tables import Table, arrow_schema, declared
 
-_UNREADABLE = (pa.ArrowException, OSError)
+_UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 _PARQUET = {
     "compression": "lz4",
     "write_statistics": ["run_id", "status", "attempt"],
@@ -22,12 +22,11 @@ _PARQUET = {
     "data_page_size": 1 << 24,
     "write_batch_size": 1 << 16,
 }
-"""A column at once and on one page, as each page costs again what values that repeat save. Numbers as they are: with a
-dictionary they take twice as long to write, are no quicker to ask, and a third smaller. Zstandard would save more, but
-take longer to write and to read. Extremes help a query where they leave a file out: those of counters and policies
-never do."""
+"""One page for each column of a row group, because a dictionary is repeated for each page. Numbers have no dictionary:
+it makes files a third smaller, but writing takes twice as long and queries are no faster. Zstandard makes smaller
+files, but takes longer to write and to read. Statistics only for columns by which a query can skip a file."""
 ROW_GROUP = 61_440
-"""Rows of a merged part that are in memory at once, and what a thread of DuckDB then takes."""
+"""Rows of a row group in a merged file: what is in memory while merging, and the unit of work of a DuckDB thread."""
 
 
 def to_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
@@ -39,9 +38,9 @@ def to_bytes(table: Table, keep: Mapping[str, str] | None = None) -> bytes:
 
 
 def without_absent_columns(table: Table) -> Table:
-    """The columns that a file gets: NULLs cost as much to write as numbers, so none of what its run cannot have.
+    """The table without the scenario, trace or kernel columns if its run has none: NULLs cost as much as numbers.
 
-    All files of a run and table have the same columns, so that they are a dataset for everybody.
+    All files of one run and table have the same columns, so other programs can read them as one dataset.
     """
     absent = [
         column.name
@@ -53,17 +52,17 @@ def without_absent_columns(table: Table) -> Table:
 
 
 def to_bytes_if_any(table: Table | None) -> bytes:
-    """The same; no bytes if there are no rows."""
+    """`to_bytes(table)`; no bytes if there is no table, or it has no rows."""
     return to_bytes(table) if table is not None and table.num_rows else b""
 
 
 def write_file(table: Table, sink: Path | BinaryIO) -> None:
-    """A table as a Parquet file for whoever asked for one: small, and read everywhere."""
+    """Write a table as a Parquet file for other programs: small, and readable by all of them."""
     pq.write_table(table, sink, compression="zstd")
 
 
 def read_table(source: Any, name: str, columns: Sequence[str] | None = None) -> Table:
-    """Some columns of one part: a path, an open file or bytes. DamagedError if it is not whole."""
+    """Read some columns of a Parquet file: a path, an open file or bytes. DamagedError names it by `name`."""
     with _reading(name), pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
         missing = set(columns or ()) - set(file.schema_arrow.names)
         if missing:
@@ -73,25 +72,25 @@ def read_table(source: Any, name: str, columns: Sequence[str] | None = None) -> 
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Errors of Arrow's reader as a DamagedError that names the file."""
+    """Raise errors of Arrow's reader as a DamagedError that names the file."""
     try:
         yield
     except FileNotFoundError as error:
         raise DamagedError(f"{name}: is gone") from error
     except _UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno:  # the disk's or the permissions' fault, not the file's
+        if isinstance(error, OSError) and error.errno:  # such as missing permissions: the file may be intact
             raise UserError(f"{name}: {os.strerror(error.errno)}; change its permissions: the run needs it") from error
         raise DamagedError(f"{name}: not a whole Parquet file ({_first_line(error)})") from error
 
 
 def merge(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> bytes:
-    """One Parquet file of the rows of several. Holds some row groups at a time."""
+    """Merge Parquet files into one. Some row groups are in memory at a time. `keep`: key-value metadata."""
     sink = pa.BufferOutputStream()
-    opened = [pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) for source in sources]
-    schema_ = _unify([file.schema_arrow for file in opened]).with_metadata(dict(keep) if keep else None)
+    files = [pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) for source in sources]
+    schema_ = _unify([file.schema_arrow for file in files]).with_metadata(dict(keep) if keep else None)
     with pq.ParquetWriter(sink, schema_, **_write_options(schema_)) as writer:
         waiting: list[Table] = []
-        for file in opened:
+        for file in files:
             for group in range(file.num_row_groups):
                 waiting.append(_fit(file.read_row_group(group), schema_))
                 if sum(table.num_rows for table in waiting) >= ROW_GROUP:
@@ -104,14 +103,14 @@ def merge(sources: Sequence[Any], keep: Mapping[str, str] | None = None) -> byte
 
 
 def read_metadata(file: bytes, name: str) -> dict[str, str]:
-    """What `to_bytes` was told to keep in this Parquet file."""
+    """The key-value metadata that `to_bytes` or `merge` has written into this file."""
     with _reading(name):
         metadata = pq.read_metadata(pa.BufferReader(file)).metadata or {}
         return {key.decode(): value.decode() for key, value in metadata.items() if not key.startswith(b"ARROW")}
 
 
 def check_points(points: Table, name: str) -> None:
-    """DamagedError unless the columns of a points part that are read have their types, and values that are allowed."""
+    """DamagedError unless the columns of a points table have their declared types, no NULLs, and known statuses."""
     _check_fields(points.schema, name, tuple(c for c in schema.POINTS if c.name in points.column_names))
     if any(column.null_count for column in points.columns):
         raise DamagedError(f"{name}: a point without id, status or attempt")
@@ -127,18 +126,19 @@ def check_columns(source: Any, name: str, columns: tuple[schema.Column, ...]) ->
 
 
 def _check_fields(found: pa.Schema, name: str, columns: tuple[schema.Column, ...]) -> None:
-    """DamagedError if a declared column has another type in `found`; one that is missing is fine."""
+    """DamagedError if a declared column has another type in `found`; it may be missing."""
     for field in arrow_schema(columns):
-        there = found.field(field.name).type if field.name in found.names else field.type
-        text = pa.types.is_dictionary(there) and pa.types.is_string(there.value_type)
-        if not (
-            there.equals(field.type) or (field.type in (CODED, pa.string()) and (text or there.equals(pa.string())))
-        ):
-            raise DamagedError(f"{name}: column {field.name} is {there}, not {field.type}")
+        actual = found.field(field.name).type if field.name in found.names else field.type
+        if not actual.equals(field.type) and not (_is_text(actual) and _is_text(field.type)):
+            raise DamagedError(f"{name}: column {field.name} is {actual}, not {field.type}")
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_.value_type if pa.types.is_dictionary(type_) else type_))
 
 
 def dataset_of(files: Sequence[Any]) -> Any:
-    """Parquet files in buffers as one relation, from which DuckDB takes the columns and rows that it needs."""
+    """An Arrow dataset of Parquet files in buffers, from which DuckDB takes the columns and rows that it needs."""
     form = pyarrow.dataset.ParquetFileFormat()
     with _reading("SQL: the run's files"):
         fragments = [form.make_fragment(pa.py_buffer(file)) for file in files]
@@ -147,12 +147,12 @@ def dataset_of(files: Sequence[Any]) -> Any:
 
 
 def warm_up() -> None:
-    """Make a file of no rows: the first one that Arrow makes takes some milliseconds longer."""
+    """Make a file without rows: the first one that Arrow makes in a process takes some milliseconds longer."""
     to_bytes(declared(schema.OUTCOMES, {}, 0))
 
 
 def _write_options(fields: pa.Schema) -> dict[str, Any]:
-    """How Arrow writes a file of these columns: with a dictionary for words that come again."""
+    """Options for a file of these columns: dictionaries for strings that repeat."""
     once = () if "policy" in fields.names else ("point_id",)
     words = [f.name for f in fields if pa.types.is_dictionary(f.type) or pa.types.is_string(f.type)]
     return {**_PARQUET, "use_dictionary": [name for name in words if name not in once]}
@@ -163,9 +163,9 @@ def _add_metadata(table: Table, keep: Mapping[str, str]) -> Table:
 
 
 def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """All their columns, nullable where one lacks them.
+    """A schema with the columns of all of them, nullable if one lacks them. UserError if types do not fit.
 
-    Types may be wider than in one part: a derived column of NULLs only was stored as numbers.
+    A type may be wider than that of one part: a derived column with only NULLs is stored as numbers.
     """
     try:
         whole = pa.unify_schemas([schema_.remove_metadata() for schema_ in schemas], promote_options="permissive")
@@ -176,7 +176,7 @@ def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
 
 
 def _fit(table: Table, schema_: pa.Schema) -> Table:
-    """The table with the columns of the schema, in its order; what it lacks is NULL."""
+    """The table with the columns of the schema, in its order; missing ones are NULL."""
     columns = [
         table.column(field.name).cast(field.type)
         if field.name in table.schema.names

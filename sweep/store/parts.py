@@ -1,9 +1,9 @@
-"""The parts of a run: which there are, which count, whether they are what was written.
+"""Parts of a run: their names, which of them are committed, and how one is written.
 
-outcomes/part-000001.5f3a9c21.parquet, rounds/..., points/...  The eight digits are the CRC-32 of the points part, which
-itself keeps those of the outcomes and rounds parts of its name. A commit writes those two first and the points part
-last: a name that points/ lacks does not count. part-000001-000042.<digits> holds the rows of the parts 1 to 42 once it
-is there, and those no longer count. So one listing of names says which rows there are, and no file is ever changed.
+A part is up to three files of one name: outcomes/part-000001.5f3a9c21.parquet, rounds/..., points/... The eight
+digits are the CRC-32 of the points file, whose metadata have size and CRC-32 of the other two. A commit writes the
+points file last: a name that is not in points/ is not committed. part-000001-000042.<crc> replaces the parts 1 to 42
+from the moment it is there. So a listing of names tells which rows are committed, and no file is ever changed.
 """
 
 import re
@@ -23,14 +23,18 @@ POINTS = "points"
 SIBLINGS = tuple(table for table in schema.TABLES if table != POINTS)
 DAMAGED = "damaged"
 PROGRESS_COLUMNS = ("point_id", "status", "attempt")
+"""The columns of points that tell what a launch has still to run."""
 _NAME = re.compile(r"part-([0-9]{6,})(?:-([0-9]{6,}))?(?:\.([0-9a-f]{8}))?\.parquet")
-_DIGITS = 8
-_LOOKS = 20
+_CHECKSUM_DIGITS = 8
+_MAX_LISTINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The commits `first` to `last`, usually one; `file` is its name in every table's folder."""
+    """The rows of the commits `first` to `last`, usually one. `file`: name of its files in every table's folder.
+
+    `digest`: CRC-32 of its points file in hex; empty for parts of early versions, which have none.
+    """
 
     first: int
     last: int
@@ -40,31 +44,32 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The parts that count, in their order; all parts by table and name; and what does not count, as table/name."""
+    """A listing of a run: the committed parts in order; all files by table and name; and leftovers, as table/name."""
 
     parts: tuple[Part, ...]
     files: dict[str, dict[str, Entry]]
     stray: tuple[str, ...]
 
     def of(self, table: str) -> list[str]:
-        """`points/part-000001.5f3a9c21.parquet` and so on: what there is of one table."""
+        """The committed files of one table, such as `points/part-000001.5f3a9c21.parquet`."""
         return [f"{table}/{part.file}" for part in self.parts if part.file in self.files[table]]
 
     def bytes_of(self, part: Part) -> int:
+        """Size of the part's files together."""
         return sum(entries[part.file].size for entries in self.files.values() if part.file in entries)
 
     @property
     def next_number(self) -> int:
-        """One more than any part of any table."""
-        found = [part.last for entries in self.files.values() for name in entries if (part := _part(name))]
+        """The number of the next commit: above that of every file, committed or not."""
+        found = [part.last for entries in self.files.values() for name in entries if (part := _parse_name(name))]
         return 1 + max(found, default=0)
 
 
 @dataclass(frozen=True, slots=True)
 class PartFile:
-    """What becomes a file of a part, and its stamp: whoever makes the one makes the other.
+    """A file of a part that is to be written: its bytes, and `SIZE-CHECKSUM` of them.
 
-    `left`: the temporary file of the run's folder in which the data lie, if they do not come with this.
+    `left`: name of the temporary file in the run's folder that has the bytes; then `data` is empty.
     """
 
     data: bytes
@@ -77,56 +82,63 @@ class PartFile:
 
     @property
     def digest(self) -> str:
-        return self.stamp.partition("-")[2][:_DIGITS]
+        return self.stamp.partition("-")[2][:_CHECKSUM_DIGITS]
 
 
 def part_file(data: bytes) -> PartFile:
+    """These bytes with their size and checksum."""
     return PartFile(data, size_and_checksum(data))
 
 
 def make_files(points: arrow_tables.Table, **others: arrow_tables.Table | None) -> dict[str, PartFile]:
-    """The files of a part, by table: of those that have rows, and of points, which keeps the stamps of the others."""
+    """The files of a part by table: those that have rows, and points, which has size and checksum of the others."""
     siblings = {name: part_file(data) for name, table in others.items() if (data := parquet.to_bytes_if_any(table))}
     return siblings | {POINTS: part_file(parquet.to_bytes(points, sizes_and_checksums(siblings)))}
 
 
 def write_temporary(folder: Path, given: Mapping[str, PartFile]) -> dict[str, PartFile]:
-    """The same, with the data in temporary files of the run's folder: it need not go through a pipe to get there."""
+    """Write the bytes of `given` to temporary files in the run's folder, so that they need not go through a pipe.
+
+    Returns `given` with the names of these files; unchanged if they cannot be written.
+    """
     left: dict[str, PartFile] = {}
     try:
         for name, file in given.items():
             left[name] = replace(file, data=b"", left=atomic_write.leave(folder, file.data))
-    except OSError:  # the driver will meet with the same, and say so
+    except OSError:  # the driver will get the same error, and report it
         LocalStorage(folder).delete(*(file.left for file in left.values()))
         return dict(given)
     return left
 
 
 def sizes_and_checksums(siblings: Mapping[str, PartFile]) -> dict[str, str]:
-    """What a points part keeps."""
+    """The metadata of a points file: `SIZE-CHECKSUM` of each other file of the part, by table."""
     return {table: file.stamp for table, file in siblings.items()}
 
 
 def read_layout(run: Storage) -> Layout:
-    """What lies in a run. Looks again while parts are being merged: a listing may miss what comes and what goes."""
-    for _ in range(_LOOKS):
+    """List the files of a run.
+
+    Lists again if parts were merged meanwhile, because the listings of two tables may then not fit together.
+    """
+    for _ in range(_MAX_LISTINGS):
         found = {table: run.child(table).entries() for table in (POINTS, *SIBLINGS)}
         if run.child(POINTS).entries() == found[POINTS]:
             break
-    files_of = {table: {e.name: e for e in entries if _part(e.name)} for table, entries in found.items()}
-    parts = _counted([part for name in files_of[POINTS] if (part := _part(name))])
+    files_of = {table: {e.name: e for e in entries if _parse_name(e.name)} for table, entries in found.items()}
+    parts = _committed([part for name in files_of[POINTS] if (part := _parse_name(name))])
     counted = {part.file for part in parts}
     stray = [
         f"{table}/{entry.name}"
         for table, entries in found.items()
         for entry in entries
-        if atomic_write.is_temporary(entry.name) or (_part(entry.name) and entry.name not in counted)
+        if atomic_write.is_temporary(entry.name) or (_parse_name(entry.name) and entry.name not in counted)
     ]
     return Layout(tuple(parts), files_of, tuple(stray))
 
 
-def _counted(committed: list[Part]) -> list[Part]:
-    """Without those whose commits a wider part holds."""
+def _committed(committed: list[Part]) -> list[Part]:
+    """`committed` in order, without the parts whose commits a wider part contains."""
     kept: list[Part] = []
     wide = (0, 0)
     for part in sorted(committed, key=lambda part: (part.first, -part.last, part.file)):
@@ -137,13 +149,16 @@ def _counted(committed: list[Part]) -> list[Part]:
     return kept
 
 
-def _part(name: str) -> Part | None:
+def _parse_name(name: str) -> Part | None:
     match = _NAME.fullmatch(name)
     return Part(int(match[1]), int(match[2] or match[1]), match[3] or "", name) if match else None
 
 
 def write_part(run: Storage, reach: tuple[int, int], given: Mapping[str, PartFile], check: Callable[[], None]) -> Part:
-    """Put the files of the commits `reach`; points last, which makes them count. `check` is called just before."""
+    """Write the files of the part with the commits `reach`, points last, which commits it.
+
+    `check` is called just before that: it raises UserError if the run is no longer ours.
+    """
     digest = given[POINTS].digest
     numbers = "-".join(f"{number:06d}" for number in dict.fromkeys(reach))
     part = Part(*reach, digest, f"part-{numbers}.{digest}.parquet")
@@ -166,28 +181,28 @@ def _put(run: Storage, name: str, file: PartFile) -> None:
 
 
 def checksum(data: bytes) -> str:
-    """Tells damage, as a disk or a copy does it; whoever forges a file can forge any digits too. So they are quick."""
+    """CRC-32 in hex. It finds damage by disks and copies; against forgery no checksum beside the file would help."""
     return f"{crc32(data):08x}"
 
 
-def has_checksum(data: bytes, told: str) -> bool:
-    """Whether these are the digits of the data. The first runs of this form told BLAKE2b's, or the first eight."""
-    return told == checksum(data) or blake2b(data, digest_size=16).hexdigest().startswith(told)
+def has_checksum(data: bytes, expected: str) -> bool:
+    """Whether `expected` is the checksum of the data. Early runs have BLAKE2b's 32 digits, or the first eight."""
+    return expected == checksum(data) or blake2b(data, digest_size=16).hexdigest().startswith(expected)
 
 
 def size_and_checksum(data: bytes) -> str:
-    """What a points part keeps of another: size and digits."""
+    """`SIZE-CHECKSUM`."""
     return f"{len(data)}-{checksum(data)}"
 
 
 def remove_leftovers(run: Storage, *stray: str) -> None:
-    """Remove what somebody who was killed left: temporary files, and `stray` ones. For the lock's holder."""
+    """Delete what killed processes left: temporary files, and the `stray` ones. Only for the holder of the lock."""
     loose = [entry.name for entry in run.entries() if atomic_write.is_temporary(entry.name)]
     run.delete(*loose, *stray)
 
 
 def set_aside(run: Storage, layout: Layout, part: Part) -> None:
-    """Move a part's files into damaged/, the points part last: until then it counts, and is found again."""
+    """Move the files of a part to damaged/, points last: after a kill in between the part is found again."""
     for table in (*SIBLINGS, POINTS):
         if part.file in layout.files[table]:
             run.move(f"{table}/{part.file}", f"{DAMAGED}/{table}-{part.file}")

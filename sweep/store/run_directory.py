@@ -1,4 +1,4 @@
-"""One run's folder: who it is (run.json), which points it has (parts), whether somebody writes it (locks)."""
+"""What is known of a run: RunInfo for `ls` and `show`, TriedPoints for resuming."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ RUN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What `ls` shows of a run. `document` is its run.json."""
+    """A run as `ls` shows it. `document`: its run.json, checked."""
 
     run_id: str
     grid: str
@@ -46,31 +46,31 @@ class RunInfo:
 
     @property
     def row(self) -> dict[str, Any]:
-        """A row of the table `runs`."""
+        """A row of the view `runs`."""
         return {column.name: getattr(self, column.name) for column in schema.RUNS}
 
 
 @dataclass(slots=True)
 class TriedPoints:
-    """Which points a run has: `ok` once each; `failed` with their last attempt, unless a later one was ok."""
+    """Points that a run has rows of. `ok`: ids; `failed`: id and last attempt of points without an ok attempt."""
 
     ok: IdSet
     failed: dict[str, int]
 
     def is_done(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
-        """Which of these a launch passes over: those that are ok and, unless they are to run again, that failed."""
+        """bool[n]: which of these points a launch skips: those that are ok and, unless `rerun_failed`, that failed."""
         done = self.ok.has(keys(ids))
         return done if rerun_failed else done | self._failed(ids)
 
     def next_attempts(self, ids: PointIds, attempt: int) -> int | NDArray[np.int64]:
-        """`attempt`, raised above the last one of each point that failed: int64[n] if one did."""
+        """`attempt`, raised above the last attempt of each point that failed: int64[n] if one did."""
         failed = self._failed(ids)
         if not failed.any():
             return attempt
         return np.array([max(attempt, self.failed.get(i, 0) + 1) for i in id_strings(ids)], np.int64)
 
-    def note_ok(self, ids: PointIds, own: Keys) -> None:
-        """Take in points that are ok; `own`: their keys."""
+    def add_ok(self, ids: PointIds, own: Keys) -> None:
+        """Add points that are ok; `own`: their keys."""
         self.ok.add(own)
         for point in id_strings(ids[self._failed(ids)]):
             del self.failed[point]
@@ -82,7 +82,7 @@ class TriedPoints:
 
 
 def read_tried_points(run: Storage) -> tuple[TriedPoints, list[str]]:
-    """From the points parts; and a line for each that cannot be read: its points count as not run."""
+    """Read the points of all parts. Also returns a line for each damaged part: its points count as not run."""
     ids, problems = TriedPoints(IdSet(), {}), []
     for part in parts.read_layout(run).parts:
         try:
@@ -95,9 +95,9 @@ def read_tried_points(run: Storage) -> tuple[TriedPoints, list[str]]:
 
 
 def add_points(ids: TriedPoints, points: Any, own: Keys) -> None:
-    """Take in the rows of one points table (point_id, status, attempt), whose keys are `own`, in order of commits."""
+    """Add the rows of a points table (point_id, status, attempt), part by part as committed. `own`: keys of its ids."""
     ok = arrow_tables.is_ok(points)
-    ids.ok.add(own.where(ok))
+    ids.ok.add(own.select(ok))
     good, bad = arrow_tables.split_rows(points.select(parts.PROGRESS_COLUMNS), ok)
     for point, attempt in zip(bad.column("point_id").to_pylist(), bad.column("attempt").to_pylist(), strict=True):
         ids.failed[point] = max(attempt, ids.failed.get(point, 0))
@@ -107,7 +107,7 @@ def add_points(ids: TriedPoints, points: Any, own: Keys) -> None:
 
 
 def read_info(run: Storage) -> tuple[RunInfo, list[str]]:
-    """A run as it stands now, and what of it cannot be read; never needs the lock."""
+    """A run as it is now, and a line for each damaged part. Takes no lock. UserError if run.json is wrong."""
     tree, checked = run_document.read(run)
     grid, last, counts = checked["grid"], checked["launches"][-1], checked["counts"]
     status, problems = checked["status"], list[str]()

@@ -1,4 +1,4 @@
-"""The one writer of a run: takes finished rows, commits them, refuses a point that is done already."""
+"""RunWriter: commits finished rows to a run, under its lock. A point that is ok already is refused."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,10 +21,10 @@ from sweep.store.storage import Storage
 
 
 class RunWriter:
-    """Holds the run's lock from the start to `close`. Use it as a context manager.
+    """Holds the run's lock until `close`. A context manager.
 
-    What is committed stays, whatever happens after; a run that was closed without `finish` shows as interrupted.
-    `problems` are parts that were found damaged and set aside: their points count as not run.
+    Committed rows stay, whatever happens afterwards. A run that is closed without `finish` is shown as interrupted.
+    `problems`: a line for each damaged part that was set aside; its points run again.
     """
 
     def __init__(self, run: Storage, lock: RunLock, document: dict[str, Any], resumed: bool) -> None:
@@ -35,12 +35,12 @@ class RunWriter:
         self._parts: dict[parts.Part, compaction.Size] = {}
         layout = parts.read_layout(run)
         parts.remove_leftovers(run, *layout.stray)
-        self._take_in(layout)
+        self._read_parts(layout)
         self._number = layout.next_number
         self._save(status="running", counts={"points": None})
 
     def is_done(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
-        """Which of these points a launch passes over (run_directory.TriedPoints)."""
+        """bool[n]: which of these points a launch skips: those that are ok and, unless `rerun_failed`, that failed."""
         return self._tried.is_done(ids, rerun_failed)
 
     def failed_ids(self) -> set[str]:
@@ -48,59 +48,59 @@ class RunWriter:
         return set(self._tried.failed)
 
     def set_planned_points(self, points: int) -> None:
-        """How many points the plan has in all, done ones too, so that `ls` can say what is left."""
+        """Store how many points the plan has, done ones included, so that `ls` can show how many are left."""
         self._save(counts={"points": points})
 
     def next_attempts(self, ids: PointIds, attempt: int) -> int | NDArray[np.int64]:
-        """Which attempt this is of each point (run_directory.TriedPoints)."""
+        """`attempt`, raised above the last attempt of each point that failed: int64[n] if one did."""
         return self._tried.next_attempts(ids, attempt)
 
     @property
     def folder(self) -> Path | None:
-        """Where workers of this machine may leave files; None: in no directory."""
+        """The run's directory, where workers of this machine may write temporary files; None in an object store."""
         return self._run.path.absolute() if isinstance(self._run, LocalStorage) else None
 
     @property
     def derived(self) -> Mapping[str, str]:
-        """The grid's own columns, with their SQL."""
+        """The grid's derived columns: name and SQL."""
         derived: dict[str, str] = self._document["derived"]
         return derived
 
     def commit(self, outcomes: Any | None, rounds: Any | None, points: Any) -> None:
-        """Write one part a table; points last, which makes it count.
+        """Write one part. A point that failed before gets a higher attempt number.
 
-        A point that failed before and is here again gets a higher attempt number. A point that is ok already, or is
-        here twice, is a fault, and nothing is written.
+        Raises SweepFault, and writes nothing, if a point is ok already or is in `points` twice.
         """
         if not points.num_rows:
             return
         for name, table in {"outcomes": outcomes, "rounds": rounds, "points": points}.items():
             if table is not None:
-                _must_be_own(table, self.run_id, schema.TABLES[name])
-        own = self._check(points.column("point_id"))
+                _check_columns(table, self.run_id, schema.TABLES[name])
+        own = self._check_are_new(points.column("point_id"))
         points = arrow_tables.describe_derived(arrow_tables.raise_attempts(points, self._tried.failed), self.derived)
         self._write(parts.make_files(points, outcomes=outcomes, rounds=rounds), points.num_rows)
         run_directory.add_points(self._tried, points, own)
 
     def commit_files(self, files: Mapping[str, PartFile], ids: PointIds) -> None:
-        """The same with files (`parts.made`) that somebody else made of points that are all ok, under their ids."""
-        own = self._check(ids)
+        """Commit files that a worker made (`parts.make_files`) of points that are all ok; `ids`: of these points."""
+        own = self._check_are_new(ids)
         self._write(files, len(ids))
-        self._tried.note_ok(ids, own)
+        self._tried.add_ok(ids, own)
 
     def compact(self) -> None:
-        """Merge small parts, so that a run is a few files however often it was committed."""
+        """Merge small parts, so that a run has few files, however many commits it had."""
         arrow_tables.release_memory()
         try:
             self._parts = compaction.compact(self._run, self._parts, self._lock.check)
-        except UserError as error:  # a full disk, say: all rows are there, in more files
+        except UserError as error:  # such as a full disk: all rows are there, in more files
             self.problems.append(f"{error}; the run keeps its small files")
         arrow_tables.release_memory()
 
     def finish(self, status: str, counts: Mapping[str, int]) -> None:
-        """Say how it ended: ok, failed, interrupted or fault. ok and failed are counted here, for all launches.
+        """Store how the launch ended: status ok, failed, interrupted or fault. Compacts if all points were tried.
 
-        `todo` comes from `counts`, else from what `expect` was told, else it is 0 after a run that went through.
+        The counts ok and failed are those of all launches. `counts` may have `todo`; by default it follows from
+        `set_planned_points`, or is 0 if that was not called and all points were tried.
         """
         if status not in run_document.FINISHED:
             raise SweepFault(f"a run cannot end as {status!r}")
@@ -124,8 +124,8 @@ class RunWriter:
     ) -> None:
         self.close()
 
-    def _take_in(self, layout: parts.Layout) -> None:
-        """The points of every part; one that is damaged, or repeats what is there, is set aside."""
+    def _read_parts(self, layout: parts.Layout) -> None:
+        """Read the points of every part. A part that is damaged, or repeats points, is set aside."""
         for part, points, problem in checked_parts.examined(self._run, layout):
             if points is not None and (self._tried.ok.has(points.keys) & arrow_tables.is_ok(points.table)).any():
                 points, problem = None, f"{self._run}/{parts.POINTS}/{part.file}: has points that are there already"
@@ -136,11 +136,11 @@ class RunWriter:
             run_directory.add_points(self._tried, points.table, points.keys)
             self._parts[part] = compaction.Size(points.table.num_rows, layout.bytes_of(part))
 
-    def _check(self, ids: Any) -> Keys:
+    def _check_are_new(self, ids: Any) -> Keys:
         own = keys(ids)
         if self._tried.ok.has(own).any():
             raise SweepFault("a point that is done was to be written again")
-        if not own.first().all():
+        if not own.is_first().all():
             raise SweepFault("a point twice in one commit")
         return own
 
@@ -157,7 +157,7 @@ class RunWriter:
         run_document.write(self._run, self._document)
 
 
-def _must_be_own(table: Any, run_id: str, columns: tuple[schema.Column, ...]) -> None:
+def _check_columns(table: Any, run_id: str, columns: tuple[schema.Column, ...]) -> None:
     names = set(table.schema.names)
     missing = {column.name for column in columns} - names
     if missing:

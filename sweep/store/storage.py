@@ -12,7 +12,7 @@ from sweep.common.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What lies in a place. `modified_s` is the store's clock; None where it does not tell."""
+    """A file or folder in a listing. `modified_s`: Unix time by the store's clock; None if it has none."""
 
     name: str
     is_folder: bool
@@ -21,7 +21,7 @@ class Entry:
 
 
 class Storage(ABC):
-    """A folder. Names in it are plain, or have one slash: `points/part-000001.parquet`."""
+    """A folder, which need not exist yet. File names may have one slash: `points/part-000001.parquet`."""
 
     @property
     @abstractmethod
@@ -29,14 +29,15 @@ class Storage(ABC):
 
     @abstractmethod
     def __str__(self) -> str:
-        """As the user would write it."""
+        """The path or URI, as a user would write it."""
 
     @abstractmethod
-    def child(self, name: str) -> "Storage": ...
+    def child(self, name: str) -> "Storage":
+        """The folder of this name in this folder."""
 
     @abstractmethod
     def entries(self) -> list[Entry]:
-        """Sorted by name; none where the place is not there."""
+        """Files and folders, sorted by name; none if the folder does not exist."""
 
     @abstractmethod
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
@@ -44,19 +45,22 @@ class Storage(ABC):
 
     @abstractmethod
     def put(self, name: str, data: bytes) -> None:
-        """The file holds this, or what it held before; never a part of it."""
+        """Create or replace a file. Readers see the old bytes or the new ones, never a part."""
 
     @abstractmethod
-    def move(self, name: str, to: str) -> None: ...
+    def move(self, name: str, to: str) -> None:
+        """Rename a file."""
 
     @abstractmethod
     def delete(self, *names: str) -> None:
-        """What is not there is fine."""
+        """Delete files; one that does not exist is ignored."""
 
     @abstractmethod
-    def delete_all(self) -> None: ...
+    def delete_all(self) -> None:
+        """Delete the folder with everything in it; if it does not exist that is ignored."""
 
     def has(self, name: str) -> bool:
+        """Whether there is a file or folder of this name."""
         head, slash, tail = name.rpartition("/")
         return any(entry.name == tail for entry in (self.child(head) if slash else self).entries())
 

@@ -1,4 +1,4 @@
-"""The store: a place full of runs. Reading needs no lock; writing a run takes its lock (locks, writer)."""
+"""Store: the runs in one directory or object store prefix. Reading takes no lock; writing a run takes its lock."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ _COSTS = "costs"
 
 
 class GridLike(Protocol):
-    """What the store keeps of a grid."""
+    """The facts of a grid that go into run.json."""
 
     @property
     def name(self) -> str: ...
@@ -53,19 +53,19 @@ class GridLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Runs in the order of their last launch, and a line for each that cannot be read."""
+    """Runs in the order of their last launch, and a line for each run or part that cannot be read."""
 
     runs: list[RunInfo]
     problems: list[str]
 
 
 def open_store(place: str) -> "Store":
-    """A store at what a user wrote for --results: a directory, or a URI of an object store."""
+    """The store at `--results`: a directory, or the URI of an object store."""
     return Store(open_storage(place))
 
 
 class Store:
-    """Runs in one place, which need not exist yet."""
+    """The runs under `root`, which need not exist yet."""
 
     def __init__(self, root: Storage | Path) -> None:
         self.root: Storage = root if isinstance(root, Storage) else LocalStorage(root)
@@ -76,7 +76,7 @@ class Store:
 
     @property
     def exists(self) -> bool:
-        """An object store has no empty folders: there it is one with something in it."""
+        """Whether the directory is there; in an object store, which has no empty folders, whether it has objects."""
         return self.root.path.exists() if isinstance(self.root, LocalStorage) else bool(self.root.entries())
 
     def survey(self) -> Survey:
@@ -111,7 +111,7 @@ class Store:
         return self._info(self.find_name(wanted))
 
     def find_name(self, wanted: str) -> str:
-        """The same for a run that may be unreadable: its id only."""
+        """The id of a run, which need not be readable, by its id, the start of it, or `last`."""
         if wanted == LAST:
             return self.find(LAST).run_id
         names = self._names()
@@ -133,12 +133,12 @@ class Store:
         if isinstance(run, LocalStorage) and run.path.is_symlink():
             run.path.unlink()
             return
-        who = locks.holder(run)
-        if who is not None:
-            raise UserError(f"{name} is being written by {who}; stop it first")
+        holder = locks.holder(run)
+        if holder is not None:
+            raise UserError(f"{name} is being written by {holder}; stop it first")
         lock = locks.acquire(run)
         try:
-            # run.json last: a killed `rm` leaves a run that can be removed, and none of whose rows count.
+            # run.json last: a killed `rm` leaves a run without rows, which can be removed again.
             for table in (parts.POINTS, *parts.SIBLINGS):
                 run.child(table).delete_all()
             run.delete_all()
@@ -146,12 +146,12 @@ class Store:
             lock.release()
 
     def done_check(self, run_id: str, rerun_failed: bool = False) -> Callable[[PointIds], NDArray[np.bool_]]:
-        """Which points of a run a launch passes over (run_directory.TriedPoints). For `plan`: no lock."""
+        """A function from n ids to bool[n]: which points the next launch of the run skips. Takes no lock."""
         ids, _ = run_directory.read_tried_points(self.root.child(run_id))
         return lambda wanted: ids.is_done(wanted, rerun_failed)
 
     def latest_run(self, run_name: str, engine: str = "model") -> RunInfo | None:
-        """The run that a launch of this content goes on with: the highest of NAME, NAME-2, NAME-3, ..."""
+        """The run that a launch of this grid resumes: the last of NAME, NAME-2, NAME-3, ... of this engine."""
         for name in self._named(run_name):
             run = self._info(name)
             if run.engine == engine:
@@ -159,7 +159,7 @@ class Store:
         return None
 
     def open_run(self, grid: GridLike, run_name: str, fresh: bool, provenance: Mapping[str, Any]) -> RunWriter:
-        """Go on with the latest run of this name, or start one; `provenance` may say `engine` (else model)."""
+        """Resume the latest run of this name, or start one. `provenance`: facts of the launch, such as `engine`."""
         engine = str(provenance.get("engine", "model"))
         self._remove_leftovers_of_earlier_versions()
         found = None if fresh else self.latest_run(run_name, engine)
@@ -170,7 +170,7 @@ class Store:
             if found is None and run.has(run_document.FILE_NAME):
                 raise UserError(f"{name} was started by another launch just now; launch again")
             document = run_document.read(run)[0] if found else _document(grid, engine)
-            # `last` is the one launched last, even where a clock was set back.
+            # `last` is the run launched last, even if a clock was set back.
             now = max(datetime.now(UTC), self._last_update() + timedelta(microseconds=1))
             launch = {"at": now.isoformat(), **provenance}
             document["launches"] = [*document["launches"], launch][-_MAX_LAUNCHES:]
@@ -181,15 +181,15 @@ class Store:
             raise
 
     def cost_files(self) -> list[Path]:
-        """Cost tables that were measured here (`calibrate` writes them)."""
+        """Paths of the cost tables that `calibrate` has written into this store."""
         return sorted((self.root.path / _COSTS).glob("*.json")) if isinstance(self.root, LocalStorage) else []
 
     def cost_path(self, name: str) -> Path:
-        """Where `calibrate` writes one."""
+        """The path to which `calibrate` writes a cost table. UserError in an object store."""
         if isinstance(self.root, LocalStorage):
             return self.root.path / _COSTS / f"{name}.json"
         raise UserError(
-            f"{self.root}: cost tables lie in directories; add -o FILE, and give it to query with --cost FILE"
+            f"{self.root}: cost tables are kept in directories; add -o FILE, and give it to query with --cost FILE"
         )
 
     def _free_name(self, run_name: str) -> str:
@@ -199,7 +199,7 @@ class Store:
         return run_name if number == 1 else f"{run_name}-{number}"
 
     def _last_update(self) -> datetime:
-        """When any run was last launched or finished, as its own clock said."""
+        """The latest time at which any run was launched or finished, by its own clock."""
         last = datetime.fromtimestamp(0, UTC)
         for name in self._names():
             with suppress(UserError):
@@ -210,19 +210,19 @@ class Store:
         return run_directory.read_info(self.root.child(name))[0]
 
     def _names(self) -> list[str]:
-        """Directories that are runs, or were before something broke them."""
+        """Names of the folders that are runs, readable or not."""
         names = [e.name for e in self.root.entries() if e.is_folder and run_directory.RUN_NAME.fullmatch(e.name)]
         marks = {run_document.FILE_NAME, *schema.TABLES}
         return [name for name in names if marks & {entry.name for entry in self.root.child(name).entries()}]
 
     def _highest(self, run_name: str) -> int:
-        """The number of the latest run of a name, 0 if there is none: a fresh one always comes after it."""
+        """The number of the latest run of a name; 0 if there is none."""
         for name in self._named(run_name):
             return int(name[len(run_name) + 1 :] or 1)
         return 0
 
     def _named(self, run_name: str) -> list[str]:
-        """NAME-3, NAME-2, NAME: the latest first."""
+        """The runs of a name, latest first: NAME-3, NAME-2, NAME."""
         numbers = {}
         for name in self._names():
             match = re.fullmatch(rf"{re.escape(run_name)}(?:-([0-9]{{1,6}}))?", name)
@@ -231,7 +231,7 @@ class Store:
         return [numbers[number] for number in sorted(numbers, reverse=True)]
 
     def _remove_leftovers_of_earlier_versions(self) -> None:
-        """What an earlier version left when it was killed: directories of runs that were being made or removed."""
+        """Delete directories of runs that earlier versions were creating or removing when they were killed."""
         if isinstance(self.root, LocalStorage):
             for name in (e.name for e in self.root.entries() if e.name.startswith((".new-", ".removed-"))):
                 shutil.rmtree(self.root.path / name, ignore_errors=True)
