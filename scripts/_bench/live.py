@@ -48,14 +48,15 @@ def largest_virt() -> int:
 
 
 def compared(bench: Bench, runner: Runner, name: str, point: Scenario, least: float | None) -> Figure:
-    columns = columns_of([replace(point, seed=seed) for seed in range(SEEDS)])
+    seeds = 1 if bench.quick else SEEDS
+    columns = columns_of([replace(point, seed=seed) for seed in range(seeds)])
     run_batch(columns)
 
     def once() -> dict[str, float]:
         seen = runner.run(point)
         engine = timed(lambda: run_batch(columns))
         kernel_s = (seen.install_ns + seen.zap_ns) / 1e9
-        return {"kernel": kernel_s, "engine": engine.cpu_s / SEEDS, "wall_s": engine.wall_s / SEEDS}
+        return {"kernel": kernel_s, "engine": engine.cpu_s / seeds, "wall_s": engine.wall_s / seeds}
 
     samples = bench.take(once, own_cpu="kernel")
     return Figure(
