@@ -148,6 +148,7 @@ def test_columns() -> None:
     check_generated(DOCS / "columns.md", "columns", "\n".join(sections))
 
 
+@pytest.mark.slow
 def test_commands() -> None:
     """commands.md holds the help text of every command."""
     sections = []

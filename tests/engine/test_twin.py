@@ -174,7 +174,7 @@ SHAPES: dict[str, tuple[Shape, float]] = {
     "wide_sparse": (wide_sparse, 0.1),
     "wide_clustered": (wide_clustered, 0.1),
 }
-SLOW_SHAPES = ("breaking", "crowded", "wide_sparse", "wide_clustered")
+SLOW_SHAPES = ("plain", "breaking", "crowded", "wide_sparse", "wide_clustered")
 SCENARIOS = {name: st.composite(shape)() for name, (shape, _) in SHAPES.items()}
 
 

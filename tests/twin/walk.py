@@ -18,6 +18,8 @@ from tests.twin.threads import Steps, Trylock, contend, steps_of
 
 
 class Refcount(Space):
+    """Counts entries per table and frees a table when its last entry is cleared."""
+
     def count_atomics(self, entries: int) -> None:
         self.work["atomics"] += entries
 
@@ -29,6 +31,8 @@ class Refcount(Space):
 
 
 class Async(Space):
+    """Scans all tables after each round and frees the empty ones."""
+
     def after_round(self) -> None:
         span = self.arch.pmd_span_tables
         for pmd in sorted({t // span for t in self.tables}):
@@ -39,6 +43,8 @@ class Async(Space):
 
 
 class SecondWalk(Space):
+    """Scans every covered slot's table after the zap of a call."""
+
     def after_zap(self, call: Call, gather: Gather) -> None:
         """try_to_reclaim_pgtables of RFC v2 4/7: start rounded up, end rounded down."""
         if self.s.advice == "free":
@@ -49,6 +55,8 @@ class SecondWalk(Space):
 
 
 class SeedInline(Space):
+    """Frees inside zap_pte_range, and scans only the entries cleared before a mid break."""
+
     def frees_under_lock(self, visit: Visit) -> bool:
         if not visit.may_free:
             return False
@@ -72,6 +80,8 @@ class SeedInline(Space):
 
 
 class Merged(SeedInline):
+    """Frees inside zap_pte_range; after any break scans the table (Linux 6.14)."""
+
     def frees_under_lock(self, visit: Visit) -> bool:
         """Free the table under the lock if there was no break (try_get_and_clear_pmd with direct_reclaim set)."""
         if not visit.may_free or visit.broke:
@@ -91,6 +101,8 @@ class Merged(SeedInline):
 
 
 class Munmap(Space):
+    """Frees tables of all levels with their address range; a call unmaps instead of zapping."""
+
     drops_markers = True
     advice_matters = False
 

@@ -39,6 +39,7 @@ SCENARIOS = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(SCENARIOS)
+@pytest.mark.slow
 def test_pages_and_calls_are_the_twins(scenario: Scenario) -> None:
     """Installs, markers and the calls of every thread in their order."""
     real, choices = ScenarioPages(scenario), Choices(scenario)

@@ -233,6 +233,7 @@ LIKE = {"half": (HALF_EMPTY, 1 << 40), "emptied": (EMPTIED_TWICE, 8 * GIB), "ful
 
 
 @pytest.mark.parametrize("case", LIKE)
+@pytest.mark.slow
 def test_the_similar_grid_has_as_many_tables(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The grid of --grid, run by the engine, has the process's RES, and its VmPTE at the peak within a fifth."""
     path, (body, size) = tmp_path / "like.yaml", LIKE[case]

@@ -182,6 +182,7 @@ def test_uris_that_name_no_store(place: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_control_characters_are_escaped(tmp_path: Path) -> None:
     """No escape sequence in the name of a file, a column or a command reaches the terminal."""
     assert printable("a\x1b[31m\u202e\n") == "a\\x1b[31m\\u202e\\n"

@@ -49,6 +49,7 @@ def test_model_and_live_kernel_agree(kernel: Runner, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.live
+@pytest.mark.slow
 def test_scenarios_by_chance_agree(kernel: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     """Some that nobody chose."""
     assert main(["validate", "--random", "15", "--seed", "3"]) == 0, capsys.readouterr().out
