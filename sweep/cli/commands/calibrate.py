@@ -51,37 +51,16 @@ def calibrate(
 
     Example: sweep calibrate --name laptop --check validate
     """
-    from engine.kernel.microbench import Bench
     from sweep.cli.progress import open_progress
-    from sweep.common import cost_tables
-    from sweep.kernel import calibrate as calibration
-    from sweep.kernel.kernel_driver import open_kernel
-    from sweep.run.progress import ProgressState
-    from sweep.store.provenance import cpu_model
+    from sweep.kernel.calibrate import save
     from sweep.store.store import open_store
 
     if not NAME.fullmatch(name):
         raise UserError(f"--name {one_line(name)!r}: a letter a-z, then up to 39 of a-z, 0-9, _ . and -")
     path = output or open_store(results).cost_path(name)
-    progress, load = open_progress(quiet), os.getloadavg()
-    with open_kernel() as runner:
-        if runner.machine.page_bytes != calibration.PAGE_BYTES:
-            pages = f"this machine has pages of {runner.machine.page_bytes}"
-            raise UserError(f"calibrate: supports pages of {calibration.PAGE_BYTES} bytes only; {pages}")
-        try:
-            bench = Bench(runner, repeats, lambda step: progress.show(ProgressState(0, waiting=f"measuring {step}")))
-            figures = bench.measure()
-            machine = f"{cpu_model() or runner.machine.machine}, {runner.machine.cpus} CPUs"
-            document = calibration.cost_table_document(
-                name, runner, machine, load, figures, calibration.measured_prices(figures)
-            )
-            if check is not None:
-                costs = cost_tables.parse(path, document)
-                document["check"] = _check_predictions(runner, check, where, costs, progress)
-        finally:
-            progress.stop()
+    document = _measure(path, name, repeats, check, where, open_progress(quiet))
     try:
-        calibration.save(path, document)
+        save(path, document)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if as_json:
@@ -92,6 +71,36 @@ def calibrate(
         command = f"sweep query cost --cost {name if output is None else path}"
         output_formats.print_note(f"sweep: wrote {path}; {command}")
     return 0
+
+
+def _measure(
+    path: Path, name: str, repeats: int, check: Path | None, where: str | None, progress: "Progress"
+) -> dict[str, Any]:
+    """The cost table as JSON, with its check on a grid if one is given. `path`: where it will be, for messages."""
+    from engine.kernel.microbench import Bench
+    from sweep.common import cost_tables
+    from sweep.kernel import calibrate as calibration
+    from sweep.kernel.kernel_driver import open_kernel
+    from sweep.run.progress import ProgressState
+    from sweep.store.provenance import cpu_model
+
+    load = os.getloadavg()
+    with open_kernel() as runner:
+        if runner.machine.page_bytes != calibration.PAGE_BYTES:
+            pages = f"this machine has pages of {runner.machine.page_bytes}"
+            raise UserError(f"calibrate: supports pages of {calibration.PAGE_BYTES} bytes only; {pages}")
+        try:
+            bench = Bench(runner, repeats, lambda step: progress.show(ProgressState(0, waiting=f"measuring {step}")))
+            figures = bench.measure()
+            prices = calibration.measured_prices(figures)
+            machine = f"{cpu_model() or runner.machine.machine}, {runner.machine.cpus} CPUs"
+            document = calibration.cost_table_document(name, runner, machine, load, figures, prices)
+            if check is not None:
+                costs = cost_tables.parse(path, document)
+                document["check"] = _check_predictions(runner, check, where, costs, progress)
+        finally:
+            progress.stop()
+    return document
 
 
 def _check_predictions(
