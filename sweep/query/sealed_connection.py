@@ -1,8 +1,8 @@
 """The only module that imports DuckDB: connections in memory that can read given files and do nothing else.
 
 Sealed off: a connection opens no file but those given, nothing on the network, no extension, and no Python variable; it
-spills nothing to disk; its settings are locked. `select` lets a single SELECT through, in bounded time and memory, so
-nothing can be written. DuckDB's errors become UserErrors of one line.
+spills nothing to disk; its settings are locked. `check_is_select` refuses a user's SQL unless it is a single SELECT, so
+nothing can be written; `run_limited` limits its time and memory. DuckDB's errors become UserErrors of one line.
 """
 
 import os
