@@ -14,19 +14,22 @@ best AS (
     WHERE policy NOT IN ('none', 'munmap') AND pte_tables_empty_end <= 0.1 * empty
     GROUP BY run_id, point_id
 ),
+counts AS (
+    SELECT run_id, zap / 1024 AS zap_kib, winner, count(*) AS points
+    FROM against LEFT JOIN best USING (run_id, point_id)
+    GROUP BY run_id, zap, winner
+),
 winners AS (
     SELECT
-        run_id,
-        zap / 1024 AS zap_kib,
-        winner,
-        count(*) OVER same_zap AS points_with_empty_tables,
-        count(*) FILTER (winner IS NULL) OVER same_zap AS nobody
-    FROM against LEFT JOIN best USING (run_id, point_id)
-    WINDOW same_zap AS (PARTITION BY run_id, zap)
+        *,
+        sum(points) OVER same_zap AS points_with_empty_tables,
+        coalesce(sum(points) FILTER (winner IS NULL) OVER same_zap, 0) AS nobody
+    FROM counts
+    WINDOW same_zap AS (PARTITION BY run_id, zap_kib)
 )
 SELECT
     run_id, zap_kib, points_with_empty_tables,
     * EXCLUDE (run_id, zap_kib, points_with_empty_tables, none, munmap, nobody),
     nobody
-FROM winners PIVOT (count(*) FOR winner IN policies GROUP BY run_id, zap_kib, points_with_empty_tables, nobody)
+FROM winners PIVOT (coalesce(sum(points), 0) FOR winner IN policies GROUP BY run_id, zap_kib, points_with_empty_tables, nobody)
 ORDER BY run_id, zap_kib;
