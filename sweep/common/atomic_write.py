@@ -1,4 +1,4 @@
-"""Files that are either not there or whole: written to a dot name beside the target, synced, renamed."""
+"""Atomic writes: a file is written under a temporary name beside its target, synced, and renamed."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,10 @@ _SUFFIX = ".tmp"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields the temporary path to write; on a clean exit it becomes `path`, and both file and name are on the disk."""
+    """Yield a temporary path to write to. It is renamed to `path` if the block ends without an error, else deleted.
+
+    File and directory are synced, so that both survive a power failure.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
     try:
         yield temporary
@@ -24,13 +27,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`path` holds the old text or the new, never a part of it."""
+    """Write a text file in UTF-8. Readers see the old text or the new one, never a part."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def leave(folder: Path, data: bytes) -> str:
-    """The name of a new temporary file in the folder that holds this; whoever gives it another name syncs it."""
+    """Write `data` to a new temporary file in the folder. Returns its name. It is not synced: a rename must do that."""
     path = folder / f".{uuid4().hex}{_SUFFIX}"
     try:
         path.write_bytes(data)
@@ -41,12 +44,12 @@ def leave(folder: Path, data: bytes) -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """What a killed writer leaves behind."""
+    """Whether this is the name of a temporary file, such as a killed process leaves."""
     return name.startswith(".") and name.endswith(_SUFFIX)
 
 
 def sync(path: Path) -> None:
-    """fsync a file, or a directory (which holds the names)."""
+    """fsync a file, or a directory, which has the names of its files."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,16 +1,16 @@
-"""Every column once: name, type, unit, meaning. Tables, views, help and file metadata derive from here."""
+"""Declaration of every column: name, type, unit, meaning. Tables, views, help and file metadata are derived from it."""
 
 from dataclasses import dataclass
 
 from engine.model import results, scenario
 
 RUN_SCHEMA = "sweep-run/2"
-"""Of run.json and the tables. Raised when a column changes its meaning or goes, not when one is added."""
+"""Version of run.json and of the tables: raised if a column changes its meaning or is removed, not if one is added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `type` is int64, float64, string, bool or timestamp (UTC); a `coded` string has few values."""
+    """One column. type: int64, float64, string, bool or timestamp (UTC). coded: a string with few different values."""
 
     name: str
     type: str
@@ -23,7 +23,7 @@ _RUN = Column("run_id", "string", "", "the run: its grid's name and a hash of th
 _POINT = Column("point_id", "string", "", "hash of the canonical scenario and of the model's version")
 _REPEAT = Column("repeat", "int64", "count", "which repeat of the grid, from 0; its seed is the grid's seed + repeat")
 _POLICY = Column("policy", "string", "", "design for freeing empty tables", coded=True)
-_ENGINE = Column("engine", "string", "", "model, or kernel: the live kernel did it", coded=True)
+_ENGINE = Column("engine", "string", "", "model, or kernel: measured on the live kernel", coded=True)
 
 _FIELD_TYPES = {"bytes": "int64", "count": "int64", "share": "float64", "choice": "string"}
 _FIELD_UNITS = {"bytes": "bytes", "count": "count", "share": "share", "choice": ""}
@@ -42,20 +42,18 @@ SCENARIO = tuple(
     )
     for field in scenario.FIELDS
 )
-"""The scenario's fields as they are stored: choices as text, sizes in bytes."""
+"""The fields of a scenario as they are stored: choices as text, sizes in bytes."""
 
 TRACE = (
-    Column(
-        "trace", "string", "", "the trace that was played, by its file's name; NULL where it was a scenario", coded=True
-    ),
+    Column("trace", "string", "", "name of the trace's file; NULL if the point is a scenario", coded=True),
     Column("trace_hash", "string", "", "blake2b, 16 bytes, of the trace's text", coded=True),
     Column("trace_rows", "int64", "count", "lines of the trace"),
     Column("touch", "string", "", "recorded, or all: every mapped page counts as written between calls", coded=True),
 )
-"""What a point is that is a trace; then the scenario's fields are NULL."""
+"""Columns of a point that is a trace. Its scenario fields are NULL."""
 
 POINT = (*SCENARIO, *TRACE)
-"""What makes a point: what conditions and derived columns may use."""
+"""Columns that identify a point. Conditions and derived columns may use them."""
 
 _STATE = {
     "res_bytes_peak": ("bytes", "resident memory after the last install, before its zaps"),
@@ -73,17 +71,17 @@ _WORK = {
     "zap_calls": ("count", "madvise calls (munmap calls under munmap)"),
     "ptes_installed": ("entries", "entries installed, refaults included"),
     "ptes_zapped": ("entries", "entries cleared"),
-    "table_visits": ("count", "pieces of calls that met an existing PTE table"),
+    "table_visits": ("count", "visits: pieces of calls over slots that have a PTE table"),
     "pte_tables_allocated": ("tables", "PTE tables allocated"),
     "pte_tables_freed": ("tables", "PTE tables freed"),
-    "ptes_rescanned": ("entries", "entries read beyond the zap, to learn whether a table is empty"),
+    "ptes_rescanned": ("entries", "entries read, beyond those zapped, to find out whether a table is empty"),
     "fast_paths": ("count", "tables freed under the zap's own PTE lock"),
-    "slow_paths": ("count", "tables looked at again under both locks"),
+    "slow_paths": ("count", "tables scanned again under both locks"),
     "force_breaks": ("count", "times the gather filled up and the PTE lock was dropped"),
     "pmd_trylocks": ("count", "trylocks of a PMD lock"),
     "pmd_trylocks_failed": ("count", "of those, failed"),
-    "pmd_locks": ("count", "PMD locks taken for sure"),
-    "pte_locks_extra": ("count", "PTE locks taken beyond the zap's own"),
+    "pmd_locks": ("count", "PMD locks taken with spin_lock"),
+    "pte_locks_extra": ("count", "PTE locks taken, beyond those of the zaps themselves"),
     "atomics": ("count", "atomic updates of a table's count of entries"),
     "tlb_flushes_full": ("count", "flushes of the whole TLB"),
     "tlb_invlpgs": ("count", "single translations flushed"),
@@ -99,7 +97,7 @@ KERNEL = (
 )
 
 OUTCOMES = (_RUN, _POINT, _REPEAT, _POLICY, _ENGINE, *POINT, *STATE, *WORK, *KERNEL)
-"""One row a point that is done and policy. A counter that a trace or the live kernel does not show is NULL, never 0."""
+"""One row for each point that is ok and policy. A counter that a trace or the live kernel does not show is NULL."""
 
 ROUNDS = (
     _RUN,
@@ -112,7 +110,7 @@ ROUNDS = (
         for name in results.ROUND_COLUMNS
     ),
 )
-"""One row a point, policy and round: how VmPTE grows. Files hold those of points with several rounds."""
+"""One row for each point, policy and round. Files have those of points with several rounds."""
 
 POINTS = (
     _RUN,
@@ -123,14 +121,14 @@ POINTS = (
     Column("remarks", "string", "", "what the figures leave out, such as rows that were skipped; NULL if nothing"),
     Column("status", "string", "", "ok, failed, timeout, lost or refused", coded=True),
     Column("attempt", "int64", "count", "which attempt this is, from 1; the tables show the last one"),
-    Column("error", "string", "", "why the point is not ok; NULL if it is"),
+    Column("error", "string", "", "why the point is not ok; NULL if it is ok"),
     Column("error_class", "string", "", "the error's class, or a signal's name, OutOfMemory, Timeout", coded=True),
     Column("last_lines", "string", "", "the traceback's last lines, or what its worker wrote last; NULL if ok or none"),
-    Column("node", "string", "", "where it ran", coded=True),
+    Column("node", "string", "", "host on which it ran", coded=True),
     Column("cpu_ns", "int64", "ns", "CPU time: the batch's, divided by its points"),
-    Column("finished_at", "timestamp", "UTC", "when its rows were made, by the clock of who made them"),
+    Column("finished_at", "timestamp", "UTC", "when its rows were made, by the clock of the machine that made them"),
 )
-"""One row a point that was tried; after these a grid's derived columns (run.json has their SQL)."""
+"""One row for each attempt of a point. The derived columns of the grid follow (their SQL is in run.json)."""
 
 POINT_STATUSES = ("ok", "failed", "timeout", "lost", "refused")
 
@@ -154,24 +152,24 @@ RUNS = (
     Column("kernel", "string", "", "kernel release of that host"),
     Column("cpu_model", "string", "", "CPU model of that host"),
 )
-"""One row a run, from its run.json."""
+"""One row for each run, from its run.json."""
 
 COSTS = (
     Column("name", "string", "", "the cost table"),
-    Column("counter", "string", "", "what it prices: a column of outcomes, or what follows from some"),
+    Column("counter", "string", "", "the counter with this price: a column of outcomes, or a count derived from some"),
     Column("ns", "float64", "ns", "cost of one"),
-    Column("covers", "string", "", "what these nanoseconds stand for"),
-    Column("guess", "bool", "", "true where no measurement stands behind the figure"),
+    Column("covers", "string", "", "the work that these nanoseconds cover"),
+    Column("guess", "bool", "", "true if no measurement supports the figure"),
     Column("source", "string", "", "where the figure comes from"),
     Column("machine", "string", "", "the machine it was measured on"),
-    Column("date", "string", "", "when"),
+    Column("date", "string", "", "date of the figure"),
 )
-"""One row a cost table and counter."""
+"""One row for each cost table and counter with a price."""
 
 COST_NS = Column("cost_ns", "float64", "ns", "the counters times the chosen cost table; computed when queried")
 
 TABLES = {"outcomes": OUTCOMES, "rounds": ROUNDS, "points": POINTS}
-"""What a run directory holds as Parquet."""
+"""Tables that a run stores as Parquet files."""
 
 VIEWS = {
     "outcomes": (*OUTCOMES, COST_NS),
@@ -182,4 +180,4 @@ VIEWS = {
     "runs": RUNS,
     "costs": COSTS,
 }
-"""What SQL sees."""
+"""Views of `sweep query`, with their columns."""

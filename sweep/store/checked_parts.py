@@ -1,4 +1,4 @@
-"""Are the files of a part what was written? Everything that is read from a part is checked here first.
+"""Checks of the files of parts against their checksums. Everything that is read from a part is read through here.
 
 A part's name has the CRC-32 of its points file, whose metadata have size and CRC-32 of its outcomes and rounds files. A
 single flipped bit in a Parquet file may change numbers without any reader noticing, so every process hashes the files
@@ -6,6 +6,7 @@ that it reads, whole: those of 300,000 points are 47 MB, which takes a tenth of 
 """
 
 import mmap
+import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,20 +22,20 @@ from sweep.store.local_storage import LocalStorage
 from sweep.store.parts import POINTS, SIBLINGS, Layout, Part
 from sweep.store.storage import Entry, Storage
 
-READERS = 8
-"""Threads: requests to an object store wait for each other, hashing takes the CPUs that there are."""
+OBJECT_READERS = 8
+"""Concurrent requests to an object store. Local files are read by as many threads as there are CPUs."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartPoints:
-    """The points of a part: an Arrow table (point_id, status, attempt), and the keys of the ids."""
+    """The points of a part: an Arrow table (point_id, status, attempt), and the sorted keys of the ids."""
 
     table: arrow_tables.Table
     keys: Keys
 
 
-def examined(run: Storage, layout: Layout) -> Iterator[tuple[Part, PartPoints | None, str]]:
-    """Check all files of all parts: each part with its points, or None and what is wrong with it."""
+def check_all(run: Storage, layout: Layout) -> Iterator[tuple[Part, PartPoints | None, str]]:
+    """Check all files of all parts. Yields each part with its points, or with None and a line on what is wrong."""
     for part in layout.parts:
         try:
             points = _read_points(run, part, read_part(run, layout, part, SIBLINGS)[POINTS])
@@ -96,9 +97,10 @@ def _read_points(run: Storage, part: Part, data: bytes) -> PartPoints:
 
 
 class CheckedFiles:
-    """The files of one run for SQL: checked before they are first read, and again if their size or time changed.
+    """The files of one run for SQL. Each is checked before it is first used, and again if its size or time changed.
 
-    `damaged`: the parts that are left out, and why. Files of an object store are copied to unnamed temporary files.
+    `damaged`: the parts that are left out, with a line on what is wrong. Files of an object store are copied to unnamed
+    temporary files.
     """
 
     def __init__(self, run: Storage) -> None:
@@ -108,14 +110,14 @@ class CheckedFiles:
         self._copies: dict[str, mmap.mmap] = {}
 
     def look_again(self) -> bool:
-        """Read the listing anew. Whether other parts count than before."""
+        """Update the listing. Returns whether other parts are committed than before."""
         before, self.layout = self.layout.parts, parts.read_layout(self.run)
         return before != self.layout.parts
 
     def check(self, tables: Collection[str]) -> bool:
-        """Check the files of these tables that were not checked before. Whether another part is damaged.
+        """Check the files of these tables that were not checked yet. Returns whether there are new `damaged` parts.
 
-        FileNotFoundError if a file went away since the listing was read.
+        Raises FileNotFoundError if a file was deleted since the listing was read.
         """
         return self._leave_out(
             [
@@ -127,16 +129,16 @@ class CheckedFiles:
         )
 
     def check_columns(self, tables: Collection[str]) -> bool:
-        """Check the types of the columns of these tables, too. Whether another part is damaged."""
+        """`check`, and also the types of the columns of these tables."""
         left = [part for part in self.layout.parts if part not in self.damaged]
         return self.check(tables) or self._leave_out(left, lambda part: self._check_columns(part, tables))
 
     def paths(self, table: str) -> list[Path]:
-        """The files of a table in a directory, all of them checked; none of an object store."""
+        """Paths of the intact files of a table; none if the run is in an object store."""
         return [self.run.path / name for name in self._names(table)] if isinstance(self.run, LocalStorage) else []
 
     def copies(self, table: str) -> list[Any]:
-        """The files of a table in an object store, as buffers, all of them checked; none of a directory."""
+        """Buffers with the intact files of a table; none if the run is in a directory."""
         return [] if isinstance(self.run, LocalStorage) else [self._copies[name] for name in self._names(table)]
 
     def _names(self, table: str) -> list[str]:
@@ -148,7 +150,7 @@ class CheckedFiles:
         return entry is None or self._checked.get(f"{table}/{part.file}") == entry
 
     def _leave_out(self, candidates: Sequence[Part], check: Callable[[Part], None]) -> bool:
-        """Note the parts for which `check` raises DamagedError. Whether there are any."""
+        """Add the parts for which `check` raises DamagedError to `damaged`. Returns whether there are any."""
 
         def problem(part: Part) -> str:
             try:
@@ -160,7 +162,8 @@ class CheckedFiles:
         if len(candidates) < 2:
             problems = list(map(problem, candidates))
         else:
-            with ThreadPoolExecutor(READERS) as pool:
+            readers = (os.cpu_count() or 1) if isinstance(self.run, LocalStorage) else OBJECT_READERS
+            with ThreadPoolExecutor(min(readers, OBJECT_READERS)) as pool:
                 problems = list(pool.map(problem, candidates))
         found = {part: problem for part, problem in zip(candidates, problems, strict=True) if problem}
         self.damaged |= found
@@ -182,7 +185,7 @@ class CheckedFiles:
 
 
 def _copy(data: bytes) -> mmap.mmap:
-    """The data in a temporary file without a name, so that they need no memory while nobody reads them."""
+    """The data in an unnamed temporary file, mapped: the kernel can drop its pages from memory."""
     with tempfile.TemporaryFile() as file:
         file.write(data or b"-")
         file.flush()

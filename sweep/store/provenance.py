@@ -1,6 +1,6 @@
-"""Where rows come from: versions, commit, host, kernel, CPU. Stored with every run; nothing of the environment is.
+"""Provenance of a launch: versions, commit, host, kernel, CPU. It is stored in run.json. No environment variable is.
 
-The hashes are what anybody can check: `sha256sum requirements.lock` and, in a checkout,
+The hashes can be checked with `sha256sum requirements.lock` and, in a checkout, with
 `find engine -name "*.py" | LC_ALL=C sort | xargs cat | sha256sum`.
 """
 
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 def collect(**extra: Any) -> dict[str, Any]:
-    """JSON-able facts about this launch; `extra` (engine, executor, ...) comes first."""
+    """Facts about this launch as JSON values: first `extra` (engine, executor, ...), then versions and machine."""
     return {
         **extra,
         "version": __version__,
@@ -47,7 +47,7 @@ def collect(**extra: Any) -> dict[str, Any]:
 
 
 def package_version(name: str) -> str | None:
-    """The installed version, without importing the package."""
+    """The version of an installed package, without importing it; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -55,7 +55,7 @@ def package_version(name: str) -> str | None:
 
 
 def sha256(*paths: Path) -> str | None:
-    """Of the files one after the other; None if one is not there, as the lock file beside an installed package."""
+    """SHA-256 of the files' bytes in sequence; None if one is missing, such as requirements.lock after pip install."""
     digest = hashlib.sha256()
     try:
         for path in paths:
@@ -66,9 +66,9 @@ def sha256(*paths: Path) -> str | None:
 
 
 def git_commit(directory: Path) -> str | None:
-    """HEAD of the checkout that the directory is part of, `-dirty` if tracked files changed; None without one.
+    """HEAD of the checkout with this directory, `-dirty` if tracked files have changed; None without a checkout.
 
-    A package that is installed below somebody's checkout is no part of it: git does not track its files.
+    A package that is installed inside another project's checkout is not part of it: git does not track its files.
     """
     tracked = _git(directory, "ls-files", "--error-unmatch", "--", Path(__file__).name)
     commit = _git(directory, "rev-parse", "HEAD") if tracked else None
@@ -79,7 +79,7 @@ def git_commit(directory: Path) -> str | None:
 
 
 def cpu_model() -> str | None:
-    """`model name` of /proc/cpuinfo, or what the platform says."""
+    """`model name` of /proc/cpuinfo, else the processor according to the platform module; None if unknown."""
     if sys.platform == "linux":
         try:
             for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
@@ -91,7 +91,7 @@ def cpu_model() -> str | None:
 
 
 def memory_bytes() -> int | None:
-    """Physical memory."""
+    """Bytes of physical memory; None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):

@@ -126,7 +126,7 @@ class RunWriter:
 
     def _read_parts(self, layout: parts.Layout) -> None:
         """Read the points of every part. A part that is damaged, or repeats points, is set aside."""
-        for part, points, problem in checked_parts.examined(self._run, layout):
+        for part, points, problem in checked_parts.check_all(self._run, layout):
             if points is not None and (self._tried.ok.has(points.keys) & arrow_tables.is_ok(points.table)).any():
                 points, problem = None, f"{self._run}/{parts.POINTS}/{part.file}: has points that are there already"
             if points is None:
