@@ -95,17 +95,25 @@ class Bench:
             s * e,
         )
         install, zap = times[:, :, 0], times[:, :, 1]
-        self._record("install, table absent", "MADV_POPULATE_WRITE of one page, a new table each", install[:, 0] / s)
-        self._record("install, table present", "the same in tables that are there", install[:, 1] / s)
-        self._record("install, table reclaimed", "the same after a zap that freed the table", install[:, 5] / s)
+        self._record(
+            "install, table absent", "MADV_POPULATE_WRITE of one page in a slot without a table", install[:, 0] / s
+        )
+        self._record(
+            "install, table present", "MADV_POPULATE_WRITE of one page in an existing table", install[:, 1] / s
+        )
+        self._record(
+            "install, table reclaimed",
+            "MADV_POPULATE_WRITE of one page after a zap that freed the table",
+            install[:, 5] / s,
+        )
         self._record("zap one page", "MADV_DONTNEED of one present page", zap[:, 0] / s)
         self._record("zap one page in a table less a page", "a call just too short to free the table", zap[:, 1] / s)
         self._record("zap one page in a table", "a call over the whole table", zap[:, 5] / s)
-        self._record("zap one page in each of 32 tables", "one call over 32 tables, a table", zap[:, 6] / s)
+        self._record("zap one page in each of 32 tables", "one call over 32 tables, per table", zap[:, 6] / s)
         self._record("empty table, one entry", "a call over one entry of an empty table", zap[:, 2] / s)
         self._record("empty table, less an entry", "a call over all entries but one of an empty table", zap[:, 3] / s)
         self._record("empty table", "a call over the whole of an empty table", zap[:, 4] / s)
-        self._record("32 empty tables", "one call over 32 empty tables, a table", zap[:, 8] / s)
+        self._record("32 empty tables", "one call over 32 empty tables, per table", zap[:, 8] / s)
 
     def full_tables(self) -> None:
         """The cost of a page, which depends on how much was written before and is still in the caches."""
@@ -119,14 +127,14 @@ class Bench:
             install, zap = np.moveaxis(self._times(steps, tables * e), 2, 0)
             size = f"{tables * self.arch.span_bytes // MIB} MiB resident"
             self._record(
-                f"zap a page, {size}", "calls one page short of a full table, a page", zap[:, 0] / count_pages(most)
+                f"zap a page, {size}", "calls one page short of a full table, per page", zap[:, 0] / count_pages(most)
             )
-            self._record(f"zap a full table, {size}", "a call a table", zap[:, 1] / tables)
-            self._record(f"zap a full table in halves, {size}", "two calls a table, a table", zap[:, 2] / tables)
-            self._record(f"zap full tables at once, {size}", "one call over all tables, a table", zap[:, 3] / tables)
+            self._record(f"zap a full table, {size}", "one call per table", zap[:, 1] / tables)
+            self._record(f"zap a full table in halves, {size}", "two calls per table, per table", zap[:, 2] / tables)
+            self._record(f"zap full tables at once, {size}", "one call over all tables, per table", zap[:, 3] / tables)
             self._record(
                 f"install a page, {size}",
-                "MADV_POPULATE_WRITE of full tables, a page",
+                "MADV_POPULATE_WRITE of full tables, per page",
                 install[:, 1] / count_pages(whole),
             )
 
@@ -145,8 +153,10 @@ class Bench:
         s = 16
         full, pages = self._first_pages(s, self.arch.entries), s * self.arch.entries
         times = self._times([(full, full), (NO_RANGES, full)], pages, advice="free")[:, :, 1] / pages
-        self._record("MADV_FREE, a page", "MADV_FREE of full tables, just written, a page", times[:, 0])
-        self._record("MADV_FREE again, a page", "the same once more, nothing written between", times[:, 1])
+        self._record("MADV_FREE, a page", "MADV_FREE of full tables that were just written, per page", times[:, 0])
+        self._record(
+            "MADV_FREE again, a page", "a second MADV_FREE without a write since the first, per page", times[:, 1]
+        )
 
     def munmap(self) -> None:
         """munmap of tables with one page, and of full tables."""
@@ -154,22 +164,22 @@ class Bench:
         one, whole = self._first_pages(s, 1), self._first_pages(s, e)
         full = self._first_pages(16, e)
         times = self._times([(one, whole)], s * e, unmap=True)[:, :, 1] / s
-        self._record("munmap, one page", "munmap of a table with one page, a call", times[:, 0])
+        self._record("munmap, one page", "munmap of a table with one page, per call", times[:, 0])
         times = self._times([(full, full)], 16 * e, unmap=True)[:, :, 1] / (16 * e)
-        self._record("munmap, a page", "munmap of full tables, a page", times[:, 0])
+        self._record("munmap, a page", "munmap of full tables, per page", times[:, 0])
 
     def absent_tables(self) -> None:
         """Calls over slots without a table: in an untouched VMA, and below upper tables."""
         e, s = self.arch.entries, SLOTS
-        absent, wide = (
-            self._first_pages(s, e) + e,
-            self._first_pages(s // WIDE, e * WIDE, e * WIDE) + e,
-        )
+        absent = self._first_pages(s, e) + e
+        wide = self._first_pages(s // WIDE, e * WIDE, e * WIDE) + e
         steps = [(NO_RANGES, absent)] * 3 + [(FIRST_PAGE, absent)] * 3 + [(FIRST_PAGE, wide)] * 3
         zap = self._times(steps, (s + 1) * e)[:, :, 1].reshape(self._repeats, 3, 3)[:, :, 1:].min(axis=2) / s
-        self._record("call over nothing", "a call over a slot where there is no table at all", zap[:, 0])
+        self._record("call over nothing", "a call over a slot without PTE table and upper tables", zap[:, 0])
         self._record("absent table", "a call over a slot without a table, below upper tables", zap[:, 1])
-        self._record("32 absent tables", "one call over 32 such slots, a slot", zap[:, 2])
+        self._record(
+            "32 absent tables", "one call over 32 slots without tables, below upper tables, per slot", zap[:, 2]
+        )
 
     def several_threads(self) -> None:
         """Threads that zap at the same time, each on its own CPU."""
@@ -181,7 +191,7 @@ class Bench:
             by = f"{threads} thread{'s' * (threads > 1)}"
             how = ("a call over a slot without a table", "MADV_DONTNEED of one present page")
             for at, name in enumerate(("absent table", "zap one page")):
-                self._record(f"{name}, {by}", f"{how[at]}, CPU time a call", np.median(zap[:, at, 1:], axis=1))
+                self._record(f"{name}, {by}", f"{how[at]}, CPU time per call", np.median(zap[:, at, 1:], axis=1))
 
     def _record(self, name: str, how: str, values: NDArray[np.float64]) -> None:
         self.figures[name] = Figure(name, how, values)

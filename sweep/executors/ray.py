@@ -45,6 +45,7 @@ RAY_SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship the working directory and build another venv
     "RAY_task_oom_retries": "0",  # endless otherwise, whatever max_retries says
 }
+RAY_PATHS = ("RAY_AUTH_TOKEN_PATH", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
 _token = ""
 _NODE_ID = re.compile(r"\bID: ([0-9a-f]{56})\b")
 
@@ -146,11 +147,11 @@ class RayTasks:
         before = psutil.Process().children()
         ray_session_dir.remove_abandoned()
         self.session_dir, self._session_lock = ray_session_dir.create()
-        os.environ.pop("RAY_AUTH_MODE", None)  # a Ray that starts here asks for a token, unless told otherwise
+        os.environ.pop("RAY_AUTH_MODE", None)  # a Ray that starts here asks for a token, unless this says otherwise
         os.environ["RAY_AUTH_TOKEN"] = _session_token()
         ray = _ray()
         try:
-            with contextlib.chdir(SAFE_FOLDER), _packages_on_pythonpath():
+            with _safe_folder(), _packages_on_pythonpath():
                 ray.init(
                     address="local",
                     num_cpus=self.workers,
@@ -175,7 +176,7 @@ class RayTasks:
         # Workers get the driver's code even where ptsweep is installed: another version would give other rows.
         code = {"py_modules": [str(Path(m.__path__[0])) for m in (engine, sweep)], "excludes": ["**/__pycache__/**"]}
         try:
-            with contextlib.chdir(SAFE_FOLDER):  # as Ray puts the current folder first on the path of every worker
+            with _safe_folder():
                 ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:
             raise UserError(f"--address {address}: {refusal(error)}") from error
@@ -291,6 +292,19 @@ def _session_token() -> str:
     global _token
     _token = _token or secrets.token_hex(32)
     return _token
+
+
+@contextlib.contextmanager
+def _safe_folder() -> Iterator[None]:
+    """Change to SAFE_FOLDER: Ray puts the driver's current folder first on every worker's path.
+
+    Paths in Ray's settings that are relative become absolute.
+    """
+    for name in RAY_PATHS:
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).absolute())
+    with contextlib.chdir(SAFE_FOLDER):
+        yield
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The live kernel does what the model says; what it cannot show or bear is refused before anything is touched."""
+"""The live kernel agrees with the model. Points that it cannot run are refused before anything is mapped."""
 
 import os
 import signal
@@ -44,27 +44,27 @@ POINTS = [
 @pytest.mark.parametrize("scenario", POINTS, ids=range(len(POINTS)))
 @pytest.mark.parametrize("unmap", [False, True], ids=["madvise", "munmap"])
 @pytest.mark.live
-def test_the_kernel_does_what_the_model_says(kernel: Runner, scenario: Scenario, unmap: bool) -> None:
-    """VmPTE to the byte and RES to the page at both moments of every round; and all that can be counted."""
+def test_the_kernel_agrees_with_the_model(kernel: Runner, scenario: Scenario, unmap: bool) -> None:
+    """VmPTE to the byte and RES to the page after installs and zaps of every round, and all observed columns."""
     policy = POLICIES.index("munmap" if unmap else kernel.policy)
-    model, seen = run_batch(columns_of([scenario])), kernel.run(scenario, unmap)
-    assert seen.rounds[:, 2:].tolist() == model.rounds[:, policy, 2:].tolist()
+    model, observation = run_batch(columns_of([scenario])), kernel.run(scenario, unmap)
+    assert observation.rounds[:, 2:].tolist() == model.rounds[:, policy, 2:].tolist()
     if kernel.counts_pages:
-        assert seen.rounds.tolist() == model.rounds[:, policy].tolist()
-        assert seen.values == {name: model.values[0, policy, COLUMNS.index(name)] for name in kernel.columns}
-    assert seen.install_ns > 0
+        assert observation.rounds.tolist() == model.rounds[:, policy].tolist()
+        assert observation.values == {name: model.values[0, policy, COLUMNS.index(name)] for name in kernel.columns}
+    assert observation.install_ns > 0
 
 
 @pytest.mark.live
 def test_the_loop_costs_little(kernel: Runner) -> None:
-    """What the loop itself takes a call is measured, and less than a call that does nothing."""
+    """The measured cost of the loop is less than that of a call that does nothing."""
     nothing = Script(Scenario(virt=2 * MIB, sparsity=1), False, NONE, (Round(NONE, NONE, CALLS, np.array([0, 1000])),))
     assert 0 < kernel.info.loop_ns < kernel.run_script(nothing).zap_ns / 1000
 
 
 @pytest.mark.live
-def test_what_cannot_fit_is_refused_with_numbers(kernel: Runner) -> None:
-    """Far too much by expectation, a little too much by the model: neither is tried."""
+def test_points_that_need_too_much_memory_are_refused(kernel: Runner) -> None:
+    """By the estimate if they need far too much, else by the model. The message has the figures."""
     with pytest.raises(RefusedError, match=r"needs about 10\d{3}\.\d\d GiB .* MemAvailable"):
         kernel.run(Scenario(virt=10 * TIB, sparsity=0))
     scenario = Scenario(virt=GIB, sparsity=0.5)
@@ -85,16 +85,16 @@ def test_what_cannot_fit_is_refused_with_numbers(kernel: Runner) -> None:
         (Scenario(virt=GIB, sparsity=1, zap=4 * KIB, coverage=0.5), True, "262,401 mappings"),
     ],
 )
-def test_what_no_kernel_can_show_is_refused(scenario: Scenario, unmap: bool, because: str) -> None:
-    """Each with its reason, whatever machine the test runs on."""
-    here = Machine("6.12", "x86_64", 4096, "madvise", 65530, 0, threads=16, cpus=2)
+def test_scenarios_that_no_kernel_can_run_are_refused(scenario: Scenario, unmap: bool, because: str) -> None:
+    """The message names the field and the reason."""
+    machine = Machine("6.12", "x86_64", 4096, "madvise", 65530, 0, threads=16, cpus=2)
     with pytest.raises(RefusedError, match=because):
-        feasibility.check(scenario, unmap, here, guards=False)
+        feasibility.check(scenario, unmap, machine, guards=False)
 
 
 @pytest.mark.live
 def test_a_point_that_takes_too_long_is_killed(kernel: Runner) -> None:
-    """It ends as TimedOutError; its process is gone; the next point runs."""
+    """It raises TimedOutError, its process is gone, and the next point runs."""
     with Runner() as impatient:
         impatient.limit_s = 0.02
         with pytest.raises(TimedOutError, match=r"no answer in 0\.02 s"):
@@ -105,41 +105,41 @@ def test_a_point_that_takes_too_long_is_killed(kernel: Runner) -> None:
 
 @pytest.mark.live
 def test_a_killed_child_is_lost_and_the_next_point_runs(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What dies takes only its own point along."""
-    whole = proc_reader.read_status
+    """A child that dies costs only its own point."""
+    read_status = proc_reader.read_status
 
     def kill(pid: int) -> proc_reader.Status:
         os.kill(pid, signal.SIGKILL)
-        return whole(os.getpid())
+        return read_status(os.getpid())
 
     with Runner() as runner:
         monkeypatch.setattr(proc_reader, "read_status", kill)
         with pytest.raises(LostError):
             runner.run(Scenario(virt=2 * MIB, sparsity=0))
-        monkeypatch.setattr(proc_reader, "read_status", whole)
+        monkeypatch.setattr(proc_reader, "read_status", read_status)
         assert runner.run(Scenario(virt=2 * MIB, sparsity=0)).values["zap_calls"] == 1
 
 
 @pytest.mark.live
-def test_a_child_goes_first_and_has_limits(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When memory is short it dies before all others; it dumps no core, and can neither run nor grow without end."""
-    whole, found = proc_reader.read_status, dict[str, str]()
+def test_a_child_has_limits(kernel: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The OOM killer takes it first; it dumps no core; its CPU time and address space are limited."""
+    read_status, limits = proc_reader.read_status, dict[str, str]()
 
     def spy(pid: int) -> proc_reader.Status:
-        found["oom"] = Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
+        limits["oom"] = Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
         for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
-            found[line[:26].strip()] = line[26:].split()[0]
-        return whole(pid)
+            limits[line[:26].strip()] = line[26:].split()[0]
+        return read_status(pid)
 
     monkeypatch.setattr(proc_reader, "read_status", spy)
     kernel.run(Scenario(virt=64 * MIB, sparsity=0))
-    assert (found["oom"], found["Max core file size"]) == ("1000", "0")
-    assert int(found["Max cpu time"]) <= kernel.limit_s * (os.cpu_count() or 1) + 2
-    assert 64 * MIB < int(found["Max address space"]) < 16 * GIB
+    assert (limits["oom"], limits["Max core file size"]) == ("1000", "0")
+    assert int(limits["Max cpu time"]) <= kernel.limit_s * (os.cpu_count() or 1) + 2
+    assert 64 * MIB < int(limits["Max address space"]) < 16 * GIB
 
 
-def test_only_linux_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere it is one clear line."""
+def test_other_systems_than_linux_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one line that says so."""
     monkeypatch.setattr("sys.platform", "darwin")
     with pytest.raises(UnsupportedMachineError, match="needs Linux"):
         Runner()
@@ -153,10 +153,10 @@ def test_only_linux_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["version 2", "version 1"],
 )
-def test_limits_of_all_cgroups_above_count(
+def test_limits_of_all_parent_cgroups_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, group: str, limit: str, usage: str, stat: str
 ) -> None:
-    """The limit that binds may be a parent's; cached files that nobody uses do not count against it."""
+    """The limit of a parent counts too; inactive page cache does not count as used."""
     monkeypatch.setattr(host, "PROC", tmp_path / "proc")
     monkeypatch.setattr(host, "SYS", tmp_path / "sys")
     (tmp_path / "proc/self").mkdir(parents=True)
@@ -176,15 +176,15 @@ RANGES = st.lists(st.integers(0, 60), max_size=12, unique=True).map(
 
 @settings(max_examples=100, deadline=None)
 @given(RANGES, RANGES, st.integers(1, 9))
-def test_ranges_add_up(some: Ranges, others: Ranges, span: int) -> None:
-    """Counting by ranges is counting by pages."""
-    mine = {page for start, end in some.tolist() for page in range(start, end)}
-    theirs = {page for start, end in others.tolist() for page in range(start, end)}
+def test_range_arithmetic_equals_sets_of_pages(some: Ranges, others: Ranges, span: int) -> None:
+    """pages_below, common_pages, count_spans and merge_ranges give what counting page by page gives."""
+    pages = {page for start, end in some.tolist() for page in range(start, end)}
+    other_pages = {page for start, end in others.tolist() for page in range(start, end)}
     bounds = np.arange(0, 64, span, dtype=np.int64)
     shuffled = some[::-1].copy()
-    assert pages_below(shuffled, bounds).tolist() == [sum(page < bound for page in mine) for bound in bounds]
-    assert common_pages(some, others) == len(mine & theirs)
-    assert count_spans(some, span) == len({page // span for page in mine})
-    joined = merge_ranges(shuffled)
-    assert {page for start, end in joined.tolist() for page in range(start, end)} == mine
-    assert (joined[1:, 0] > joined[:-1, 1]).all()
+    assert pages_below(shuffled, bounds).tolist() == [sum(page < bound for page in pages) for bound in bounds]
+    assert common_pages(some, others) == len(pages & other_pages)
+    assert count_spans(some, span) == len({page // span for page in pages})
+    merged = merge_ranges(shuffled)
+    assert {page for start, end in merged.tolist() for page in range(start, end)} == pages
+    assert (merged[1:, 0] > merged[:-1, 1]).all()

@@ -1,4 +1,4 @@
-"""What is spelled out for the live kernel is what the twin draws, page by page and call by call."""
+"""The page ranges for the kernel engine equal what the twin draws, page by page and call by call."""
 
 import numpy as np
 import pytest
@@ -40,33 +40,36 @@ SCENARIOS = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(SCENARIOS)
 @pytest.mark.slow
-def test_pages_and_calls_are_the_twins(scenario: Scenario) -> None:
-    """Installs, markers and the calls of every thread in their order."""
-    real, choices = ScenarioPages(scenario), Choices(scenario)
+def test_pages_and_calls_equal_the_twins(scenario: Scenario) -> None:
+    """Installs, markers, and the calls of every thread in their order."""
+    scenario_pages, choices = ScenarioPages(scenario), Choices(scenario)
     entries, threads = scenario.geometry.entries, scenario.threads
     pins = sorted(t * entries + e for t, found in choices.pins().items() for e in found)
-    assert pages(real.markers()) == pins
+    assert pages(scenario_pages.markers()) == pins
     for number in range(scenario.rounds):
         drawn = {t * entries + e for t, found in choices.installs(number).items() for e in found}
-        installs = real.installs(number)
+        installs = scenario_pages.installs(number)
         assert pages(installs) == sorted(drawn - set(pins))
-        assert (installs[1:, 0] > installs[:-1, 1]).all()  # each as long as it can be
-        calls, made = real.calls(number), choices.calls(number)
+        assert (installs[1:, 0] > installs[:-1, 1]).all()  # maximal ranges
+        calls, made = scenario_pages.calls(number), choices.calls(number)
         for thread in range(threads):
-            mine = calls.ranges[calls.offsets[thread] : calls.offsets[thread + 1]].tolist()
+            ranges = calls.ranges[calls.offsets[thread] : calls.offsets[thread + 1]].tolist()
             blocked = scenario.partition == "blocked"
-            wanted = [
+            expected = [
                 [call.start, call.end]
                 for call in made
                 if (call.index * threads // choices.grid_calls if blocked else call.index % threads) == thread
             ]
-            assert mine == wanted
+            assert ranges == expected
 
 
 @pytest.mark.parametrize("cluster", [4 * KIB, 64 * KIB, 3 << 20])
-def test_a_part_of_the_tables_is_that_part_of_the_pages(cluster: int) -> None:
-    """Tables can be asked for a few at a time."""
-    real = ScenarioPages(Scenario(virt=20 << 20, sparsity=0.4, cluster=cluster, pinned=0.01, seed=3))
-    for whole, part in ((real.installs(1), lambda a, b: real.installs(1, a, b)), (real.markers(), real.markers)):
-        pieces = [part(first, min(first + 3, real.tables)) for first in range(0, real.tables, 3)]
+def test_ranges_of_some_slots_are_those_of_all_slots(cluster: int) -> None:
+    """Ranges can be computed for a few slots at a time."""
+    drawn = ScenarioPages(Scenario(virt=20 << 20, sparsity=0.4, cluster=cluster, pinned=0.01, seed=3))
+    for whole, part in (
+        (drawn.installs(1), lambda a, b: drawn.installs(1, a, b)),
+        (drawn.markers(), drawn.markers),
+    ):
+        pieces = [part(first, min(first + 3, drawn.tables)) for first in range(0, drawn.tables, 3)]
         assert pages(np.concatenate(pieces)) == pages(whole)
