@@ -75,10 +75,10 @@ def test_portable_code_is_current(kernel: Kernel) -> None:
 
 
 @pytest.mark.slow
-def test_what_ships_is_what_numba_makes_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the bit, for the smallest kernel; scripts/portable has no other way to the others.
+def test_portable_code_can_be_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba makes the shipped code of the smallest kernel again, bit by bit; the others are made the same way.
 
-    Numba's process imports nothing from the current folder, and does not read settings there.
+    Its process imports nothing from the current folder and reads no settings there.
     """
     kernel = KERNELS[1]
     ships = unpacked(shipped(kernel).read_bytes())
@@ -124,7 +124,7 @@ def test_a_damaged_cache_file_is_replaced(tmp_path: Path, damage: str) -> None:
 def test_a_cache_that_another_user_could_write_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_mode: int
 ) -> None:
-    """Whether it is the folder itself, one above it, or where a link leads. Another is used, and one line says so."""
+    """A cache folder is refused, in one line, if others can write to it, a folder above it, or a link's target."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(cache, "_is_own_group", lambda group: False)
     (tmp_path / "link").symlink_to(tmp_path / "mine")
@@ -143,8 +143,8 @@ def test_a_cache_that_another_user_could_write_is_refused(
         assert cache.refused == f"{given}: another user could write there; compiled code is kept in {used} instead"
 
 
-def test_the_temporary_cache_is_this_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another user's folder of that name, one that others can write, and a link are passed over."""
+def test_the_temporary_cache_folder_belongs_to_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary cache folder that others can write, or that is a link, is not used."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     usual = tmp_path / f"ptsweep-numba-{os.getuid()}"
     assert cache._temporary_folder() == usual
