@@ -1,4 +1,4 @@
-"""sweep calibrate: figures become prices by rules that can be checked by hand; predictions are judged."""
+"""sweep calibrate computes prices from figures, and the error of predictions."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ MARK, AGAIN, INVLPG, FULL, IPI = 150, 40, 60, 700, 12_000
 
 
 def figures() -> dict[str, Figure]:
-    """What a machine with these costs would show, the same in three processes."""
+    """The figures of a machine with these costs, equal in three processes."""
     few = CALL + VISIT + LOOK
     zap_one = few + PAGE + FLUSH + INVLPG
     steps = {
@@ -54,10 +54,10 @@ def figures() -> dict[str, Figure]:
     return {name: Figure(name, "made up", np.full(3, float(ns))) for name, ns in steps.items()}
 
 
-def test_prices_are_what_the_figures_were_made_of() -> None:
-    """The rules undo the sums; quartiles of equal values are the value."""
+def test_prices_are_the_costs_behind_the_figures() -> None:
+    """The rules recover the costs that the figures are sums of; quartiles of equal values are that value."""
     found = {price.counter: price for price in measured_prices(figures())}
-    made_of = {
+    costs = {
         "zap_calls": CALL,
         "tables_absent": ABSENT,
         "table_visits": VISIT,
@@ -75,19 +75,19 @@ def test_prices_are_what_the_figures_were_made_of() -> None:
         "pte_tables_allocated": 1000,
         "interrupts": IPI,
     }
-    assert {name: price.ns for name, price in found.items()} == pytest.approx(made_of)
+    assert {name: price.ns for name, price in found.items()} == pytest.approx(costs)
     assert all(price.low == pytest.approx(price.ns) == pytest.approx(price.high) for price in found.values())
     assert set(found) <= set(PRICED)
 
 
 def test_one_cpu_prices_no_interrupts() -> None:
-    """Where two threads cannot run at once there is no figure, and no price."""
+    """Where two threads cannot run at once there is no such figure, and so no price."""
     alone = {name: figure for name, figure in figures().items() if "2 threads" not in name}
     assert "interrupts" not in {price.counter for price in measured_prices(alone)}
 
 
-def test_a_prediction_is_off_by_a_factor() -> None:
-    """Twice and half are both a factor of two; the bias keeps the direction; kinds are told apart."""
+def test_errors_of_predictions_are_factors() -> None:
+    """Twice and half are both a factor of two; the bias keeps the direction; groups have errors of their own."""
     one, two = Scenario(virt=MIB, sparsity=0), Scenario(virt=MIB, sparsity=0, threads=2, advice="free")
     found = [Prediction(one, 200.0, 100), Prediction(one, 50.0, 100), Prediction(one, 50.0, 100)]
     found.append(Prediction(two, 100.0, 100))
@@ -102,7 +102,7 @@ def test_a_prediction_is_off_by_a_factor() -> None:
 def test_a_table_of_this_machine(
     kernel: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Measured, written where sweep query finds it, and good for cost_ns by its name."""
+    """Its table is written into the store, and sweep query prices cost_ns with it by its name."""
     monkeypatch.chdir(tmp_path)
     grid = "schema: sweep/1\nname: small\nabout: x\nfixed: {sparsity: 0.5}\naxes: {virt: [4MiB, 16MiB], zap: [2MiB]}\n"
     (tmp_path / "small.yaml").write_text(grid)
@@ -122,7 +122,7 @@ def test_a_table_of_this_machine(
         assert database.query("SELECT min(cost_ns) > 0 AS priced FROM latest").to_pylist() == [{"priced": True}]
 
 
-def test_a_name_is_a_word(capsys: pytest.CaptureFixture[str]) -> None:
-    """It becomes a file's name."""
+def test_names_of_tables_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name becomes a file name."""
     assert main(["calibrate", "--name", "../x"]) == 2
     assert "--name '../x': a letter a-z" in capsys.readouterr().err

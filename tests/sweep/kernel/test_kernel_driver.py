@@ -1,4 +1,4 @@
-"""sweep launch --engine kernel: the model's rows, with measured times, and NULL where the kernel shows nothing."""
+"""sweep launch --engine kernel writes the model's rows with measured times; columns that are not observed are NULL."""
 
 from pathlib import Path
 from typing import Any
@@ -41,21 +41,21 @@ def rows(sql: str) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("grid")
 @pytest.mark.live
-def test_rows_are_the_models_where_both_have_them(kernel: Runner) -> None:
-    """One grid on both engines: two runs; equal state; the kernel's own policy and munmap, nothing else."""
+def test_rows_equal_the_models_in_common_columns(kernel: Runner) -> None:
+    """One grid on both engines gives two runs. The kernel's rows are of its own policy and munmap."""
     assert main(LIVE) == 0
     assert main(["launch", "small.yaml", "--executor", "inline"]) == 0
-    seen = rows("SELECT * FROM outcomes WHERE engine = 'kernel'")
-    assert {row["policy"] for row in seen} == {kernel.policy, "munmap"}
-    assert len(seen) == 8
-    for row in seen:
+    observed = rows("SELECT * FROM outcomes WHERE engine = 'kernel'")
+    assert {row["policy"] for row in observed} == {kernel.policy, "munmap"}
+    assert len(observed) == 8
+    for row in observed:
         assert row["kernel_release"] == kernel.machine.release
         assert row["pt_reclaim"] == kernel.pt_reclaim
         assert row["install_ns"] > 0
         assert row["zap_ns"] > 0
         assert {name for name in WORK if row[name] is not None} == set(WORK) & set(kernel.columns)
     model = {(r["point_id"], r["policy"]): r for r in rows("SELECT * FROM outcomes WHERE engine = 'model'")}
-    for row in seen if kernel.counts_pages else []:
+    for row in observed if kernel.counts_pages else []:
         other = model[row["point_id"], row["policy"]]
         assert {name: row[name] for name in kernel.columns} == {name: other[name] for name in kernel.columns}
     assert len(rows("SELECT * FROM rounds WHERE engine = 'kernel'")) == 8
@@ -64,7 +64,7 @@ def test_rows_are_the_models_where_both_have_them(kernel: Runner) -> None:
 
 @pytest.mark.usefixtures("grid")
 def test_a_refused_point_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status refused, with the reason; the others run; the launch ends with 1 and can try again."""
+    """It has status refused and the reason; the other points run; the exit code is 1; --rerun failed tries it again."""
     fake = install(monkeypatch, FakeKernel())
     assert main([*LIVE, "-S", "axes.refault=[0, 0.5]"]) == 1
     assert "4 ok, 4 refused" in capsys.readouterr().out
@@ -77,8 +77,8 @@ def test_a_refused_point_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 @pytest.mark.usefixtures("grid")
-def test_munmap_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The grid's policies say what is run; a grid that names none asks for the kernel's own."""
+def test_munmap_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid without policies runs under the kernel's own only."""
     fake = install(monkeypatch, FakeKernel())
     assert main([*LIVE, "-S", "policies=[none, merged]"]) == 0
     Path("all.yaml").write_text(GRID.replace("policies: [none, merged, munmap]\n", ""))
@@ -87,8 +87,8 @@ def test_munmap_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("grid")
-def test_ends_after_so_many_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """--fail-fast ends at the first point that is not ok; the next launch goes on behind it."""
+def test_fail_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the launch at the first point that is not ok; the next launch runs the following points."""
     install(monkeypatch, FakeKernel())
     words = [*LIVE, "-S", "axes.refault=[0.5, 0]", "--fail-fast"]
     assert main(words) == 1
@@ -99,7 +99,7 @@ def test_ends_after_so_many_failures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("grid")
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["-S", "policies=[refcount]"], "policies: this kernel shows merged and munmap; the grid asks for refcount"),
         (["--executor", "ray"], "--executor ray: not with --engine kernel"),
@@ -107,29 +107,29 @@ def test_ends_after_so_many_failures(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--engine", "kernal"], "unknown engine 'kernal'; did you mean 'kernel'?"),
     ],
 )
-def test_what_does_not_go_together(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+def test_options_that_exclude_each_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    """One line and exit code 2, and no run left behind."""
+    """They give one line, exit code 2 and no run."""
     install(monkeypatch, FakeKernel())
     assert main([*LIVE, *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("results").exists()
 
 
 @pytest.mark.usefixtures("grid")
 @pytest.mark.parametrize("words", [LIVE, ["validate", "small.yaml"]], ids=["launch", "validate"])
-def test_elsewhere_than_on_linux(
+def test_other_systems_than_linux(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
-    """One line that says so, exit code 2."""
+    """The command ends with one line and exit code 2."""
     monkeypatch.setattr("engine.kernel.host.sys.platform", "darwin")
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("sweep: the kernel engine needs Linux")
 
 
-def test_a_kernel_without_reclaim_shows_none(monkeypatch: pytest.MonkeyPatch, grid: Path) -> None:
-    """Rows go by what the probe found."""
+def test_a_kernel_without_reclaim_runs_the_policy_none(monkeypatch: pytest.MonkeyPatch, grid: Path) -> None:
+    """The probe decides, not the kernel's version."""
     install(monkeypatch, FakeKernel(policy="none", pt_reclaim=False))
     assert main(LIVE) == 0
     assert rows("SELECT DISTINCT policy, pt_reclaim FROM outcomes ORDER BY policy") == [

@@ -1,4 +1,4 @@
-"""sweep validate: agreement is said, disagreement ends with 1 and a grid that shows it again."""
+"""sweep validate reports agreement, or ends with 1 and prints a grid that reproduces the smallest difference."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("grid")
 @pytest.mark.live
 def test_model_and_live_kernel_agree(kernel: Runner, capsys: pytest.CaptureFixture[str]) -> None:
-    """A dozen points, every figure."""
+    """12 points under two policies agree in all figures."""
     assert main(["validate", "small.yaml"]) == 0
     out = capsys.readouterr().out
     assert f"12 points, 24 comparisons on Linux {kernel.machine.release}" in out
@@ -50,13 +50,13 @@ def test_model_and_live_kernel_agree(kernel: Runner, capsys: pytest.CaptureFixtu
 
 @pytest.mark.live
 @pytest.mark.slow
-def test_scenarios_by_chance_agree(kernel: Runner, capsys: pytest.CaptureFixture[str]) -> None:
-    """Some that nobody chose."""
+def test_random_scenarios_agree(kernel: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    """15 random scenarios agree in all figures."""
     assert main(["validate", "--random", "15", "--seed", "3"]) == 0, capsys.readouterr().out
 
 
 def test_the_grid_that_ships_has_500_points() -> None:
-    """And every one of them passes what refuses points, as far as that does not hang on the machine."""
+    """It varies every field that a kernel can run."""
     grid = load_grid(GRIDS / "validate.yaml")
     assert grid.raw_points >= 500
     varied = set(grid.varying_columns)
@@ -68,7 +68,7 @@ def test_the_grid_that_ships_has_500_points() -> None:
 def test_the_smallest_that_differs_is_printed_as_a_grid(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1; the table begins with what differs; the printed grid ends with 1 again."""
+    """The exit code is 1, the table begins with the points that differ, and the printed grid differs again."""
     install(monkeypatch, FakeKernel(wrong=lambda s: s.rounds == 3 and s.virt > 2 * MIB))
     assert main(["validate", "small.yaml"]) == 1
     out = capsys.readouterr().out
@@ -84,8 +84,10 @@ def test_the_smallest_that_differs_is_printed_as_a_grid(
     assert facts["grid"] == text
 
 
-def test_what_chance_finds_is_shrunk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever has nothing to do with the difference goes back to its default."""
+def test_a_random_scenario_that_differs_is_shrunk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fields that do not matter for the difference get their default."""
     install(monkeypatch, FakeKernel(wrong=lambda s: s.rounds > 1 and s.virt >= 8 * MIB))
     assert main(["validate", "--random", "200", "--seed", "1"]) == 1
     out = capsys.readouterr().out
@@ -93,8 +95,8 @@ def test_what_chance_finds_is_shrunk(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert fixed in ("fixed: {virt: 8MiB, sparsity: 0, rounds: 2}", "fixed: {virt: 8MiB, sparsity: 1, rounds: 2}")
 
 
-def test_the_same_seed_draws_the_same() -> None:
-    """--seed says which scenarios; another seed, others."""
+def test_a_seed_determines_the_random_scenarios() -> None:
+    """Equal seeds draw equal scenarios, other seeds others."""
 
     def draws(seed: int) -> list[Scenario]:
         found: list[Scenario] = []
@@ -106,7 +108,7 @@ def test_the_same_seed_draws_the_same() -> None:
 
 
 def test_every_figure_is_compared() -> None:
-    """One table too few at the end of one round is seen, and named with its round."""
+    """A single table too few at the end of one round is reported with its round."""
     scenario = Scenario(virt=4 * MIB, sparsity=0.5, rounds=2)
     (verdict,) = compare(scenario, FakeKernel(wrong=lambda s: True), ["merged"], exact_res=True)
     assert verdict.status == DIFFERS
@@ -115,14 +117,14 @@ def test_every_figure_is_compared() -> None:
 
 @pytest.mark.parametrize("words", [[], ["small.yaml", "--random", "3"]], ids=["none", "both"])
 @pytest.mark.usefixtures("grid")
-def test_a_grid_or_chance(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    """One of the two."""
+def test_a_grid_or_random(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    """Neither or both is an error."""
     assert main(["validate", *words]) == 2
     assert capsys.readouterr().err == "sweep: validate: give a grid file, or --random N\n"
 
 
 def test_without_hypothesis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only --random needs it, and says so."""
+    """Only --random needs it, and one line says so."""
     install(monkeypatch, FakeKernel())
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     assert main(["validate", "--random", "3", "-q"]) == 2
