@@ -17,44 +17,44 @@ def drawn(seed: int, count: int, median_ns: float = 1e6) -> Times:
     return np.asarray(median_ns * np.exp(np.random.default_rng(seed).normal(0, 0.05, count)))
 
 
-def one(a: Times, b: Times) -> Shift:
+def compare_pair(a: Times, b: Times) -> Shift:
     return compare_times([(a, b)])[0]
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.3, SLOWER), (1 / 1.3, FASTER), (1.0, SAME)])
 def test_a_known_shift_is_found(factor: float, verdict: str) -> None:
     """A known factor between the times is recognised: the ratio is close to it, and the interval contains it."""
-    found = one(drawn(1, 20), drawn(2, 20, 1e6 * factor))
-    assert found.verdict == verdict
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= factor <= found.high
-    assert found.ratio == pytest.approx(factor, rel=0.05)
-    assert found.b_median_ns / found.a_median_ns == found.ratio
+    shift = compare_pair(drawn(1, 20), drawn(2, 20, 1e6 * factor))
+    assert shift.verdict == verdict
+    assert shift.low is not None
+    assert shift.high is not None
+    assert shift.low <= factor <= shift.high
+    assert shift.ratio == pytest.approx(factor, rel=0.05)
+    assert shift.b_median_ns / shift.a_median_ns == shift.ratio
 
 
 def test_all_longer_is_a_delta_of_one() -> None:
     """Four times that are all longer than four others: effect size and p as counted by hand."""
-    found = one(np.array([1.0, 2, 3, 4]), np.array([11.0, 12, 13, 14]))
-    assert (found.ratio, found.delta, found.verdict) == (5.0, 1.0, SLOWER)
-    assert found.p == found.q == pytest.approx(2 / 70)
+    shift = compare_pair(np.array([1.0, 2, 3, 4]), np.array([11.0, 12, 13, 14]))
+    assert (shift.ratio, shift.delta, shift.verdict) == (5.0, 1.0, SLOWER)
+    assert shift.p == shift.q == pytest.approx(2 / 70)
 
 
 def test_noise_alone_is_no_difference() -> None:
     """Of two hundred pairs that do not differ none is called slower, because false discoveries are controlled."""
     pairs = [(drawn(i, 10), drawn(1000 + i, 10)) for i in range(200)]
-    found = compare_times(pairs)
-    assert {shift.verdict for shift in found} == {SAME}
-    assert sum(shift.p is not None and shift.p < statistics.FALSE_DISCOVERY_RATE for shift in found) > 3
+    shifts = compare_times(pairs)
+    assert {shift.verdict for shift in shifts} == {SAME}
+    assert sum(shift.p is not None and shift.p < statistics.FALSE_DISCOVERY_RATE for shift in shifts) > 3
     assert compare_times([*pairs, (drawn(1, 10), drawn(2, 10, 2e6))])[-1].verdict == SLOWER
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, 1), (3, 3), (1, 100), (2, 7)])
 def test_too_few_times_have_no_verdict(a: int, b: int) -> None:
     """With too few times there is only the ratio, however far apart they are."""
-    found = one(drawn(1, a), drawn(2, b, 9e6))
-    assert (found.verdict, found.low, found.high, found.delta, found.p, found.q) == (TOO_FEW, *[None] * 5)
-    assert found.ratio == pytest.approx(9, rel=0.2)
+    shift = compare_pair(drawn(1, a), drawn(2, b, 9e6))
+    assert (shift.verdict, shift.low, shift.high, shift.delta, shift.p, shift.q) == (TOO_FEW, *[None] * 5)
+    assert shift.ratio == pytest.approx(9, rel=0.2)
 
 
 @pytest.mark.parametrize("tests", [1, 2, 10, 40])
@@ -62,8 +62,8 @@ def test_repeats_for_is_the_fewest_that_suffice(tests: int) -> None:
     """One slower pair among equal ones is recognised with this number of repeats, and with one less it is not."""
     for repeats, verdict in ((statistics.repeats_for(tests), SLOWER), (statistics.repeats_for(tests) - 1, SAME)):
         same = drawn(1, repeats)
-        found = compare_times([(same, same)] * (tests - 1) + [(same, same * 9)])
-        assert found[-1].verdict in (verdict, TOO_FEW if verdict == SAME else verdict)
+        shifts = compare_times([(same, same)] * (tests - 1) + [(same, same * 9)])
+        assert shifts[-1].verdict in (verdict, TOO_FEW if verdict == SAME else verdict)
 
 
 @given(st.lists(times, min_size=1, max_size=3))

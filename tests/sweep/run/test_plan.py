@@ -47,12 +47,12 @@ def total(account: PlanAccount) -> int:
 def test_all_points_in_order() -> None:
     """Without rules all points of the grid are planned, in order."""
     grid = grid_of(AXES + "repeats: 2")
-    made = make_plan(grid)
-    assert planned_ids(made) == ids_of(grid)
-    assert (made.account.raw, made.account.todo, made.account.warnings) == (24, 24, ())
+    planned = make_plan(grid)
+    assert planned_ids(planned) == ids_of(grid)
+    assert (planned.account.raw, planned.account.todo, planned.account.warnings) == (24, 24, ())
     expected = sum(float(forecast(chunk.columns).ns.sum()) for chunk in grid.chunks())
-    assert made.account.estimate_ns == pytest.approx(expected)
-    assert made.account.peak_bytes > plan.WORKER_BYTES
+    assert planned.account.estimate_ns == pytest.approx(expected)
+    assert planned.account.peak_bytes > plan.WORKER_BYTES
 
 
 def test_rules_are_counted_in_their_order() -> None:
@@ -88,9 +88,9 @@ def test_duplicates_run_once() -> None:
     grid = grid_of(
         BASE + "axes: {zap: [1MiB, 2MiB, 1024KiB], rounds: [1, 2, 1]}\ninclude: [{zap: 2MiB}, {zap: 4MiB}]\n"
     )
-    made = make_plan(grid)
-    assert (made.account.raw, made.account.duplicates, made.account.todo) == (11, 6, 5)
-    assert planned_ids(made) == list(dict.fromkeys(ids_of(grid)))
+    planned = make_plan(grid)
+    assert (planned.account.raw, planned.account.duplicates, planned.account.todo) == (11, 6, 5)
+    assert planned_ids(planned) == list(dict.fromkeys(ids_of(grid)))
 
 
 @given(st.lists(st.integers(0, 23), unique=True))
@@ -104,15 +104,17 @@ def test_done_points_are_left_out(done: list[int]) -> None:
     def is_done(wanted: PointIds) -> NDArray[np.bool_]:
         return np.array([point_id in finished for point_id in wanted], bool)
 
-    made = make_plan(grid, None, is_done)
-    assert (made.account.done, made.account.todo) == (len(done), 24 - len(done))
-    assert planned_ids(made) == [point_id for point_id in ids if point_id not in finished]
+    planned = make_plan(grid, None, is_done)
+    assert (planned.account.done, planned.account.todo) == (len(done), 24 - len(done))
+    assert planned_ids(planned) == [point_id for point_id in ids if point_id not in finished]
 
 
 def test_chunks_have_columns_repeats_and_derived_values() -> None:
     """Ids, columns, repeats and derived columns of a chunk are of the same points, in the same order."""
-    made = make_plan(grid_of(AXES + "exclude: [{threads: 8}]\nrepeats: 2\nderive: {pages: zap / 4096, way: order}\n"))
-    for chunk in made.chunks():
+    planned = make_plan(
+        grid_of(AXES + "exclude: [{threads: 8}]\nrepeats: 2\nderive: {pages: zap / 4096, way: order}\n")
+    )
+    for chunk in planned.chunks():
         assert point_ids(chunk.columns).tolist() == chunk.ids.tolist()
         assert (chunk.columns["seed"] == chunk.repeat).all()
         assert chunk.derived["pages"].to_pylist() == (chunk.columns["zap"] / 4096).tolist()
@@ -141,8 +143,8 @@ def test_match_on_sparsity_of_points_given_res() -> None:
 
 def test_everything_done_or_dropped() -> None:
     """An empty plan has no chunks and an estimate of 0."""
-    made = make_plan(grid_of(AXES), "threads > 100")
-    assert (made.account.todo, made.account.estimate_ns, list(made.chunks())) == (0, 0.0, [])
+    planned = make_plan(grid_of(AXES), "threads > 100")
+    assert (planned.account.todo, planned.account.estimate_ns, list(planned.chunks())) == (0, 0.0, [])
 
 
 @pytest.mark.parametrize(
@@ -174,13 +176,13 @@ def test_sql_errors_name_their_place(section: str, where: str | None, place: str
 def test_the_chunk_size_does_not_change_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Account and points are the same for any chunk size."""
     grid = grid_of(AXES + "exclude: [{where: zap < cluster}]\nrepeats: 3\ninclude: [{threads: 8}]\n")
-    made = make_plan(grid)
-    points = planned_ids(made)
+    planned = make_plan(grid)
+    points = planned_ids(planned)
     monkeypatch.setattr(plan, "CHUNK_POINTS", grid_module.CHUNK_POINTS)
     other = make_plan(grid)
     assert planned_ids(other) == points
-    assert other.account.estimate_ns == pytest.approx(made.account.estimate_ns)
-    assert replace(other.account, estimate_ns=0) == replace(made.account, estimate_ns=0)
+    assert other.account.estimate_ns == pytest.approx(planned.account.estimate_ns)
+    assert replace(other.account, estimate_ns=0) == replace(planned.account, estimate_ns=0)
 
 
 @pytest.mark.parametrize(
