@@ -115,9 +115,14 @@ def _find_query(text: str) -> "NamedQuery":
 
 
 def _read_text(source: str) -> str:
-    """The text of a file, or of stdin for `-`. Raises UserError."""
+    """The text of a regular file, or of stdin for `-`. Raises UserError."""
+    from sweep.common.text_lines import STDIN, open_regular_file
+
     try:
-        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        if source == STDIN:
+            return sys.stdin.read()
+        with open_regular_file(source) as file:
+            return file.read().decode()
     except OSError as error:
         raise UserError(f"{source}: {error.strerror or 'cannot be read'}") from error
     except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.common.text_lines import MAX_LINE_CHARACTERS
 from sweep.grid.loader import load_grid
@@ -46,6 +47,15 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "real.strace")
     (tmp_path / "real.strace").write_text(STRACE_CALL)
     assert replay_calls(str(link)).steps == 1
+
+
+def test_a_query_that_is_a_named_pipe_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As with traces, the program does not wait for a writer."""
+    pipe = tmp_path / "pipe.sql"
+    os.mkfifo(pipe)
+    with limited():
+        assert main(["query", str(pipe)]) == 2
+    assert capsys.readouterr().err == f"sweep: {pipe}: not a regular file\n"
 
 
 def test_a_grid_that_is_a_named_pipe_is_refused(tmp_path: Path) -> None:
