@@ -50,7 +50,7 @@ def is_temporary(name: str) -> bool:
 
 def sync(path: Path) -> None:
     """fsync a file, or a directory, which has the names of its files."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in the file's place must not block
     try:
         os.fsync(descriptor)
     finally:

@@ -104,8 +104,10 @@ class Database:
         for of_run in self._files.values():
             before = set(of_run.damaged)
             has_new_damage = check(of_run, tables) or has_new_damage
-            new = [problem for part, problem in of_run.damaged.items() if part not in before]
-            self.problems += [f"{problem}; the next launch of its grid runs its points again" for problem in new]
+            for part in [part for part in of_run.damaged if part not in before]:
+                problem = f"{of_run.damaged[part]}; the next launch of its grid runs its points again"
+                if problem not in self.problems:  # Store.survey has read the points of runs that have not ended
+                    self.problems.append(problem)
         return has_new_damage
 
     def _select(self, sql: str) -> arrow_tables.Table:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.common import atomic_write
-from sweep.common.errors import UserError
+from sweep.common.errors import DamagedError, UserError
 from sweep.common.text_lines import open_regular_file
 from sweep.store.storage import Entry, Storage, check_size
 
@@ -24,6 +24,9 @@ _REMEDY = {
     errno.ENOTDIR: "give the directory of the runs",
     errno.ENAMETOOLONG: _ELSEWHERE,
 }
+
+_DAMAGED = (errno.EIO, errno.EINVAL, errno.EISDIR)
+"""Errors of reading a file that concern only this file: a bad sector, a pipe or directory in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,14 @@ class LocalStorage(Storage):
 
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
         path = self.path / name
-        with os_errors_as_user_errors(path), open_regular_file(str(path)) as file:
-            return check_size(file.read(-1 if max_bytes is None else max_bytes + 1), max_bytes, path)
+        with os_errors_as_user_errors(path):
+            try:
+                with open_regular_file(str(path)) as file:
+                    return check_size(file.read(-1 if max_bytes is None else max_bytes + 1), max_bytes, path)
+            except OSError as error:
+                if error.errno in _DAMAGED:
+                    raise DamagedError(f"{path}: {error.strerror}") from error
+                raise
 
     def put(self, name: str, data: bytes) -> None:
         path = self.path / name

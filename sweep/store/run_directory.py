@@ -88,7 +88,7 @@ def read_tried_points(run: Storage) -> tuple[TriedPoints, list[str]]:
         try:
             points = checked_parts.read_points(run, part)
         except DamagedError as error:
-            problems.append(f"{error}; the next launch of its grid sets it aside and runs its points again")
+            problems.append(f"{error}; the next launch of its grid runs its points again")
         else:
             add_points(ids, points.table, points.keys)
     return ids, problems

@@ -41,7 +41,8 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
-        """The whole file. Raises FileNotFoundError; UserError if it is larger than `max_bytes`."""
+        """The whole file. Raises FileNotFoundError; DamagedError if only this file cannot be read; UserError if it is
+        larger than `max_bytes`."""
 
     @abstractmethod
     def put(self, name: str, data: bytes) -> None:

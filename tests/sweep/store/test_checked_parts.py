@@ -1,11 +1,14 @@
 """Damaged files: no wrong answer, whichever bit is another."""
 
+import errno
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sweep.common import text_lines
 from sweep.query.database import Database
 from sweep.store.checked_parts import CheckedFiles
 from sweep.store.local_storage import LocalStorage
@@ -85,6 +88,29 @@ def test_a_query_does_not_read_what_it_need_not(run: Path, tmp_path: Path) -> No
         assert database.query("SELECT count(*) AS n FROM points").to_pylist() == [{"n": 5}]
         assert database.query("SELECT count(*) AS n FROM outcomes").to_pylist() == [{"n": 21}]
         assert database.query("SELECT count(*) AS n FROM points").to_pylist() == [{"n": 3}]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "bad sector"])
+def test_a_file_that_cannot_be_read_is_left_out(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A pipe or a directory in its place, and a bad sector, are damage of this part alone."""
+    path = part_paths(run, "points")[0]
+    if kind == "bad sector":
+        real = text_lines.open_regular_file
+
+        def failing(name: str) -> Any:
+            if name == str(path):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(name)
+
+        monkeypatch.setattr("sweep.store.local_storage.open_regular_file", failing)
+    else:
+        path.unlink()
+        path.mkdir() if kind == "directory" else os.mkfifo(path)
+    with Database(Store(tmp_path)) as database:
+        assert database.query(SUMS).to_pylist()[0]["n"] == 21
+        assert [str(path) in problem for problem in database.problems] == [True]
 
 
 def test_merging_does_not_launder_damage(tmp_path: Path) -> None:
