@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from sweep.common.errors import UserError, one_line
+from sweep.common.errors import DamagedError, UserError, one_line
 from sweep.store.local_storage import LocalStorage, os_errors_as_user_errors
 from sweep.store.object_storage import ObjectStorage
 from sweep.store.storage import Storage
@@ -38,13 +38,14 @@ _MAX_LEASE_BYTES = 1 << 16
 
 class RunLock(Protocol):
     def check(self) -> None:
-        """UserError if the run is no longer ours."""
+        """Raise UserError if this process no longer holds the lock."""
 
-    def release(self) -> None: ...
+    def release(self) -> None:
+        """Let others write the run. A second call does nothing."""
 
 
 def acquire(run: Storage) -> RunLock:
-    """The right to write the run, until `release` or the process's end. UserError: who has it."""
+    """Lock the run until `release` or the end of the process. UserError names the holder if another has it."""
     if isinstance(run, LocalStorage):
         return DirectoryLock(run.path)
     assert isinstance(run, ObjectStorage)
@@ -52,14 +53,17 @@ def acquire(run: Storage) -> RunLock:
 
 
 def holder(run: Storage) -> str | None:
-    """Who writes the run: a pid, or a host and a pid; None if nobody does. An object store is believed for LEASE_S."""
+    """The process that writes the run, such as `process 123 on HOST`; None if there is none.
+
+    In an object store a lease of another machine counts for LEASE_S after its last renewal.
+    """
     if isinstance(run, LocalStorage):
         return _holder(run.path)
     for entry in run.child(LEASES).entries():
         recent = entry.modified_s is not None and abs(time.time() - entry.modified_s) < LEASE_S
-        claim = _claim(run, entry.name)
-        if claim and not _gone(entry.name, claim) and (recent or claim.get("place") == _machine_id()):
-            return _name(claim)
+        claim = _read_lease(run, entry.name)
+        if claim and not _is_dead(entry.name, claim) and (recent or claim.get("place") == _machine_id()):
+            return _lease_holder(claim)
     return None
 
 
@@ -87,7 +91,7 @@ class DirectoryLock:
         except BaseException:
             os.close(self._descriptor)
             raise
-        _LOCKS.add(self)
+        _HELD_LOCKS.add(self)
         with os_errors_as_user_errors(path):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()} {platform.node()}\n".encode(errors="replace"), 0)
@@ -106,31 +110,31 @@ class DirectoryLock:
             self._descriptor = -1
 
 
-_LOCKS: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
+_HELD_LOCKS: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
 
 
-def _forget_locks() -> None:
-    """A forked child must not hold its parent's locks beyond the parent's death."""
-    for held in list(_LOCKS):
+def _release_locks() -> None:
+    """Release the parent's locks in a forked child, which would otherwise hold them after the parent has ended."""
+    for held in list(_HELD_LOCKS):
         held.release()
 
 
-os.register_at_fork(after_in_child=_forget_locks)
+os.register_at_fork(after_in_child=_release_locks)
 
 
 class Lease:
-    """An object under lock/ that is put again and again."""
+    """A lease: an object under `lock/` that a thread puts again every BEAT_S."""
 
     def __init__(self, run: ObjectStorage) -> None:
         self._run, self._token = run, uuid4().hex
         self._file = f"{LEASES}/{self._token}"
-        self._beats, self._owner, self._released, self._over = 0, False, False, threading.Event()
-        _OURS.add(self._token)
+        self._renewals, self._owner, self._released, self._over = 0, False, False, threading.Event()
+        _HELD_LEASES.add(self._token)
         self._put()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
         try:
-            self._win()
+            self._wait_until_alone()
         except BaseException:
             self.release()
             raise
@@ -139,7 +143,7 @@ class Lease:
 
     def check(self) -> None:
         names = [entry.name for entry in self._run.child(LEASES).entries()]
-        others = [claim for name in names if name != self._token and (claim := _claim(self._run, name))]
+        others = [claim for name in names if name != self._token and (claim := _read_lease(self._run, name))]
         if self._token not in names or any(claim["owner"] for claim in others):
             self._over.set()
             raise UserError(
@@ -151,98 +155,101 @@ class Lease:
         if self._released:
             return
         self._released = True
-        _OURS.discard(self._token)
+        _HELD_LEASES.discard(self._token)
         self._over.set()
         self._thread.join(BEAT_S)
-        with suppress(UserError):  # out of reach: then it ends by itself
+        with suppress(UserError):  # the store cannot be reached: the lease expires
             self._run.delete(self._file)
 
-    def _win(self) -> None:
-        """Returns when no other claim is there that lives."""
+    def _wait_until_alone(self) -> None:
+        """Wait until no other live lease is there. UserError if another launch owns the run or has the better claim."""
         watched: dict[str, tuple[float | None, float]] = {}
         while True:
             now, found = time.monotonic(), {entry.name: entry for entry in self._run.child(LEASES).entries()}
             ours = found.pop(self._token, None)
             ours_s = ours.modified_s if ours else None
             for name, entry in list(found.items()):
-                claim = _claim(self._run, name)
+                claim = _read_lease(self._run, name)
                 stamp, since = watched.get(name, (entry.modified_s, now))
                 moved = stamp != entry.modified_s
                 watched[name] = (entry.modified_s, now if moved else since)
-                if claim is None or _gone(name, claim) or self._stale(ours_s, entry.modified_s, now - since):
+                if claim is None or _is_dead(name, claim) or self._stale(ours_s, entry.modified_s, now - since):
                     self._run.delete(f"{LEASES}/{name}")
                     del found[name]
                 elif moved or claim.get("place") == _machine_id() if claim["owner"] else name < self._token:
-                    raise _busy(self._run.name, _name(claim))
+                    raise _busy(self._run.name, _lease_holder(claim))
             if not found:
                 return
             time.sleep(LOOK_S)
 
     @staticmethod
     def _stale(ours_s: float | None, theirs_s: float | None, watched_s: float) -> bool:
-        """By the store's clock where it tells (ours was put a beat ago at most), else by our own watch."""
+        """Whether a lease has expired: by the store's clock, if it has one, else by the time we have seen no change.
+
+        ours_s: when our lease was put, at most BEAT_S ago. theirs_s: when the other was. watched_s: since it changed.
+        """
         if ours_s is not None and theirs_s is not None and ours_s - theirs_s > LEASE_S:
             return True
         return watched_s > LEASE_S
 
-    def _beat(self) -> None:
+    def _renew(self) -> None:
         while not self._over.wait(BEAT_S):
             try:
                 if self._owner and not self._run.has(self._file):
-                    return  # taken: to put it again would look alive
+                    return  # another launch has taken over: putting it again would revive it
                 self._put()
             except UserError:
-                continue  # out of reach; `check` says so if it cost us the lease
+                continue  # the store cannot be reached; `check` finds out whether the lease was lost
 
     def _put(self) -> None:
-        self._beats += 1
+        self._renewals += 1
         claim = {
             "host": platform.node(),
             "pid": os.getpid(),
             "place": _machine_id(),
-            "began": _began(os.getpid()),
+            "began": _start_time(os.getpid()),
             "owner": self._owner,
-            "beat": self._beats,
+            "beat": self._renewals,
         }
         self._run.put(self._file, json.dumps(claim).encode())
 
 
-def _claim(run: Storage, name: str) -> dict[str, object] | None:
-    """What a claim says; None if it is gone or is none."""
+def _read_lease(run: Storage, name: str) -> dict[str, object] | None:
+    """The content of a lease; None if it is gone, or is not a lease."""
     try:
         claim = json.loads(run.read(f"{LEASES}/{name}", _MAX_LEASE_BYTES))
-    except (FileNotFoundError, ValueError, RecursionError):
+    except (FileNotFoundError, DamagedError, ValueError, RecursionError):
         return None
     return claim if isinstance(claim, dict) and isinstance(claim.get("owner"), bool) else None
 
 
-_OURS: set[str] = set()
+_HELD_LEASES: set[str] = set()
 """The leases that this process holds."""
 
 
-def _gone(name: str, claim: dict[str, object]) -> bool:
-    """Whether its process ran on this machine and is no more, or is this one and has let it go."""
+def _is_dead(name: str, claim: dict[str, object]) -> bool:
+    """Whether the lease's process has ended on this machine, or is this one and has released it."""
     pid = claim.get("pid")
     if not isinstance(pid, int) or claim.get("place") != _machine_id() or not _machine_id():
         return False
-    began = _began(pid)
-    return claim.get("began") != began or (pid == os.getpid() and name not in _OURS)
+    began = _start_time(pid)
+    return claim.get("began") != began or (pid == os.getpid() and name not in _HELD_LEASES)
 
 
-def _name(claim: dict[str, object]) -> str:
+def _lease_holder(claim: dict[str, object]) -> str:
     return one_line(f"process {claim.get('pid', '?')} on {claim.get('host') or '?'}", 100)
 
 
 def _machine_id() -> str:
-    """This boot of this machine, and these process numbers: a container counts its own."""
+    """Identity of this boot of this machine and of this pid namespace; empty if it is not known."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - not a path
     except OSError:
         return ""
 
 
-def _began(pid: int) -> str | None:
-    """When a process began, in ticks since the boot, so that a number used again is another process (proc(5))."""
+def _start_time(pid: int) -> str | None:
+    """Start time of a process in ticks since boot (proc(5)), which tells a reused pid; None if it has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -7,7 +7,7 @@ UserError of one line: where, what, what to do.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from sweep.common.errors import UserError
+from sweep.common.errors import DamagedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
-        """The whole file. Raises FileNotFoundError; DamagedError if only this file cannot be read; UserError if it is
-        larger than `max_bytes`."""
+        """The whole file. Raises FileNotFoundError; DamagedError if only this file cannot be read, or is larger
+        than `max_bytes`."""
 
     @abstractmethod
     def put(self, name: str, data: bytes) -> None:
@@ -67,7 +67,7 @@ class Storage(ABC):
 
 
 def check_size(data: bytes, max_bytes: int | None, path: object) -> bytes:
-    """`data`, read up to one byte beyond `max_bytes`. UserError if it is larger than that."""
+    """`data`, read up to one byte beyond `max_bytes`. DamagedError if it is larger than that."""
     if max_bytes is not None and len(data) > max_bytes:
-        raise UserError(f"{path}: larger than {max_bytes >> 20} MiB")
+        raise DamagedError(f"{path}: larger than {max_bytes >> 20} MiB")
     return data

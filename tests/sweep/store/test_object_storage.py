@@ -333,7 +333,7 @@ def test_a_lease_that_is_kept(bucket: str, elsewhere: Callable[[], None]) -> Non
 
 def test_a_lease_that_runs_out(bucket: str, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever does not put it again loses it; when it wakes up it is told before it can commit, and no row doubles."""
-    monkeypatch.setattr(locks.Lease, "_beat", lambda self: None)
+    monkeypatch.setattr(locks.Lease, "_renew", lambda self: None)
     root = open_storage(bucket)
     sleeper = opened(root)
     commit(sleeper, 0, 1)
