@@ -77,9 +77,13 @@ class Bench:
 
     def sparse_tables(self) -> None:
         """Tables with one page or none: the costs of calls, visits and tables."""
-        e, s = self.arch.entries, SLOTS
-        one, most, whole = self._first_pages(s, 1), self._first_pages(s, e - 1), self._first_pages(s, e)
-        wide = self._first_pages(s // WIDE, e * WIDE, e * WIDE)
+        entries, slots = self.arch.entries, SLOTS
+        one, most, whole = (
+            self._first_pages(slots, 1),
+            self._first_pages(slots, entries - 1),
+            self._first_pages(slots, entries),
+        )
+        wide = self._first_pages(slots // WIDE, entries * WIDE, entries * WIDE)
         times = self._times(
             [
                 (one, one),
@@ -92,39 +96,43 @@ class Bench:
                 (one, one),
                 (NO_RANGES, wide),
             ],
-            s * e,
+            slots * entries,
         )
         install, zap = times[:, :, 0], times[:, :, 1]
         self._record(
-            "install, table absent", "MADV_POPULATE_WRITE of one page in a slot without a table", install[:, 0] / s
+            "install, table absent", "MADV_POPULATE_WRITE of one page in a slot without a table", install[:, 0] / slots
         )
         self._record(
-            "install, table present", "MADV_POPULATE_WRITE of one page in an existing table", install[:, 1] / s
+            "install, table present", "MADV_POPULATE_WRITE of one page in an existing table", install[:, 1] / slots
         )
         self._record(
             "install, table reclaimed",
             "MADV_POPULATE_WRITE of one page after a zap that freed the table",
-            install[:, 5] / s,
+            install[:, 5] / slots,
         )
-        self._record("zap one page", "MADV_DONTNEED of one present page", zap[:, 0] / s)
-        self._record("zap one page in a table less a page", "a call just too short to free the table", zap[:, 1] / s)
-        self._record("zap one page in a table", "a call over the whole table", zap[:, 5] / s)
-        self._record("zap one page in each of 32 tables", "one call over 32 tables, per table", zap[:, 6] / s)
-        self._record("empty table, one entry", "a call over one entry of an empty table", zap[:, 2] / s)
-        self._record("empty table, less an entry", "a call over all entries but one of an empty table", zap[:, 3] / s)
-        self._record("empty table", "a call over the whole of an empty table", zap[:, 4] / s)
-        self._record("32 empty tables", "one call over 32 empty tables, per table", zap[:, 8] / s)
+        self._record("zap one page", "MADV_DONTNEED of one present page", zap[:, 0] / slots)
+        self._record(
+            "zap one page in a table less a page", "a call just too short to free the table", zap[:, 1] / slots
+        )
+        self._record("zap one page in a table", "a call over the whole table", zap[:, 5] / slots)
+        self._record("zap one page in each of 32 tables", "one call over 32 tables, per table", zap[:, 6] / slots)
+        self._record("empty table, one entry", "a call over one entry of an empty table", zap[:, 2] / slots)
+        self._record(
+            "empty table, less an entry", "a call over all entries but one of an empty table", zap[:, 3] / slots
+        )
+        self._record("empty table", "a call over the whole of an empty table", zap[:, 4] / slots)
+        self._record("32 empty tables", "one call over 32 empty tables, per table", zap[:, 8] / slots)
 
     def full_tables(self) -> None:
         """The cost of a page, which depends on how much was written before and is still in the caches."""
-        e = self.arch.entries
+        entries = self.arch.entries
         for tables in FULL_TABLES:
-            most, whole, halves = (self._first_pages(tables, n) for n in (e - 1, e, e // 2))
-            twice = np.concatenate([halves, halves + e // 2])
+            most, whole, halves = (self._first_pages(tables, n) for n in (entries - 1, entries, entries // 2))
+            twice = np.concatenate([halves, halves + entries // 2])
             twice = twice[np.argsort(twice[:, 0], kind="stable")]
-            all_tables = np.array([[0, tables * e]], np.int64)
+            all_tables = np.array([[0, tables * entries]], np.int64)
             steps = [(most, most), (whole, whole), (whole, twice), (whole, all_tables)]
-            install, zap = np.moveaxis(self._times(steps, tables * e), 2, 0)
+            install, zap = np.moveaxis(self._times(steps, tables * entries), 2, 0)
             size = f"{tables * self.arch.span_bytes // MIB} MiB resident"
             self._record(
                 f"zap a page, {size}", "calls one page short of a full table, per page", zap[:, 0] / count_pages(most)
@@ -140,18 +148,22 @@ class Bench:
 
     def tlb_flushes(self) -> None:
         """Calls over PAGES_PER_CALL pages, all of them in the caches."""
-        s, rounds = 4, 9
-        steps = [(self._first_pages(s, n), self._first_pages(s, n)) for _ in range(rounds) for n in PAGES_PER_CALL]
-        zap = self._times(steps, s * self.arch.entries)[:, :, 1].reshape(self._repeats, rounds, len(PAGES_PER_CALL))
+        slots, rounds = 4, 9
+        steps = [
+            (self._first_pages(slots, n), self._first_pages(slots, n)) for _ in range(rounds) for n in PAGES_PER_CALL
+        ]
+        zap = self._times(steps, slots * self.arch.entries)[:, :, 1].reshape(self._repeats, rounds, len(PAGES_PER_CALL))
         for at, n in enumerate(PAGES_PER_CALL):
             self._record(
-                f"zap {n} pages, hot", "one call over the first pages of a table", np.median(zap[:, :, at], axis=1) / s
+                f"zap {n} pages, hot",
+                "one call over the first pages of a table",
+                np.median(zap[:, :, at], axis=1) / slots,
             )
 
     def madvise_free(self) -> None:
         """MADV_FREE of full tables: just written, and a second time."""
-        s = 16
-        full, pages = self._first_pages(s, self.arch.entries), s * self.arch.entries
+        slots = 16
+        full, pages = self._first_pages(slots, self.arch.entries), slots * self.arch.entries
         times = self._times([(full, full), (NO_RANGES, full)], pages, advice="free")[:, :, 1] / pages
         self._record("MADV_FREE, a page", "MADV_FREE of full tables that were just written, per page", times[:, 0])
         self._record(
@@ -160,21 +172,24 @@ class Bench:
 
     def munmap(self) -> None:
         """munmap of tables with one page, and of full tables."""
-        e, s = self.arch.entries, SLOTS
-        one, whole = self._first_pages(s, 1), self._first_pages(s, e)
-        full = self._first_pages(16, e)
-        times = self._times([(one, whole)], s * e, unmap=True)[:, :, 1] / s
+        entries, slots = self.arch.entries, SLOTS
+        one, whole = self._first_pages(slots, 1), self._first_pages(slots, entries)
+        full = self._first_pages(16, entries)
+        times = self._times([(one, whole)], slots * entries, unmap=True)[:, :, 1] / slots
         self._record("munmap, one page", "munmap of a table with one page, per call", times[:, 0])
-        times = self._times([(full, full)], 16 * e, unmap=True)[:, :, 1] / (16 * e)
+        times = self._times([(full, full)], 16 * entries, unmap=True)[:, :, 1] / (16 * entries)
         self._record("munmap, a page", "munmap of full tables, per page", times[:, 0])
 
     def absent_tables(self) -> None:
         """Calls over slots without a table: in an untouched VMA, and below upper tables."""
-        e, s = self.arch.entries, SLOTS
-        absent = self._first_pages(s, e) + e
-        wide = self._first_pages(s // WIDE, e * WIDE, e * WIDE) + e
+        entries, slots = self.arch.entries, SLOTS
+        absent = self._first_pages(slots, entries) + entries
+        wide = self._first_pages(slots // WIDE, entries * WIDE, entries * WIDE) + entries
         steps = [(NO_RANGES, absent)] * 3 + [(FIRST_PAGE, absent)] * 3 + [(FIRST_PAGE, wide)] * 3
-        zap = self._times(steps, (s + 1) * e)[:, :, 1].reshape(self._repeats, 3, 3)[:, :, 1:].min(axis=2) / s
+        zap = (
+            self._times(steps, (slots + 1) * entries)[:, :, 1].reshape(self._repeats, 3, 3)[:, :, 1:].min(axis=2)
+            / slots
+        )
         self._record("call over nothing", "a call over a slot without PTE table and upper tables", zap[:, 0])
         self._record("absent table", "a call over a slot without a table, below upper tables", zap[:, 1])
         self._record(
@@ -183,11 +198,13 @@ class Bench:
 
     def several_threads(self) -> None:
         """Threads that zap at the same time, each on its own CPU."""
-        e, s, cpus = self.arch.entries, SLOTS, self._runner.machine.cpus
-        one, absent = self._first_pages(s, 1) + e, self._first_pages(s, e) + e
+        entries, slots, cpus = self.arch.entries, SLOTS, self._runner.machine.cpus
+        one, absent = self._first_pages(slots, 1) + entries, self._first_pages(slots, entries) + entries
         for threads in [n for n in (1, 2, 4, 8) if n <= cpus]:
             steps = [(FIRST_PAGE, absent)] * 3 + [(one, one)] * 3
-            zap = self._times(steps, (s + 1) * e, threads=threads)[:, :, 1].reshape(self._repeats, 2, 3) / s
+            zap = (
+                self._times(steps, (slots + 1) * entries, threads=threads)[:, :, 1].reshape(self._repeats, 2, 3) / slots
+            )
             by = f"{threads} thread{'s' * (threads > 1)}"
             how = ("a call over a slot without a table", "MADV_DONTNEED of one present page")
             for at, name in enumerate(("absent table", "zap one page")):
