@@ -1,4 +1,4 @@
-"""An object store on loopback: moto's S3 behind a proxy that fails as a test says."""
+"""An object store on loopback: moto's S3 behind a proxy with failures that a test chooses."""
 
 import http.client
 import os
@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 BUCKET = "results"
 SECRET = "a-secret-that-must-not-be-told"
 Fault = Callable[[str, str], str]
-"""(method, path) -> what goes wrong: nothing, `503`, `cut` (done, but the answer is lost), `hang`."""
+"""(method, path) -> failure of this request: none (empty), `503`, `cut` (done, but the answer is lost), `hang`."""
 
 
 def no_fault(method: str, path: str) -> str:
@@ -23,7 +23,7 @@ def no_fault(method: str, path: str) -> str:
 
 
 class Proxy:
-    """Stands between a program and an S3; `stop` and `start` keep the port."""
+    """A proxy in front of an S3 server. `stop` and `start` keep the port."""
 
     def __init__(self, behind: tuple[str, int]) -> None:
         self.behind, self.fault, self.requests = behind, no_fault, 0
@@ -46,7 +46,7 @@ class Proxy:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
-        """Connections that are open answer no more."""
+        """Stop listening; open connections get no more answers."""
         self.fault = lambda method, path: "hang"
         self._server.shutdown()
         self._server.server_close()
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815 - http.server's names
 
     def _body(self) -> bytes:
-        """What was sent, in one piece or in chunks."""
+        """The body of the request, sent as one block or in chunks."""
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = b""
@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def s3() -> Iterator[Proxy]:
-    """A fresh S3 with one bucket; the environment says where it is and who we are."""
+    """An S3 server with one empty bucket; its address and credentials are set in the environment."""
     from pyarrow.fs import S3FileSystem
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)

@@ -1,4 +1,4 @@
-"""Stores for tests: made-up results, written through the real writer."""
+"""Small stores for tests: invented results, written by RunWriter."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ from sweep.store.store import RunWriter, Store
 
 MIB = 1 << 20
 ROUNDS = 2
-"""Of each made-up point: files hold the rounds of points with several."""
+"""Rounds of each invented point: more than one, so that `rounds/` has files."""
 
 
 @dataclass(frozen=True)
 class FakeGrid:
-    """What the store asks of a grid."""
+    """A grid as the store needs it (GridLike)."""
 
     name: str = "first"
     about: str | None = "What is it for?"
@@ -48,13 +48,13 @@ def named(numbers: Iterable[int]) -> PointIds:
 
 
 def has_ok(writer: RunWriter, numbers: Iterable[int]) -> list[bool]:
-    """Which of these points the run has an ok row of."""
+    """For each of these points, whether the run has an ok row of it."""
     found: list[bool] = writer.is_done(named(numbers), rerun_failed=True).tolist()
     return found
 
 
 def scenarios(count: int) -> Columns:
-    """Some scenarios; every second one says res instead of sparsity."""
+    """Columns of `count` scenarios; every second one has res instead of sparsity."""
     made = [
         Scenario(
             virt=(i + 1) * 64 * MIB,
@@ -69,7 +69,7 @@ def scenarios(count: int) -> Columns:
 
 
 def results(count: int, rounds: int = ROUNDS) -> Results:
-    """A different number in every cell."""
+    """Results with a different number in every cell."""
     cells = np.arange(count * len(POLICIES) * len(COLUMNS), dtype=np.int64)
     per_round = np.arange(count * rounds * len(POLICIES) * len(ROUND_COLUMNS), dtype=np.int64)
     return Results(
@@ -80,7 +80,7 @@ def results(count: int, rounds: int = ROUNDS) -> Results:
 
 
 def point_rows(run_id: str, ids: PointIds | Sequence[str], **how: Any) -> arrow_tables.Table:
-    """Rows of the points table for any ids."""
+    """A points table of these ids."""
     return arrow_tables.point_table(run_id, ids, np.zeros(len(ids), np.int64), scenarios(len(ids)), **how)
 
 
@@ -95,7 +95,7 @@ def commit(
     policies: Sequence[str] = POLICIES,
     engine: str = "model",
 ) -> None:
-    """One commit of the points with these numbers, all of one status."""
+    """Commit the points `first` to `first + count - 1`, all with one status."""
     ids = [point_id(number) for number in range(first, first + count)]
     columns, made = scenarios(count), results(count)
     repeat: NDArray[np.int64] = np.zeros(count, np.int64)
@@ -108,19 +108,19 @@ def commit(
 
 
 def opened(root: Storage | Path, name: str = "first-0123abcd", *, fresh: bool = False, **provenance: Any) -> RunWriter:
-    """A writer on a run of the made-up grid that the name starts with."""
+    """A writer of a run of the invented grid whose name `name` starts with."""
     grid = FakeGrid(name=name.rpartition("-")[0])
     return Store(root).open_run(grid, name, fresh, {"version": "0", **provenance})
 
 
 def part_paths(run: Storage | Path, table: str) -> list[Path]:
-    """The files of one table that count, in a directory."""
+    """The committed files of one table of a run in a directory."""
     folder = run if isinstance(run, Path) else Path(str(run))
     return [folder / name for name in parts.read_layout(LocalStorage(folder)).of(table)]
 
 
 def rewrite_part(run: Path, number: int, table: str, change: Callable[[Any], Any]) -> None:
-    """Replace the table of one part by what `change` returns for it, with checksums that are right."""
+    """Replace a table of part `number` by `change(table)`, with correct checksums."""
     place = LocalStorage(run)
     (part,) = [part for part in parts.read_layout(place).parts if part.first == number]
     tables = {name: run / name / part.file for name in ("outcomes", "rounds", "points")}
@@ -133,7 +133,7 @@ def rewrite_part(run: Path, number: int, table: str, change: Callable[[Any], Any
 
 
 def filled(root: Storage | Path, points: int = 4, name: str = "first-0123abcd", **how: Any) -> Store:
-    """A store with one finished run."""
+    """A store with one finished run of `points` points."""
     with opened(root, name) as writer:
         commit(writer, 0, points, **how)
         writer.finish("ok", {})

@@ -18,7 +18,7 @@ from tests.support.small_stores import filled
 
 
 def test_cost_is_the_counters_times_the_table(tmp_path: Path) -> None:
-    """cost_ns is the same sum in SQL and by hand; another table needs no new run; what is unknown has no cost."""
+    """cost_ns is the sum of counters times prices, with any cost table; an unknown table is an error."""
     store = filled(tmp_path, 2)
     prices = {cost.counter: cost.ns for cost in cost_tables.load_all()["published"].costs}
     look_ns = prices.pop("ptes_looked_at")
@@ -47,7 +47,7 @@ def test_cost_is_the_counters_times_the_table(tmp_path: Path) -> None:
 
 
 def test_the_published_costs_are_complete() -> None:
-    """Every counter has a price with a source and a machine, or says which counter covers it."""
+    """Every counter has a price with source and machine, or names the counter that covers it."""
     tree = json.loads((cost_tables.SHIPPED / "published.json").read_text())
     assert sorted([*tree["counters"], *tree["unpriced"]]) == sorted([*WORK, "ptes_looked_at"])
     for cost in cost_tables.load_all()["published"].costs:
@@ -81,7 +81,7 @@ def test_the_published_costs_are_complete() -> None:
     ],
 )
 def test_bad_cost_tables(tmp_path: Path, text: str, told: str) -> None:
-    """A cost table that is wrong is named with what is wrong."""
+    """An error about a cost table names the file and what is wrong with it."""
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(UserError, match=told) as error:
         cost_tables.load(tmp_path / "bad.json")
@@ -113,7 +113,7 @@ def rows_of(scenario: Scenario, policies: tuple[str, ...]) -> arrow_tables.Table
 
 @pytest.mark.parametrize(("scenario", "policy", "counts"), COUNTED)
 def test_what_follows_from_the_counters(scenario: Scenario, policy: str, counts: dict[str, int]) -> None:
-    """Derived counts are those of pencil and paper, on a machine with four CPUs."""
+    """Derived counts are equal to hand-computed ones, on a machine with four CPUs."""
     found = {}
     for name in counts:
         cost = cost_tables.Cost(name, 1.0, "", "", "", "", guess=False)
@@ -122,14 +122,14 @@ def test_what_follows_from_the_counters(scenario: Scenario, policy: str, counts:
 
 
 def test_a_count_per_table_is_not_free() -> None:
-    """Small calls over many rounds: what refcount saves by freeing tables is less than what counting costs."""
+    """With small calls over many rounds, counting costs refcount more than freeing tables saves."""
     scenario = Scenario(virt=64 * MIB, sparsity=0.9, cluster=64 * KIB, zap=64 * KIB, rounds=3)
     none, refcount = cost_ns(rows_of(scenario, ("none", "refcount")), cost_tables.load_all()["published"])
     assert refcount > none
 
 
 def test_a_bad_table_in_a_store_is_one_problem(tmp_path: Path) -> None:
-    """Queries go on with the other cost tables."""
+    """A cost table that cannot be read is a problem, and queries use the others."""
     (tmp_path / "costs").mkdir()
     (tmp_path / "costs" / "bad.json").write_text("{")
     with Database(Store(tmp_path)) as database:

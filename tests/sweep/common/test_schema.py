@@ -1,4 +1,4 @@
-"""Every column is declared once, with unit and meaning."""
+"""The declarations of columns."""
 
 import pytest
 
@@ -10,7 +10,7 @@ ALL = {**schema.VIEWS, **{f"stored {name}": columns for name, columns in schema.
 
 
 def test_every_field_and_counter_of_the_engine_is_declared() -> None:
-    """Nothing that the engine takes or gives is left out of the tables, and in its order."""
+    """The tables have every input and output of the engine, in the engine's order."""
     names = [column.name for column in schema.OUTCOMES]
     assert [column.name for column in schema.SCENARIO] == list(scenario.FIELD)
     assert [name for name in names if name in results.COLUMNS] == list(results.COLUMNS)
@@ -20,7 +20,7 @@ def test_every_field_and_counter_of_the_engine_is_declared() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_columns_say_what_they_are(name: str) -> None:
-    """A column has a type that is known, a meaning, a unit if it is a number, and its name once a table."""
+    """Each column has a known type, a meaning, a unit if it is a number, and a unique name in its table."""
     columns = ALL[name]
     assert len({column.name for column in columns}) == len(columns)
     for column in columns:
@@ -30,7 +30,7 @@ def test_columns_say_what_they_are(name: str) -> None:
 
 
 def test_a_name_means_one_thing() -> None:
-    """A column has the same type and unit in every table that has it."""
+    """A column has the same type and unit in all tables."""
     kinds: dict[str, set[tuple[str, str]]] = {}
     for columns in schema.TABLES.values():
         for column in columns:
@@ -40,6 +40,6 @@ def test_a_name_means_one_thing() -> None:
 
 @pytest.mark.parametrize("columns", schema.TABLES.values(), ids=schema.TABLES)
 def test_units_and_meanings_travel_with_the_files(columns: tuple[schema.Column, ...]) -> None:
-    """A field's metadata holds its unit and its meaning."""
+    """The metadata of an Arrow field has unit and meaning."""
     for column, field in zip(columns, arrow_tables.arrow_schema(columns), strict=True):
         assert field.metadata == {b"unit": column.unit.encode(), b"meaning": column.meaning.encode()}

@@ -1,4 +1,4 @@
-"""Results become rows, rows become files."""
+"""Arrow tables from results, and Parquet files from tables."""
 
 import errno
 from dataclasses import replace
@@ -23,7 +23,7 @@ REPEAT = np.arange(COUNT, dtype=np.int64)
 
 
 def test_a_row_a_point_and_policy() -> None:
-    """The fast way gives the rows that a plain loop gives."""
+    """outcome_table gives the rows that a plain loop gives."""
     columns, made = scenarios(COUNT), results(COUNT)
     rows = arrow_tables.outcome_table("r", IDS, REPEAT, columns, made).to_pylist()
     expected = [
@@ -36,7 +36,7 @@ def test_a_row_a_point_and_policy() -> None:
 
 
 def test_scenarios_are_stored_as_people_say_them() -> None:
-    """Choices are text, sparsity is always there, res is NULL where it was not given."""
+    """Choices are stored as text, sparsity always has a value, res is NULL where it was not given."""
     columns = scenarios(COUNT)
     rows = arrow_tables.point_table("r", IDS, REPEAT, columns).to_pylist()
     for i, got in enumerate(rows):
@@ -51,7 +51,7 @@ def test_scenarios_are_stored_as_people_say_them() -> None:
 
 
 def test_only_the_policies_asked_for() -> None:
-    """A grid's policies are the rows, in the grid's order; the others are not written."""
+    """There are rows for the policies of the grid only, in the grid's order."""
     made, wanted = results(COUNT), ("none", "merged")
     table = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), made, wanted)
     assert table.column("policy").to_pylist() == list(wanted) * COUNT
@@ -60,7 +60,7 @@ def test_only_the_policies_asked_for() -> None:
 
 
 def test_rounds_count_from_one() -> None:
-    """A row a point, round and policy, with the round's own figures."""
+    """There is one row for each point, round and policy, with the figures of that round."""
     made = results(2, rounds=3)
     rows = arrow_tables.round_table("r", IDS[:2], made, ("none", "munmap")).to_pylist()
     assert [(r["point_id"], r["round"], r["policy"]) for r in rows] == [
@@ -71,7 +71,7 @@ def test_rounds_count_from_one() -> None:
 
 
 def test_a_single_round_stands_in_outcomes_alone() -> None:
-    """Files hold the rounds of points with several; the view `rounds` has all (test_sql.py)."""
+    """Points of one round have no rows in rounds."""
     made = replace(results(2), rounds=results(3, rounds=1).rounds, round_counts=np.array([1, 2]))
     rows = arrow_tables.round_table("r", IDS[:2], made, ("none", "munmap")).to_pylist()
     assert [(r["point_id"], r["round"]) for r in rows] == [(IDS[1], 1), (IDS[1], 1), (IDS[1], 2), (IDS[1], 2)]
@@ -80,7 +80,7 @@ def test_a_single_round_stands_in_outcomes_alone() -> None:
 
 
 def test_the_model_measures_nothing_and_the_kernel_shows_little() -> None:
-    """What an engine cannot know is NULL, never 0."""
+    """Counters that an engine cannot know are NULL, never 0."""
     model = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
     for column in schema.KERNEL:
         assert model.column(column.name).null_count == model.num_rows
@@ -97,7 +97,7 @@ def test_the_model_measures_nothing_and_the_kernel_shows_little() -> None:
 
 
 def test_points_tell_how_they_went() -> None:
-    """Status, attempt, error, node and time are given once for all, or one a row; derived columns come last."""
+    """Status, attempt, error, node and time are given once or for each row; derived columns come last."""
     table = arrow_tables.point_table(
         "r",
         IDS,
@@ -118,7 +118,7 @@ def test_points_tell_how_they_went() -> None:
 
 
 def test_results_of_other_points_are_a_fault() -> None:
-    """Shapes that do not fit are never written."""
+    """Results of another number of points are a fault."""
     with pytest.raises(SweepFault):
         arrow_tables.outcome_table("r", IDS[:2], REPEAT[:2], scenarios(2), results(3))
     with pytest.raises(SweepFault):
@@ -126,13 +126,13 @@ def test_results_of_other_points_are_a_fault() -> None:
 
 
 def test_an_undeclared_column_is_a_fault() -> None:
-    """No table has a column that schema.py does not know."""
+    """A column that schema.py does not declare is a fault."""
     with pytest.raises(SweepFault, match="undeclared columns: secret"):
         arrow_tables.declared(schema.ROUNDS, {"secret": pa.array([1])}, 1)
 
 
 def test_a_part_comes_back() -> None:
-    """Bytes of Parquet hold what the table tells, its units, and what they were told to keep."""
+    """A Parquet file has the table's rows, its units, and the given metadata."""
     table = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
     data = parquet.to_bytes(table, {"rounds": "abc"})
     back = parquet.read_table(data, "part")
@@ -148,7 +148,7 @@ def test_a_part_comes_back() -> None:
 
 
 def test_parts_become_one(tmp_path: Path) -> None:
-    """Rows stay in order, with units; a column that some lack is NULL there; types widen, or it is refused."""
+    """Merging keeps order and units, fills missing columns with NULL, and widens types or refuses."""
     low = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [None] * COUNT})
     high = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [1] * COUNT, "more": ["x"] * COUNT})
     text = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": ["x"] * COUNT})
@@ -167,7 +167,7 @@ def test_parts_become_one(tmp_path: Path) -> None:
 
 
 def test_only_columns_with_gaps_are_nullable(tmp_path: Path) -> None:
-    """A part says which of its columns have no NULL; merged with one that has some, they are nullable."""
+    """A column of a merged file is nullable if it has a NULL in one of the files, or is missing there."""
     whole = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
     assert {field.name for field in whole.schema if field.nullable} == {
         column.name for column in (*schema.TRACE, *schema.KERNEL)
@@ -188,7 +188,7 @@ def test_only_columns_with_gaps_are_nullable(tmp_path: Path) -> None:
 
 
 def test_a_truncated_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be read is one line with the file's name; what may not be read is another matter than damage."""
+    """An unreadable file is one line with its name; missing permissions are not reported as damage."""
     path = tmp_path / "part-000001.parquet"
     path.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DamagedError, match=r"part-000001\.parquet: not a whole Parquet file") as told:
@@ -207,7 +207,7 @@ def test_a_truncated_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_wide_sums_are_narrowed() -> None:
-    """DuckDB's 128-bit sums become int64 where they fit, and stay exact where they do not."""
+    """DuckDB's 128-bit sums become int64 if they fit, and stay exact if not."""
     wide = pa.table({"a": pa.array([1, None], pa.decimal128(38, 0)), "b": pa.array([2**70, 1], pa.decimal128(38, 0))})
     narrow = arrow_tables.decimals_as_int64(wide)
     assert narrow.schema.types == [pa.int64(), pa.decimal128(38, 0)]

@@ -1,4 +1,4 @@
-"""Disks that fail under a launch: a line, exit code 2, nothing lost."""
+"""Launches on failing disks: one line, exit code 2, no committed row lost."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ GRID = "schema: sweep/1\nname: small\nfixed: {virt: 2MiB, sparsity: 0.5}\naxes: 
 
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A command line whose points are committed one by one."""
+    """A program that launches a grid and commits after each point."""
     path = tmp_path / "small.yaml"
     path.write_text(GRID)
     monkeypatch.setattr("sweep.executors.base.MODEL_RUNNER", fake_engine.RUNNER)
@@ -40,7 +40,7 @@ def test_a_disk_that_fails_in_the_middle(
     writes: int,
     number: int,
 ) -> None:
-    """After any number of writes: exit code 2 and a line with where, what and what to do; then the rest is run."""
+    """A disk that is full after any number of writes gives exit code 2 and one line; the next launch runs the rest."""
     real, left = atomic_write.sync, [writes]
 
     def failing(path: Path) -> None:
@@ -86,7 +86,7 @@ except UserError as error:
 
 @pytest.mark.parametrize("what", ["store", "part", "folder"])
 def test_permissions_that_are_missing(tmp_path: Path, what: str) -> None:
-    """What may not be read or written is said so; nobody is told to remove the run, and no part is set aside."""
+    """Missing permissions are one line with a remedy, and are not treated as damage."""
     root = tmp_path / "results"
     with opened(root) as writer:
         commit(writer, 0, 3)
@@ -108,7 +108,7 @@ def test_permissions_that_are_missing(tmp_path: Path, what: str) -> None:
 
 
 def test_a_store_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A query of it is an error that says so, and makes nothing; the costs that ship need no store."""
+    """A query of a missing store is an error and creates nothing, except for the shipped cost tables."""
     there = ["--results", str(tmp_path / "nowhere")]
     assert main(["query", "SELECT * FROM outcomes", *there]) == 2
     out, err = capsys.readouterr()
@@ -121,7 +121,7 @@ def test_a_store_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_damaged_part_is_said_by_each_command(
     launch: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """query leaves it out and says so; launch says it is set aside, runs its points again, and all is well."""
+    """query leaves a damaged part out and names it; launch sets it aside and runs its points again."""
     assert main([*launch, "-q"]) == 0
     (run,) = Store(tmp_path / "results").runs()
     part = part_paths(run.path, "outcomes")[0]

@@ -1,4 +1,4 @@
-"""One process writes a run; any number read it."""
+"""Locks of runs in directories."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ time.sleep(60)
 
 @pytest.fixture
 def other(tmp_path: Path) -> Callable[[], "subprocess.Popen[str]"]:
-    """Starts another process that writes a run and then waits."""
+    """A function that starts a process which writes a run and then waits."""
 
     def start() -> "subprocess.Popen[str]":
         process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -41,7 +41,7 @@ def other(tmp_path: Path) -> Callable[[], "subprocess.Popen[str]"]:
 
 
 def test_one_writer_a_run(tmp_path: Path, other: Callable[[], "subprocess.Popen[str]"]) -> None:
-    """A second process gets one line with the pid; reading goes on; a killed writer's run can be gone on with."""
+    """A second writer gets one line with the pid, readers go on, and the run of a killed writer can be resumed."""
     process = other()
     try:
         store = Store(tmp_path)
@@ -59,7 +59,7 @@ def test_one_writer_a_run(tmp_path: Path, other: Callable[[], "subprocess.Popen[
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
-    """A worker that outlives its parent does not keep the run locked."""
+    """A forked child that outlives its parent does not keep the run locked."""
     writer = opened(tmp_path)
     ours, childs = socket.socketpair()
     child = os.fork()
@@ -82,7 +82,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("directory", "lock"), [(0o755, 0o600), (0o775, 0o660), (0o777, 0o666), (0o700, 0o600)])
 def test_only_who_may_write_may_lock(tmp_path: Path, directory: int, lock: int) -> None:
-    """flock needs no more than an open file, so those who may only read the directory cannot open the lock's file."""
+    """The lock file can be opened only by users who may write to the run's directory."""
     run = tmp_path / "first-0123abcd"
     run.mkdir()
     run.chmod(directory)
@@ -92,7 +92,7 @@ def test_only_who_may_write_may_lock(tmp_path: Path, directory: int, lock: int) 
 
 
 def test_who_may_only_read_sees_that_a_run_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without opening the lock's file."""
+    """holder() finds the writer without permission to open the lock file."""
     real = os.open
 
     def forbidden(path: str | Path, *how: int) -> int:
@@ -120,7 +120,7 @@ def test_who_may_only_read_sees_that_a_run_is_being_written(tmp_path: Path, monk
 def test_a_process_is_named_only_if_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, told: str
 ) -> None:
-    """Where the kernel does not tell who holds a lock: what another machine wrote, or nobody's number."""
+    """If the kernel does not show the holder, a process is named only if its host is in the file."""
     monkeypatch.setattr(locks, "_locking_pid", lambda path: None)
     with opened(tmp_path) as writer:
         (tmp_path / writer.run_id / locks.LOCK).write_text(written)

@@ -1,4 +1,4 @@
-"""A store in a bucket: the same commands, the same rows, whatever the object store does in the middle."""
+"""Stores in object stores: the same commands and rows as in a directory, also if requests fail."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def bucket(server: Proxy) -> str:
 
 @pytest.fixture(params=["directory", "s3", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """A place of each kind, empty."""
+    """An empty storage of each kind."""
     if request.param == "directory":
         return LocalStorage(tmp_path / "results")
     if request.param == "s3":
@@ -70,7 +70,7 @@ def rows(root: Storage | Path, sql: str = "SELECT * FROM outcomes ORDER BY point
 
 
 def test_places_are_alike(place: Storage) -> None:
-    """What is put is there whole, once; names are sorted; what is not there is said so, or is fine to delete."""
+    """Every storage lists, reads, moves and deletes in the same way, including files that do not exist."""
     assert place.entries() == place.child("none").entries() == []
     place.put("a/two", b"2")
     place.put("a/one", b"1" * 100_000)
@@ -92,7 +92,7 @@ def test_places_are_alike(place: Storage) -> None:
 
 
 def test_the_store_is_the_same_anywhere(place: Storage, tmp_path: Path) -> None:
-    """Launch, resume, failures, query, ls, rm: what a directory does, a bucket does, to the value."""
+    """Launch, resume, failures, query, ls and rm give the same values in every storage."""
     here = tmp_path / "here"
     for root in (here, place):
         first = run(root, where="seed < 5")
@@ -120,7 +120,7 @@ def test_the_store_is_the_same_anywhere(place: Storage, tmp_path: Path) -> None:
 
 
 def test_the_commands(bucket: str, server: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--results takes the URI in every command; no secret is in the store, in what is printed or in the words said."""
+    """Every command takes a URI for --results, and no secret gets into the store or the output."""
     path = tmp_path / "small.yaml"
     path.write_text(
         "schema: sweep/1\nname: small\nfixed: {virt: 2MiB, sparsity: 0.5, rounds: 2}\naxes: {seed: [1, 2]}\n"
@@ -148,7 +148,7 @@ def test_the_commands(bucket: str, server: Proxy, tmp_path: Path, capsys: pytest
 
 
 def test_runs_of_a_bucket_are_compared(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """As those of a directory are: a run again is equal; of another engine, not."""
+    """compare finds two runs in a bucket equal, and a run of other results different."""
     root = open_storage(bucket)
     first, again = run(root).run_id, run(root, fresh=True).run_id
     assert main(["compare", first, again, "--results", bucket]) == 0
@@ -170,7 +170,7 @@ def test_runs_of_a_bucket_are_compared(bucket: str, capsys: pytest.CaptureFixtur
     ],
 )
 def test_uris_that_are_refused(uri: str, told: str) -> None:
-    """One line, and what is secret in it is not repeated."""
+    """Bad URIs are refused in one line, which does not repeat a secret in them."""
     with pytest.raises(UserError, match="--results") as error:
         open_storage(uri)
     assert told in str(error.value)
@@ -179,7 +179,7 @@ def test_uris_that_are_refused(uri: str, told: str) -> None:
 
 
 def test_a_bucket_that_is_not_there(server: Proxy) -> None:
-    """It is said at once, with the bucket and what to look at."""
+    """A missing bucket is an error at once, with its name and a remedy."""
     with pytest.raises(UserError, match=r"s3://nosuch/x.*look at the bucket's name and the credentials"):
         run(open_storage("s3://nosuch/x"))
 
@@ -188,7 +188,7 @@ def test_a_bucket_that_is_not_there(server: Proxy) -> None:
 def test_a_launch_goes_on_through_failures(
     server: Proxy, bucket: str, tmp_path: Path, fault: str, patient: None
 ) -> None:
-    """One request in four is refused, cut or unanswered, and the rows are those of a quiet run, each once."""
+    """If one request in four fails, the rows are those of an undisturbed run, each once."""
     dice = random.Random(fault)
     server.fault = lambda method, path: fault if dice.random() < 0.25 else ""
     try:
@@ -204,7 +204,7 @@ def test_a_launch_goes_on_through_failures(
 def test_a_store_that_stops_ends_a_launch_with_a_line(
     server: Proxy, bucket: str, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch, patient: None
 ) -> None:
-    """Once puts are answered no more, at whichever of them: a line; the next launch loses and doubles nothing."""
+    """If the store fails from any put on, the launch ends with one line, and the next one completes the rows."""
     monkeypatch.setattr(object_storage, "PATIENCE_S", 0.3)
     monkeypatch.setattr("sweep.run.batching.TASK_POINTS", 2)
     monkeypatch.setattr("sweep.run.result_buffer.COMMIT_S", 0.0)
@@ -233,7 +233,7 @@ def test_a_store_that_stops_ends_a_launch_with_a_line(
 
 
 def test_a_stop_and_a_start(server: Proxy, bucket: str, tmp_path: Path, patient: None) -> None:
-    """The server goes away in the middle and comes back: the launch waits for it and ends well."""
+    """A launch waits for a server that is restarted, and ends with all rows."""
     stopped = threading.Event()
 
     def pull(method: str, path: str) -> str:
@@ -258,14 +258,14 @@ def test_a_stop_and_a_start(server: Proxy, bucket: str, tmp_path: Path, patient:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short pauses between tries."""
+    """Shorter pauses between the attempts of a request."""
     monkeypatch.setattr(object_storage, "_FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(object_storage, "_LONGEST_PAUSE_S", 0.1)
 
 
 @pytest.mark.parametrize("damage", ["short", "gone"])
 def test_damage_is_set_aside(place: Storage, damage: str) -> None:
-    """In a bucket too: named, moved to damaged/, its points run again; a query leaves it out until then."""
+    """In every storage damage is named, set aside by the next launch, and left out by queries until then."""
     with opened(place) as writer:
         commit(writer, 0, 2)
         commit(writer, 2, 3)
@@ -293,7 +293,7 @@ time.sleep(60)
 
 
 def test_a_lease_keeps_others_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run in a bucket has one writer; a killed one's run can be gone on with at once on its machine."""
+    """A run in a bucket has one writer; the run of a killed one can be resumed at once on the same machine."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, bucket], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -315,14 +315,14 @@ def test_a_lease_keeps_others_out(bucket: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the call on, this process is on another machine than the leases that it took before."""
+    """After the call, this process seems to be on another machine than that of its earlier leases."""
     monkeypatch.setattr(locks, "LOOK_S", 0.05)
     monkeypatch.setattr(locks, "BEAT_S", 0.1)
     return lambda: monkeypatch.setattr(locks, "_machine_id", lambda: "another machine")
 
 
 def test_a_lease_that_is_kept(bucket: str, elsewhere: Callable[[], None]) -> None:
-    """Another machine sees the lease being put again and again, and stays away."""
+    """Another machine sees that a lease is renewed, and gets an error."""
     writer = opened(open_storage(bucket))
     elsewhere()
     with pytest.raises(UserError, match="is being written by process"):
@@ -332,7 +332,7 @@ def test_a_lease_that_is_kept(bucket: str, elsewhere: Callable[[], None]) -> Non
 
 
 def test_a_lease_that_runs_out(bucket: str, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever does not put it again loses it; when it wakes up it is told before it can commit, and no row doubles."""
+    """A launch that does not renew its lease loses it, and gets an error before it can commit again."""
     monkeypatch.setattr(locks.Lease, "_renew", lambda self: None)
     root = open_storage(bucket)
     sleeper = opened(root)
@@ -352,7 +352,7 @@ def test_a_lease_that_runs_out(bucket: str, elsewhere: Callable[[], None], monke
 
 
 def test_of_two_at_once_one_goes_on(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Launches that start together never both write; the others get a line."""
+    """Of launches that start at the same time at most one gets the lock; the others get one line."""
     monkeypatch.setattr(locks, "LOOK_S", 0.05)
     run_place = open_storage(bucket).child("first-00000000")
     assert isinstance(run_place, ObjectStorage)
@@ -380,7 +380,7 @@ def test_of_two_at_once_one_goes_on(bucket: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_json_of_a_lease_tells_no_secret(bucket: str) -> None:
-    """It says who holds it: host, pid, since when."""
+    """A lease has host and pid of its launch, and no secret."""
     with opened(open_storage(bucket)) as writer:
         there = open_storage(bucket).child(writer.run_id)
         (lease,) = there.child(locks.LEASES).entries()

@@ -1,4 +1,4 @@
-"""Runs: what is committed stays, once; what is not, never was."""
+"""Runs: committed rows stay, each once, through kills, damage, merges and failing disks."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ from tests.support.small_stores import (
 
 
 def test_a_launch_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
-    """Committed points are done in the next launch of the same content, and only those."""
+    """The next launch of the same grid skips exactly the committed points."""
     with opened(tmp_path) as first:
         assert not first.resumed
         commit(first, 0, 3)
@@ -53,7 +53,7 @@ def test_a_launch_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
 
 
 def test_fresh_starts_another_run(tmp_path: Path) -> None:
-    """--fresh takes the next free name, and the next launch goes on with that one."""
+    """--fresh starts a run with the next number, which the next launch resumes."""
     names = []
     for fresh in (False, True, True, False):
         with opened(tmp_path, fresh=fresh) as writer:
@@ -67,7 +67,7 @@ def test_fresh_starts_another_run(tmp_path: Path) -> None:
 
 
 def test_the_kernel_does_not_go_on_with_a_run_of_the_model(tmp_path: Path) -> None:
-    """Model and kernel give other rows for the same points, so they are other runs."""
+    """Model and kernel give different rows for the same points, so they have separate runs."""
     with opened(tmp_path) as model:
         commit(model, 0, 1)
     with opened(tmp_path, engine="kernel") as kernel:
@@ -78,7 +78,7 @@ def test_the_kernel_does_not_go_on_with_a_run_of_the_model(tmp_path: Path) -> No
 
 
 def test_a_point_is_ok_once(tmp_path: Path) -> None:
-    """A point that is done is refused, and so is one that comes twice; nothing of such a commit is written."""
+    """A commit with a point that is ok already, or twice in it, is a fault and writes nothing."""
     with opened(tmp_path) as writer:
         commit(writer, 0, 3)
         for first in (0, 2):
@@ -93,7 +93,7 @@ def test_a_point_is_ok_once(tmp_path: Path) -> None:
 
 
 def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None:
-    """Failed points are not done; each new try gets a higher number, in later launches too."""
+    """Failed points are not done, and each new attempt has a higher number, in later launches too."""
     with opened(tmp_path) as writer:
         commit(writer, 0, 2, "failed", error="it broke")
         commit(writer, 1, 1, "timeout")
@@ -115,7 +115,7 @@ def test_a_later_attempt_takes_the_place_of_a_failed_one(tmp_path: Path) -> None
 
 
 def test_files_that_a_worker_made_count_as_rows_do(tmp_path: Path) -> None:
-    """They take the place of failed attempts, under the next numbers; what is done is refused."""
+    """Files of a worker replace failed attempts, with the next attempt numbers; a point that is done is refused."""
     ids = named(range(3))
     with opened(tmp_path) as writer:
         commit(writer, 0, 2, "failed", error="it broke")
@@ -147,7 +147,7 @@ def test_files_that_a_worker_made_count_as_rows_do(tmp_path: Path) -> None:
 
 
 def test_parts_with_other_digits_are_still_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Earlier runs told BLAKE2b: what was not changed is whole, what was is found."""
+    """Parts with a BLAKE2b checksum, as early runs have, are read, and damage in them is found."""
     with monkeypatch.context() as before, opened(tmp_path) as writer:
         before.setattr("sweep.store.parts.checksum", lambda data: blake2b(data, digest_size=16).hexdigest())
         commit(writer, 0, 3)
@@ -164,7 +164,7 @@ def test_parts_with_other_digits_are_still_known(tmp_path: Path, monkeypatch: py
 
 
 def test_a_launch_whose_run_was_removed_leaves_the_next_ones_files_alone(tmp_path: Path) -> None:
-    """It has lost its lock with the folder, and whatever lies there now is another's."""
+    """A launch whose run was removed has lost its lock, and deletes no file of the next launch."""
     with opened(tmp_path) as removed:
         shutil.rmtree(tmp_path / removed.run_id)
         with opened(tmp_path) as writer:
@@ -176,7 +176,7 @@ def test_a_launch_whose_run_was_removed_leaves_the_next_ones_files_alone(tmp_pat
 
 
 def test_what_a_worker_left_and_somebody_took_is_told(tmp_path: Path) -> None:
-    """In a line; the points run again."""
+    """If a worker's temporary file is gone, the launch ends with one line, and the points are not done."""
     with opened(tmp_path) as writer:
         assert writer.folder is not None
         left = write_temporary(writer.folder, make_files(point_rows(writer.run_id, named([0]))))
@@ -187,7 +187,7 @@ def test_what_a_worker_left_and_somebody_took_is_told(tmp_path: Path) -> None:
 
 
 def test_what_a_lost_worker_left_goes_when_a_launch_ends(tmp_path: Path) -> None:
-    """It was to be a part's file; the point runs again, and leaves another."""
+    """Temporary files of lost workers are deleted when a launch ends."""
     with opened(tmp_path) as writer:
         assert writer.folder == tmp_path / writer.run_id
         lost, kept = (atomic_write.leave(writer.folder, b"some rows") for _ in range(2))
@@ -200,7 +200,7 @@ def test_what_a_lost_worker_left_goes_when_a_launch_ends(tmp_path: Path) -> None
 
 
 def test_parts_of_others_and_parts_that_lack_columns_are_refused(tmp_path: Path) -> None:
-    """What is in a run's files is that run's, with every declared column."""
+    """A commit with another run's id, or without a declared column, is a fault."""
     with opened(tmp_path) as writer:
         points = point_rows("another", [point_id(0)])
         with pytest.raises(SweepFault, match="another run"):
@@ -213,7 +213,7 @@ def test_parts_of_others_and_parts_that_lack_columns_are_refused(tmp_path: Path)
 def test_a_kill_within_a_commit_loses_that_commit_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
-    """The points part is the mark: without it the other parts do not count, and the next launch removes them."""
+    """Without the points file the other files of a part are not committed, and the next launch deletes them."""
     writer = opened(tmp_path)
     commit(writer, 0, 2)
     run, real, left = tmp_path / writer.run_id, LocalStorage.put, [written]
@@ -244,7 +244,7 @@ def test_a_kill_within_a_commit_loses_that_commit_only(
 
 
 def test_todo_is_what_the_plan_says(tmp_path: Path) -> None:
-    """While a run is not finished, what is left comes from the number of points that the plan announced."""
+    """While a run is not finished, `todo` is computed from the number of planned points."""
     with opened(tmp_path) as writer:
         commit(writer, 0, 3)
         assert Store(tmp_path).find("last").todo is None
@@ -257,7 +257,7 @@ def test_todo_is_what_the_plan_says(tmp_path: Path) -> None:
 
 
 def test_find_by_prefix(tmp_path: Path) -> None:
-    """An id, the start of one, or last; anything else is answered with the names there are."""
+    """A run is found by its id, the start of it, or `last`; otherwise the error lists the known ids."""
     with pytest.raises(UserError, match=r"no run in .* yet"):
         Store(tmp_path).find("last")
     for name in ("first-0123abcd", "first-89abcdef", "second-00000000"):
@@ -275,7 +275,7 @@ def test_find_by_prefix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("evil", ["", ".", "..", "../x", "/", "/etc", "first/../..", "*", "first*", "~", "\0", "a\nb"])
 def test_names_do_not_walk(tmp_path: Path, evil: str) -> None:
-    """A name is looked up among the runs, never put into a path; and no run gets such a name."""
+    """Names with path characters find no run, are never used in a path, and cannot be given to a run."""
     store = filled(tmp_path / "results")
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "run.json").write_text("{}")
@@ -290,7 +290,7 @@ def test_names_do_not_walk(tmp_path: Path, evil: str) -> None:
 
 
 def test_broken_runs_do_not_hide_the_others(tmp_path: Path) -> None:
-    """A run that cannot be read is one line with its file; the rest is listed, and it can be removed."""
+    """An unreadable run is one line with its file; other runs are listed, and it can be removed."""
     store = filled(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "run.json").write_text("{ not json")
@@ -317,7 +317,7 @@ def test_broken_runs_do_not_hide_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", schema.TABLES)
 @pytest.mark.parametrize("damage", ["short", "noise", "gone", "empty"])
 def test_a_damaged_part_is_set_aside(tmp_path: Path, table: str, damage: str) -> None:
-    """The next launch says which file, keeps what is left of the part beside the run, and its points are not done."""
+    """The next launch names the damaged file, moves its part to damaged/, and its points are not done."""
     with opened(tmp_path) as writer:
         commit(writer, 0, 2)
         commit(writer, 2, 3)
@@ -346,7 +346,7 @@ def test_a_damaged_part_is_set_aside(tmp_path: Path, table: str, damage: str) ->
 
 
 def test_a_part_that_repeats_points_is_set_aside(tmp_path: Path) -> None:
-    """A copy of a part under another number, however it got there, doubles no row."""
+    """A copy of a part under another number is set aside, so that no row is there twice."""
     with opened(tmp_path) as writer:
         commit(writer, 0, 2)
     run = tmp_path / writer.run_id
@@ -360,7 +360,7 @@ def test_a_part_that_repeats_points_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_many_commits_become_one_file(tmp_path: Path) -> None:
-    """A run that ends is one file a table, with each row once; a later launch adds to it and it is one again."""
+    """A finished run has one file for each table, with each row once, also after a later launch."""
     with opened(tmp_path) as writer:
         for first in range(5):
             commit(writer, first, 1)
@@ -385,7 +385,7 @@ def test_many_commits_become_one_file(tmp_path: Path) -> None:
 def test_a_kill_within_a_merge_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
 ) -> None:
-    """After any number of its steps each row counts once, and the next launch removes what is left over."""
+    """After a kill at any step of a merge each row is committed once, and the next launch deletes leftovers."""
     writer = opened(tmp_path)
     for first in range(3):
         commit(writer, first, 1)
@@ -420,7 +420,7 @@ def test_a_kill_within_a_merge_loses_and_doubles_nothing(
 
 
 def test_a_clock_that_is_set_back(tmp_path: Path) -> None:
-    """`last` is the run launched last, whatever the clock said then."""
+    """`last` is the run launched last, even if the clock was set back."""
     for name in ("first-00000001", "second-00000002"):
         filled(tmp_path, name=name)
     path = tmp_path / "second-00000002" / "run.json"
@@ -433,7 +433,7 @@ def test_a_clock_that_is_set_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
 def test_a_disk_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Where, what, what to do; what was committed is there, and the same launch goes on once the disk is well."""
+    """A failing disk is one line with path, reason and remedy; the next launch resumes from the committed points."""
     writer = opened(tmp_path)
     commit(writer, 0, 2)
 
@@ -457,7 +457,7 @@ def test_a_disk_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
-    """A stray file of such a name is no run; a store there is refused; a grid's file name is kept as well as it can."""
+    """Files with names that are not UTF-8 are ignored, stores with such paths refused, and grid names made UTF-8."""
     filled(tmp_path)
     odd = os.fsdecode(b"\xff")
     (tmp_path / odd).mkdir()
@@ -471,7 +471,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
 
 
 def test_removed_runs_are_gone(tmp_path: Path) -> None:
-    """rm deletes one run's directory, and what a killed rm or launch left goes with the next launch."""
+    """rm deletes one run's directory; the next launch deletes what a killed rm or launch has left."""
     store = filled(tmp_path)
     filled(tmp_path, name="second-00000000")
     store.remove("first-0123abcd")
@@ -483,7 +483,7 @@ def test_removed_runs_are_gone(tmp_path: Path) -> None:
 
 
 def test_run_json_says_where_rows_come_from(tmp_path: Path) -> None:
-    """Grid text, versions, host, kernel, seed, schema: enough to do it again, and JSON."""
+    """run.json has grid text, versions, host, kernel, seed and schema."""
     with opened(tmp_path, **collect(engine="model")) as writer:
         writer.finish("ok", {})
     document = json.loads((tmp_path / writer.run_id / "run.json").read_text())
@@ -496,7 +496,7 @@ def test_run_json_says_where_rows_come_from(tmp_path: Path) -> None:
 
 
 def test_places_that_are_no_store(tmp_path: Path) -> None:
-    """A file, or an address of elsewhere, is refused in a line."""
+    """A file as --results is refused in one line; a missing directory is a store without runs."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not a directory"):
         open_store(str(tmp_path / "file"))
