@@ -1,6 +1,6 @@
 """The shape of a grid file, checked with pydantic: its keys, and which of them are lists, mappings or values.
 
-Leaves stay `Scalar` nodes, so whoever reads a value still knows its position; no value is judged here. Errors name
+Leaves stay `Scalar` nodes, so the code that reads a value knows its position; no value is judged here. Errors name
 line, column and the nearest right key.
 """
 

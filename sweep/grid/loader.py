@@ -39,7 +39,7 @@ GRID_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 DERIVED_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 MAX_RULES, MAX_DERIVED = 1_000, 100
 _NOT_WITH_TRACES = {
-    **dict.fromkeys(("fixed", "axes", "zip", "include"), "a trace says itself what is done"),
+    **dict.fromkeys(("fixed", "axes", "zip", "include"), "a trace determines what is mapped and touched"),
     **dict.fromkeys(("repeats", "seed"), "nothing in a trace is random"),
 }
 
