@@ -19,7 +19,7 @@ from sweep.grid.point_id import PointIds, ids_from_bytes, point_ids
 from sweep.run import grid_sql
 from sweep.run.grid_sql import Mask
 from sweep.run.point_chunk import PointChunk
-from sweep.store.id_set import IdSet, keys
+from sweep.store.id_set import IdSet, sort_ids
 from sweep.traces import trace_points
 
 IsDone = Callable[[PointIds], Mask]
@@ -152,9 +152,9 @@ class _PlanBuilder:
 
     def _first_seen(self, ids: PointIds) -> Mask:
         """True for the first point of each id, over all chunks so far."""
-        id_keys = keys(ids)
-        is_first = id_keys.is_first() & ~self._seen.has(id_keys)
-        self._seen.add(id_keys.select(is_first))
+        sorted_ids = sort_ids(ids)
+        is_first = sorted_ids.is_first() & ~self._seen.has(sorted_ids)
+        self._seen.add(sorted_ids.select(is_first))
         return is_first
 
     def _add_cost(self, columns: Columns) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from sweep.common import schema
 from sweep.common.errors import DamagedError, SweepFault
 from sweep.store import arrow_tables, parquet, parts
-from sweep.store.id_set import Keys, keys
+from sweep.store.id_set import SortedIds, sort_ids
 from sweep.store.local_storage import LocalStorage
 from sweep.store.parts import POINTS, SIBLINGS, Layout, Part
 from sweep.store.storage import Entry, Storage
@@ -31,7 +31,7 @@ class PartPoints:
     """The points of a part: an Arrow table (point_id, status, attempt), and the sorted keys of the ids."""
 
     table: arrow_tables.Table
-    keys: Keys
+    ids: SortedIds
 
 
 def check_all(run: Storage, layout: Layout) -> Iterator[tuple[Part, PartPoints | None, str]]:
@@ -91,7 +91,7 @@ def _read_points(run: Storage, part: Part, data: bytes) -> PartPoints:
     points = parquet.read_table(data, name, parts.PROGRESS_COLUMNS)
     parquet.check_points(points, name)
     try:
-        return PartPoints(points, keys(points.column("point_id")))
+        return PartPoints(points, sort_ids(points.column("point_id")))
     except SweepFault as error:
         raise DamagedError(f"{name}: {error}") from error
 

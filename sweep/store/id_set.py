@@ -16,7 +16,7 @@ from sweep.store import arrow_tables
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Keys:
+class SortedIds:
     """Sorted ids; equal ones in the order of the input.
 
     head: uint64[n], the first 16 digits. tail: uint16[n], the last 4. order: int64[n], index of each in the input.
@@ -32,13 +32,13 @@ class Keys:
         new[1:] = (self.head[1:] != self.head[:-1]) | (self.tail[1:] != self.tail[:-1])
         return self.in_input_order(new)
 
-    def select(self, wanted: NDArray[np.bool_]) -> "Keys":
+    def select(self, wanted: NDArray[np.bool_]) -> "SortedIds":
         """The ids for which `wanted`, bool[n] in the order of the input, is true."""
         if wanted.all():
             return self
         selected = wanted[self.order]
         new_index = np.cumsum(wanted) - 1
-        return Keys(self.head[selected], self.tail[selected], new_index[self.order[selected]])
+        return SortedIds(self.head[selected], self.tail[selected], new_index[self.order[selected]])
 
     def in_input_order(self, answers: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Reorder `answers`, bool[n] in sorted order, to the order of the input."""
@@ -47,7 +47,7 @@ class Keys:
         return reordered
 
 
-def keys(ids: Any) -> Keys:
+def sort_ids(ids: Any) -> SortedIds:
     """Sort point ids: PointIds, or strings in a list or an Arrow array. SweepFault if one is not a point id."""
     characters = _characters(ids) if isinstance(ids, np.ndarray) else arrow_tables.id_bytes(ids)
     try:
@@ -61,7 +61,7 @@ def keys(ids: Any) -> Keys:
     order = np.argsort(head)
     if (head[order[1:]] == head[order[:-1]]).any():
         order = np.lexsort((tail, head))
-    return Keys(head[order], tail[order], order)
+    return SortedIds(head[order], tail[order], order)
 
 
 def _characters(ids: PointIds) -> NDArray[np.uint8]:
@@ -81,13 +81,13 @@ class IdSet:
     def __len__(self) -> int:
         return len(self._head)
 
-    def add(self, ids: Keys) -> None:
+    def add(self, ids: SortedIds) -> None:
         """Add ids that are not in the set; the caller has checked that."""
         places = np.searchsorted(self._head, ids.head)
         self._head = np.insert(self._head, places, ids.head)
         self._tail = np.insert(self._tail, places, ids.tail)
 
-    def has(self, ids: Keys) -> NDArray[np.bool_]:
+    def has(self, ids: SortedIds) -> NDArray[np.bool_]:
         """bool[n] in the order of the input: whether the set has the id."""
         found = np.zeros(len(ids.head), bool)
         place = np.searchsorted(self._head, ids.head)

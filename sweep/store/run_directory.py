@@ -12,7 +12,7 @@ from sweep.common import schema
 from sweep.common.errors import DamagedError
 from sweep.grid.point_id import PointIds, id_strings
 from sweep.store import arrow_tables, checked_parts, parts, run_document
-from sweep.store.id_set import IdSet, Keys, keys
+from sweep.store.id_set import IdSet, SortedIds, sort_ids
 from sweep.store.locks import holder
 from sweep.store.storage import Storage
 
@@ -59,7 +59,7 @@ class TriedPoints:
 
     def is_done(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
         """bool[n]: which of these points a launch skips: those that are ok and, unless `rerun_failed`, that failed."""
-        done = self.ok.has(keys(ids))
+        done = self.ok.has(sort_ids(ids))
         return done if rerun_failed else done | self._failed(ids)
 
     def next_attempts(self, ids: PointIds, attempt: int) -> int | NDArray[np.int64]:
@@ -69,9 +69,9 @@ class TriedPoints:
             return attempt
         return np.array([max(attempt, self.failed.get(i, 0) + 1) for i in id_strings(ids)], np.int64)
 
-    def add_ok(self, ids: PointIds, own: Keys) -> None:
-        """Add points that are ok; `own`: their keys."""
-        self.ok.add(own)
+    def add_ok(self, ids: PointIds, sorted_ids: SortedIds) -> None:
+        """Add points that are ok; `sorted_ids`: the same ids."""
+        self.ok.add(sorted_ids)
         for point in id_strings(ids[self._failed(ids)]):
             del self.failed[point]
 
@@ -90,14 +90,14 @@ def read_tried_points(run: Storage) -> tuple[TriedPoints, list[str]]:
         except DamagedError as error:
             problems.append(f"{error}; the next launch of its grid runs its points again")
         else:
-            add_points(ids, points.table, points.keys)
+            add_points(ids, points.table, points.ids)
     return ids, problems
 
 
-def add_points(ids: TriedPoints, points: Any, own: Keys) -> None:
-    """Add the rows of a points table (point_id, status, attempt), part by part as committed. `own`: keys of its ids."""
+def add_points(ids: TriedPoints, points: Any, sorted_ids: SortedIds) -> None:
+    """Add the rows of a points table (point_id, status, attempt), in the order of commits. `sorted_ids`: its ids."""
     ok = arrow_tables.is_ok(points)
-    ids.ok.add(own.select(ok))
+    ids.ok.add(sorted_ids.select(ok))
     good, bad = arrow_tables.split_rows(points.select(parts.PROGRESS_COLUMNS), ok)
     for point, attempt in zip(bad.column("point_id").to_pylist(), bad.column("attempt").to_pylist(), strict=True):
         ids.failed[point] = max(attempt, ids.failed.get(point, 0))

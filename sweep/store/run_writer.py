@@ -13,7 +13,7 @@ from sweep.common import schema
 from sweep.common.errors import SweepFault, UserError
 from sweep.grid.point_id import PointIds
 from sweep.store import arrow_tables, checked_parts, compaction, parts, run_directory, run_document
-from sweep.store.id_set import IdSet, Keys, keys
+from sweep.store.id_set import IdSet, SortedIds, sort_ids
 from sweep.store.local_storage import LocalStorage
 from sweep.store.locks import RunLock
 from sweep.store.parts import PartFile
@@ -76,16 +76,16 @@ class RunWriter:
         for name, table in {"outcomes": outcomes, "rounds": rounds, "points": points}.items():
             if table is not None:
                 _check_columns(table, self.run_id, schema.TABLES[name])
-        own = self._check_are_new(points.column("point_id"))
+        sorted_ids = self._check_are_new(points.column("point_id"))
         points = arrow_tables.describe_derived(arrow_tables.raise_attempts(points, self._tried.failed), self.derived)
         self._write(parts.make_files(points, outcomes=outcomes, rounds=rounds), points.num_rows)
-        run_directory.add_points(self._tried, points, own)
+        run_directory.add_points(self._tried, points, sorted_ids)
 
     def commit_files(self, files: Mapping[str, PartFile], ids: PointIds) -> None:
         """Commit files that a worker made (`parts.make_files`) of points that are all ok; `ids`: of these points."""
-        own = self._check_are_new(ids)
+        sorted_ids = self._check_are_new(ids)
         self._write(files, len(ids))
-        self._tried.add_ok(ids, own)
+        self._tried.add_ok(ids, sorted_ids)
 
     def compact(self) -> None:
         """Merge small parts, so that a run has few files, however many commits it had."""
@@ -127,22 +127,22 @@ class RunWriter:
     def _read_parts(self, layout: parts.Layout) -> None:
         """Read the points of every part. A part that is damaged, or repeats points, is set aside."""
         for part, points, problem in checked_parts.check_all(self._run, layout):
-            if points is not None and (self._tried.ok.has(points.keys) & arrow_tables.is_ok(points.table)).any():
+            if points is not None and (self._tried.ok.has(points.ids) & arrow_tables.is_ok(points.table)).any():
                 points, problem = None, f"{self._run}/{parts.POINTS}/{part.file}: has points that are there already"
             if points is None:
                 parts.set_aside(self._run, layout, part)
                 self.problems.append(f"{problem}; set aside in {self._run}/{parts.DAMAGED}, its points run again")
                 continue
-            run_directory.add_points(self._tried, points.table, points.keys)
+            run_directory.add_points(self._tried, points.table, points.ids)
             self._parts[part] = compaction.Size(points.table.num_rows, layout.bytes_of(part))
 
-    def _check_are_new(self, ids: Any) -> Keys:
-        own = keys(ids)
-        if self._tried.ok.has(own).any():
+    def _check_are_new(self, ids: Any) -> SortedIds:
+        sorted_ids = sort_ids(ids)
+        if self._tried.ok.has(sorted_ids).any():
             raise SweepFault("a point that is done was to be written again")
-        if not own.is_first().all():
+        if not sorted_ids.is_first().all():
             raise SweepFault("a point twice in one commit")
-        return own
+        return sorted_ids
 
     def _write(self, files: Mapping[str, PartFile], points: int) -> None:
         self._lock.check()
