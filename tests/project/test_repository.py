@@ -20,11 +20,16 @@ PACKAGES = ("engine", "sweep")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 GRIDS = sorted((ROOT / "grids").glob("*.yaml"))
 
-# Concatenated, so that this file does not match.
+# Written so that this file does not match.
 MACHINE_PATHS = re.compile(r"(?<![\w.~*}])/" + "(work|root|home|Users)/")
 INDEX_HOSTS = re.compile(
     "|".join([r"py" + r"pi\.(org|io|python)", "python" + "hosted", "index" + "-url *=", "/simp" + "le/"])
 )
+
+PRIVATE_WORDS = re.compile(
+    r"\b(ro[o]ms?|clo[s]ets?|han[g]s? on|the ho[u]se|(is|are) to[l]d(?! apart))\b", re.IGNORECASE
+)
+NOT_REWRITTEN = ("engine/walk/", "engine/shortcuts/", "engine/compilation/", "engine/run.py")
 
 
 def repository_files() -> list[Path]:
@@ -53,6 +58,14 @@ def test_no_machine_path_and_no_package_index() -> None:
     assert lines_with(INDEX_HOSTS, files) == []
 
 
+def test_no_private_words() -> None:
+    """Prose and names use the words of docs/glossary.md, not those that only the first authors understood."""
+    names = {path: path.relative_to(ROOT).as_posix() for path in repository_files()}
+    prose = [path for path, name in names.items() if path.suffix in (".py", ".md", ".sql", ".yaml")]
+    rewritten = [path for path in prose if not names[path].startswith(NOT_REWRITTEN)]
+    assert lines_with(PRIVATE_WORDS, rewritten) == []
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what `pip install .` installs."""
@@ -76,6 +89,7 @@ def test_an_installation_has_every_file(installed: Path) -> None:
     assert {path for path in found if not path.parts[0].endswith(".dist-info")} == expected
 
 
+@pytest.mark.slow
 def test_an_installation_works_without_a_checkout(installed: Path, tmp_path: Path) -> None:
     """From an empty folder each shipped grid can be planned by its name, the one that names traces too."""
 
