@@ -25,6 +25,8 @@ _PARQUET = {
 """One page for each column of a row group, because a dictionary is repeated for each page. Numbers have no dictionary:
 it makes files a third smaller, but writing takes twice as long and queries are no faster. Zstandard makes smaller
 files, but takes longer to write and to read. Statistics only for columns by which a query can skip a file."""
+MAX_ROWS = 1 << 24
+"""Most rows of a file that is read at once: a small file may have billions of equal rows. Parts have far fewer."""
 ROW_GROUP = 61_440
 """Rows of a row group in a merged file: what is in memory while merging, and the unit of work of a DuckDB thread."""
 
@@ -67,6 +69,8 @@ def read_table(source: Any, name: str, columns: Sequence[str] | None = None) -> 
         missing = set(columns or ()) - set(file.schema_arrow.names)
         if missing:
             raise DamagedError(f"{name}: lacks {', '.join(sorted(missing))}")
+        if file.metadata.num_rows > MAX_ROWS:
+            raise DamagedError(f"{name}: {file.metadata.num_rows:,} rows; a part has at most {MAX_ROWS:,}")
         return file.read(columns=columns and list(columns))  # not read_table: that costs 5 ms a file
 
 

@@ -147,6 +147,14 @@ def test_a_part_comes_back() -> None:
     assert parquet.to_bytes_if_any(table.slice(0, 0)) == b""
 
 
+def test_a_file_with_too_many_rows_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compressed file may be small and yet fill all memory."""
+    data = parquet.to_bytes(arrow_tables.round_table("r", IDS, results(COUNT)))
+    monkeypatch.setattr(parquet, "MAX_ROWS", 1)
+    with pytest.raises(DamagedError, match=r"part: .* rows; a part has at most 1"):
+        parquet.read_table(data, "part")
+
+
 def test_parts_become_one(tmp_path: Path) -> None:
     """Merging keeps order and units, fills missing columns with NULL, and widens types or refuses."""
     low = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [None] * COUNT})
