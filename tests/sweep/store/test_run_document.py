@@ -126,7 +126,7 @@ def test_a_wrong_value_is_one_problem_beside_the_good_runs(
     turn = KEYS.index(path)
     for words in ("ls",), STORE_COMMANDS[turn % len(STORE_COMMANDS)]:
         check(words, store, capsys, (0,))
-    for i in range(len(VALUES)):
+    for i in range(turn % 2, len(VALUES), 2):  # half of them: a command takes 20 ms
         words = RUN_COMMANDS[(i + turn) % len(RUN_COMMANDS)]
         check(tuple(f"bad-{i:02}" if word == "RUN" else word for word in words), store, capsys, (0, 2, 5))
 
