@@ -15,8 +15,8 @@ from sweep.grid.point_id import PointIds
 from sweep.store import arrow_tables, checked_parts, compaction, parts, run_directory, run_document
 from sweep.store.id_set import IdSet, SortedIds, sort_ids
 from sweep.store.local_storage import LocalStorage
-from sweep.store.locks import RunLock
 from sweep.store.parts import PartFile
+from sweep.store.run_lock import RunLock
 from sweep.store.storage import Storage
 
 

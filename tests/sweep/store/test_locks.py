@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sweep.common.errors import UserError
-from sweep.store import locks
+from sweep.store import directory_lock, locks
 from sweep.store.local_storage import LocalStorage
 from sweep.store.store import Store
 from tests.support.small_stores import has_ok, opened
@@ -86,9 +86,9 @@ def test_only_who_may_write_may_lock(tmp_path: Path, directory: int, lock: int) 
     run = tmp_path / "first-0123abcd"
     run.mkdir()
     run.chmod(directory)
-    (run / locks.LOCK).touch(0o644)
+    (run / directory_lock.LOCK).touch(0o644)
     opened(tmp_path).close()
-    assert (run / locks.LOCK).stat().st_mode & 0o777 == lock
+    assert (run / directory_lock.LOCK).stat().st_mode & 0o777 == lock
 
 
 def test_who_may_only_read_sees_that_a_run_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_who_may_only_read_sees_that_a_run_is_being_written(tmp_path: Path, monk
     real = os.open
 
     def forbidden(path: str | Path, *how: int) -> int:
-        if Path(path).name == locks.LOCK:
+        if Path(path).name == directory_lock.LOCK:
             raise PermissionError(13, "Permission denied")
         return real(path, *how)
 
@@ -121,8 +121,8 @@ def test_a_process_is_named_only_if_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, told: str
 ) -> None:
     """If the kernel does not show the holder, a process is named only if its host is in the file."""
-    monkeypatch.setattr(locks, "_locking_pid", lambda path: None)
+    monkeypatch.setattr(directory_lock, "_locking_pid", lambda path: None)
     with opened(tmp_path) as writer:
-        (tmp_path / writer.run_id / locks.LOCK).write_text(written)
+        (tmp_path / writer.run_id / directory_lock.LOCK).write_text(written)
         with pytest.raises(UserError, match=f"is being written by {told}"):
             opened(tmp_path)

@@ -18,9 +18,11 @@ from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.query.database import Database
 from sweep.run.launch import LaunchOptions, launch
+from sweep.store import lease as leases
 from sweep.store import locks, object_storage, parts
 from sweep.store.local_storage import LocalStorage
 from sweep.store.object_storage import ObjectStorage
+from sweep.store.run_lock import RunLock
 from sweep.store.storage import Storage
 from sweep.store.storage_uri import open_storage
 from sweep.store.store import Store
@@ -316,9 +318,9 @@ def test_a_lease_keeps_others_out(bucket: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """After the call, this process seems to be on another machine than that of its earlier leases."""
-    monkeypatch.setattr(locks, "LOOK_S", 0.05)
-    monkeypatch.setattr(locks, "BEAT_S", 0.1)
-    return lambda: monkeypatch.setattr(locks, "_machine_id", lambda: "another machine")
+    monkeypatch.setattr(leases, "LOOK_S", 0.05)
+    monkeypatch.setattr(leases, "BEAT_S", 0.1)
+    return lambda: monkeypatch.setattr(leases, "_machine_id", lambda: "another machine")
 
 
 def test_a_lease_that_is_kept(bucket: str, elsewhere: Callable[[], None]) -> None:
@@ -333,12 +335,12 @@ def test_a_lease_that_is_kept(bucket: str, elsewhere: Callable[[], None]) -> Non
 
 def test_a_lease_that_runs_out(bucket: str, elsewhere: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """A launch that does not renew its lease loses it, and gets an error before it can commit again."""
-    monkeypatch.setattr(locks.Lease, "_renew", lambda self: None)
+    monkeypatch.setattr(leases.Lease, "_renew", lambda self: None)
     root = open_storage(bucket)
     sleeper = opened(root)
     commit(sleeper, 0, 1)
     elsewhere()
-    monkeypatch.setattr(locks, "LEASE_S", 0.5)
+    monkeypatch.setattr(leases, "LEASE_S", 0.5)
     with opened(root) as taker:
         commit(taker, 1, 1)
         with pytest.raises(UserError, match="another launch took this run over"):
@@ -353,10 +355,10 @@ def test_a_lease_that_runs_out(bucket: str, elsewhere: Callable[[], None], monke
 
 def test_of_two_at_once_one_goes_on(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of launches that start at the same time at most one gets the lock; the others get one line."""
-    monkeypatch.setattr(locks, "LOOK_S", 0.05)
+    monkeypatch.setattr(leases, "LOOK_S", 0.05)
     run_place = open_storage(bucket).child("first-00000000")
     assert isinstance(run_place, ObjectStorage)
-    won: list[locks.RunLock] = []
+    won: list[RunLock] = []
     lost: list[str] = []
     start = threading.Barrier(4)
 
@@ -376,14 +378,14 @@ def test_of_two_at_once_one_goes_on(bucket: str, monkeypatch: pytest.MonkeyPatch
     assert all("is being written by" in line for line in lost)
     for held in won:
         held.release()
-    assert run_place.child(locks.LEASES).entries() == []
+    assert run_place.child(leases.LEASES).entries() == []
 
 
 def test_json_of_a_lease_tells_no_secret(bucket: str) -> None:
     """A lease has host and pid of its launch, and no secret."""
     with opened(open_storage(bucket)) as writer:
         there = open_storage(bucket).child(writer.run_id)
-        (lease,) = there.child(locks.LEASES).entries()
-        claim = json.loads(there.read(f"{locks.LEASES}/{lease.name}"))
+        (lease,) = there.child(leases.LEASES).entries()
+        claim = json.loads(there.read(f"{leases.LEASES}/{lease.name}"))
     assert claim["pid"] == os.getpid()
     assert SECRET not in json.dumps(claim)
