@@ -1,36 +1,162 @@
-"""The designs for freeing empty PTE tables, in the order in which they were proposed."""
+"""Policies: rules for freeing empty PTE tables, as data. The seven designs that were discussed are seven of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+
+from engine.model.arch import KIB
+
+SLOT = "slot"
+"""As `least`: only a piece that covers its whole slot."""
+
+CHOICES = {
+    "when": ("never", "visit", "call", "round", "unmap"),
+    "markers": ("skip", "look"),
+    "proof": ("count", "held", "scan"),
+    "otherwise": ("scan", "rest", "outside", "keep"),
+    "end_break": ("drop", "held"),
+    "lock": ("try", "take"),
+}
+"""The values that each of a rule's fields may have; `least` is a size or SLOT, `every` a count."""
+RULE_FIELDS = ("when", "least", "markers", "proof", "otherwise", "end_break", "lock", "every")
+MAX_EVERY = 1_000_000
+
+
+class RuleError(ValueError):
+    """A rule that cannot be. `field` names what is wrong; the message says why in one line."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One design: its name, its rule in a sentence, and where it comes from."""
+    """A rule with a name. docs/method.md, section 4, says what each field does and costs.
+
+    when: the moment at which a table is looked at. never; visit: while its piece of a call is zapped; call: in a second
+        walk after the whole call; round: in a scan of all tables at a round's end; unmap: the range is unmapped
+    least: the smallest piece of a call, in bytes, after which its table is looked at, or SLOT
+    markers: skip a table in whose piece the zap passed over a guard marker, or look at it all the same
+    proof: how a table is known to be empty. count: a counter, kept at every install and clear; held: the PTE lock was
+        never dropped during the zap of a whole slot; scan: its entries are read
+    otherwise: what is done where `held` proves nothing. scan the whole table; read the rest: entries that were not
+        cleared under the last hold; read entries outside the piece if the lock was never dropped; or keep the table
+    end_break: whether a force break on the piece's last entry counts as dropping the lock: drop, or held
+    lock: how the PMD lock is taken where nothing had to be unlocked for it: try, or take
+    every: `when: round` acts at the end of every so many rounds
+    rule: the rule in a sentence; source: where it comes from
+    """
 
     name: str
-    rule: str
-    source: str
+    when: str = "never"
+    least: int | str = SLOT
+    markers: str = "look"
+    proof: str = "scan"
+    otherwise: str = "scan"
+    end_break: str = "drop"
+    lock: str = "take"
+    every: int = 1
+    rule: str = ""
+    source: str = ""
+
+    @property
+    def effective(self) -> dict[str, int | str]:
+        """The fields that have an effect under this rule, by name. Rules for which these agree act alike."""
+        names = ["when"]
+        if self.when in ("visit", "call"):
+            names += ["least", "markers", "proof"]
+            if self.proof == "held":
+                names += ["otherwise", "end_break"]
+            if self.when == "visit" and self.proof != "scan":
+                names += ["lock"]
+        elif self.when == "round":
+            names += ["proof", "every"]
+        return {name: getattr(self, name) for name in names}
+
+
+    @property
+    def counts_entries(self) -> bool:
+        """Whether a counter of entries is kept for each table: an atomic operation for each install and clear."""
+        return self.effective.get("proof") == "count"
+
+
+def check_rule(policy: Policy) -> None:
+    """Raise RuleError for a value that a field cannot have, or for fields that exclude each other."""
+    for field, allowed in CHOICES.items():
+        if getattr(policy, field) not in allowed:
+            raise RuleError(field, f"unknown {getattr(policy, field)!r}; known: {', '.join(allowed)}")
+    if policy.least != SLOT and not (isinstance(policy.least, int) and policy.least > 0):
+        raise RuleError("least", f"{policy.least!r} is neither a size above 0 nor `{SLOT}`")
+    if not 1 <= policy.every <= MAX_EVERY:
+        raise RuleError("every", f"{policy.every} is not a number of rounds from 1 to {MAX_EVERY}")
+    if policy.proof == "held" and policy.when in ("call", "round"):
+        raise RuleError("proof", f"`held` needs the zap's own lock, so it goes with `when: visit`, not {policy.when}")
+
+
+def derived(base: Policy, name: str, changes: dict[str, int | str]) -> Policy:
+    """A rule like `base` but for some fields. Raises RuleError for a field that is given and has no effect."""
+    policy = replace(base, name=name, rule="", source="", **changes)  # type: ignore[arg-type]
+    check_rule(policy)
+    for field in changes:
+        if field not in policy.effective:
+            because = f"proof: {policy.proof}" if policy.when in ("visit", "call") else f"when: {policy.when}"
+            raise RuleError(field, f"has no effect with {because}")
+    return policy
 
 
 ALL = (
-    Policy("none", "a zap never frees a table", "Linux before 6.14, or CONFIG_PT_RECLAIM=n"),
-    Policy("refcount", "a table goes when its last entry is cleared", "Free user PTE page table pages, 2021"),
-    Policy("async", "a scan of all tables frees the empty ones after each round", "RFC, June 2024"),
+    Policy(
+        "none",
+        rule="a zap never frees a table",
+        source="Linux before 6.14, or CONFIG_PT_RECLAIM=n",
+    ),
+    Policy(
+        "refcount",
+        when="visit",
+        least=4 * KIB,
+        proof="count",
+        rule="a table goes when its last entry is cleared",
+        source="Free user PTE page table pages, 2021",
+    ),
+    Policy(
+        "async",
+        when="round",
+        rule="a scan of all tables frees the empty ones after each round",
+        source="RFC, June 2024",
+    ),
     Policy(
         "second_walk",
-        "a second walk after the zap scans every wholly covered table",
-        "synchronously scan and reclaim empty user PTE pages, RFC v2, August 2024",
+        when="call",
+        rule="a second walk after the zap scans every wholly covered table",
+        source="synchronously scan and reclaim empty user PTE pages, RFC v2, August 2024",
     ),
     Policy(
         "seed_inline",
-        "freed inside zap_pte_range under the same lock; re-checks only what an earlier hold cleared",
-        "Hildenbrand's reply to RFC v2, August 2024",
+        when="visit",
+        markers="skip",
+        proof="held",
+        otherwise="rest",
+        end_break="held",
+        lock="try",
+        rule="freed inside zap_pte_range under the same lock; re-checks only what an earlier hold cleared",
+        source="Hildenbrand's reply to RFC v2, August 2024",
     ),
     Policy(
         "merged",
-        "freed inside zap_pte_range under the same lock, else re-scanned",
-        "Linux 6.14, 6375e95f381e with f39edcf6349a",
+        when="visit",
+        markers="skip",
+        proof="held",
+        lock="try",
+        rule="freed inside zap_pte_range under the same lock, else re-scanned",
+        source="Linux 6.14, 6375e95f381e with f39edcf6349a",
     ),
-    Policy("munmap", "tables go with the address range", "free_pgtables, every Linux"),
+    Policy(
+        "munmap",
+        when="unmap",
+        rule="tables go with the address range",
+        source="free_pgtables, every Linux",
+    ),
 )
 POLICIES = tuple(p.name for p in ALL)
+BUILT_IN = {p.name: p for p in ALL}
+
+assert {field.name for field in fields(Policy)} == {"name", *RULE_FIELDS, "rule", "source"}

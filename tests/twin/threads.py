@@ -46,8 +46,13 @@ def steps_of(choices: Choices, round_: int, visits: Iterable[Piece]) -> Steps:
     return steps
 
 
-def contend(choices: Choices, round_: int, steps: Steps, trylocks: list[Trylock], work: Counter[str]) -> None:
-    """Turn failed trylocks into slow paths. Only counters in `work` change: the table is freed either way."""
+def contend(
+    choices: Choices, round_: int, steps: Steps, trylocks: list[Trylock], work: Counter[str], *, reads: bool = True
+) -> None:
+    """Turn failed trylocks into slow paths. Only counters in `work` change: the table is freed either way.
+
+    reads: whether a slow path reads the entries again.
+    """
     trylocks_at: defaultdict[tuple[int, int], list[Trylock]] = defaultdict(list)
     for trylock in trylocks:
         piece = trylock.piece
@@ -57,8 +62,9 @@ def contend(choices: Choices, round_: int, steps: Steps, trylocks: list[Trylock]
             if choices.trylock_fails(round_, trylock.piece.table, len(rivals)):
                 work["pmd_trylocks_failed"] += 1
                 work["pmd_locks"] += 1
-                work["pte_locks_extra"] += 1
-                work["ptes_rescanned"] += choices.arch.entries
+                if reads:
+                    work["pte_locks_extra"] += 1
+                    work["ptes_rescanned"] += choices.arch.entries
                 if trylock.fast:
                     work["fast_paths"] -= 1
                     work["slow_paths"] += 1

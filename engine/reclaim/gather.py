@@ -1,0 +1,119 @@
+"""mmu_gather: TLB flushes, the tables that wait for one, and page slots (docs/method.md, section 5)."""
+
+from typing import Any
+
+import numpy as np
+
+from engine.numeric.jit import inner
+from engine.reclaim.rules import FREE, KEEP
+
+EMPTY_FIRST, EMPTY_END = np.int64(1) << np.int64(62), np.int64(-1)
+
+
+@inner
+def flush(counters: Any, first: Any, end: Any, stride: Any, ceiling: Any) -> None:
+    """Count one flush of pages [first, end) in units of `stride` pages; none if the range is empty."""
+    if end <= first:
+        return
+    counters.flushes += 1
+    if (end - first) // stride > ceiling:
+        counters.tlb_flushes_full += 1
+    else:
+        counters.tlb_invlpgs += (end - first + stride - 1) // stride
+
+
+@inner
+def flush_one_visit(counters: Any, cleared: Any, base: Any, mode: Any, entries: Any, ceiling: Any) -> None:
+    """The flush of a call that has one piece: what it cleared (record CLEARED), and its table if that is freed."""
+    if cleared.count > 0:
+        first, end, stride = base + cleared.first, base + cleared.last + 1, 1
+        if mode != KEEP:
+            first, end = min(first, base), max(end, base + 1)
+        flush(counters, first, end, stride, ceiling)
+    elif mode != KEEP:
+        flush(counters, base, base + 1, entries, ceiling)
+
+
+@inner
+def open_gathers(gathers: Any) -> None:
+    """Empty the gather of each policy: a call begins. gathers: GATHER[policies]."""
+    for p in range(gathers.size):
+        g = gathers[p]
+        g.first, g.end, g.cleared, g.tables = EMPTY_FIRST, EMPTY_END, 0, 0
+        g.late_first, g.late_end, g.late_tables = EMPTY_FIRST, EMPTY_END, 0
+        g.batch_first, g.batch_end, g.batched = EMPTY_FIRST, EMPTY_END, 0
+
+
+@inner
+def cover(gather: Any, first: Any, end: Any) -> None:
+    """Present entries for pages [first, end) were cleared."""
+    gather.first, gather.end, gather.cleared = min(gather.first, first), max(gather.end, end), 1
+
+
+@inner
+def flush_gather(gather: Any, counters: Any, entries: Any, ceiling: Any) -> None:
+    """Flush what a gather holds, and empty it."""
+    flush(counters, gather.first, gather.end, 1 if gather.cleared else entries, ceiling)
+    gather.first, gather.end, gather.cleared, gather.tables = EMPTY_FIRST, EMPTY_END, 0, 0
+
+
+@inner
+def gather_visit(
+    gather: Any, counters: Any, cleared: Any, base: Any, mode: Any, entries: Any, ceiling: Any, table_batch: Any
+) -> None:
+    """Add one visit of a call that has several pieces: its entries, a break's flush, and its table if it is freed."""
+    if cleared.count > 0:
+        if cleared.broke >= 0:
+            cover(gather, base + cleared.first, base + cleared.broke + 1)
+            flush_gather(gather, counters, entries, ceiling)
+            if cleared.first_after >= 0:
+                cover(gather, base + cleared.first_after, base + cleared.last_after + 1)
+        else:
+            cover(gather, base + cleared.first, base + cleared.last + 1)
+    if mode == FREE:  # tlb_remove_table
+        gather.first, gather.end = min(gather.first, base), max(gather.end, base + 1)
+        gather.tables += 1
+        if gather.tables == table_batch:
+            flush_gather(gather, counters, entries, ceiling)
+    elif mode != KEEP:
+        gather.late_first, gather.late_end = min(gather.late_first, base), max(gather.late_end, base + 1)
+        gather.late_tables += 1
+        if gather.late_tables == table_batch:
+            if gather.batched:
+                flush(counters, gather.late_first, gather.late_end, entries, ceiling)
+            else:  # the first batch shares its flush with the entries cleared, which are not all known yet
+                gather.batch_first, gather.batch_end, gather.batched = gather.late_first, gather.late_end, 1
+            gather.late_first, gather.late_end, gather.late_tables = EMPTY_FIRST, EMPTY_END, 0
+
+
+@inner
+def close_gathers(gathers: Any, counters: Any, entries: Any, ceiling: Any) -> None:
+    """The flushes at the end of a call, of each policy. counters: COUNTERS[policies]."""
+    for p in range(gathers.size):
+        g = gathers[p]
+        c = counters[p]
+        stride = 1 if g.cleared else entries
+        if g.batched:
+            flush(c, min(g.first, g.batch_first), max(g.end, g.batch_end), stride, ceiling)
+            flush(c, g.late_first, g.late_end, entries, ceiling)
+        else:
+            flush(c, min(g.first, g.late_first), max(g.end, g.late_end), stride, ceiling)
+
+
+@inner
+def hold_scanned(scan: Any, counters: Any, base: Any, entries: Any, ceiling: Any, table_batch: Any) -> None:
+    """A scan at a round's end freed the table whose first page is `base`. scan: SCAN."""
+    if scan.tables == 0:
+        scan.first = base
+    scan.tables += 1
+    scan.end = base + 1
+    if scan.tables == table_batch:
+        flush_scanned(scan, counters, entries, ceiling)
+
+
+@inner
+def flush_scanned(scan: Any, counters: Any, entries: Any, ceiling: Any) -> None:
+    """A scan leaves a PMD table, or its batch of tables is full."""
+    if scan.tables > 0:
+        flush(counters, scan.first, scan.end, entries, ceiling)
+        scan.tables = 0
