@@ -8,8 +8,8 @@ from engine.numeric.jit import inner
 from engine.random.splitmix import TRYLOCK, draw, key
 from engine.reclaim.records import record
 
-ATTEMPT = record("step", "table", "fast")
-"""A trylock of one policy in one round. fast: if it fails, a fast path becomes a slow one."""
+ATTEMPT = record("step", "table", "tried", "fast")
+"""Trylocks at one visit. tried: the policies that tried, a bit each; fast: those for which it was a fast path."""
 
 
 @inner
@@ -19,27 +19,59 @@ def thread_of(call: Any, threads: Any, calls: Any, interleaved: Any) -> Any:
 
 
 @inner
-def note_trylock(attempts: Any, number: Any, step: Any, table: Any, fast: Any) -> None:
-    """Write ATTEMPT number `number` of attempts: ATTEMPT[*]."""
-    attempts[number].step, attempts[number].table, attempts[number].fast = step, table, fast
+def note_trylocks(attempt: Any, step: Any, table: Any, tried: Any, fast: Any) -> None:
+    """Fill one ATTEMPT."""
+    attempt.step, attempt.table, attempt.tried, attempt.fast = step, table, tried, fast
 
 
 @inner
 def settle_trylocks(
-    attempts: Any, count: Any, seed: Any, round_: Any, limits: Any, steps: Any, entries: Any, counters: Any, rule: Any
+    attempts: Any, count: Any, seed: Any, round_: Any, limits: Any, steps: Any, entries: Any, counters: Any, rules: Any
 ) -> None:
     """Turn the trylocks that failed in one PMD table and round into slow paths. Only counters change.
 
     attempts: ATTEMPT[*], the first `count` of them; limits: uint64[701], by the number of trylocks at a step;
-    steps: int64[2, *], scratch: a hash table of steps and how many trylocks each has
+    steps: int64[2, *]: scratch; counters: COUNTERS[policies]; rules: RULE[policies]
     """
     lowest, highest, previous, is_increasing = np.int64(1) << 60, np.int64(-1), np.int64(-1), True
+    anyone, everyone, fast_for_all, fast_for_any = np.int64(0), np.int64(-1), np.int64(-1), np.int64(0)
     for i in range(count):
-        step = attempts[i].step
+        step, tried, fast = attempts[i].step, attempts[i].tried, attempts[i].fast
         is_increasing = is_increasing and step > previous
         lowest, highest, previous = min(lowest, step), max(highest, step), step
+        anyone, everyone = anyone | tried, everyone & tried
+        fast_for_any, fast_for_all = fast_for_any | fast, fast_for_all & (fast | ~tried)
     if is_increasing:  # as one thread's always are: no two visits at one step
         return
+    are_alike = anyone == everyone and fast_for_any & ~fast_for_all == 0  # as where no gather was full
+    failed, failed_fast, is_known = np.int64(0), np.int64(0), False
+    for p in range(rules.size):
+        if (anyone >> p) & 1 == 0:
+            continue
+        if not (are_alike and is_known):
+            failed, failed_fast = failed_trylocks(
+                attempts, count, 1 << p, seed, round_, limits, steps, lowest, highest
+            )
+            is_known = True
+        if are_alike:
+            failed_fast = failed if (fast_for_any >> p) & 1 else 0
+        counters[p].pmd_trylocks_failed += failed
+        counters[p].pmd_locks += failed
+        counters[p].fast_paths -= failed_fast
+        counters[p].slow_paths += failed_fast
+        if rules[p].counts == 0:
+            counters[p].pte_locks_extra += failed
+            counters[p].ptes_rescanned += failed * entries
+
+
+@inner
+def failed_trylocks(
+    attempts: Any, count: Any, policy: Any, seed: Any, round_: Any, limits: Any, steps: Any, lowest: Any, highest: Any
+) -> Any:
+    """(all, those on a fast path) of one policy's trylocks that failed; policy: its bit; all steps in lowest..highest.
+
+    steps[0] is a hash table of steps, steps[1] how many trylocks each has.
+    """
     size = np.int64(1)
     while size < 2 * count:
         size *= 2
@@ -48,23 +80,26 @@ def settle_trylocks(
     numbers, crowds = steps[0], steps[1]
     for at in range(size):
         numbers[at] = -1
+    most = np.int64(0)
     for i in range(count):
-        at = ((attempts[i].step - lowest) * spread) & mask
-        while numbers[at] >= 0 and numbers[at] != attempts[i].step:
-            at = (at + 1) & mask
-        if numbers[at] < 0:
-            numbers[at], crowds[at] = attempts[i].step, 0
-        crowds[at] += 1
+        if attempts[i].tried & policy:
+            at = ((attempts[i].step - lowest) * spread) & mask
+            while numbers[at] >= 0 and numbers[at] != attempts[i].step:
+                at = (at + 1) & mask
+            if numbers[at] < 0:
+                numbers[at], crowds[at] = attempts[i].step, 0
+            crowds[at] += 1
+            most = max(most, crowds[at])
+    failed, failed_fast = np.int64(0), np.int64(0)
+    if most < 2:
+        return failed, failed_fast
     stream = key(seed, round_, TRYLOCK)
     for i in range(count):
-        at = ((attempts[i].step - lowest) * spread) & mask
-        while numbers[at] != attempts[i].step:
-            at = (at + 1) & mask
-        if crowds[at] > 1 and draw(np.uint64(stream), attempts[i].table) < limits[min(crowds[at], 700)]:
-            counters.pmd_trylocks_failed += 1
-            counters.pmd_locks += 1
-            counters.fast_paths -= attempts[i].fast
-            counters.slow_paths += attempts[i].fast
-            if rule.counts == 0:
-                counters.pte_locks_extra += 1
-                counters.ptes_rescanned += entries
+        if attempts[i].tried & policy:
+            at = ((attempts[i].step - lowest) * spread) & mask
+            while numbers[at] != attempts[i].step:
+                at = (at + 1) & mask
+            if crowds[at] > 1 and draw(np.uint64(stream), attempts[i].table) < limits[min(crowds[at], 700)]:
+                failed += 1
+                failed_fast += (attempts[i].fast & policy) != 0
+    return failed, failed_fast

@@ -26,7 +26,7 @@ from engine.random.splitmix import (
     key,
     scale,
 )
-from engine.reclaim.contention import ATTEMPT, note_trylock, settle_trylocks, thread_of
+from engine.reclaim.contention import ATTEMPT, note_trylocks, settle_trylocks, thread_of
 from engine.reclaim.gather import (
     close_gathers,
     flush_one_visit,
@@ -285,7 +285,8 @@ def apply_rules(
             trylocks, fast = own.pmd_trylocks, own.fast_paths
             mode = judge(rule, visit, own, 1)
             if par.threads > 1 and own.pmd_trylocks > trylocks:
-                note_trylock(attempts[p, r], attempted[p, r], visit.step, table, own.fast_paths > fast)
+                bit = 1 << p
+                note_trylocks(attempts[p, r, attempted[p, r]], visit.step, table, bit, (own.fast_paths > fast) * bit)
                 attempted[p, r] += 1
         if mode != KEEP:
             own.pte_tables_freed += 1
@@ -647,7 +648,7 @@ def walk(
                         if threads > 1:
                             settle_trylocks(
                                 s.attempts[p, r], s.attempted[p, r], seed, r, contention, s.steps, entries,
-                                counters[p], rules[p],
+                                counters, rules,
                             )  # fmt: skip
                             s.attempted[p, r] = 0
             if par.pud_span > 0 and (done % par.pud_span == 0 or done == par.end_table):
