@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.numeric.bit_ops import ZERO, nth, popcount, survey
+from engine.numeric.bit_ops import ZERO, nth, survey
 from engine.numeric.jit import inner, kernel
 from engine.random.binomial import ALWAYS, MAYBE, NEVER
 from engine.random.splitmix import OF_CALL, OF_CALL_LOW, OF_EXTENT, STREAMS, call_key, draw, fill_streams, scale
@@ -21,19 +21,16 @@ from engine.reclaim.residency_blocks import block_calls, block_counts, block_end
 from engine.reclaim.rules import (
     END_BREAK,
     FREE,
-    FREE_AFTER_CALL,
     HELD,
     KEEP,
     KEEP_TABLE,
     MID_BREAK,
     NO_BREAK,
     ROUND,
-    UNMAP,
     judge,
-    judge_at_round_end,
 )
-from engine.reclaim.walk import PEAK, END, UNMAPPED, ZAPPED, add_pages, upper_if_unmapped
-from engine.walk.residency import outermost, place_extents
+from engine.reclaim.walk import END, PEAK, UNMAPPED, ZAPPED, add_pages, upper_if_unmapped
+from engine.walk.residency import place_extents
 
 BLOCK_TABLES = 512
 FRESH, LOW, HIGH, UNSURE, HELD_PAGES, MADE, TOUCHED, HAS_BITS, NUMBERS = range(9)
@@ -240,10 +237,12 @@ def install(
     n: Any, block: Any, r: Any, par: Any, lim: Any, cdfs: Any, streams: Any, s: Any, unit: Any, places: Any, carried: Any
 ) -> Any:
     """Draw a round's install of a block: updates the numbers HELD_PAGES, LOW and HIGH; returns the pages installed."""
-    fresh, low, high, unsure = s.numbers[FRESH], s.numbers[LOW], s.numbers[HIGH], s.numbers[UNSURE]
-    held, has_bits = s.numbers[HELD_PAGES], s.numbers[HAS_BITS]
+    size = (n + 3) & ~3
+    fresh, low, high, unsure = s.numbers[FRESH, :size], s.numbers[LOW, :size], s.numbers[HIGH, :size], s.numbers[UNSURE, :size]
+    held, has_bits, cells = s.numbers[HELD_PAGES], s.numbers[HAS_BITS], s.cells[:size]
+    hashes, others = s.hashes[0, : size >> 2], s.hashes[1, : size >> 2]
     if par.install == MAYBE and par.places > 0:
-        block_counts(block, cdfs, par, streams, s.hashes[0][: s.cells.size >> 2], s.cells, fresh, unsure)
+        block_counts(block, cdfs, par, streams, hashes, cells, fresh, unsure)
     elif par.install == MAYBE:
         for i in range(n):
             extent = (block + i) * par.entries // par.cluster
@@ -254,10 +253,7 @@ def install(
     for i in range(n, fresh.size):
         fresh[i] = 0
     if par.install == MAYBE and places > 1:
-        size = s.cells.size >> 2
-        block_ends(
-            block, places, fresh, cdfs, par, streams, s.hashes[0][:size], s.hashes[1][:size], s.cells, low, high, unsure
-        )
+        block_ends(block, places, fresh, cdfs, par, streams, hashes, others, cells, low, high, unsure)
     else:
         for i in range(n):
             low[i], high[i] = 0, places - 1

@@ -46,7 +46,6 @@ from engine.reclaim.rules import (
     OUTSIDE,
     REST,
     ROUND,
-    UNMAP,
     judge,
     judge_at_round_end,
 )
