@@ -23,9 +23,8 @@ from engine.random.splitmix import (
     pins_of,
     streams_of,
 )
-from engine.walk import columns as lay
-from engine.walk.encode import Encoded, encode
-from engine.walk.residency import cut, drawn_extents, place_extents, resident_extents
+from engine.reclaim.encode import Encoded, encode
+from engine.reclaim.residency import cut, drawn_extents, place_extents, resident_extents
 
 Ranges = NDArray[np.int64]
 """int64[n, 2]: first and end page."""
@@ -54,12 +53,12 @@ class ScenarioPages:
 
     @property
     def pages(self) -> int:
-        return int(self._par[lay.PAGES])
+        return int(self._par["pages"])
 
     @property
     def tables(self) -> int:
         """Number of slots; the last may be partial."""
-        return int(self._par[lay.END_TABLE])
+        return int(self._par["end_table"])
 
     def markers(self, first_table: int = 0, end_table: int | None = None) -> Ranges:
         """Pages with a guard marker in slots [first_table, end_table), as maximal ranges; equal in all rounds."""
@@ -72,20 +71,20 @@ class ScenarioPages:
     def calls(self, round_: int) -> Calls:
         """The calls of a round, distributed to threads (docs/method.md, sections 2 and 6)."""
         par = self._par
-        number = np.arange(par[lay.N_CALLS], dtype=np.int64)
-        if par[lay.COVER] == NEVER:
+        number = np.arange(par["calls"], dtype=np.int64)
+        if par["cover"] == NEVER:
             number = number[:0]
-        if par[lay.COVER] == MAYBE or par[lay.RANDOM]:
-            keys = call_keys(self._seed, round_, par[lay.N_CALLS])
-            if par[lay.COVER] == MAYBE:
-                number = number[keys[number] < self._lim[lay.LIMIT_COVER]]
-            if par[lay.RANDOM]:
+        if par["cover"] == MAYBE or par["random"]:
+            keys = call_keys(self._seed, round_, par["calls"])
+            if par["cover"] == MAYBE:
+                number = number[keys[number] < self._lim["cover"]]
+            if par["random"]:
                 number = number[np.argsort(keys[number], kind="stable")]
-        threads, n_calls = int(par[lay.THREADS]), max(int(par[lay.N_CALLS]), 1)
-        thread = number % threads if par[lay.INTERLEAVED] else number * threads // n_calls
+        threads, n_calls = int(par["threads"]), max(int(par["calls"]), 1)
+        thread = number % threads if par["interleaved"] else number * threads // n_calls
         by_thread = np.argsort(thread, kind="stable")
-        start = par[lay.SHIFT] + number[by_thread] * par[lay.ZAP]
-        ranges = np.stack([start, np.minimum(start + par[lay.ZAP], par[lay.PAGES])], axis=1)
+        start = par["shift"] + number[by_thread] * par["zap"]
+        ranges = np.stack([start, np.minimum(start + par["zap"], par["pages"])], axis=1)
         return Calls(ranges, np.searchsorted(thread[by_thread], np.arange(threads + 1)).astype(np.int64))
 
     def _ranges(self, kind: int, round_: int, first: int, end: int | None) -> Ranges:
@@ -107,7 +106,7 @@ def write_ranges(
 
     kind: INSTALLS or MARKERS; out: int64[n, 2]; if there are more than n ranges, only the first n are written
     """
-    entries, pages = par[lay.ENTRIES], par[lay.PAGES]
+    entries, pages = par["entries"], par["pages"]
     words = np.zeros(entries >> 6, np.uint64)
     marker = np.zeros(entries >> 6, np.uint64)
     scratch = np.zeros(entries >> 6, np.uint64)
@@ -149,14 +148,14 @@ def write_ranges(
 def draw_markers(par: Any, cdfs: Any, pins: Any, table: Any, valid: Any, words: Any, scratch: Any) -> None:
     """Set in `words`, uint64[entries / 64], the entries of a table that are guard markers. Writes words, scratch."""
     words[:] = ZERO
-    if par[lay.PIN] == NEVER:
+    if par["pin"] == NEVER:
         return
-    entries = par[lay.ENTRIES]
-    if par[lay.PIN] == ALWAYS:
+    entries = par["entries"]
+    if par["pin"] == ALWAYS:
         fill(words, 0, entries)
     else:
-        k = resident_extents(table, cdfs, par[lay.PIN_CDF], pins)
-        place_extents(words, scratch, table, entries, k, 1, cdfs, par[lay.PIN_SPANS], pins)
+        k = resident_extents(table, cdfs, par["pin_cdf"], pins)
+        place_extents(words, scratch, table, entries, k, 1, cdfs, par["pin_spans"], pins)
     cut(words, valid)
 
 
@@ -167,17 +166,17 @@ def draw_install(
 ) -> None:  # fmt: skip
     """Set in `words` the entries of a table that an install writes, ignoring markers. Writes words, scratch."""
     words[:] = ZERO
-    mode, places = par[lay.INSTALL], par[lay.PLACES]
+    mode, places = par["install"], par["places"]
     if mode == NEVER:
         return
     if places > 0:
         k = places
         if mode == MAYBE:
-            k = resident_extents(table, cdfs, par[lay.CDF], streams)
-        place_extents(words, scratch, table, places, k, par[lay.CLUSTER], cdfs, par[lay.SPANS], streams)
+            k = resident_extents(table, cdfs, par["cdf"], streams)
+        place_extents(words, scratch, table, places, k, par["cluster"], cdfs, par["spans"], streams)
     else:
-        base = table * par[lay.ENTRIES]
-        drawn_extents(words, base, valid, par[lay.CLUSTER], mode, lim[lay.LIMIT_INSTALL], streams[OF_EXTENT])
+        base = table * par["entries"]
+        drawn_extents(words, base, valid, par["cluster"], mode, lim["install"], streams[OF_EXTENT])
     cut(words, valid)
 
 

@@ -72,7 +72,6 @@ class Policy:
             names += ["proof", "every"]
         return {name: getattr(self, name) for name in names}
 
-
     @property
     def counts_entries(self) -> bool:
         """Whether a counter of entries is kept for each table: an atomic operation for each install and clear."""

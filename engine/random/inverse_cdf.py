@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.compilation.native_code import Kernel
 from engine.random import cdf_cells
 from engine.random.binomial import CELLS, FULL, NONE_INSIDE
 
@@ -44,9 +43,6 @@ class Cdfs(NamedTuple):
     limits: NDArray[np.uint64]
     begins: NDArray[np.int64]
     lows: NDArray[np.int64]
-
-
-CDF = Kernel(cdf_cells.fill_cdf)
 
 
 def cdf_of(low: int, values: list[int]) -> Cdf:
@@ -92,11 +88,11 @@ def span(n: int, k: int) -> Cdf:
 
 
 def _filled(limits: NDArray[np.uint64], **given: int) -> Cdf:
-    """By compiled code; `given` is what is asked of it."""
+    """A CDF filled in by compiled code. `given`: values of engine.random.cdf_cells' arguments by name."""
     asked, of_cells = np.zeros(cdf_cells.ASKED, np.int64), np.empty(CELLS, np.uint32)
     for name, value in given.items():
         asked[getattr(cdf_cells, name)] = value
-    CDF(asked, limits, of_cells)
+    cdf_cells.fill_cdf(asked, limits, of_cells)
     low, count = int(asked[cdf_cells.LOW]), int(asked[cdf_cells.COUNT])
     return Cdf(low, limits[low : low + count].copy(), of_cells)
 

@@ -49,9 +49,7 @@ def settle_trylocks(
         if (anyone >> p) & 1 == 0:
             continue
         if not (are_alike and is_known):
-            failed, failed_fast = failed_trylocks(
-                attempts, count, 1 << p, seed, round_, limits, steps, lowest, highest
-            )
+            failed, failed_fast = failed_trylocks(attempts, count, 1 << p, seed, round_, limits, steps, lowest, highest)
             is_known = True
         if are_alike:
             failed_fast = failed if (fast_for_any >> p) & 1 else 0

@@ -10,8 +10,8 @@ from engine.model.arch import ARCHES
 from engine.model.policy import Policy
 from engine.model.results import COLUMNS, ROUND_COLUMNS, WORK, Results
 from engine.model.scenario import Columns
+from engine.reclaim.encode import Encoded
 from engine.reclaim.records import COUNTERS, LANE, PER_POINT, TOTALS, UPPER
-from engine.walk.encode import Encoded
 
 Integers = NDArray[np.int64]
 
@@ -38,7 +38,7 @@ class Tally:
 
 def blank(points: Encoded, policies: int) -> Tally:
     """A tally of zeros."""
-    n, rounds = len(points.kinds), int(points.offsets[-1])
+    n, rounds = len(points.groups), int(points.offsets[-1])
     shapes = (
         (rounds, 2, policies),
         (rounds, 2, 2),

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.numeric.bit_ops import ONE, ZERO
 from engine.numeric.jit import inner
 from engine.reclaim.rules import FREE, KEEP
 
@@ -117,3 +118,33 @@ def flush_scanned(scan: Any, counters: Any, entries: Any, ceiling: Any) -> None:
     if scan.tables > 0:
         flush(counters, scan.first, scan.end, entries, ceiling)
         scan.tables = 0
+
+
+@inner
+def fill_page_slots(
+    words: Any, first: Any, end: Any, folio: Any, slots: Any, batch: Any, batch_slots: Any, batches: Any
+) -> tuple[Any, Any, Any]:
+    """Put the present pages in [first, end) into a gather: (slots filled in its batch, its batch, entry of the force
+    break or -1).
+
+    A run of pages of one folio takes two slots (__tlb_remove_folio_pages_size), a single page one.
+    """
+    broke = -1
+    e = first
+    while e < end:
+        if words[e >> 6] & (ONE << np.uint64(e & 63)) == ZERO:
+            e += 1
+            continue
+        stop = min(end, (e // folio + 1) * folio)
+        last = e
+        while last + 1 < stop and words[(last + 1) >> 6] & (ONE << np.uint64((last + 1) & 63)) != ZERO:
+            last += 1
+        slots += 1 if last == e else 2
+        if slots >= (7 if batch == 0 else batch_slots - 1):
+            slots = 0
+            batch += 1
+            if batch > batches:
+                batch = 0
+                broke = last
+        e = last + 1
+    return slots, batch, broke

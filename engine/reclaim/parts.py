@@ -36,7 +36,7 @@ def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
     """Which points (PARAMETERS[n]) this pass is for, under these rules (RULE[policies])."""
     entries, zap = par["entries"], par["zap"]
     aligned = (zap < entries) & (entries % zap == 0) & (par["shift"] % zap == 0) & (par["pages"] % entries == 0)
-    plain = (par["free"] == 0) & (par["refaults"] == NEVER) & (par["pin"] == NEVER)
+    plain = (par["free"] == 0) & (par["refault"] == NEVER) & (par["pin"] == NEVER)
     looks = np.isin(rules["when"], (AT_VISIT, CALL))[None] & (rules["least"][None] <= zap[:, None])
     counts = (rules["proof"] == COUNT)[None]
     tries = (looks & rules["tries"].astype(bool)[None]).any(axis=1) & (par["threads"] > 1)
@@ -102,7 +102,7 @@ def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
 def place_pages(row: Any, table: Any, places: Any, count: Any, first: Any, last: Any, bag: Any, stream: Any) -> None:
     """Set `count` of a table's pages, 0 < count < places, of which the outermost are known, in a cleared row.
 
-    As engine.walk.residency.place_extents with extents of a page. bag: the table's first hash of stream PLACE.
+    As engine.reclaim.residency.place_extents with extents of a page. bag: the table's first hash of stream PLACE.
     """
     row[first >> 6] |= ONE << np.uint64(first & 63)
     row[last >> 6] |= ONE << np.uint64(last & 63)
@@ -137,7 +137,12 @@ def place_pages(row: Any, table: Any, places: Any, count: Any, first: Any, last:
 def install(n: Any, block: Any, par: Any, lim: Any, cdfs: Any, streams: Any, s: Any) -> Any:
     """Draw a round's install of a block and place its pages: updates PAGES and the rows; returns the pages installed."""
     size = (n + 3) & ~3
-    fresh, low, high, unsure = s.numbers[FRESH, :size], s.numbers[LOW, :size], s.numbers[HIGH, :size], s.numbers[UNSURE, :size]
+    fresh, low, high, unsure = (
+        s.numbers[FRESH, :size],
+        s.numbers[LOW, :size],
+        s.numbers[HIGH, :size],
+        s.numbers[UNSURE, :size],
+    )
     pages, cells = s.numbers[PAGES], s.cells[:size]
     hashes, others = s.hashes[0, : size >> 2], s.hashes[1, : size >> 2]
     entries, places, unit = par.entries, par.places, par.cluster
@@ -209,9 +214,7 @@ def last_call(keys: Any, parts: Any, is_random: Any, streams: Any, first_call: A
         return parts - 1
     best = np.int64(0)
     for x in range(1, parts):
-        if keys[x] > keys[best] or (
-            keys[x] == keys[best] and comes_later(streams, first_call + x, first_call + best)
-        ):
+        if keys[x] > keys[best] or (keys[x] == keys[best] and comes_later(streams, first_call + x, first_call + best)):
             best = np.int64(x)
     return best
 
@@ -235,7 +238,9 @@ def fill_lane_masks(zap: Any, right: Any, left: Any) -> Any:
 
 
 @inner
-def clear_small_parts(row: Any, cleared: Any, made: Any, zap: Any, steps: Any, lowest: Any, right: Any, left: Any) -> Any:
+def clear_small_parts(
+    row: Any, cleared: Any, made: Any, zap: Any, steps: Any, lowest: Any, right: Any, left: Any
+) -> Any:
     """Clear the parts of up to 64 pages whose calls are made; writes the cleared entries to uint64[words].
 
     Returns (entries cleared, pieces with one, pages from the first to the last of each piece, entries left). Whole words
@@ -320,7 +325,7 @@ def describe_last_page(visit: Any, pages: Any, entries: Any, unmaps: Any) -> Non
 
 @kernel
 def walk_parts(
-    s: Any, rows: Any, kinds: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
+    s: Any, rows: Any, groups: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
     rules: Any, all_tables: Any, all_pages: Any, all_upper: Any, all_counters: Any, all_lanes: Any, all_totals: Any,
 ) -> None:  # fmt: skip
     """As engine.reclaim.walk.walk, which see for the arguments, for points that fit."""
@@ -333,10 +338,13 @@ def walk_parts(
     freed, first_left = s.numbers[FREED], s.numbers[FIRST]
 
     for point in rows:
-        par = pars[kinds[point]]
-        lim = lims[kinds[point]]
+        par = pars[groups[point]]
+        lim = lims[groups[point]]
         seed = seeds[point]
-        tables, pages_of = all_tables[offsets[point] : offsets[point + 1]], all_pages[offsets[point] : offsets[point + 1]]
+        tables, pages_of = (
+            all_tables[offsets[point] : offsets[point + 1]],
+            all_pages[offsets[point] : offsets[point + 1]],
+        )
         upper = all_upper[offsets[point] : offsets[point + 1]]
         counters, lanes = all_counters[point], all_lanes[point]
         lane = lanes[ZAPPED]

@@ -12,10 +12,10 @@ def record(*names: str) -> np.dtype[np.void]:
 
 PARAMETERS = record(
     "entries", "pages", "pmd_span", "pud_span", "zap", "shift", "calls", "cover", "random", "rounds", "free",
-    "refaults", "folio", "threads", "interleaved", "cluster", "places", "install", "cdf", "spans", "least", "most",
+    "refault", "folio", "threads", "interleaved", "cluster", "places", "install", "cdf", "spans", "least", "most",
     "pin", "pin_cdf", "pin_spans", "batch_slots", "batches", "table_batch", "ceiling", "first_table", "end_table",
 )  # fmt: skip
-"""A point's parameters, as engine.walk.encode makes them: sizes in pages, spans in tables."""
+"""A point's parameters, as engine.reclaim.encode makes them: sizes in pages, spans in tables."""
 
 LIMITS = np.dtype([(name, np.uint64) for name in ("install", "cover", "refault")])
 """An event happens when 64 random bits are below its limit."""

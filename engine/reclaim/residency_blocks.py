@@ -1,6 +1,6 @@
 """Draws for a block of tables at once, step by step over arrays, so that the compiler can use vector instructions.
 
-The same bits as engine.walk.residency gives table by table (docs/method.md, section 2). 16 bits mostly decide a draw;
+The same bits as engine.reclaim.residency gives table by table (docs/method.md, section 2). 16 bits mostly decide a draw;
 the tables for which they do not are drawn again by themselves.
 """
 
@@ -24,7 +24,7 @@ from engine.random.splitmix import (
     draw,
     mix,
 )
-from engine.walk.residency import outermost, resident_extents
+from engine.reclaim.residency import outermost, resident_extents
 
 SEVERAL, INSIDE = np.uint16(SEVERAL_INSIDE), np.uint16((1 << INSIDE_BITS) - 1)
 ONE_BIT = np.uint64(1)
@@ -50,7 +50,9 @@ def look_up(cells: Any, cdfs: Any, values: Any, marks: Any) -> None:
 
 
 @inner
-def block_counts(first: Any, cdfs: Any, par: Any, streams: Any, hashes: Any, cells: Any, counts: Any, unsure: Any) -> None:
+def block_counts(
+    first: Any, cdfs: Any, par: Any, streams: Any, hashes: Any, cells: Any, counts: Any, unsure: Any
+) -> None:
     """Resident extents of tables first, ..., a multiple of 4: writes counts, uint16[n].
 
     hashes: uint64[n / 4], cells: uint32[n], unsure: uint16[n]: scratch.

@@ -17,6 +17,7 @@ from engine.random.splitmix import OF_CALL, OF_CALL_LOW, OF_EXTENT, STREAMS, cal
 from engine.reclaim.contention import ATTEMPT, note_trylocks, settle_trylocks, thread_of
 from engine.reclaim.gather import close_gathers, flush_scanned, gather_visit, hold_scanned, open_gathers
 from engine.reclaim.records import CLEARED, COUNTERS, GATHER, SCAN, VISIT
+from engine.reclaim.residency import place_extents
 from engine.reclaim.residency_blocks import block_calls, block_counts, block_ends
 from engine.reclaim.rules import (
     END_BREAK,
@@ -30,7 +31,6 @@ from engine.reclaim.rules import (
     judge,
 )
 from engine.reclaim.walk import END, PEAK, UNMAPPED, ZAPPED, add_pages, upper_if_unmapped
-from engine.walk.residency import place_extents
 
 BLOCK_TABLES = 512
 FRESH, LOW, HIGH, UNSURE, HELD_PAGES, MADE, TOUCHED, HAS_BITS, NUMBERS = range(9)
@@ -42,7 +42,7 @@ def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
     """Which points (PARAMETERS[n]) this pass is for, under these rules (RULE[policies])."""
     entries = par["entries"]
     aligned = (par["zap"] % entries == 0) & (par["shift"] % entries == 0) & (par["pages"] % entries == 0)
-    plain = (par["free"] == 0) & (par["refaults"] == NEVER) & (par["pin"] == NEVER)
+    plain = (par["free"] == 0) & (par["refault"] == NEVER) & (par["pin"] == NEVER)
     drawn = (par["places"] > 0) | (par["install"] != MAYBE) | (par["cluster"] % entries == 0)
     # A call of several slots may fill its gather; where a run of a folio takes two page slots, entries would be needed.
     breaks = par["zap"] > entries
@@ -158,7 +158,14 @@ def count_tables(n: Any, held: Any, made: Any, touched: Any) -> Any:
 
     touched: uint16[n], updated.
     """
-    has, cut, pages, gone, new, seen = np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0)
+    has, cut, pages, gone, new, seen = (
+        np.uint32(0),
+        np.uint32(0),
+        np.uint32(0),
+        np.uint32(0),
+        np.uint32(0),
+        np.uint32(0),
+    )
     zero, calls = np.uint32(0), np.uint32(0)
     for i in range(n):
         some, called = held[i] != 0, made[i] != 0
@@ -234,11 +241,26 @@ def hold_block(
 
 @inner
 def install(
-    n: Any, block: Any, r: Any, par: Any, lim: Any, cdfs: Any, streams: Any, s: Any, unit: Any, places: Any, carried: Any
+    n: Any,
+    block: Any,
+    r: Any,
+    par: Any,
+    lim: Any,
+    cdfs: Any,
+    streams: Any,
+    s: Any,
+    unit: Any,
+    places: Any,
+    carried: Any,
 ) -> Any:
     """Draw a round's install of a block: updates the numbers HELD_PAGES, LOW and HIGH; returns the pages installed."""
     size = (n + 3) & ~3
-    fresh, low, high, unsure = s.numbers[FRESH, :size], s.numbers[LOW, :size], s.numbers[HIGH, :size], s.numbers[UNSURE, :size]
+    fresh, low, high, unsure = (
+        s.numbers[FRESH, :size],
+        s.numbers[LOW, :size],
+        s.numbers[HIGH, :size],
+        s.numbers[UNSURE, :size],
+    )
     held, has_bits, cells = s.numbers[HELD_PAGES], s.numbers[HAS_BITS], s.cells[:size]
     hashes, others = s.hashes[0, : size >> 2], s.hashes[1, : size >> 2]
     if par.install == MAYBE and par.places > 0:
@@ -369,7 +391,7 @@ def gather_calls(
                 row = s.present[i]
                 if has_bits[i] == 0:
                     row[:] = ZERO
-                    place_extents(row, s.seen, table, places, np.int64(fresh[i]), unit, cdfs, par.spans, streams)
+                    place_extents(row, s.seen, table, places, held[i] // unit, unit, cdfs, par.spans, streams)
                 cleared.broke = nth(row, 0, entries, cleared.count - s.page_slots[r])
                 _, cleared.first_after, cleared.last_after = survey(row, cleared.broke + 1, entries)
                 broke = MID_BREAK if cleared.broke + 1 < entries else END_BREAK
@@ -406,7 +428,9 @@ def gather_calls(
 
 
 @inner
-def note_single_slots(n: Any, block: Any, r: Any, first: Any, par: Any, streams: Any, s: Any, tried: Any, fast: Any) -> None:
+def note_single_slots(
+    n: Any, block: Any, r: Any, first: Any, par: Any, streams: Any, s: Any, tried: Any, fast: Any
+) -> None:
     """The trylocks of calls of a slot each, of threads in lock step."""
     held, made = s.numbers[HELD_PAGES], s.numbers[MADE]
     begin = max(par.shift // par.entries - block, 0)
@@ -433,12 +457,15 @@ def add_flushes(counters: Any, flushed: Any) -> None:
 
 @kernel
 def walk_slots(
-    s: Any, rows: Any, kinds: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
+    s: Any, rows: Any, groups: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
     rules: Any, all_tables: Any, all_pages: Any, all_upper: Any, all_counters: Any, all_lanes: Any, all_totals: Any,
 ) -> None:  # fmt: skip
     """As engine.reclaim.walk.walk, which see for the arguments, for points that fit."""
-    visit, spare = s.visit[0], s.spare[0]
-    visit_whole(visit, pars[0].entries, NO_BREAK, 0)
+    if rows.size == 0:
+        return
+    visit = s.visit[0]
+    spare = s.spare[0]
+    visit_whole(visit, pars[groups[rows[0]]].entries, NO_BREAK, 0)
     frees, scanning, tried, fast = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     for p in range(rules.size):
         spare.pmd_trylocks, spare.fast_paths = 0, 0
@@ -450,10 +477,13 @@ def walk_slots(
     s.modes[rules.size], s.modes[rules.size + 1] = tried, fast & tried
 
     for point in rows:
-        par = pars[kinds[point]]
-        lim = lims[kinds[point]]
+        par = pars[groups[point]]
+        lim = lims[groups[point]]
         seed = seeds[point]
-        tables, pages_of = all_tables[offsets[point] : offsets[point + 1]], all_pages[offsets[point] : offsets[point + 1]]
+        tables, pages_of = (
+            all_tables[offsets[point] : offsets[point + 1]],
+            all_pages[offsets[point] : offsets[point + 1]],
+        )
         upper = all_upper[offsets[point] : offsets[point + 1]]
         counters, lanes = all_counters[point], all_lanes[point]
         lane = lanes[ZAPPED]

@@ -29,6 +29,7 @@ from engine.random.splitmix import (
 from engine.reclaim.contention import ATTEMPT, note_trylocks, settle_trylocks, thread_of
 from engine.reclaim.gather import (
     close_gathers,
+    fill_page_slots,
     flush_one_visit,
     flush_scanned,
     gather_visit,
@@ -36,6 +37,7 @@ from engine.reclaim.gather import (
     open_gathers,
 )
 from engine.reclaim.records import CLEARED, GATHER, PAGE_SLOTS, SCAN, VISIT
+from engine.reclaim.residency import cut, drawn_extents, outermost, place_extents, resident_extents
 from engine.reclaim.rules import (
     CALL,
     END_BREAK,
@@ -50,8 +52,6 @@ from engine.reclaim.rules import (
     judge_at_round_end,
 )
 from engine.reclaim.rules import VISIT as AT_VISIT
-from engine.walk.residency import cut, drawn_extents, outermost, place_extents, resident_extents
-from engine.walk.tlb import fill_gather
 
 PRESENT, DIRTY, MARKER, DRAWN, SEEN, BACK, PRESENT_UNMAP, BIT_ROWS = range(8)
 """Rows of a table's bit masks. Entries under zapping policies: present, written since MADV_FREE, guard marker; scratch;
@@ -98,7 +98,7 @@ def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
     trylocks, paces, threaded_rounds = 0, 0, 0
     if threaded.size:
         # A table is freed once a round, but for one that a refault brings back before a later small piece.
-        may_return = (threaded["refaults"] != NEVER) & (rules["tries"] & (rules["least"] < entries)).any()
+        may_return = (threaded["refault"] != NEVER) & (rules["tries"] & (rules["least"] < entries)).any()
         per_table = np.where(may_return, np.maximum(entries // threaded["zap"], 1), 1)
         trylocks = int((np.minimum(threaded["pmd_span"], threaded["end_table"]) * per_table).max())
         paces = int((threaded["rounds"] * threaded["threads"]).max())
@@ -170,7 +170,9 @@ def calls_made(order: Any, keys: Any, par: Any, cover_limit: Any, streams: Any, 
 
 
 @inner
-def draw_install(words: Any, seen: Any, table: Any, valid: Any, resident: Any, par: Any, lim: Any, cdfs: Any, streams: Any) -> Any:
+def draw_install(
+    words: Any, seen: Any, table: Any, valid: Any, resident: Any, par: Any, lim: Any, cdfs: Any, streams: Any
+) -> Any:
     """Write an install's pages of one table into cleared words; returns 1 if there are any. resident: extents of it."""
     if par.places == 0:
         return drawn_extents(
@@ -210,7 +212,7 @@ def take_page_slots(slots: Any, cleared: Any, words: Any, a: Any, b: Any, par: A
             slots.slots -= capacity
             cleared.broke = nth(words, a, b, cleared.count - slots.slots)
     else:
-        slots.slots, slots.batch, cleared.broke = fill_gather(
+        slots.slots, slots.batch, cleared.broke = fill_page_slots(
             words, a, b, par.folio, slots.slots, slots.batch, par.batch_slots, par.batches
         )
     if cleared.broke >= 0:
@@ -235,7 +237,9 @@ def touch_again(present: Any, zapped: Any, back: Any, base: Any, stream: Any, al
 
 
 @inner
-def describe_leftovers(visit: Any, present: Any, marker: Any, a: Any, b: Any, broke: Any, entries: Any, reads_parts: Any) -> None:
+def describe_leftovers(
+    visit: Any, present: Any, marker: Any, a: Any, b: Any, broke: Any, entries: Any, reads_parts: Any
+) -> None:
     """What a rule that reads entries would find: fills `left`, `reads` and, with `reads_parts`, the parts of a table."""
     visit.left = first_entry(present, marker, 0, entries)
     visit.reads = entries if visit.left < 0 else visit.left + 1
@@ -336,16 +340,18 @@ def upper_if_unmapped(upper: Any, touched: Any, mapped: Any, is_pud: Any) -> Non
 
 @kernel
 def walk(
-    s: Any, rows: Any, kinds: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
+    s: Any, rows: Any, groups: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
     rules: Any, all_tables: Any, all_pages: Any, all_upper: Any, all_counters: Any, all_lanes: Any, all_totals: Any,
 ) -> None:  # fmt: skip
     """Walk tables [first_table, end_table) of the points in `rows` and add to their tallies.
 
-    s: Scratch of these points; rows: int64[*]. Of all n points kinds, seeds: int64[n]; offsets: int64[n + 1], where a
+    s: Scratch of these points; rows: int64[*]. Of all n points groups, seeds: int64[n]; offsets: int64[n + 1], where a
     point's rounds begin in all_tables: int64[rounds, 2, policies], all_pages: int64[rounds, 2, 2] and all_upper:
-    UPPER[rounds]; all_counters: COUNTERS[n, policies]; all_lanes: LANE[n, 2]; all_totals: TOTALS[n]. Of all kinds pars:
+    UPPER[rounds]; all_counters: COUNTERS[n, policies]; all_lanes: LANE[n, 2]; all_totals: TOTALS[n]. Of all groups pars:
     PARAMETERS[*]; lims: LIMITS[*]. cdfs: engine.random.inverse_cdf.Cdfs; contention: uint64[701]; rules: RULE[policies]
     """
+    if rows.size == 0:
+        return
     zapping, unmapping, scanning, reading, reads_parts, acts_on_parts = 0, 0, 0, False, False, False
     for p in range(rules.size):
         rule = rules[p]
@@ -354,15 +360,18 @@ def walk(
         looks = rule.when == AT_VISIT or rule.when == CALL
         reading |= looks and (rule.counts == 0 or rule.when == CALL)
         reads_parts |= looks and rule.proof == HELD and (rule.otherwise == REST or rule.otherwise == OUTSIDE)
-        acts_on_parts |= looks and rule.least < pars[0].entries and (rule.counts == 0 or rule.least > 1)
+        acts_on_parts |= looks and rule.least < pars[groups[rows[0]]].entries and (rule.counts == 0 or rule.least > 1)
     everyone = (1 << rules.size) - 1
     zapping = everyone & ~unmapping
 
     for point in rows:
-        par = pars[kinds[point]]
-        lim = lims[kinds[point]]
+        par = pars[groups[point]]
+        lim = lims[groups[point]]
         seed = seeds[point]
-        tables, pages_of = all_tables[offsets[point] : offsets[point + 1]], all_pages[offsets[point] : offsets[point + 1]]
+        tables, pages_of = (
+            all_tables[offsets[point] : offsets[point + 1]],
+            all_pages[offsets[point] : offsets[point + 1]],
+        )
         upper = all_upper[offsets[point] : offsets[point + 1]]
         counters, lanes = all_counters[point], all_lanes[point]
         totals = all_totals[point]
@@ -371,7 +380,7 @@ def walk(
         entries, pages, rounds = par.entries, par.pages, par.rounds
         zap, shift = par.zap, par.shift
         is_free = par.free != 0
-        refaults = par.refaults != NEVER and not is_free
+        refaults = par.refault != NEVER and not is_free
         split = is_free or refaults
         plain = not split and par.pin == NEVER
         wide = par.places == 0 and par.cluster % entries == 0 and par.install == MAYBE
@@ -567,7 +576,7 @@ def walk(
                         if refaults and count > 0:
                             stream = key(seed, r, REFAULT)
                             visit.back = touch_again(
-                                present, drawn, back, base, stream, par.refaults == ALWAYS, lim.refault
+                                present, drawn, back, base, stream, par.refault == ALWAYS, lim.refault
                             )
                             if visit.broke == MID_BREAK and visit.back > 0:
                                 _, visit.back_early, _ = survey(back, a, by_zap.broke + 1)
@@ -587,9 +596,7 @@ def walk(
                                 if visit.broke == MID_BREAK:
                                     visit.reads_rest += by_zap.broke + 1 - a
                             else:
-                                describe_leftovers(
-                                    visit, present, marker, a, b, by_zap.broke, entries, reads_parts
-                                )
+                                describe_leftovers(visit, present, marker, a, b, by_zap.broke, entries, reads_parts)
                         pace_at = np.int64(-1)
                         if threads > 1:
                             if par.random:

@@ -127,7 +127,7 @@ def _main(words: list[str]) -> int:
         code, message = _code_and_message(error, debug)
         if debug and message:
             traceback.print_exc()
-    cache_warning = getattr(sys.modules.get("engine.compilation.cache"), "refused", "")
+    cache_warning = getattr(sys.modules.get("engine.numeric.compiled_cache"), "refused", "")
     if cache_warning:
         _print_error(cache_warning)
     output_error = _flush(sys.stdout)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.model.results import Results
 from engine.model.scenario import Columns
-from engine.walk.finish import Tally
+from engine.reclaim.finish import Tally
 from sweep.grid.point_id import PointIds
 from sweep.store.parts import PartFile
 

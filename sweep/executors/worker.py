@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.model.results import Results
 from engine.model.scenario import Columns
-from engine.walk.finish import Tally
+from engine.reclaim.finish import Tally
 from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Failure, Labels, Shard, describe, failure_lines
 from sweep.store import arrow_tables, parquet, parts
 from sweep.store.parts import PartFile

@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import replace
 
-from engine.compilation.cache import is_cold
+from engine.numeric.compiled_cache import is_cold
 from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Executor, batch_limit_s
 from sweep.run.batching import Batcher, Task
 from sweep.run.plan import Plan, estimate_ns

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from engine.reclaim.finish import Tally
 from engine.run import gathered
-from engine.walk.finish import Tally
 from sweep.executors.base import Done
 from sweep.run.batching import Task
 

@@ -10,7 +10,7 @@ from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS
 from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import run_batch, run_sharded, shards
-from engine.walk.encode import encode
+from engine.reclaim.encode import encode
 
 KIB = 1024
 COLUMN_INDEX = {name: i for i, name in enumerate(COLUMNS)}

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from engine.compilation import cache, native_code
-from engine.compilation.cache import kept, sources_of
+from engine.numeric.compiled_cache import kept, sources_of
 from engine.compilation.native_code import Kernel, leaves, maker, shipped, unpacked
 from engine.model.scenario import Scenario, columns_of
 from engine.portable_code import taken
 from engine.run import COMPILED, KERNELS, arguments, blank, call, run_batch
-from engine.walk.encode import encode
+from engine.reclaim.encode import encode
 from sweep.executors.base import Batch
 from sweep.executors.worker import run_batch as run_in_worker
 from tests.paths import ROOT
@@ -165,7 +165,7 @@ def test_a_changed_source_changes_the_name_of_portable_code(monkeypatch: pytest.
         copy = tmp_path / source.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(source.read_bytes() + b"#" * (source.stem == "quantile"))
-    monkeypatch.setattr("engine.compilation.cache.ENGINE", tmp_path / "engine")
+    monkeypatch.setattr("engine.numeric.compiled_cache.ENGINE", tmp_path / "engine")
     assert shipped(KERNELS[1]).name != before.name
 
 

@@ -9,8 +9,8 @@ from engine.model.arch import GIB, MIB
 from engine.model.scenario import Scenario, columns_of
 from engine.run import BY_COUNTS, BY_PARTS, BY_SLOTS, BY_WALK, tally, ways
 from engine.shortcuts.parts import by_lanes
-from engine.walk.encode import encode
-from engine.walk.finish import finish
+from engine.reclaim.encode import encode
+from engine.reclaim.finish import finish
 
 KIB = 1024
 

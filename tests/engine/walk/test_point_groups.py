@@ -8,7 +8,7 @@ import pytest
 from engine.model.arch import GIB, MIB
 from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import run_batch
-from engine.walk.point_groups import kinds_of
+from engine.reclaim.point_groups import kinds_of
 
 FIRST = Scenario(virt=GIB, sparsity=0.9, coverage=0.5, seed=1)
 OTHERS = (
@@ -33,7 +33,7 @@ def test_points_are_grouped_by_all_but_the_seed() -> None:
 def test_groups_with_equal_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """If two groups have the same hash, each point becomes a group of its own and the rows stay the same."""
     before = run_batch(BATCH)
-    monkeypatch.setattr("engine.walk.point_groups.GOLDEN", np.uint64(0))
+    monkeypatch.setattr("engine.reclaim.point_groups.GOLDEN", np.uint64(0))
     groups, group_of = kinds_of(BATCH)
     assert group_of.tolist() == list(range(7))
     np.testing.assert_array_equal(groups["seed"], BATCH["seed"])

@@ -11,7 +11,7 @@ import pytest
 from engine.model.results import Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import cuts, gathered, run_batch, run_shard
-from engine.walk.finish import Tally
+from engine.reclaim.finish import Tally
 from sweep.executors.base import Batch, BatchStatus, Done, Failure, Shard
 from sweep.executors.worker import run_batch as answer
 from sweep.grid.loader import parse_grid

@@ -1,4 +1,4 @@
-"""Scenarios as the kernels take them: sizes in pages, shares as integer limits, CDFs each once."""
+"""Scenarios as the passes take them: sizes in pages, shares as integer limits, each CDF once."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,8 +11,8 @@ from engine.model.arch import ARCHES
 from engine.model.scenario import ABSENT, FIELD, Columns, decimal
 from engine.random.binomial import ALWAYS, MAYBE, NEVER, limit
 from engine.random.inverse_cdf import Cdfs, binomial, table
-from engine.walk import columns as lay
-from engine.walk.point_groups import kinds_of
+from engine.reclaim.point_groups import groups_of
+from engine.reclaim.records import LIMITS, PARAMETERS
 
 RANDOM_ORDER = FIELD["order"].choices.index("random")
 FREE_ADVICE = FIELD["advice"].choices.index("free")
@@ -21,16 +21,16 @@ INTERLEAVED = FIELD["partition"].choices.index("interleaved")
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Points as the kernels take them.
+    """Points as the passes take them.
 
-    par: int64[kinds, lay.PARAMETERS]; lim: uint64[kinds, lay.LIMITS]; cdfs: the rows that par speaks of;
-    kinds, seeds: int64[n], of each point; offsets: int64[n + 1], where its rounds begin
+    par: PARAMETERS[groups] and lim: LIMITS[groups], of groups of points that differ only in the seed; cdfs: the rows
+    that par numbers; groups, seeds: int64[n], of each point; offsets: int64[n + 1], where its rounds begin
     """
 
-    par: NDArray[np.int64]
-    lim: NDArray[np.uint64]
+    par: NDArray[np.void]
+    lim: NDArray[np.void]
     cdfs: Cdfs
-    kinds: NDArray[np.int64]
+    groups: NDArray[np.int64]
     seeds: NDArray[np.int64]
     offsets: NDArray[np.int64]
 
@@ -65,57 +65,58 @@ def encode(columns: Columns) -> Encoded:
     """Parameters of checked columns. Shares become integer limits, sizes become pages."""
     offsets = np.append(0, np.cumsum(columns["rounds"]))
     seeds = columns["seed"].copy()  # contiguous, as kernels take it
-    columns, kinds = kinds_of(columns)
+    columns, groups = groups_of(columns)
     content = tuple((name, kept.dtype.str, kept.tobytes()) for name, kept in columns.items() if name != "seed")
-    return Encoded(*encode_kinds(content), kinds, seeds, offsets)
+    return Encoded(*encode_groups(content), groups, seeds, offsets)
 
 
 @lru_cache(maxsize=1)
-def encode_kinds(
+def encode_groups(
     content: tuple[tuple[str, str, bytes], ...],
-) -> tuple[NDArray[np.int64], NDArray[np.uint64], Cdfs]:
-    """par, lim and cdfs of kinds of points: of each column the name, the dtype and the bytes.
+) -> tuple[NDArray[np.void], NDArray[np.void], Cdfs]:
+    """PARAMETERS, LIMITS and CDFs of groups of points, from each column's name, dtype and bytes.
 
-    The last ones are kept: one batch after another has the same.
+    The last result is kept, as one batch after another has the same.
     """
-    encode_kinds.cache_clear()  # as engine.random.inverse_cdf.table, which keeps the CDFs
+    encode_groups.cache_clear()  # as engine.random.inverse_cdf.table, which keeps the CDFs
     columns = {name: np.frombuffer(data, dtype) for name, dtype, data in content}
     par = encode_sizes(columns)
-    lim = np.zeros((len(par), lay.LIMITS), np.uint64)
-    entries = par[:, lay.ENTRIES]
+    lim = np.zeros(len(par), LIMITS)
+    entries = par["entries"]
 
     pool = Pool()
-    one_share(par, lim, columns["coverage"], lay.COVER, lay.LIMIT_COVER)
-    one_share(par, lim, columns["refault"], lay.REFAULTS, lay.LIMIT_REFAULT)
+    encode_share(par, lim, columns["coverage"], "cover")
+    encode_share(par, lim, columns["refault"], "refault")
     for p, rows in installed_shares(columns):
         kind, value = limit(p)
         whole = MAYBE if 0 < p < 1 else kind
-        lim[rows, lay.LIMIT_INSTALL] = np.uint64(value)
-        par[rows, lay.INSTALL] = np.where(par[rows, lay.PLACES] > 0, whole, kind)
+        lim["install"][rows] = np.uint64(value)
+        par["install"][rows] = np.where(par["places"][rows] > 0, whole, kind)
         if whole == MAYBE:
-            for places in sorted(set(par[rows, lay.PLACES].tolist())):
+            for places in sorted(set(par["places"][rows].tolist())):
                 if places > 0:
-                    same = rows[par[rows, lay.PLACES] == places]
-                    par[same, lay.CDF] = pool.add(places, p)
+                    same = rows[par["places"][rows] == places]
+                    par["cdf"][same] = pool.add(places, p)
     for share in np.unique(columns["pinned"]):
         rows = np.flatnonzero(columns["pinned"] == share)
         p = decimal(share)
-        par[rows, lay.PIN] = NEVER if p == 0 else ALWAYS if p == 1 else MAYBE
+        par["pin"][rows] = NEVER if p == 0 else ALWAYS if p == 1 else MAYBE
         if 0 < p < 1:
             for size in sorted(set(entries[rows].tolist())):
                 same = rows[entries[rows] == size]
-                par[same, lay.PIN_CDF] = pool.add(size, p)
+                par["pin_cdf"][same] = pool.add(size, p)
     cdfs, first_row = pool.table()
     for n, (least, most) in pool.ranges.items():
-        par[par[:, lay.PLACES] == n, lay.SPANS : lay.MOST + 1] = first_row.get(n, 0), least, most
-        par[entries == n, lay.PIN_SPANS] = first_row.get(n, 0)
+        same = par["places"] == n
+        par["spans"][same], par["least"][same], par["most"][same] = first_row.get(n, 0), least, most
+        par["pin_spans"][entries == n] = first_row.get(n, 0)
     return par, lim, cdfs
 
 
-def encode_sizes(columns: Columns) -> NDArray[np.int64]:
-    """The parameters that are sizes, counts and kinds (shares: NEVER, MAYBE or ALWAYS): int64[n, lay.PARAMETERS]."""
+def encode_sizes(columns: Columns) -> NDArray[np.void]:
+    """PARAMETERS[n]: those that are sizes and counts; of shares whether they are NEVER, MAYBE or ALWAYS."""
     n = len(columns["virt"])
-    par = np.zeros((n, lay.PARAMETERS), np.int64)
+    par = np.zeros(n, PARAMETERS)
     arch = columns["arch"]
 
     def of_arch(values: list[int]) -> NDArray[np.int64]:
@@ -124,45 +125,42 @@ def encode_sizes(columns: Columns) -> NDArray[np.int64]:
     page = of_arch([a.page_bytes for a in ARCHES])
     entries = of_arch([a.entries for a in ARCHES])
     pages = columns["virt"] // page
-    par[:, lay.ENTRIES], par[:, lay.PAGES] = entries, pages
-    par[:, lay.PMD_SPAN] = of_arch([a.pmd_span_tables for a in ARCHES])
-    par[:, lay.PUD_SPAN] = of_arch([a.pud_span_tables if a.has_pud else 0 for a in ARCHES])
+    par["entries"], par["pages"] = entries, pages
+    par["pmd_span"] = of_arch([a.pmd_span_tables for a in ARCHES])
+    par["pud_span"] = of_arch([a.pud_span_tables if a.has_pud else 0 for a in ARCHES])
     zap, shift = columns["zap"] // page, columns["zap_shift"] // page
-    par[:, lay.ZAP], par[:, lay.SHIFT] = zap, shift
-    par[:, lay.N_CALLS] = np.maximum(-(-(pages - shift) // zap), 0)
-    par[:, lay.RANDOM] = columns["order"] == RANDOM_ORDER
-    par[:, lay.FREE] = columns["advice"] == FREE_ADVICE
-    par[:, lay.ROUNDS], par[:, lay.THREADS] = columns["rounds"], columns["threads"]
-    par[:, lay.FOLIO], par[:, lay.CLUSTER] = columns["folio"] // page, columns["cluster"] // page
-    par[:, lay.INTERLEAVED] = columns["partition"] == INTERLEAVED
-    fits = entries % par[:, lay.CLUSTER] == 0
-    par[:, lay.PLACES] = np.where(fits, entries // par[:, lay.CLUSTER], 0)
-    par[:, lay.BATCH_SLOTS] = of_arch([a.gather_batch_slots for a in ARCHES])
-    par[:, lay.BATCHES] = of_arch([a.gather_batches for a in ARCHES])
-    par[:, lay.TABLE_BATCH] = of_arch([a.table_batch for a in ARCHES])
-    par[:, lay.CEILING] = of_arch([a.flush_ceiling for a in ARCHES])
-    par[:, lay.END_TABLE] = -(-pages // entries)
+    par["zap"], par["shift"] = zap, shift
+    par["calls"] = np.maximum(-(-(pages - shift) // zap), 0)
+    par["random"] = columns["order"] == RANDOM_ORDER
+    par["free"] = columns["advice"] == FREE_ADVICE
+    par["rounds"], par["threads"] = columns["rounds"], columns["threads"]
+    par["folio"], par["cluster"] = columns["folio"] // page, columns["cluster"] // page
+    par["interleaved"] = columns["partition"] == INTERLEAVED
+    fits = entries % par["cluster"] == 0
+    par["places"] = np.where(fits, entries // par["cluster"], 0)
+    par["batch_slots"] = of_arch([a.gather_batch_slots for a in ARCHES])
+    par["batches"] = of_arch([a.gather_batches for a in ARCHES])
+    par["table_batch"] = of_arch([a.table_batch for a in ARCHES])
+    par["ceiling"] = of_arch([a.flush_ceiling for a in ARCHES])
+    par["end_table"] = -(-pages // entries)
 
-    for name, at in (("coverage", lay.COVER), ("refault", lay.REFAULTS), ("pinned", lay.PIN)):
-        par[:, at] = kind_of(columns[name])
+    par["cover"], par["refault"], par["pin"] = (certainty(columns[name]) for name in ("coverage", "refault", "pinned"))
     share = np.where(columns["res"] != ABSENT, columns["res"] / columns["virt"], 1 - columns["sparsity"])
-    par[:, lay.INSTALL] = kind_of(share)
+    par["install"] = certainty(share)
     return par
 
 
-def kind_of(shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """NEVER, MAYBE or ALWAYS."""
+def certainty(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """NEVER for shares of 0, ALWAYS for 1, else MAYBE."""
     return np.where(shares <= 0, NEVER, np.where(shares >= 1, ALWAYS, MAYBE))
 
 
-def one_share(
-    par: NDArray[np.int64], lim: NDArray[np.uint64], shares: NDArray[np.float64], kind_at: int, limit_at: int
-) -> None:
+def encode_share(par: NDArray[np.void], lim: NDArray[np.void], shares: NDArray[np.float64], name: str) -> None:
+    """Fill the parameter and the limit of this name."""
     for share in np.unique(shares):
-        rows = shares == share
-        kind, value = limit(decimal(share))
-        par[rows, kind_at] = kind
-        lim[rows, limit_at] = np.uint64(value)
+        same = shares == share
+        par[name][same], value = limit(decimal(share))
+        lim[name][same] = np.uint64(value)
 
 
 def installed_shares(columns: Columns) -> list[tuple[Fraction, NDArray[np.int64]]]:

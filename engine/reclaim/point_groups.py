@@ -1,4 +1,4 @@
-"""Points that differ in nothing but their seed are one kind: what does not depend on the seed is worked out once."""
+"""Groups of points that differ only in the seed: their parameters are worked out once."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,8 +7,8 @@ from engine.model.scenario import Columns
 from engine.random.splitmix import GOLDEN
 
 
-def kinds_of(columns: Columns) -> tuple[Columns, NDArray[np.int64]]:
-    """A row of each kind, and the kind of each row: int64[n]."""
+def groups_of(columns: Columns) -> tuple[Columns, NDArray[np.int64]]:
+    """The columns of one point of each group, and the number of each point's group, int64[n]."""
     rows = len(columns["seed"])
     bits = [values.view(np.uint64) for name, values in columns.items() if name != "seed"]
     varied = [values for values in bits if (values != values[:1]).any()]
@@ -21,6 +21,6 @@ def kinds_of(columns: Columns) -> tuple[Columns, NDArray[np.int64]]:
     runs = np.flatnonzero(new)  # a grid's repeats follow each other
     _, first, which = np.unique(hashes[runs], return_index=True, return_inverse=True)
     first, which = runs[first], np.repeat(which, np.diff(np.append(runs, rows)))
-    if any((values[first][which] != values).any() for values in varied):  # two kinds, one hash
+    if any((values[first][which] != values).any() for values in varied):  # two groups have the same hash
         first = which = np.arange(rows)
     return {name: values[first] for name, values in columns.items()}, which.astype(np.int64)

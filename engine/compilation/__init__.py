@@ -1,1 +1,0 @@
-"""Compiled kernels and the folder that keeps them. Imports nothing else of engine."""

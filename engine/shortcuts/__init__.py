@@ -1,1 +1,0 @@
-"""Faster passes for common kinds of points, with the same results as walk. Imports walk and what is below it."""
