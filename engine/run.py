@@ -1,4 +1,4 @@
-"""The engine's entry points: columns of scenarios in, results out. One pass over an address space serves all policies."""
+"""The engine's entry points: columns of scenarios in, results out; one pass over an address space for all policies."""
 
 import functools
 import operator

@@ -58,7 +58,7 @@ def digest_of_sources() -> str:
     return digest.hexdigest()
 
 
-def add_code(digest: "hashlib._Hash", code: CodeType) -> None:
+def add_code(digest: hashlib.blake2b, code: CodeType) -> None:
     """Add what code does, without where it is written."""
     digest.update(code.co_code)
     digest.update(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)).encode())

@@ -52,7 +52,7 @@ def settle_trylocks(
             failed, failed_fast = failed_trylocks(attempts, count, 1 << p, seed, round_, limits, steps, lowest, highest)
             is_known = True
         if are_alike:
-            failed_fast = failed if (fast_for_any >> p) & 1 else 0
+            failed_fast = failed * ((fast_for_any >> p) & 1)
         counters[p].pmd_trylocks_failed += failed
         counters[p].pmd_locks += failed
         counters[p].fast_paths -= failed_fast

@@ -42,10 +42,10 @@ def blank(points: Encoded, policies: int) -> Tally:
     shapes = (
         (rounds, 2, policies),
         (rounds, 2, 2),
-        (rounds, len(UPPER)),
-        (n, policies, len(COUNTERS)),
-        (n, 2, len(LANE)),
-        (n, len(TOTALS)),
+        (rounds, len(UPPER.names or ())),
+        (n, policies, len(COUNTERS.names or ())),
+        (n, 2, len(LANE.names or ())),
+        (n, len(TOTALS.names or ())),
     )
     return Tally(*(np.zeros(shape, np.int64) for shape in shapes))
 

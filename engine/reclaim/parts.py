@@ -48,8 +48,9 @@ class Scratch(NamedTuple):
 
     hashes: uint64[4, *]; cells: uint32[tables]; numbers: uint16[NUMBERS, tables]; exists: uint16[policies, tables] of
     rules that scan every few rounds; present: uint64[tables, words]; drawn, seen: uint64[words]; made: uint16[*], a
-    flag a call; keys: uint16[entries]; lanes: uint64[2, 6]; streams: uint64[rounds, STREAMS]; flushed: COUNTERS[ACCOUNTS]; cleared: CLEARED[1]; visit: VISIT[1];
-    spare: COUNTERS[1]; scans: SCAN[rounds, policies]; touched, mapped: bool[2, rounds]
+    flag a call; keys: uint16[entries]; lanes: uint64[2, 6]; streams: uint64[rounds, STREAMS]; flushed:
+    COUNTERS[ACCOUNTS]; cleared: CLEARED[1]; visit: VISIT[1]; spare: COUNTERS[1]; scans: SCAN[rounds, policies];
+    touched, mapped: bool[2, rounds]
     """
 
     hashes: Any
@@ -73,7 +74,7 @@ class Scratch(NamedTuple):
 
 
 def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
-    """Scratch for the largest of these points, whose tables are of one size. par: PARAMETERS[n]; rules: RULE[policies]."""
+    """Scratch for the largest of these points, whose tables are of one size: PARAMETERS[n], RULE[policies]."""
     entries, rounds, policies = int(par["entries"].max()), int(par["rounds"].max()), len(rules)
     tables, calls = 512, BLOCK_CALLS + 4 * entries
     return Scratch(
@@ -135,7 +136,7 @@ def place_pages(row: Any, table: Any, places: Any, count: Any, first: Any, last:
 
 @inner
 def install(n: Any, block: Any, par: Any, lim: Any, cdfs: Any, streams: Any, s: Any) -> Any:
-    """Draw a round's install of a block and place its pages: updates PAGES and the rows; returns the pages installed."""
+    """Draw a round's install of a block and place its pages: updates PAGES and the rows; returns pages installed."""
     size = (n + 3) & ~3
     fresh, low, high, unsure = (
         s.numbers[FRESH, :size],
@@ -189,7 +190,7 @@ def comes_later(streams: Any, one: Any, other: Any) -> Any:
 
 @inner
 def later_calls(made: Any, keys: Any, parts: Any, piece: Any, is_random: Any, streams: Any, first_call: Any) -> Any:
-    """How many of a slot's calls that are made come after that of `piece`. made: uint16[parts]; keys: their upper bits."""
+    """How many of a slot's calls come after that of `piece`. made, keys (upper 16 bits of call keys): uint16[parts]."""
     count = np.uint16(0)
     if not is_random:
         for x in range(piece + 1, parts):
@@ -243,8 +244,8 @@ def clear_small_parts(
 ) -> Any:
     """Clear the parts of up to 64 pages whose calls are made; writes the cleared entries to uint64[words].
 
-    Returns (entries cleared, pieces with one, pages from the first to the last of each piece, entries left). Whole words
-    at a time: in each lane of `zap` bits, smearing right and left leaves what lies between its outermost bits.
+    Returns (entries cleared, pieces with one, pages from the first to the last of each piece, entries left). Works on
+    whole words: in each lane of `zap` bits, smearing right and left leaves what lies between its outermost bits.
     """
     in_word, lane = 64 // zap, ONES >> np.uint64(64 - zap)
     count, pieces, spans, kept = np.int64(0), np.int64(0), np.int64(0), ZERO
@@ -306,12 +307,23 @@ def last_nonempty(cleared: Any, keys: Any, shift: Any, is_random: Any, streams: 
             piece = np.int64((w * 64 + first_set(x)) >> shift)
             end = ((piece + 1) << shift) - w * 64
             x = (x >> np.uint64(end)) << np.uint64(end) if end < 64 else ZERO
-            if best < 0 or keys[piece] > keys[best]:
+            is_tie = best >= 0 and keys[piece] == keys[best]  # of the upper 16 bits
+            if is_tie:
+                is_later = comes_later(streams, first_call + piece, first_call + best)
+            else:
+                is_later = best < 0 or keys[piece] > keys[best]
+            if is_later:
                 best = piece
-            elif keys[piece] == keys[best] and piece != best:
-                if comes_later(streams, first_call + piece, first_call + best):
-                    best = piece
     return best
+
+
+@inner
+def first_set_in(row: Any) -> Any:
+    """The first entry set of uint64[words], at least one of which is."""
+    w = 0
+    while row[w] == ZERO:
+        w += 1
+    return w * 64 + first_set(row[w])
 
 
 @inner
@@ -341,10 +353,8 @@ def walk_parts(
         par = pars[groups[point]]
         lim = lims[groups[point]]
         seed = seeds[point]
-        tables, pages_of = (
-            all_tables[offsets[point] : offsets[point + 1]],
-            all_pages[offsets[point] : offsets[point + 1]],
-        )
+        tables = all_tables[offsets[point] : offsets[point + 1]]
+        pages_of = all_pages[offsets[point] : offsets[point + 1]]
         upper = all_upper[offsets[point] : offsets[point + 1]]
         counters, lanes = all_counters[point], all_lanes[point]
         lane = lanes[ZAPPED]
@@ -373,7 +383,6 @@ def walk_parts(
             for p in range(rules.size):
                 s.scans[r, p].tables = 0
         pmd_first, pud_first, pmd_needed, pud_needed = rounds, rounds, False, False
-        needed_pmd_unmap, needed_pud_unmap = False, False
         emptied, ended = np.int64(0), np.int64(0)
 
         for block in range(par.first_table, par.end_table, size):
@@ -489,10 +498,7 @@ def walk_parts(
                         left_tables += 1
                         if scanning:
                             row = s.present[i]
-                            w = np.int64(0)
-                            while row[w] == ZERO:
-                                w += 1
-                            first_left[i] = np.uint16(w * 64 + first_set(row[w]))
+                            first_left[i] = np.uint16(first_set_in(row))
                             reads += first_left[i] + 1
                 s.flushed[ANY].flushes += sent
                 s.flushed[ANY].tlb_invlpgs += ranged

@@ -1,4 +1,4 @@
-"""The records that compiled code reads and writes: parameters of a point, counters, visits, gathers. All fields int64."""
+"""The records that compiled code reads and writes: parameters, counters, visits, gathers. All fields are int64."""
 
 import numpy as np
 
@@ -38,11 +38,12 @@ VISIT = record(
 
 base: the slot's first page; pages: of the piece; whole: it covers the slot; markers: the zap passed over one;
 broke: NO_BREAK, END_BREAK or MID_BREAK; others: entries remain that this piece did not clear; after_break: present
-entries that were cleared after a mid break; back_early: the first page cleared before a mid break that was touched again, or -1; back:
-pages of the piece that were touched again; left: the first entry that is not none, or -1; reads: entries that a scan
-of the whole table reads; reads_rest, rest_empty: the same of entries not cleared under the last hold, and whether all
-are none; reads_outside, outside_empty: of entries outside the piece; entries_inside: the piece holds an entry;
-unmaps: it is the last piece under which the slot was mapped; step: when it takes place, of threads in lock step
+entries that were cleared after a mid break; back_early: the first page cleared before a mid break that was touched
+again, or -1; back: pages of the piece that were touched again; left: the first entry that is not none, or -1;
+reads: entries that a scan of the whole table reads; reads_rest, rest_empty: the same of the entries that were not
+cleared under the last hold, and whether all are none; reads_outside, outside_empty: of those outside the piece;
+entries_inside: the piece holds an entry; unmaps: it is the last piece under which the slot was mapped; step: when it
+takes place, of threads in lock step
 """
 
 CLEARED = record("count", "first", "last", "broke", "first_after", "last_after")
@@ -61,7 +62,7 @@ SCAN = record("tables", "first", "end")
 """The gather of a scan at a round's end, one for each PMD table."""
 
 UPPER = record("pmd_new", "pmd_peak", "pmd_end", "pud_new", "pud_peak", "pud_end")
-"""Upper tables in a round: new ones under zapping policies; those that exist at two moments where ranges are unmapped."""
+"""Upper tables in a round: new ones where policies zap; those that exist at peak and end where they unmap."""
 
 LANE = record("installed", "zapped", "breaks", "needed_pte", "needed_pmd", "needed_pud")
 """Entries of one point: the same for all policies that zap, others where ranges are unmapped."""

@@ -1,7 +1,7 @@
 """Draws for a block of tables at once, step by step over arrays, so that the compiler can use vector instructions.
 
-The same bits as engine.reclaim.residency gives table by table (docs/method.md, section 2). 16 bits mostly decide a draw;
-the tables for which they do not are drawn again by themselves.
+The same bits as engine.reclaim.residency gives table by table (docs/method.md, section 2). 16 bits mostly decide a
+draw; the tables for which they do not are drawn again, one by one.
 """
 
 from typing import Any

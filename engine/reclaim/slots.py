@@ -121,7 +121,7 @@ def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
 
 @inner
 def visit_whole(visit: Any, entries: Any, broke: Any, reads_before_break: Any) -> None:
-    """Describe the visit of a piece that covers its slot and empties it. reads_before_break: entries up to the break."""
+    """Describe a visit of a whole slot that empties the table. reads_before_break: entries up to the break."""
     visit.pages, visit.whole, visit.markers, visit.broke, visit.others = entries, 1, 0, broke, 0
     visit.after_break, visit.back_early, visit.back, visit.left, visit.reads = 0, -1, 0, -1, entries
     visit.reads_rest, visit.rest_empty, visit.reads_outside, visit.outside_empty = reads_before_break, 1, 0, 1
@@ -154,7 +154,7 @@ def count_single_slots(
 
 @inner
 def count_tables(n: Any, held: Any, made: Any, touched: Any) -> Any:
-    """(tables with pages, those zapped, all pages, pages zapped, first touched tables, visits of ever touched ones, calls).
+    """(tables with pages, those zapped, pages, pages zapped, tables touched first, visits of any touched, calls).
 
     touched: uint16[n], updated.
     """
@@ -227,15 +227,14 @@ def hold_block(
             if freed[i]:
                 hold_scanned(scan, counters, (block + i) * entries, entries, ceiling, table_batch)
         return
-    i = np.int64(0)
-    while freed[i] == 0:
-        i += 1
+    first, last = 0, n - 1
+    while freed[first] == 0:
+        first += 1
+    while freed[last] == 0:
+        last -= 1
     if scan.tables == 0:
-        scan.first = (block + i) * entries
-    i = n - 1
-    while freed[i] == 0:
-        i -= 1
-    scan.end = (block + i) * entries + 1
+        scan.first = (block + first) * entries
+    scan.end = (block + last) * entries + 1
     scan.tables += count
 
 
@@ -364,7 +363,7 @@ def gather_calls(
     These visits are judged here; `frees`: the policies that have a table wherever there is a page, a bit each.
     """
     held, low, high, flags = s.numbers[HELD_PAGES], s.numbers[LOW], s.numbers[HIGH], s.numbers[UNSURE]
-    fresh, has_bits = s.numbers[FRESH], s.numbers[HAS_BITS]
+    has_bits = s.numbers[HAS_BITS]
     entries, ceiling, table_batch = par.entries, par.ceiling, par.table_batch
     slots, shift = par.zap // entries, par.shift // entries
     capacity = 7 + par.batches * (par.batch_slots - 1)
@@ -480,10 +479,8 @@ def walk_slots(
         par = pars[groups[point]]
         lim = lims[groups[point]]
         seed = seeds[point]
-        tables, pages_of = (
-            all_tables[offsets[point] : offsets[point + 1]],
-            all_pages[offsets[point] : offsets[point + 1]],
-        )
+        tables = all_tables[offsets[point] : offsets[point + 1]]
+        pages_of = all_pages[offsets[point] : offsets[point + 1]]
         upper = all_upper[offsets[point] : offsets[point + 1]]
         counters, lanes = all_counters[point], all_lanes[point]
         lane = lanes[ZAPPED]

@@ -240,7 +240,7 @@ def touch_again(present: Any, zapped: Any, back: Any, base: Any, stream: Any, al
 def describe_leftovers(
     visit: Any, present: Any, marker: Any, a: Any, b: Any, broke: Any, entries: Any, reads_parts: Any
 ) -> None:
-    """What a rule that reads entries would find: fills `left`, `reads` and, with `reads_parts`, the parts of a table."""
+    """What a rule that reads entries would find: fills `left`, `reads` and, if asked, those of parts."""
     visit.left = first_entry(present, marker, 0, entries)
     visit.reads = entries if visit.left < 0 else visit.left + 1
     if not reads_parts:
@@ -347,12 +347,14 @@ def walk(
 
     s: Scratch of these points; rows: int64[*]. Of all n points groups, seeds: int64[n]; offsets: int64[n + 1], where a
     point's rounds begin in all_tables: int64[rounds, 2, policies], all_pages: int64[rounds, 2, 2] and all_upper:
-    UPPER[rounds]; all_counters: COUNTERS[n, policies]; all_lanes: LANE[n, 2]; all_totals: TOTALS[n]. Of all groups pars:
-    PARAMETERS[*]; lims: LIMITS[*]. cdfs: engine.random.inverse_cdf.Cdfs; contention: uint64[701]; rules: RULE[policies]
+    UPPER[rounds]; all_counters: COUNTERS[n, policies]; all_lanes: LANE[n, 2]; all_totals: TOTALS[n]. Of all groups
+    pars: PARAMETERS[*]; lims: LIMITS[*]. cdfs: engine.random.inverse_cdf.Cdfs; contention: uint64[701]; rules:
+    RULE[policies]
     """
     if rows.size == 0:
         return
-    zapping, unmapping, scanning, reading, reads_parts, acts_on_parts = 0, 0, 0, False, False, False
+    unmapping, scanning = np.int64(0), np.int64(0)
+    reading, reads_parts, acts_on_parts = False, False, False
     for p in range(rules.size):
         rule = rules[p]
         unmapping |= np.int64(rule.unmaps) << p
@@ -368,10 +370,8 @@ def walk(
         par = pars[groups[point]]
         lim = lims[groups[point]]
         seed = seeds[point]
-        tables, pages_of = (
-            all_tables[offsets[point] : offsets[point + 1]],
-            all_pages[offsets[point] : offsets[point + 1]],
-        )
+        tables = all_tables[offsets[point] : offsets[point + 1]]
+        pages_of = all_pages[offsets[point] : offsets[point + 1]]
         upper = all_upper[offsets[point] : offsets[point + 1]]
         counters, lanes = all_counters[point], all_lanes[point]
         totals = all_totals[point]
@@ -621,11 +621,11 @@ def walk(
                     elif held + marked > 0:
                         first = first_entry(present, marker, 0, entries)
                     for p in range(rules.size):
-                        if (exists & scanning) >> p & 1 and (r + 1) % rules[p].every == 0:
-                            if judge_at_round_end(rules[p], first, entries, counters[p]):
-                                exists &= ~(1 << p)
-                                counters[p].pte_tables_freed += 1
-                                hold_scanned(s.scans[r, p], counters[p], base, entries, par.ceiling, par.table_batch)
+                        is_due = (exists & scanning) >> p & 1 and (r + 1) % rules[p].every == 0
+                        if is_due and judge_at_round_end(rules[p], first, entries, counters[p]):
+                            exists &= ~(1 << p)
+                            counters[p].pte_tables_freed += 1
+                            hold_scanned(s.scans[r, p], counters[p], base, entries, par.ceiling, par.table_batch)
                 if counted and held > 0 and r + 1 < rounds:
                     draw_install(present, seen, table, valid, resident, par, lim, cdfs, streams)
                 count_tables(tables[r, END], exists)

@@ -9,8 +9,8 @@ from engine.model.arch import GIB, MIB, TIB
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS
 from engine.model.scenario import Columns, Scenario, columns_of
-from engine.run import run_batch, run_sharded, shards
 from engine.reclaim.encode import encode
+from engine.run import run_batch, run_sharded, shards
 
 KIB = 1024
 COLUMN_INDEX = {name: i for i, name in enumerate(COLUMNS)}

@@ -69,10 +69,10 @@ class Ruled(Space):
     def lock_dropped(self, visit: Visit, gather: Gather) -> None:
         """`count`: looked at whenever the PTE lock is let go."""
         rule, t = self.policy, visit.piece.table
-        if rule.when == "visit" and rule.proof == "count" and self.looks_at(visit.piece):
-            if not any(self.tables[t].entries):
-                self.lock_pmd(visit.piece, fast=False)
-                self.free(t, gather)
+        looks = rule.when == "visit" and rule.proof == "count" and self.looks_at(visit.piece)
+        if looks and not any(self.tables[t].entries):
+            self.lock_pmd(visit.piece, fast=False)
+            self.free(t, gather)
 
     def after_last_drop(self, visit: Visit, gather: Gather) -> None:
         rule, piece = self.policy, visit.piece

@@ -7,8 +7,8 @@ import pytest
 
 from engine.model.arch import GIB, MIB
 from engine.model.scenario import Columns, Scenario, columns_of
+from engine.reclaim.point_groups import groups_of
 from engine.run import run_batch
-from engine.reclaim.point_groups import kinds_of
 
 FIRST = Scenario(virt=GIB, sparsity=0.9, coverage=0.5, seed=1)
 OTHERS = (
@@ -22,7 +22,7 @@ BATCH = columns_of([FIRST, OTHERS[1], OTHERS[0], OTHERS[2], FIRST, OTHERS[3], re
 
 def test_points_are_grouped_by_all_but_the_seed() -> None:
     """Points are in one group if and only if all columns but the seed are equal."""
-    groups, group_of = kinds_of(BATCH)
+    groups, group_of = groups_of(BATCH)
     assert group_of[0] == group_of[2] == group_of[4]
     assert group_of[3] == group_of[6]
     assert len(np.unique(group_of)) == len(groups["virt"]) == 4
@@ -34,7 +34,7 @@ def test_groups_with_equal_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """If two groups have the same hash, each point becomes a group of its own and the rows stay the same."""
     before = run_batch(BATCH)
     monkeypatch.setattr("engine.reclaim.point_groups.GOLDEN", np.uint64(0))
-    groups, group_of = kinds_of(BATCH)
+    groups, group_of = groups_of(BATCH)
     assert group_of.tolist() == list(range(7))
     np.testing.assert_array_equal(groups["seed"], BATCH["seed"])
     np.testing.assert_array_equal(run_batch(BATCH).values, before.values)
