@@ -12,11 +12,12 @@ def rules(draw: st.DrawFn) -> Policy:
     """A rule of any kind, `unmap` aside: each field has any value that goes with the others."""
     when = draw(st.sampled_from(("visit", "visit", "visit", "call", "round", "never")))
     proof = draw(st.sampled_from(CHOICES["proof"] if when == "visit" else ("count", "scan")))
-    sizes = st.sampled_from((SLOT, SLOT, 4 * KIB, 16 * KIB, 64 * KIB, 512 * KIB, 2048 * KIB))
+    any_size: st.SearchStrategy[int | str] = st.integers(1, 4 << 20)
+    sizes: st.SearchStrategy[int | str] = st.sampled_from((SLOT, SLOT, 4 * KIB, 16 * KIB, 64 * KIB, 512 * KIB, 2048 * KIB))
     return Policy(
         "drawn",
         when=when,
-        least=draw(sizes | st.integers(1, 4 << 20)),
+        least=draw(st.one_of(sizes, any_size)),
         markers=draw(st.sampled_from(CHOICES["markers"])),
         proof=proof,
         otherwise=draw(st.sampled_from(CHOICES["otherwise"])),
