@@ -362,7 +362,9 @@ def walk(
         looks = rule.when == AT_VISIT or rule.when == CALL
         reading |= looks and (rule.counts == 0 or rule.when == CALL)
         reads_parts |= looks and rule.proof == HELD and (rule.otherwise == REST or rule.otherwise == OUTSIDE)
-        acts_on_parts |= looks and rule.least < pars[groups[rows[0]]].entries and (rule.counts == 0 or rule.least > 1)
+        # A counter that every piece asks needs no look at pieces that clear nothing, nor at what is left.
+        asks_always = rule.counts and rule.least <= 1 and rule.when == AT_VISIT
+        acts_on_parts |= looks and rule.least < pars[groups[rows[0]]].entries and not asks_always
     everyone = (1 << rules.size) - 1
     zapping = everyone & ~unmapping
 

@@ -13,7 +13,9 @@ def rules(draw: st.DrawFn) -> Policy:
     when = draw(st.sampled_from(("visit", "visit", "visit", "call", "round", "never")))
     proof = draw(st.sampled_from(CHOICES["proof"] if when == "visit" else ("count", "scan")))
     any_size: st.SearchStrategy[int | str] = st.integers(1, 4 << 20)
-    sizes: st.SearchStrategy[int | str] = st.sampled_from((SLOT, SLOT, 4 * KIB, 16 * KIB, 64 * KIB, 512 * KIB, 2048 * KIB))
+    sizes: st.SearchStrategy[int | str] = st.sampled_from(
+        (SLOT, SLOT, 4 * KIB, 16 * KIB, 64 * KIB, 512 * KIB, 2048 * KIB)
+    )
     return Policy(
         "drawn",
         when=when,

@@ -37,7 +37,7 @@ class Ruled(Space):
         return done
 
     def count_atomics(self, entries: int) -> None:
-        if self.policy.proof == "count":
+        if self.policy.counts_entries:
             self.work["atomics"] += entries
 
     # when: visit

@@ -89,7 +89,7 @@ def impossible() -> Iterator[tuple[dict[str, Any], str]]:
     yield {"when": "never", "least": 4096}, "least: has no effect with when: never"
 
 
-@pytest.mark.parametrize(("changes", "message"), impossible(), ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("changes", "message"), list(impossible()), ids=lambda value: str(value)[:40])
 def test_impossible_rules(changes: dict[str, Any], message: str) -> None:
     """Values that a field cannot have, and fields that exclude each other, are refused in one line with the reason."""
     with pytest.raises(RuleError) as refusal:
