@@ -116,7 +116,7 @@ def place_pages(row: Any, table: Any, places: Any, count: Any, first: Any, last:
         fill(row, first, last)
     bits = first_set(np.uint64(places))
     low, shift, fields = np.uint64(places - 1), np.uint64(bits), 64 // bits
-    before, room = np.uint64(first + 1), np.uint64(between)
+    before, reach = np.uint64(first + 1), np.uint64(between)
     number, wanted = np.int64(1), min(within, between - within)
     while wanted > 0:
         for _ in range(fields):
@@ -124,7 +124,7 @@ def place_pages(row: Any, table: Any, places: Any, count: Any, first: Any, last:
             bag >>= shift
             word = np.int64(x >> np.uint64(6))
             old = row[word]
-            new = ((old ^ flip) | (np.uint64(x - before < room) << (x & np.uint64(63)))) ^ flip
+            new = ((old ^ flip) | (np.uint64(x - before < reach) << (x & np.uint64(63)))) ^ flip
             row[word] = new
             wanted -= old != new  # no branch, which nothing could predict
             if wanted == 0:

@@ -77,7 +77,7 @@ def place_extents(
     places[last >> 6] |= ONE << np.uint64(last & 63)
     bits = bits_of(n)
     low, shift, fields = np.uint64(n - 1), np.uint64(bits), 64 // max(bits, 1)
-    before, room = np.uint64(first + 1), np.uint64(max(between, 0))
+    before, reach = np.uint64(first + 1), np.uint64(max(between, 0))
     number, wanted = 0, min(within, between - within)
     while wanted > 0:
         h = draw(keys[OF_PLACE], table * 4096 + number)
@@ -87,7 +87,7 @@ def place_extents(
             h >>= shift
             word = np.int64(q >> S6)
             old = places[word]
-            new = ((old ^ flip) | (np.uint64(q - before < room) << (q & LOW_6))) ^ flip
+            new = ((old ^ flip) | (np.uint64(q - before < reach) << (q & LOW_6))) ^ flip
             places[word] = new
             wanted -= old != new  # no branch: nobody foresees which places were seen
             if wanted == 0:
