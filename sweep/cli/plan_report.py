@@ -105,8 +105,8 @@ def _stored_points(plan: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, 
 
 def _spelled_points(plan: "Plan", fields: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """Rows with sizes as text with units, and empty text for absent values."""
-    from sweep.grid.field_values import format_column
     from sweep.grid.point_id import id_strings
+    from sweep.grid.value_formats import format_column
 
     for chunk in plan.chunks():
         spelled = (format_column(name, chunk.columns[name]) for name in fields)

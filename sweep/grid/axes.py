@@ -8,9 +8,10 @@ import numpy as np
 from engine.model.scenario import ABSENT, Columns, complete
 from sweep.common.errors import UserError
 from sweep.common.units import INT64_MAX
-from sweep.grid.field_values import MAX_POINTS, AxisValues, Value, axis_values, read_value
+from sweep.grid.field_values import MAX_POINTS, AxisValues, axis_values, read_value
 from sweep.grid.grid import Axis, Grid
 from sweep.grid.grid_file import GridDocument
+from sweep.grid.value_formats import Value
 from sweep.grid.yaml_nodes import Scalar, error_at, format_path
 
 _RES_OR_SPARSITY = {"res": "sparsity", "sparsity": "res"}

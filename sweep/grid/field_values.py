@@ -1,4 +1,4 @@
-"""Values of a scenario's fields: parse one, expand a list or a rule (pow2, range, log), format one.
+"""Values of a scenario's fields from a grid: parse one, expand a list or a rule (pow2, range, log).
 
 A rule includes both ends. `pow2` doubles from one power of two to another. `range` goes up by `step`, and reaches `to`
 if a step falls on it. `log` spaces `points` values evenly on a logarithmic scale: sizes are rounded to whole pages of
@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.model.arch import KIB
-from engine.model.scenario import ABSENT, FIELD, MAX_VIRT_BYTES, Field, ScenarioError, check, complete
+from engine.model.scenario import FIELD, MAX_VIRT_BYTES, Field, ScenarioError, check, complete
 from sweep.common import units
 from sweep.common.errors import UserError, unknown_name
 from sweep.grid.grid_file import VALUE_RULES, LogRule, Pow2Rule, RangeRule, ValueRule
+from sweep.grid.value_formats import Value, format_value
 from sweep.grid.yaml_nodes import NodePath, Position, Scalar, error_at
-
-Value = int | float
-"""Bytes, a count, a share, or the code of a choice: its index in `Field.choices`."""
 
 MAX_POINTS = 10_000_000
 MAX_LOG_POINTS = 10_000
@@ -53,30 +51,6 @@ def parse_value(field: Field, text: str) -> Value:
     if text not in field.choices:
         raise UserError(unknown_name(field.name, text, field.choices))
     return field.choices.index(text)
-
-
-def canonical_value(field: Field, value: Value) -> int | float | str:
-    """The value as JSON has it: bytes and counts as integers, shares as doubles, choices by name."""
-    if field.kind == "choice":
-        return field.choices[int(value)]
-    return float(value) if field.kind == "share" else int(value)
-
-
-def format_value(field: Field, value: Value) -> str:
-    """The value as people write it: `64KiB`, `0.9`, `random`."""
-    return units.format_size(int(value)) if field.kind == "bytes" else str(canonical_value(field, value))
-
-
-def format_column(name: str, values: NDArray[Any]) -> list[str]:
-    """The values of one column as people write them. An absent res or sparsity is an empty string."""
-    if name not in FIELD:
-        return [str(value) for value in values.tolist()]
-    return ["" if is_absent(name, value) else format_value(FIELD[name], value) for value in values.tolist()]
-
-
-def is_absent(name: str, value: Value) -> bool:
-    """Whether a scenario does not have this value: it has either res or sparsity."""
-    return value != value or (name == "res" and value == ABSENT)
 
 
 def read_value(name: str, scalar: Scalar, path: NodePath) -> Value:

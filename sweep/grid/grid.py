@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.model.scenario import FIELD, Columns, ScenarioError, check, complete
 from sweep.common.errors import UserError
 from sweep.grid import yaml_nodes
-from sweep.grid.field_values import Value, canonical_value, format_value, is_absent
+from sweep.grid.value_formats import Value, canonical_value, format_value, is_absent
 from sweep.grid.yaml_nodes import NodePath
 from sweep.traces.trace_points import TOUCH_RECORDED, TraceFile, trace_columns
 

@@ -27,9 +27,10 @@ from sweep.common import units
 from sweep.common.errors import UserError, one_line, unknown_name
 from sweep.common.text_lines import STDIN, open_regular_file
 from sweep.grid import axes, shipped_grids, yaml_reader
-from sweep.grid.field_values import Value, format_value, read_value, read_values
+from sweep.grid.field_values import read_value, read_values
 from sweep.grid.grid import Axis, ExcludeRule, Grid
 from sweep.grid.grid_file import EXCLUDE_WORDS, SCHEMA, GridDocument, read_grid_file
+from sweep.grid.value_formats import Value, format_value
 from sweep.grid.yaml_nodes import NodePath, Scalar, error_at
 from sweep.traces import trace_points
 from sweep.traces.trace_points import TOUCH_CHOICES, TOUCH_RECORDED, TraceFile

@@ -11,16 +11,18 @@ hexadecimal"}, without path and name.
 
 import json
 from hashlib import blake2b
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine import MODEL_VERSION
 from engine.model.scenario import FIELD, FIELDS, Columns, Field
-from sweep.grid.field_values import canonical_value, is_absent
-from sweep.grid.grid import Grid
+from sweep.grid.value_formats import canonical_value, is_absent
 from sweep.traces.trace_points import are_traces
+
+if TYPE_CHECKING:
+    from sweep.grid.grid import Grid
 
 PointIds: TypeAlias = NDArray[np.bytes_]
 """S20[n]: ids as 20 hexadecimal digits."""
@@ -108,7 +110,7 @@ def _fragment(field: Field, value: int | float, end: str) -> bytes:
     )
 
 
-def run_name(grid: Grid) -> str:
+def run_name(grid: "Grid") -> str:
     """`first-1a2b3c4d`: the grid's name, and 8 hexadecimal digits of a hash of its content and MODEL_VERSION."""
     content = json.dumps([MODEL_VERSION, grid.content()], sort_keys=True, separators=(",", ":"))
     return f"{grid.name}-{blake2b(content.encode('ascii'), digest_size=4).hexdigest()}"

@@ -166,7 +166,7 @@ def _facts(match: MatchingPoint, runs: tuple[dict[str, Any], ...], grid: "Grid |
 
 def _lines(match: MatchingPoint, facts: dict[str, Any]) -> Iterator[str]:
     """The facts as lines of text."""
-    from sweep.grid.field_values import format_column
+    from sweep.grid.value_formats import format_column
 
     yield f"{match.point_id} is {HASH}:"
     yield facts["canonical"]

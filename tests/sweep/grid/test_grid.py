@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from engine.model.policy import POLICIES
 from engine.model.scenario import ABSENT, FIELD
 from sweep.common.errors import UserError
-from sweep.grid.field_values import canonical_value
 from sweep.grid.grid import Grid
 from sweep.grid.loader import load_grid, parse_grid
+from sweep.grid.value_formats import canonical_value
 
 HEAD = "schema: sweep/1\nname: a\n"
 BASE = HEAD + "fixed: {virt: 1GiB, sparsity: 0.9}\n"
