@@ -1,4 +1,4 @@
-"""The engine's entry points: columns of scenarios in, results out; one pass over an address space for all policies."""
+"""Entry points of the engine: from columns of scenarios to Results. One pass computes all policies."""
 
 import functools
 import operator
@@ -24,17 +24,19 @@ from engine.reclaim.point_groups import groups_of
 from engine.reclaim.records import COUNTERS, LANE, TOTALS, UPPER
 from engine.reclaim.rules import encode_rules
 
-ROW_NS = 6_000
-"""Time of a point of no size: to encode and finish it, and to write its rows."""
+POINT_NS = 6_000
+"""Fixed time per point: to encode and finish it, and to write its rows."""
 POLICIES_PER_PASS = 60
-"""A pass has a bit for each policy in int64."""
+"""Limit of policies in one pass, which stores sets of policies as bits of an int64."""
 
 
 @dataclass(eq=False)
 class Pass:
-    """One way over an address space: a compiled function, its scratch memory, and the points it is for.
+    """One compiled pass over an address space.
 
-    fits: which points (PARAMETERS[n]) under which rules (RULE[policies])
+    function: the compiled function; see `arguments`
+    scratch_for: allocates its scratch memory for points (PARAMETERS[n]) and rules (RULE[policies])
+    fits: returns which points (PARAMETERS[n]) it can compute under these rules (RULE[policies]), as bool[n]
     """
 
     function: Any
@@ -48,11 +50,11 @@ class Pass:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether some process of this machine has compiled it."""
+        """Whether the cache folder has its compiled code."""
         return is_compiled(self.name)
 
     def load(self) -> None:
-        """Load its code, compiling it if no process of this machine has."""
+        """Load the compiled code, compiling it first if it is not in the cache. Does nothing if it is loaded."""
         with _loading:
             if not self.is_ready:
                 columns = columns_of([Scenario(virt=1 << 21, sparsity=0.0)])
@@ -63,13 +65,13 @@ class Pass:
                 self.is_ready = True
 
 
-def any_point(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
+def fits_all(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
     return np.ones(len(par), np.bool_)
 
 
 WALK, SLOTS, PARTS = range(3)
 PASSES = (
-    Pass(walk.walk, walk.scratch_for, any_point),
+    Pass(walk.walk, walk.scratch_for, fits_all),
     Pass(slots.walk_slots, slots.scratch_for, slots.fits),
     Pass(parts.walk_parts, parts.scratch_for, parts.fits),
 )
@@ -77,10 +79,10 @@ _loading = threading.Lock()
 
 
 def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
-    """Outcomes of complete columns (engine.model.scenario.complete), each point by itself. Raises ScenarioError."""
+    """Return the results of all points of complete columns (engine.model.scenario.complete). Raises ScenarioError."""
     check(columns)
     points = encode(columns)
-    first, *others = [finish(points, columns, tally(points, some), some) for some in batches_of_policies(policies)]
+    first, *others = [finish(points, columns, tally(points, part), part) for part in batches_of_policies(policies)]
     if not others:
         return first
     values, rounds = ([getattr(results, name) for results in (first, *others)] for name in ("values", "rounds"))
@@ -88,33 +90,33 @@ def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
 
 
 def run_sharded(columns: Columns, index: int, parts: int) -> Results:
-    """One point, judged in up to `parts` shards: the same bits as run_batch."""
+    """Return the results of point number `index`, computed in up to `parts` shards. They equal those of run_batch."""
     one = {name: values[index : index + 1] for name, values in columns.items()}
     return gathered(one, [run_shard(one, first, end) for first, end in cuts(one, parts)])
 
 
 def cuts(one: Columns, parts: int) -> list[tuple[int, int]]:
-    """Ranges of tables of one point, at most `parts`, that run_shard may judge apart."""
+    """Return at most `parts` ranges [first, end) of the tables of one point, for run_shard. Raises ScenarioError."""
     check(one)
     return shards(encode_sizes(one)[0], parts)
 
 
 def run_shard(one: Columns, first: int, end: int, policies: Sequence[Policy] = ALL) -> Tally:
-    """The tally of tables [first, end) of one point."""
+    """Return the raw counters of tables [first, end) of one point. Raises ScenarioError."""
     check(one)
     return tally(encode(one), policies, first, end)
 
 
 def gathered(one: Columns, tallies: Sequence[Tally], policies: Sequence[Policy] = ALL) -> Results:
-    """The outcome of one point from the tallies of all its shards, in any order."""
+    """Return the results of one point from the tallies of all its shards, in any order."""
     return finish(encode(one), one, functools.reduce(operator.add, tallies), policies)
 
 
 def shards(par: NDArray[np.void], parts: int) -> list[tuple[int, int]]:
-    """Ranges of tables, at most `parts`, that can be judged apart. par: PARAMETERS of one point.
+    """Return at most `parts` ranges [first, end) of tables that can be computed separately.
 
-    A cut must not go through a PUD table (or a PMD table where PUDs are folded) nor through a call; threads above 1
-    share their steps, so such a point stays whole.
+    par: PARAMETERS of one point. No border is inside the span of a PUD table (a PMD table where PUDs are folded) or
+    inside a call. A point with several threads is not divided, because they move in lock step over all tables.
     """
     tables = int(par["end_table"])
     unit = int(par["pud_span"] or par["pmd_span"])
@@ -127,6 +129,7 @@ def shards(par: NDArray[np.void], parts: int) -> list[tuple[int, int]]:
 
 
 def batches_of_policies(policies: Sequence[Policy]) -> Iterator[Sequence[Policy]]:
+    """Yield the policies in order, at most POLICIES_PER_PASS at a time."""
     for first in range(0, len(policies), POLICIES_PER_PASS):
         yield policies[first : first + POLICIES_PER_PASS]
 
@@ -134,29 +137,35 @@ def batches_of_policies(policies: Sequence[Policy]) -> Iterator[Sequence[Policy]
 def geometries(
     par: NDArray[np.void], policies: Sequence[Policy]
 ) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.void]]]:
-    """Of each table size among these points: which points have it, and the rules for it, RULE[policies]."""
+    """Yield, for each number of entries per table among the points, bool[n] (the points with it) and the rules.
+
+    par: PARAMETERS[n]. The rules, RULE[policies], are encoded for that table size.
+    """
     for arch in {arch.entries: arch for arch in ARCHES}.values():
-        alike = par["entries"] == arch.entries
-        if alike.any():
-            yield alike, encode_rules(policies, arch.page_bytes, arch.entries)
+        has_geometry = par["entries"] == arch.entries
+        if has_geometry.any():
+            yield has_geometry, encode_rules(policies, arch.page_bytes, arch.entries)
 
 
 def passes_for(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.int64]:
-    """The number of the pass that each point takes: int64[n]."""
+    """Return the index in PASSES of the fastest pass for each point, int64[n]."""
     return np.select([slots.fits(par, rules), parts.fits(par, rules)], [SLOTS, PARTS], WALK)
 
 
 def tally(
     points: Encoded, policies: Sequence[Policy] = ALL, first: int = 0, end: int | None = None, general: bool = False
 ) -> Tally:
-    """Judge tables [first, end) of every point (default: all). general: by the general pass whatever fits."""
+    """Return the raw counters of tables [first, end) of every point (default: all tables).
+
+    general: use the general pass WALK even for points that a faster one fits
+    """
     par = points.par
     if end is not None:
         par = par.copy()
         par["first_table"], par["end_table"] = first, end
     out = blank(points, len(policies))
-    for alike, rules in geometries(par, policies):
-        chosen = np.where(alike, WALK if general else passes_for(par, rules), -1)
+    for has_geometry, rules in geometries(par, policies):
+        chosen = np.where(has_geometry, WALK if general else passes_for(par, rules), -1)
         for number, one_pass in enumerate(PASSES):
             groups = np.flatnonzero(chosen == number)
             if groups.size:
@@ -173,37 +182,45 @@ def arguments(
     rules: NDArray[np.void],
     out: Tally,
 ) -> tuple[Any, ...]:
-    """The arguments of a pass (engine.reclaim.walk.walk) for the points of some groups, or of none."""
-    wanted = np.zeros(len(par), np.bool_)
-    wanted[groups] = True
-    rows = np.flatnonzero(wanted[points.groups])
+    """Return the arguments of a pass (engine.reclaim.walk.walk) for the points of these groups.
+
+    groups: indexes in `par`; may be empty. out: the pass adds its counters to it
+    """
+    is_selected = np.zeros(len(par), np.bool_)
+    is_selected[groups] = True
+    rows = np.flatnonzero(is_selected[points.groups])
     scratch = one_pass.scratch_for(par[groups] if groups.size else par, rules)
-    given = (points.groups, points.seeds, par, points.lim, points.cdfs, trylock_limits(), points.offsets, rules)
+    inputs = (points.groups, points.seeds, par, points.lim, points.cdfs, trylock_limits(), points.offsets, rules)
     records = (
         named(out.upper, UPPER),
         named(out.counters, COUNTERS),
         named(out.lanes, LANE),
         named(out.totals, TOTALS),
     )
-    return scratch, rows, *given, out.tables, out.pages, *records
+    return scratch, rows, *inputs, out.tables, out.pages, *records
 
 
 def passes_needed(columns: Columns, policies: Sequence[Policy] = ALL) -> frozenset[int]:
-    """The numbers of the passes that these points take."""
+    """Return the indexes in PASSES of the passes that these points need."""
     par = encode_sizes(groups_of(columns)[0])
     return frozenset(
-        int(number) for alike, rules in geometries(par, policies) for number in passes_for(par[alike], rules)
+        int(number)
+        for has_geometry, rules in geometries(par, policies)
+        for number in passes_for(par[has_geometry], rules)
     )
 
 
 def load(columns: Columns) -> None:
-    """Load the passes that these columns need; processes begin with different ones, to compile them at once."""
+    """Load the passes that these columns need, compiling them if necessary.
+
+    The order depends on the process id, so that several processes compile different passes at the same time.
+    """
     for number in sorted(passes_needed(columns), key=lambda number: (number + os.getpid()) % len(PASSES)):
         PASSES[number].load()
 
 
 def load_compiled(numbers: Iterable[int]) -> None:
-    """Load those of these passes that need no compiling."""
+    """Load those passes that are compiled already. `numbers`: indexes in PASSES."""
     for number in numbers:
         if PASSES[number].is_compiled:
             PASSES[number].load()
@@ -211,9 +228,10 @@ def load_compiled(numbers: Iterable[int]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Expected CPU nanoseconds, float64[n]: a first guess for batching, corrected by what batches really take.
+    """Expected CPU time of n points.
 
-    `kernels`: the passes that the points need, by their numbers.
+    ns: float64[n], nanoseconds. A first estimate for batching, which is corrected by the measured times of batches.
+    kernels: indexes in PASSES of the passes that the points need
     """
 
     ns: NDArray[np.float64]
@@ -221,7 +239,7 @@ class Forecast:
 
 
 def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
-    """Expected CPU time of each point, and the passes that are needed."""
+    """Return the expected CPU time of each point, and the passes that are needed."""
     columns, group = groups_of(columns)
     par = encode_sizes(columns)
     entries, rounds, zap = par["entries"], par["rounds"], par["zap"]
@@ -230,14 +248,14 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     placed = 2.0 * np.minimum(p, 1 - p) * places * (places > 1)
     touched = 1 - (1 - p) ** places
     calls = np.maximum(entries / zap, 1)
-    keeps = (columns["coverage"] < 1) & (rounds > 1) & (places > 1)  # what is left needs entries
-    by_slots = 4 + np.where(zap > entries, 25 * touched, 0) + np.where(keeps, 15 + 1.5 * placed, 0)
+    keeps_pages = (columns["coverage"] < 1) & (rounds > 1) & (places > 1)  # pages left by a round need single entries
+    by_slots = 4 + np.where(zap > entries, 25 * touched, 0) + np.where(keeps_pages, 15 + 1.5 * placed, 0)
     by_slots += np.where(columns["threads"] > 1, 10 * touched, 0)
     by_parts = 20 + touched * (60 + 12 * placed) + 0.5 * calls
     by_walk = 90 + entries / 8 + placed + 40 * calls + 5.0 * p * entries * (columns["refault"] > 0)
     number = np.zeros(len(par), np.int64)
-    for alike, rules in geometries(par, policies):
-        number[alike] = passes_for(par[alike], rules)
-    each = np.choose(number, (by_walk, by_slots, by_parts))
-    ns = np.asarray(par["end_table"] * rounds * each + ROW_NS, np.float64)
+    for has_geometry, rules in geometries(par, policies):
+        number[has_geometry] = passes_for(par[has_geometry], rules)
+    table_ns = np.choose(number, (by_walk, by_slots, by_parts))
+    ns = np.asarray(par["end_table"] * rounds * table_ns + POINT_NS, np.float64)
     return Forecast(ns[group], frozenset(np.unique(number).tolist()))

@@ -1,1 +1,1 @@
-"""What a scenario, a policy and an outcome are, and the geometry of page tables. Imports nothing of engine."""
+"""Types for scenarios, policies and results; page-table geometry; closed forms. Imports no other package of engine."""

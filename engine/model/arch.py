@@ -1,6 +1,6 @@
-"""Page-table geometry, and what depends on the page size: gather and flush limits.
+"""Page-table geometry of each architecture and page size, with the kernel's limits for gathers and TLB flushes.
 
-arm64 is taken with 48-bit addresses, so 64 KiB pages fold the PUD level (docs/method.md, section 1).
+arm64 has 48-bit addresses here, so 64 KiB pages fold the PUD level (docs/method.md, section 1).
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """One architecture and page size. Sizes in bytes, spans in entries or tables as named."""
+    """One architecture with one page size. The suffix of each name gives its unit."""
 
     name: str
     page_bytes: int
@@ -19,12 +19,12 @@ class Arch:
 
     @property
     def entries(self) -> int:
-        """Entries a table; a table is one page of 8-byte entries."""
+        """Entries per table. A table is one page of 8-byte entries."""
         return self.page_bytes // 8
 
     @property
     def span_bytes(self) -> int:
-        """What one PTE table maps."""
+        """Size of a slot: the bytes of address space that one PTE table maps."""
         return self.page_bytes * self.entries
 
     @property
@@ -34,29 +34,29 @@ class Arch:
 
     @property
     def pud_span_tables(self) -> int:
-        """PTE tables under one PUD table (also where the level is folded)."""
+        """PTE tables under one PUD table. The value is also defined where the PUD level is folded."""
         return self.entries * self.entries
 
     @property
     def gather_batch_slots(self) -> int:
-        """MAX_GATHER_BATCH (include/asm-generic/tlb.h)."""
+        """Pages per gather batch: MAX_GATHER_BATCH (include/asm-generic/tlb.h)."""
         return (self.page_bytes - 16) // 8
 
     @property
     def gather_batches(self) -> int:
-        """MAX_GATHER_BATCH_COUNT, beside the batch of 8 slots on the stack (include/asm-generic/tlb.h)."""
+        """MAX_GATHER_BATCH_COUNT (include/asm-generic/tlb.h). The first batch, 8 pages on the stack, is not counted."""
         return 10_000 // self.gather_batch_slots
 
     @property
     def table_batch(self) -> int:
-        """MAX_TABLE_BATCH: freed tables that go to RCU with one flush (include/asm-generic/tlb.h)."""
+        """Freed tables handed to RCU with one TLB flush: MAX_TABLE_BATCH (include/asm-generic/tlb.h)."""
         return (self.page_bytes - 24) // 8
 
     @property
     def flush_ceiling(self) -> int:
-        """More stride units than this are a full flush.
+        """The largest range, in stride units, that is flushed by single invalidations; longer ones flush the whole TLB.
 
-        x86: tlb_single_page_flush_ceiling (arch/x86/mm/tlb.c); arm64: MAX_DVM_OPS (asm/tlbflush.h), less one.
+        x86: tlb_single_page_flush_ceiling (arch/x86/mm/tlb.c). arm64: MAX_DVM_OPS - 1 (asm/tlbflush.h).
         """
         return 33 if self.sends_ipis else self.entries - 1
 

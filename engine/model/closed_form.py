@@ -1,4 +1,4 @@
-"""Closed forms: what must hold whatever the addresses are. The engine's runs are checked against the first of them."""
+"""Closed forms for expected tables and for the slots that calls cover. Tests compare the engine with empty_share."""
 
 import math
 
@@ -6,26 +6,35 @@ from engine.model.arch import Arch
 
 
 def empty_share(sparsity: float, cluster_bytes: int, span_bytes: int) -> float:
-    """The share of tables that are all none after one install, extents of `cluster_bytes` resident at random."""
+    """Return the expected share of tables without a present entry after one install.
+
+    Each extent of `cluster_bytes` is resident with probability 1 - sparsity, independently of the others.
+    """
     return float(sparsity ** max(1.0, span_bytes / cluster_bytes))
 
 
 def expected_tables(virt_bytes: int, sparsity: float, cluster_bytes: int, rounds: int, arch: Arch) -> float:
-    """Tables of all levels that `rounds` installs touch, on average: what exists at the last peak if none is freed."""
+    """Return the expected number of tables, of all levels, that at least one of `rounds` installs populates.
+
+    These exist at the peak of the last round if no table is freed.
+    """
     spans = [1, arch.pmd_span_tables, *([arch.pud_span_tables] if arch.has_pud else [])]
     sizes = [arch.span_bytes * tables for tables in spans]
     return sum(-(-virt_bytes // size) * (1 - empty_share(sparsity, cluster_bytes, size) ** rounds) for size in sizes)
 
 
 def tables_for(spans: int, arch: Arch) -> tuple[int, int]:
-    """(PTE tables, tables of all levels) for `spans` neighbouring PTE-table spans, from the start of an upper one."""
+    """Return (PTE tables, tables of all levels) that map `spans` contiguous slots.
+
+    The first slot is assumed to be the first under its PMD and PUD table.
+    """
     pmd = -(-spans // arch.pmd_span_tables)
     pud = -(-spans // arch.pud_span_tables) if arch.has_pud else 0
     return spans, spans + pmd + pud
 
 
 def most_pte_tables(tables: int, arch: Arch) -> int:
-    """How many of `tables`, of all levels, can be PTE tables: those above them are as few as can be."""
+    """Return the largest number of PTE tables among `tables` tables of all levels: those of one contiguous range."""
     low, high = 0, tables
     while low < high:
         middle = (low + high + 1) // 2
@@ -34,14 +43,14 @@ def most_pte_tables(tables: int, arch: Arch) -> int:
 
 
 def aligned_reach(zap_bytes: int, span_bytes: int) -> float:
-    """The share of slots wholly in one call, if calls of this size follow each other from a slot's start on."""
+    """Return the share of slots that lie in one call each, for adjacent calls of `zap_bytes` from a slot border on."""
     if zap_bytes < span_bytes:
         return 0.0
     period = math.lcm(zap_bytes, span_bytes)
-    cut = period // zap_bytes - 1  # edges of calls inside a slot, each in another one
-    return 1 - cut / (period // span_bytes)
+    divided_slots = period // zap_bytes - 1  # each call border inside a slot divides a different slot
+    return 1 - divided_slots / (period // span_bytes)
 
 
 def unaligned_reach(zap_bytes: int, span_bytes: int) -> float:
-    """The same if every call's edge lies inside a slot: each edge costs one slot."""
+    """Return the share of slots that lie in one call each if every call border is inside a slot and divides it."""
     return max(0.0, 1 - span_bytes / zap_bytes)

@@ -1,11 +1,11 @@
-"""Policies: rules for freeing empty PTE tables, as data. The seven designs that were discussed are seven of them."""
+"""Policies: rules for freeing empty PTE tables, as data. ALL holds the seven built-in ones."""
 
 from dataclasses import dataclass, fields, replace
 
 from engine.model.arch import KIB
 
 SLOT = "slot"
-"""As `least`: only a piece that covers its whole slot."""
+"""Value of the field `least`: the rule acts only after a piece that covers its whole slot."""
 
 CHOICES = {
     "when": ("never", "visit", "call", "round", "unmap"),
@@ -15,13 +15,13 @@ CHOICES = {
     "end_break": ("drop", "held"),
     "lock": ("try", "take"),
 }
-"""The values that each of a rule's fields may have; `least` is a size or SLOT, `every` a count."""
+"""Allowed values of each rule field that is a choice. Of the others, `least` is a size or SLOT and `every` a count."""
 RULE_FIELDS = ("when", "least", "markers", "proof", "otherwise", "end_break", "lock", "every")
 MAX_EVERY = 1_000_000
 
 
 class RuleError(ValueError):
-    """A rule that cannot be. `field` names what is wrong; the message says why in one line."""
+    """An invalid rule. `field` is the name of the wrong field, `message` the reason in one line."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -30,20 +30,23 @@ class RuleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A rule with a name. docs/method.md, section 4, says what each field does and costs.
+    """A named rule. docs/method.md, section 4, defines the effect and the cost of each field.
 
-    when: the moment at which a table is looked at. never; visit: while its piece of a call is zapped; call: in a second
-        walk after the whole call; round: in a scan of all tables at a round's end; unmap: the range is unmapped
-    least: the smallest piece of a call, in bytes, after which its table is looked at, or SLOT
-    markers: skip a table in whose piece the zap passed over a guard marker, or look at it all the same
-    proof: how a table is known to be empty. count: a counter, kept at every install and clear; held: the PTE lock was
-        never dropped during the zap of a whole slot; scan: its entries are read
-    otherwise: what is done where `held` proves nothing. scan the whole table; read the rest: entries that were not
-        cleared under the last hold; read entries outside the piece if the lock was never dropped; or keep the table
-    end_break: whether a force break on the piece's last entry counts as dropping the lock: drop, or held
-    lock: how the PMD lock is taken where nothing had to be unlocked for it: try, or take
-    every: `when: round` acts at the end of every so many rounds
-    rule: the rule in a sentence; source: where it comes from
+    when: when a table is checked for emptiness. never; visit: while its piece of a call is zapped; call: in a second
+        walk after the call; round: in a scan of all tables at the end of a round; unmap: calls unmap their range, so
+        tables are freed without a check
+    least: the smallest piece of a call, in bytes, after which the table is checked, or SLOT
+    markers: whether a table is checked if the zap passed over a guard marker in its piece: skip (no), or look (yes)
+    proof: how the policy establishes that a table is empty. count: a counter, updated at every install and clear; held:
+        the PTE lock was never dropped during the zap of a whole slot; scan: the entries are read
+    otherwise: the fallback where `held` proves nothing. scan: read the whole table; rest: read the entries that were
+        not cleared during the last hold; outside: read the entries outside the piece if the lock was never dropped;
+        keep: do not free the table
+    end_break: whether a force break on the piece's last entry counts as dropping the lock: drop (yes), or held (no)
+    lock: how the PMD lock is taken where no lock has to be dropped first: try (spin_trylock), or take (spin_lock)
+    every: number of rounds between two scans of `when: round`
+    rule: the rule in a sentence
+    source: the kernel release, commit or mail that the rule comes from
     """
 
     name: str
@@ -60,7 +63,7 @@ class Policy:
 
     @property
     def effective(self) -> dict[str, int | str]:
-        """The fields that have an effect under this rule, by name. Rules for which these agree act alike."""
+        """Names and values of the fields that have an effect. Policies with equal `effective` give equal outcomes."""
         names = ["when"]
         if self.when in ("visit", "call"):
             names += ["least", "markers", "proof"]
@@ -74,12 +77,12 @@ class Policy:
 
     @property
     def counts_entries(self) -> bool:
-        """Whether a counter of entries is kept for each table: an atomic operation for each install and clear."""
+        """Whether each table has a counter of its entries, at the cost of one atomic operation per change."""
         return self.effective.get("proof") == "count"
 
 
 def check_rule(policy: Policy) -> None:
-    """Raise RuleError for a value that a field cannot have, or for fields that exclude each other."""
+    """Raise RuleError if a field has a value that is not allowed, or if two fields exclude each other."""
     for field, allowed in CHOICES.items():
         if getattr(policy, field) not in allowed:
             raise RuleError(field, f"unknown {getattr(policy, field)!r}; known: {', '.join(allowed)}")
@@ -91,14 +94,17 @@ def check_rule(policy: Policy) -> None:
         raise RuleError("proof", f"`held` needs the zap's own lock, so it goes with `when: visit`, not {policy.when}")
 
 
-def derived(base: Policy, name: str, changes: dict[str, int | str]) -> Policy:
-    """A rule like `base` but for some fields. Raises RuleError for a field that is given and has no effect."""
+def derive_policy(base: Policy, name: str, changes: dict[str, int | str]) -> Policy:
+    """Return a copy of `base` with `changes`, the given name, and no rule text or source.
+
+    Raises RuleError for an invalid rule, and for a changed field that has no effect.
+    """
     policy = replace(base, name=name, rule="", source="", **changes)  # type: ignore[arg-type]
     check_rule(policy)
     for field in changes:
         if field not in policy.effective:
-            because = f"proof: {policy.proof}" if policy.when in ("visit", "call") else f"when: {policy.when}"
-            raise RuleError(field, f"has no effect with {because}")
+            reason = f"proof: {policy.proof}" if policy.when in ("visit", "call") else f"when: {policy.when}"
+            raise RuleError(field, f"has no effect with {reason}")
     return policy
 
 

@@ -1,4 +1,4 @@
-"""What a run yields: integers a point, policy and column, and the same memory figures a round."""
+"""Results of a batch: one integer per point, policy and column, and the memory figures of each round."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -44,13 +44,13 @@ ROUND_COLUMNS = ("res_bytes_peak", "res_bytes_end", "vm_pte_kib_peak", "vm_pte_k
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Outcomes of n points under all seven policies.
+    """Outcomes of n points under P policies, by default those of engine.model.policy.POLICIES in that order.
 
-    values: int64[n, 7, len(COLUMNS)], policies in the order of engine.model.policy.POLICIES
-    rounds: int64[sum of rounds, 7, len(ROUND_COLUMNS)], point after point
-    round_counts: int64[n]
-    known: the columns that `values` holds; the others are not known, whatever stands there
-    remarks: a point's own, or None: what its figures leave out. Empty if no point has one
+    values: int64[n, P, len(COLUMNS)]
+    rounds: int64[sum of round_counts, P, len(ROUND_COLUMNS)], the rounds of the first point, then those of the next
+    round_counts: int64[n], rounds of each point
+    known: names of the columns of `values` that are measured or computed; the content of all others is undefined
+    remarks: for each point a note on what its figures leave out, or None; empty if no point has one
     """
 
     values: NDArray[np.int64]
@@ -60,11 +60,14 @@ class Results:
     remarks: tuple[str | None, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Columns lie apart in memory and stay so on their way; pickle by itself would turn them round."""
-        apart = (np.moveaxis(self.values, 2, 0), np.moveaxis(self.rounds, 2, 0))
-        return arrived, (*apart, self.round_counts, self.known, self.remarks)
+        """Pickle with the column axis first: columns are contiguous in memory, and pickle would reorder the data."""
+        columns_first = (np.moveaxis(self.values, 2, 0), np.moveaxis(self.rounds, 2, 0))
+        return results_from_columns, (*columns_first, self.round_counts, self.known, self.remarks)
 
 
-def arrived(values: NDArray[np.int64], rounds: NDArray[np.int64], *others: Any) -> Results:
-    """From columns first: int64[len(COLUMNS), n, 7] and int64[len(ROUND_COLUMNS), rounds, 7]."""
+def results_from_columns(values: NDArray[np.int64], rounds: NDArray[np.int64], *others: Any) -> Results:
+    """Return Results from arrays whose first axis is the column. `others`: the remaining fields of Results in order.
+
+    values: int64[len(COLUMNS), n, P]; rounds: int64[len(ROUND_COLUMNS), sum of rounds, P]
+    """
     return Results(np.moveaxis(values, 0, 2), np.moveaxis(rounds, 0, 2), *others)

@@ -1,6 +1,6 @@
-"""A scenario: one address space and what is done to it. Many scenarios are columns, one array a field.
+"""Scenarios: one address space and the calls made on it. Fields, defaults and limits.
 
-The engine runs columns; `Scenario` is the view of one row that people write by hand.
+The engine takes many scenarios as columns, one array per field. `Scenario` is a single one with named fields.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from engine.model.arch import ARCHES, MIB, TIB, Arch
 
 Columns = dict[str, NDArray[Any]]
-"""One array a scenario field, all of one length: int64 (bytes, counts, codes of a choice) or float64 (shares)."""
+"""One array per scenario field, all of equal length: int64 (bytes, counts, codes of choices) or float64 (shares).
+
+The code of a choice is its index in Field.choices.
+"""
 
 MAX_VIRT_BYTES = 128 * TIB  # user addresses of a 4-level x86-64
 MAX_ROUNDS = 1_000_000
@@ -23,7 +26,7 @@ MAX_THREADS = 65_536
 
 
 class ScenarioError(ValueError):
-    """A value that no scenario can have. `field` names it, `row` is its place in the columns."""
+    """An invalid value. `field` is the name of its field, `row` its index in the columns."""
 
     def __init__(self, field: str, message: str, row: int = 0) -> None:
         super().__init__(f"{field}: {message}")
@@ -32,7 +35,11 @@ class ScenarioError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field: `kind` is bytes, share, count or choice; `default` is None where it depends on others."""
+    """One scenario field.
+
+    kind: bytes, share (0 to 1), count or choice
+    default: None if the field is required or its default depends on other fields
+    """
 
     name: str
     kind: str
@@ -62,13 +69,13 @@ FIELDS = (
 )
 FIELD = {f.name: f for f in FIELDS}
 ABSENT = -1
-"""In `res`: not given (then sparsity is). In `sparsity` the same is NaN."""
+"""Marks a field without a value in an int64 column, such as `res` where sparsity is given. In `sparsity` it is NaN."""
 
 
 def complete(given: Mapping[str, NDArray[Any]], rows: int) -> Columns:
-    """Columns with every field, defaults filled in; choices are codes (the place in Field.choices).
+    """Return columns of length `rows` with every field; missing fields get their defaults.
 
-    `given` may lack fields, and have ABSENT in cluster, zap, folio for the default. Does not check values.
+    `given`: some of the columns. ABSENT in cluster, zap or folio stands for the default. Values are not checked.
     """
     out: Columns = {}
     for field in FIELDS:
@@ -91,7 +98,7 @@ def complete(given: Mapping[str, NDArray[Any]], rows: int) -> Columns:
 
 
 def check(columns: Columns) -> None:
-    """Raise ScenarioError for the first row and field that no address space can have."""
+    """Raise ScenarioError for an invalid value: the first field that has any, at its first row."""
     page = np.array([a.page_bytes for a in ARCHES], np.int64)[np.clip(columns["arch"], 0, len(ARCHES) - 1)]
     virt, res, sparsity = columns["virt"], columns["res"], columns["sparsity"]
     given = res != ABSENT
@@ -139,15 +146,15 @@ def check(columns: Columns) -> None:
 
 @lru_cache(maxsize=4096)
 def decimal(share: float) -> Fraction:
-    """The rational that the shortest decimal of a double names: 0.9 is 9/10."""
+    """Return the shortest decimal that rounds to this double, as an exact fraction: 9/10 for 0.9."""
     return Fraction(repr(float(share)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One row. Sizes in bytes, shares from 0 to 1; `None` takes the default, sparsity or res is required.
+    """One scenario. FIELDS documents each field; sizes are in bytes, shares from 0 to 1.
 
-    Raises ScenarioError.
+    None selects the default of cluster, zap and folio. Either sparsity or res is required. Raises ScenarioError.
     """
 
     virt: int
@@ -185,7 +192,7 @@ class Scenario:
 
     @property
     def installed_share(self) -> Fraction:
-        """p, exactly."""
+        """The share of pages that an install makes resident (p in docs/method.md), exactly."""
         if self.res is not None:
             return Fraction(self.res, self.virt)
         assert self.sparsity is not None
@@ -193,7 +200,7 @@ class Scenario:
 
 
 def columns_of(scenarios: Iterable[Scenario]) -> Columns:
-    """Columns from rows; the inverse of `row`."""
+    """Return the scenarios as columns, one row each. `row` is the inverse."""
     rows = list(scenarios)
     out: Columns = {}
     for field in FIELDS:
@@ -209,7 +216,7 @@ def columns_of(scenarios: Iterable[Scenario]) -> Columns:
 
 
 def row(columns: Columns, index: int) -> Scenario:
-    """One row of complete columns as a Scenario."""
+    """Return one row of complete columns as a Scenario. Raises ScenarioError."""
     values: dict[str, Any] = {}
     for field in FIELDS:
         value = columns[field.name][index].item()
@@ -221,6 +228,4 @@ def row(columns: Columns, index: int) -> Scenario:
     return Scenario(**values)
 
 
-def assert_fields_match() -> None:
-    """FIELDS and Scenario name the same fields in the same order (called by a test)."""
-    assert [f.name for f in FIELDS] == [f.name for f in fields(Scenario)]
+assert [f.name for f in FIELDS] == [f.name for f in fields(Scenario)]

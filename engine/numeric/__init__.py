@@ -1,1 +1,1 @@
-"""Bit operations for compiled code, and Numba's options. Imports nothing of engine."""
+"""Bit operations for compiled code, Numba's options, and its cache folder. Imports no other package of engine."""

@@ -1,4 +1,7 @@
-"""Operations on a table's entries as bits: words are uint64[W], entry e is bit e % 64 of word e // 64."""
+"""Operations on sets of a table's entries, for compiled code.
+
+A set is uint64[W] (`words`). Entry e is bit e % 64 of word e // 64.
+"""
 
 from typing import Any
 
@@ -15,13 +18,13 @@ ONE = np.uint64(1)
 
 @intrinsic
 def popcount(_: Any, x: Any) -> Any:
-    """Bits set in a uint64, as int64."""
+    """Return the number of set bits of a uint64, as int64."""
     return types.int64(types.uint64), lambda context, builder, sig, args: builder.ctpop(args[0])
 
 
 @intrinsic
 def first_set(_: Any, x: Any) -> Any:
-    """Place of the lowest set bit of a uint64 (64 if none), as int64."""
+    """Return the index of the lowest set bit of a uint64, or 64 if it is 0, as int64."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.cttz(args[0], context.get_constant(types.boolean, False))
@@ -31,7 +34,7 @@ def first_set(_: Any, x: Any) -> Any:
 
 @intrinsic
 def leading(_: Any, x: Any) -> Any:
-    """Zero bits above the highest set bit of a uint64 (64 if none), as int64."""
+    """Return the number of zero bits above the highest set bit of a uint64, or 64 if it is 0, as int64."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.ctlz(args[0], context.get_constant(types.boolean, False))
@@ -41,13 +44,13 @@ def leading(_: Any, x: Any) -> Any:
 
 @inner
 def last_set(x: Any) -> Any:
-    """Place of the highest set bit of a uint64 (-1 if none)."""
+    """Return the index of the highest set bit of a uint64, or -1 if it is 0."""
     return 63 - leading(x)
 
 
 @inner
 def window(word: Any, first: Any, end: Any) -> Any:
-    """Bits of word number `word` that lie in entries [first, end), which must meet it."""
+    """Return the mask of entries [first, end) in word number `word`. At least one of them must be in that word."""
     lo = max(first - word * 64, 0)
     hi = min(end - word * 64, 64)
     mask = ONES << np.uint64(lo)
@@ -58,7 +61,7 @@ def window(word: Any, first: Any, end: Any) -> Any:
 
 @inner
 def survey(words: Any, first: Any, end: Any) -> tuple[Any, Any, Any]:
-    """(how many, first, last) entries set in [first, end); (0, -1, -1) if none."""
+    """Return (number, first, last) of the entries of the set in [first, end), or (0, -1, -1) if there are none."""
     count, lo, hi = 0, -1, -1
     if end <= first:
         return count, lo, hi
@@ -74,7 +77,7 @@ def survey(words: Any, first: Any, end: Any) -> tuple[Any, Any, Any]:
 
 @inner
 def nth(words: Any, first: Any, end: Any, n: Any) -> Any:
-    """The n-th (from 1) entry set in [first, end), which must have that many."""
+    """Return the n-th entry (n >= 1) of the set in [first, end), or -1 if there are fewer."""
     for w in range(first >> 6, ((end - 1) >> 6) + 1):
         x = words[w] & window(w, first, end)
         have = popcount(x)
@@ -89,7 +92,7 @@ def nth(words: Any, first: Any, end: Any, n: Any) -> Any:
 
 @inner
 def fill(words: Any, first: Any, end: Any) -> None:
-    """Set the entries [first, end)."""
+    """Add the entries [first, end) to the set. Writes `words`."""
     if end > first:
         for w in range(first >> 6, ((end - 1) >> 6) + 1):
             words[w] |= window(w, first, end)
@@ -97,7 +100,7 @@ def fill(words: Any, first: Any, end: Any) -> None:
 
 @inner
 def clear(words: Any, first: Any, end: Any) -> None:
-    """Clear the entries [first, end)."""
+    """Remove the entries [first, end) from the set. Writes `words`."""
     if end > first:
         for w in range(first >> 6, ((end - 1) >> 6) + 1):
             words[w] &= ~window(w, first, end)

@@ -1,7 +1,7 @@
-"""Where Numba keeps compiled code between runs: in a folder named after the sources of all compiled functions.
+"""The folder of Numba's cache of compiled code. Its name has a digest of the sources of all compiled functions.
 
-Numba itself looks only at the file of the outermost function: after a change in a file that it calls, stale code would
-run. Docstrings and comments do not count, so that editing them compiles nothing.
+Numba checks only the file of the called function, so it would run stale code after a change in another file that this
+function calls. Docstrings and comments are not part of the digest: editing them recompiles nothing.
 """
 
 import contextlib
@@ -22,13 +22,14 @@ COMPILED_PACKAGES = ("numeric", "random", "reclaim", "kernel")
 NOTE = ".compiled"
 
 refused = ""
-"""One line: the folder that choose_cache() did not use, why, and the one it uses instead. Empty if there is none."""
+"""Message if choose_cache() rejected a folder: which one, why, and the one used instead. Empty otherwise."""
 
 
 def choose_cache() -> None:
-    """Set NUMBA_CACHE_DIR for this process and its children: the user's choice, beside the sources, or temporary.
+    """Set NUMBA_CACHE_DIR, for this process and its children, to a folder that only this user can write.
 
-    Code from this folder will run, so a folder in which another user could write is passed over.
+    Takes the NUMBA_CACHE_DIR of the environment, else __pycache__ beside the sources if it is writable, else a
+    temporary folder. Rejects a folder that another user could write, because code from it will run (see `refused`).
     """
     global refused
     tag = f"ptsweep-{digest_of_sources()}"
@@ -45,12 +46,12 @@ def choose_cache() -> None:
         refused = f"{base}: another user could write there; compiled code is kept in {other} instead"
         base = other
     os.environ["NUMBA_CACHE_DIR"] = str(base / tag)
-    if "numba" in sys.modules:  # it has read its environment already
+    if "numba" in sys.modules:  # it reads its environment only when it is imported
         sys.modules["numba"].config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]
 
 
 def digest_of_sources() -> str:
-    """12 hexadecimal digits of the byte code of the packages that hold compiled code, which has no docstrings."""
+    """Return a digest, 12 hexadecimal digits, of the byte code (without docstrings) of COMPILED_PACKAGES."""
     digest = hashlib.blake2b(digest_size=6)
     for package in COMPILED_PACKAGES:
         for source in sorted((ENGINE / package).glob("*.py")):
@@ -59,7 +60,7 @@ def digest_of_sources() -> str:
 
 
 def add_code(digest: hashlib.blake2b, code: CodeType) -> None:
-    """Add what code does, without where it is written."""
+    """Update `digest` with the byte code, names and constants, but not with file names and line numbers."""
     digest.update(code.co_code)
     digest.update(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)).encode())
     for constant in code.co_consts:
@@ -71,11 +72,11 @@ def add_code(digest: hashlib.blake2b, code: CodeType) -> None:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether only this user and root can put files into `folder`, or put another folder in its place.
+    """Whether only this user and root can create files in `folder` or replace the folder.
 
-    Checks the folder and all above it, as far as they exist: owners, and write permission for group and others. A
-    folder for all with the sticky bit (/tmp) may be above it. The user's own group (same name, no other member) counts
-    as the user.
+    Checks owner and write permissions of the folder and all its parents, as far as they exist. A parent may be
+    writable by all if it has the sticky bit (/tmp). Write permission for the group is accepted if the group is the
+    user's own (see _is_own_group).
     """
     folder = folder.resolve()
     for place in (folder, *folder.parents):
@@ -92,6 +93,7 @@ def is_private(folder: Path) -> bool:
 
 
 def _is_own_group(group: int) -> bool:
+    """Whether this is the user's primary group, has the user's name, and has no other member."""
     with contextlib.suppress(KeyError):
         user, found = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
         return group == user.pw_gid and found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
@@ -99,7 +101,10 @@ def _is_own_group(group: int) -> bool:
 
 
 def _temporary_folder() -> Path:
-    """A folder of this user below the one for temporary files; a new one if another user made or can write that."""
+    """Return this user's folder for compiled code in the system's temporary folder.
+
+    Creates a new one with a random name if that one is not private to the user.
+    """
     folder = Path(tempfile.gettempdir()) / f"ptsweep-numba-{os.getuid()}"
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -109,14 +114,16 @@ def _temporary_folder() -> Path:
 
 
 def cache_folder() -> Path:
+    """Return the folder that choose_cache() chose."""
     return Path(os.environ["NUMBA_CACHE_DIR"])
 
 
 @contextlib.contextmanager
 def compiling(name: str) -> Iterator[None]:
-    """Hold the lock under which one process of this machine compiles a kernel; the others wait, then load its code.
+    """Lock a kernel while it is compiled or loaded, so that only one process per machine compiles it.
 
-    Leaves a note that the kernel is compiled. Without a writable folder each process compiles by itself.
+    Afterwards writes the file that is_compiled() looks for. If the folder is not writable there is no lock, and each
+    process compiles for itself.
     """
     with contextlib.ExitStack() as lock:
         with contextlib.suppress(OSError):
@@ -129,10 +136,10 @@ def compiling(name: str) -> Iterator[None]:
 
 
 def is_compiled(name: str) -> bool:
-    """Whether some process of this machine has compiled the kernel."""
+    """Whether the cache folder has the kernel's compiled code."""
     return (cache_folder() / f"{name}{NOTE}").exists()
 
 
 def is_cold() -> bool:
-    """Whether no pass is compiled yet: the first batch will compile for some seconds, once."""
+    """Whether no pass is compiled yet, so that the first batch has to compile for some seconds."""
     return not any(cache_folder().glob(f"walk*{NOTE}"))

@@ -1,8 +1,8 @@
-"""How engine's functions are compiled: a `kernel` is called from Python, an `inner` function only from compiled code.
+"""Decorators that compile functions with Numba: `kernel` if Python calls them, `inner` if only compiled code does.
 
-Functions that only compiled code calls need no wrappers for Python and C, which take long to compile, and are compiled
-once for all integers, not again for each literal. Neither makes an array or keeps one: without reference counts
-(`_nrt=False`) small points take less time.
+An `inner` function has no wrappers for Python and C, whose compilation is slow, and is compiled once for all integer
+arguments instead of once per literal. Both compile without reference counting (`_nrt=False`), which saves time on small
+points, so compiled functions cannot allocate arrays or store references to them.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from numba import njit
 from numba.core.types.misc import unliteral
 
 kernel = njit(nogil=True, _nrt=False, cache=True)
-"""For functions that Python calls; their code is kept in Numba's cache (engine.numeric.compiled_cache)."""
+"""Decorator for functions that Python calls. Their code is stored in Numba's cache (engine.numeric.compiled_cache)."""
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """For functions that only compiled code calls."""
+    """Decorator for functions that only compiled code calls."""
     options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
     compiled = njit(**options)(function)
     template = compiled.get_call_template

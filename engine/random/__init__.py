@@ -1,1 +1,1 @@
-"""Keyed random draws: SplitMix64 streams, binomial distributions by inverse CDF. Imports numeric and compilation."""
+"""Keyed random draws: SplitMix64 streams, and integers drawn by inverse CDF. Imports engine.numeric."""

@@ -1,4 +1,4 @@
-"""Probabilities as integers, the same bits on every platform: limits of single events."""
+"""Probabilities of single events as 64-bit integers, equal on every platform, and the constants of CDF cells."""
 
 from fractions import Fraction
 from functools import lru_cache
@@ -11,11 +11,17 @@ FULL = 1 << 64
 CELL_BITS, INSIDE_BITS = 12, 4
 CELLS = 1 << CELL_BITS
 NONE_INSIDE, SEVERAL_INSIDE = 64, 128
-"""A CDF's cells: 12 bits number them, 4 more tell where in one a limit lies; marks that no 4 bits are."""
+"""Cells of a CDF (engine.random.inverse_cdf.Cdf). The leading CELL_BITS of a number select its cell.
+
+The mark of a cell is the next INSIDE_BITS of the only limit inside it, or NONE_INSIDE or SEVERAL_INSIDE.
+"""
 
 
 def limit(p: Fraction) -> tuple[int, int]:
-    """(NEVER, MAYBE or ALWAYS; floor(p x 2^64)): the event happens when 64 random bits are below it."""
+    """Return (NEVER, MAYBE or ALWAYS; floor(p x 2^64), at most 2^64 - 1) for an event of probability p.
+
+    With MAYBE, the event happens if 64 random bits are below the second value.
+    """
     if p >= 1:
         return ALWAYS, FULL - 1
     value = p.numerator * FULL // p.denominator
@@ -23,12 +29,15 @@ def limit(p: Fraction) -> tuple[int, int]:
 
 
 PMD_HELD_SHARE = Fraction(1, 16)
-"""A guess: the PMD lock is held for about 50 ns of a 713 ns visit (docs/method.md, section 6)."""
+"""Share of a visit during which the PMD lock is held. A guess: 50 ns of 713 ns (docs/method.md, section 6)."""
 
 
 @lru_cache(maxsize=1)
 def trylock_limits() -> NDArray[np.uint64]:
-    """uint64[701]: limit at which one of m trylocks in one PMD table at one step fails; m above 700 as 700."""
+    """Return the 64-bit limits of the probability that a trylock fails, uint64[701].
+
+    Index m: number of threads that try the lock of one PMD table in one step. Use index 700 for larger m.
+    """
     held, whole = PMD_HELD_SHARE.numerator, PMD_HELD_SHARE.denominator
     limits, free, of = [0], 1, 1  # (1 - held / whole) ^ (m - 1) = free / of
     for _ in range(700):

@@ -1,6 +1,7 @@
-"""CDFs by compiled code: of spans, and the cells of any. Mixed points need hundreds of them before the first is run.
+"""Compiled code that computes the limits of span CDFs and the cells of any CDF (engine.random.inverse_cdf.Cdf).
 
-The slow twins are in tests/engine/test_chance.py.
+It is compiled because a batch of different points needs hundreds of CDFs before its first point can run.
+The slow twins are slow_span and slow_cells in tests/engine/random/test_inverse_cdf.py.
 """
 
 from typing import Any
@@ -11,31 +12,36 @@ from engine.numeric.bit_ops import ONE, ZERO
 from engine.numeric.jit import inner, kernel
 from engine.random.binomial import CELL_BITS, CELLS, INSIDE_BITS, NONE_INSIDE, SEVERAL_INSIDE
 
-N, K, LOW, COUNT, ASKED = range(5)
+N, K, LOW, COUNT, ARGUMENTS = range(5)
+"""Indexes of fill_cdf's integer arguments, and their number."""
 S32, LOW_32 = np.uint64(32), np.uint64(0xFFFFFFFF)
 CELL, INSIDE = np.uint64(64 - CELL_BITS), np.uint64(64 - CELL_BITS - INSIDE_BITS)
 MOST_INSIDE = np.uint64((1 << INSIDE_BITS) - 1)
 
 
 @kernel
-def fill_cdf(asked: Any, limits: Any, cells: Any) -> None:
-    """Cells of a CDF whose limits, asked[COUNT] of them from value asked[LOW] on, begin at limits[asked[LOW]].
+def fill_cdf(arguments: Any, limits: Any, cells: Any) -> None:
+    """Write the cells of a CDF into `cells`, uint32[CELLS].
 
-    If asked[K] is 2 or more, these are made first: those of the span of asked[K] of asked[N] extents (inverse_cdf.py).
-    asked: int64[ASKED]; limits: uint64[*]; cells: uint32[CELLS]
+    arguments: int64[ARGUMENTS]. LOW: the lowest value with a non-zero limit; COUNT: the number of limits from there on.
+        If K is 2 or more, the CDF is that of the span of K of N extents (inverse_cdf.span): its limits are computed
+        first, and LOW and COUNT are written.
+    limits: uint64[*], the limit of each value; read, or written at [LOW, LOW + COUNT) if K is 2 or more
     """
-    if asked[K] > 1:
-        fill_spans(asked, limits)
-    fill_cells(asked[LOW], limits[asked[LOW] : asked[LOW] + asked[COUNT]], cells)
+    if arguments[K] > 1:
+        fill_spans(arguments, limits)
+    fill_cells(arguments[LOW], limits[arguments[LOW] : arguments[LOW] + arguments[COUNT]], cells)
 
 
 @inner
-def fill_spans(asked: Any, limits: Any) -> None:
-    """P(S <= s) = C(s, k - 1) x ((n - s) k + s - k + 1) / (k C(n, k)), from s = n - 2 down to where it is below 2^-64.
+def fill_spans(arguments: Any, limits: Any) -> None:
+    """Write the limits of the span CDF into `limits`, and LOW and COUNT into `arguments`.
 
-    a3 to a0 are 128 bits of C(s, k - 1) / (k C(n, k)), 32 each: a product of 32 and 26 bits fits 64.
+    P(S <= s) = C(s, k - 1) x ((n - s) k + s - k + 1) / (k C(n, k)), from s = n - 2 down to the last one above 2^-64.
+    a3 to a0 are a 128-bit fraction C(s, k - 1) / (k C(n, k)) in digits of 32 bits, so that the product of a digit and
+    a factor of up to 26 bits fits 64 bits.
     """
-    n, k = asked[N], asked[K]
+    n, k = arguments[N], arguments[K]
     by = np.uint64(n)
     rest = ONE << S32
     a3, rest = rest // by, rest % by
@@ -64,12 +70,15 @@ def fill_spans(asked: Any, limits: Any) -> None:
         limits[s] = value
         ways += np.uint64(k - 1)
         s -= 1
-    asked[LOW], asked[COUNT] = s + 1, n - 2 - s
+    arguments[LOW], arguments[COUNT] = s + 1, n - 2 - s
 
 
 @inner
 def fill_cells(low: Any, limits: Any, cells: Any) -> None:
-    """Of each cell how many limits lie up to its beginning, and where in it the one lies that is inside."""
+    """Write each cell of `cells`: the value at the cell's start << 8, and the mark (engine.random.binomial).
+
+    The value is `low` plus the number of limits that are not above the cell's start.
+    """
     upto, below, count = 0, 0, limits.size
     for cell in range(CELLS):
         while upto < count and limits[upto] <= np.uint64(cell) << CELL:

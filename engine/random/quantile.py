@@ -1,4 +1,4 @@
-"""Whole numbers from a CDF: 64 random bits decide, of which 16 are mostly enough (docs/method.md, section 2)."""
+"""Draws from a CDF in compiled code: 64 random bits, of which 16 usually decide (docs/method.md, section 2)."""
 
 from typing import Any
 
@@ -11,13 +11,19 @@ from engine.random.splitmix import S16, S48, draw, field
 
 @inner
 def quantile(cdfs: Any, row: Any, high: Any, low: Any, index: Any) -> Any:
-    """The value of a row (engine.random.inverse_cdf.Cdfs) for the index-th bits of streams high and low."""
+    """Return draw number `index` from row `row` of `cdfs` (engine.random.inverse_cdf.Cdfs).
+
+    high, low: keys of the streams that supply the upper 16 and the lower 48 of the 64 random bits
+    """
     return quantile_of(field(high, index), cdfs, row, low, index)
 
 
 @inner
 def quantile_of(upper: Any, cdfs: Any, row: Any, low: Any, index: Any) -> Any:
-    """The same with the upper 16 bits at hand; the 48 lower ones are drawn only where these do not decide."""
+    """Return the value of a CDF for 64 random bits, given the upper 16 as a uint64.
+
+    The lower 48 bits, number `index` of stream `low`, are drawn only if the upper ones do not decide.
+    """
     cell = np.int64(cdfs.cells[row * CELLS + np.int64(upper >> np.uint64(INSIDE_BITS))])
     inside, mark = np.int64(upper) & ((1 << INSIDE_BITS) - 1), cell & 0xFF
     value = (cell >> 8) + (inside > mark)
@@ -25,7 +31,7 @@ def quantile_of(upper: Any, cdfs: Any, row: Any, low: Any, index: Any) -> Any:
         return value
     u = upper << S48 | draw(low, index) >> S16
     begin, least = cdfs.begins[row], cdfs.lows[row]
-    if mark != SEVERAL_INSIDE:  # one limit in question
+    if mark != SEVERAL_INSIDE:  # only this limit can be above or below u
         return value + (cdfs.limits[begin + value - least] <= u)
     size = cdfs.begins[row + 1] - begin
     value = least

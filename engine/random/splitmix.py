@@ -1,4 +1,4 @@
-"""Counter-based random bits: every choice is a pure function of (seed, round, what, index).
+"""Counter-based random bits: every choice is a pure function of (seed, round, stream, index).
 
 SplitMix64's finaliser (Stafford's variant 13) over a Weyl sequence: Steele, Lea, Flood, OOPSLA 2014.
 """
@@ -27,7 +27,7 @@ PINS = (PIN_COUNT, PIN_COUNT_LOW, PIN_SPAN, PIN_SPAN_LOW, PIN_FIRST, PIN_FIRST_L
     OF_CALL_LOW,
     STREAMS,
 ) = range(11)
-"""Where the keys of these streams stand in a row of streams_of, and the first seven in pins_of."""
+"""Index of each stream's key in a row of streams_of. The first seven are also the indexes in pins_of."""
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -38,7 +38,7 @@ S16, S48, FIELD = np.uint64(16), np.uint64(48), np.uint64(0xFFFF)
 
 @njit(cache=True)
 def mix(z: Any) -> Any:
-    """uint64 -> uint64, a bijection."""
+    """Return SplitMix64's finaliser of a uint64: a bijection on uint64."""
     z = (z ^ (z >> S30)) * MIX_1
     z = (z ^ (z >> S27)) * MIX_2
     return z ^ (z >> S31)
@@ -46,7 +46,7 @@ def mix(z: Any) -> Any:
 
 @njit(cache=True)
 def key(seed: Any, round_: Any, what: Any) -> Any:
-    """uint64 key of one stream."""
+    """Return the uint64 key of one stream. `what`: the stream's number, such as COUNT."""
     z = mix(np.uint64(seed) + GOLDEN)
     z = mix(z + np.uint64(round_) + GOLDEN)
     return mix(z + np.uint64(what) + GOLDEN)
@@ -54,7 +54,7 @@ def key(seed: Any, round_: Any, what: Any) -> Any:
 
 @njit(cache=True)
 def streams_of(seed: Any, rounds: Any) -> Any:
-    """uint64[rounds, STREAMS]: the keys of a scenario's streams."""
+    """Return the keys of a scenario's streams, uint64[rounds, STREAMS]."""
     out = np.empty((rounds, STREAMS), np.uint64)
     fill_streams(seed, rounds, out)
     return out
@@ -62,7 +62,7 @@ def streams_of(seed: Any, rounds: Any) -> Any:
 
 @njit(cache=True)
 def fill_streams(seed: Any, rounds: Any, out: Any) -> None:
-    """The same into rows that there are."""
+    """Write the keys of a scenario's streams into `out`, uint64[rounds, STREAMS]."""
     of_seed = mix(np.uint64(seed) + GOLDEN)
     for r in range(rounds):
         of_round = mix(of_seed + np.uint64(r) + GOLDEN)
@@ -72,7 +72,7 @@ def fill_streams(seed: Any, rounds: Any, out: Any) -> None:
 
 @njit(cache=True)
 def pins_of(seed: Any) -> Any:
-    """uint64[7]: the same of its pinned pages, which are those of round 0."""
+    """Return the keys of the streams of pinned pages, uint64[7]. Pages are pinned once, in round 0."""
     out = np.empty(OF_PLACE + 1, np.uint64)
     fill_pins(seed, out)
     return out
@@ -80,39 +80,42 @@ def pins_of(seed: Any) -> Any:
 
 @njit(cache=True)
 def fill_pins(seed: Any, out: Any) -> None:
-    """The same into a row that there is."""
+    """Write the keys of the streams of pinned pages (round 0) into `out`, uint64[7]."""
     for i, what in enumerate(PINS):
         out[i] = key(seed, 0, what)
 
 
 @njit(cache=True)
 def draw(stream: Any, index: Any) -> Any:
-    """The index-th 64 bits of a stream."""
+    """Return 64 random bits, number `index` of a stream, as uint64."""
     return mix(stream + np.uint64(index + 1) * GOLDEN)
 
 
 @njit(cache=True)
 def field(stream: Any, index: Any) -> Any:
-    """The index-th 16 bits of a stream, as uint64: four to a hash, lowest first."""
+    """Return 16 random bits, number `index` of a stream, as uint64. One hash yields four of them, lowest bits first."""
     return (draw(stream, index >> 2) >> np.uint64(16 * (index & 3))) & FIELD
 
 
 @njit(cache=True)
 def call_key(stream: Any, low: Any, call: Any) -> Any:
-    """The 64 bits that decide whether a call is made, and its place in random order (streams CALL and CALL_LOW)."""
+    """Return the 64 bits that decide whether a call is made and where it is in random order.
+
+    stream, low: keys of the streams CALL (upper 16 bits) and CALL_LOW (lower 48 bits)
+    """
     return field(stream, call) << S48 | draw(low, call) >> S16
 
 
 @njit(cache=True)
 def is_made(stream: Any, low: Any, call: Any, limit: Any) -> Any:
-    """call_key < limit; the lower bits are drawn only where the upper 16 do not decide."""
+    """Return whether the call is made: call_key < limit. Draws the lower 48 bits only if the upper 16 do not decide."""
     upper = field(stream, call)
     return upper < limit >> S48 or (upper == limit >> S48 and draw(low, call) >> S16 < limit & LOW_48)
 
 
 @njit(cache=True)
 def scale(bits: Any, n: Any) -> Any:
-    """floor(bits x n / 2^64): uint64 bits, n below 2^63, as int64."""
+    """Return floor(bits x n / 2^64) as int64, for uint64 `bits` and 0 <= n < 2^63."""
     a = np.uint64(n)
     lo_lo = (bits & LOW_32) * (a & LOW_32)
     hi_lo = (bits >> S32) * (a & LOW_32)

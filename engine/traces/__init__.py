@@ -1,1 +1,1 @@
-"""An address space driven by a recorded trace: VMAs, page tables, policies. Imports model."""
+"""Replay of a trace: VMAs, page tables and the tables that each policy frees. Imports engine.model."""

@@ -1,7 +1,8 @@
-"""One address space driven operation by operation, as a recorded trace has them, judged under every policy.
+"""Replay of a trace's operations on one address space: entries, and the tables that exist under each policy.
 
-x86-64 with 4 KiB pages, one process that never forks, no memory pressure. docs/traces.md is the law.
-The zap policies share one set of entries; munmap, under which a purge unmaps, has its own (engine/traces/replay.py).
+Models x86-64 with 4 KiB pages, one process that never forks, and no memory pressure. docs/traces.md is the
+specification. The policies that zap share one AddressSpace; munmap, under which a purge unmaps its range, has another
+(engine/traces/replay.py).
 """
 
 from collections.abc import Iterator
@@ -9,13 +10,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from engine.model.policy import POLICIES
-from engine.traces.page_tables import ALL_ENTRIES, PAGE, PMD_SPAN, SLOT, PteTable, TraceError, Tree, mask_of
+from engine.traces.page_tables import ALL_ENTRIES, PAGE, PMD_SPAN, SLOT, PageTables, PteTable, TraceError, mask_of
 from engine.traces.vmas import READ, WRITE, Piece, Vma, Vmas
 
-# Classes of policies by which tables they keep; each is a bit in PteTable.exists.
+# Policy classes: the policies of a class keep the same tables. Each class is a bit of PteTable.exists.
 NONE, REFCOUNT, ASYNC, BY_SLOT = 1, 2, 4, 8
 CLASSES = (NONE, REFCOUNT, ASYNC, BY_SLOT)
-EVERY = NONE | REFCOUNT | ASYNC | BY_SLOT
+ALL_CLASSES = NONE | REFCOUNT | ASYNC | BY_SLOT
 CLASS_OF = {
     "none": NONE,
     "refcount": REFCOUNT,
@@ -30,12 +31,15 @@ assert (*ZAP_POLICIES, "munmap") == POLICIES
 TOUCHES = ("write", "read")
 PURGES = ("dontneed", "dontneed_locked", "free")
 OPS = ("mmap", "munmap", "mprotect_ro", "mprotect_rw", *TOUCHES, *PURGES, "guard_install", "guard_remove")
-LOWEST, HIGHEST = 64 << 10, (1 << 47) - PAGE
-"""vm.mmap_min_addr as shipped, and TASK_SIZE of 4 levels: what a process can map."""
+MIN_ADDRESS, MAX_ADDRESS = 64 << 10, (1 << 47) - PAGE
+"""A process can map [MIN_ADDRESS, MAX_ADDRESS): the default vm.mmap_min_addr, and TASK_SIZE with 4 levels."""
 
 
 class Operation(NamedTuple):
-    """One row of a trace: bytes; `stride` for touches only. A tuple, as millions are made."""
+    """One row of a trace. start, length and stride in bytes; stride is used by touches only.
+
+    A tuple, because traces have millions of rows and tuples are faster to create than dataclasses.
+    """
 
     op: str
     start: int
@@ -44,19 +48,19 @@ class Operation(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where it ends, rounded up to a page as the system calls do."""
+        """The end address, with the length rounded up to whole pages as the system calls do."""
         return self.start + -(-self.length // PAGE) * PAGE
 
 
-def check(operation: Operation) -> None:
-    """Raise TraceError for what is malformed, or what mmap and munmap would refuse."""
+def check_operation(operation: Operation) -> None:
+    """Raise TraceError if the operation is malformed, or if the system call would refuse it."""
     op, start, length = operation.op, operation.start, operation.length
     if op not in OPS:
         raise TraceError(f"unknown op {op!r}; known: {', '.join(OPS)}")
     if start < 0 or length < 0:
         raise TraceError(f"{op}: start {start} and length {length} must not be negative")
-    if operation.end > HIGHEST:
-        raise TraceError(f"{op}: [{start:#x}, +{length:#x}) is beyond what a process can map (below {HIGHEST:#x})")
+    if operation.end > MAX_ADDRESS:
+        raise TraceError(f"{op}: [{start:#x}, +{length:#x}) is beyond what a process can map (below {MAX_ADDRESS:#x})")
     if op in TOUCHES:
         if operation.stride <= 0:
             raise TraceError(f"{op}: stride {operation.stride} must be 1 or more")
@@ -65,133 +69,143 @@ def check(operation: Operation) -> None:
         raise TraceError(f"{op}: start {start:#x} is not on a {PAGE}-byte page")
     if op in ("mmap", "munmap") and not length:
         raise TraceError(f"{op}: length must not be 0")
-    if op == "mmap" and start < LOWEST:
-        raise TraceError(f"mmap: start {start:#x} is below what a process can map ({LOWEST:#x})")
+    if op == "mmap" and start < MIN_ADDRESS:
+        raise TraceError(f"mmap: start {start:#x} is below what a process can map ({MIN_ADDRESS:#x})")
 
 
 class AddressSpace:
-    """The entries of one address space, and under each class of policies the tables. Whose VMAs they are, `vmas` says.
+    """The entries of one address space, and the tables that exist under each policy class.
 
-    Ranges come clipped to the VMAs.
+    vmas: its VMAs, which the caller changes. Methods take ranges as pieces, already clipped to the VMAs.
+    present_pages, max_present_pages: resident pages now, and their maximum so far
+    installed, zapped: entries that touches installed, and entries that purges cleared
+    allocated, freed: by policy class, tables allocated, and tables freed by purges (not those freed by munmap)
     """
 
     def __init__(self, vmas: Vmas, *, scan_every: int = 1) -> None:
-        """`scan_every`: the async policy scans after so many operations."""
+        """`scan_every`: number of operations between two scans of the policy async."""
         self.vmas = vmas
-        self.tree = Tree()
-        self.present_pages = self.most_present_pages = 0
+        self.page_tables = PageTables()
+        self.present_pages = self.max_present_pages = 0
         self.installed = self.zapped = 0
-        """Entries that touches installed, and that purges cleared."""
         self.freed = dict.fromkeys(CLASSES, 0)
-        """Tables that a purge freed, by class; those that went by munmap are not counted."""
         self.allocated = dict.fromkeys(CLASSES, 0)
-        self._tables = dict.fromkeys(CLASSES, 0)
-        self._most_tables = dict.fromkeys(CLASSES, 0)  # of all levels
-        self._scan_every, self._applied = scan_every, 0
-        self._emptied: list[PteTable] = []
+        self._tables = dict.fromkeys(CLASSES, 0)  # PTE tables now, by policy class
+        self._max_tables = dict.fromkeys(CLASSES, 0)  # maximum of the tables of all levels so far
+        self._scan_every, self._operations = scan_every, 0
+        self._async_candidates: list[PteTable] = []  # tables that were emptied since the last scan of async
 
     def vm_pte_kib(self, policy: str) -> int:
-        return (self._tables[CLASS_OF[policy]] + self.tree.uppers) * (PAGE >> 10)
+        """Return VmPTE in KiB: the memory of the tables of all levels."""
+        return (self._tables[CLASS_OF[policy]] + self.page_tables.upper_tables) * (PAGE >> 10)
 
     def vm_pte_kib_max(self, policy: str) -> int:
-        """The highest so far."""
-        return self._most_tables[CLASS_OF[policy]] * (PAGE >> 10)
+        """Return the maximum of VmPTE so far, in KiB."""
+        return self._max_tables[CLASS_OF[policy]] * (PAGE >> 10)
 
     def pte_tables(self, policy: str) -> int:
+        """Return the number of PTE tables."""
         return self._tables[CLASS_OF[policy]]
 
     @property
     def res_kib(self) -> int:
+        """Resident memory in KiB."""
         return self.present_pages * (PAGE >> 10)
 
-    def settle(self) -> None:
-        """The end of an operation: async scans when it is time."""
-        self._applied += 1
-        if self._emptied and self._applied % self._scan_every == 0:
-            for table in self._emptied:
-                if table.empty:
+    def end_operation(self) -> None:
+        """Count an operation. After every `scan_every` of them, free the empty tables of the policy async."""
+        self._operations += 1
+        if self._async_candidates and self._operations % self._scan_every == 0:
+            for table in self._async_candidates:
+                if table.is_empty:
                     self._free(table, ASYNC)
-            self._emptied.clear()
+            self._async_candidates.clear()
 
     def touch(self, operation: Operation, pieces: list[Piece]) -> None:
-        """Read or write a byte every `stride`; what is guarded or has not the right is passed over."""
+        """Read or write one byte every `stride` bytes. Guarded pages and VMAs without the right are skipped."""
         op, start, _, stride = operation
         need, write = (WRITE, True) if op == "write" else (READ, False)
         for vma, lo, hi in pieces:
             if vma.rights & need:
-                for slot, mask in touched(start, stride, lo, hi):
+                for slot, mask in touched_entries(start, stride, lo, hi):
                     self._install(vma, slot, mask, write)
-        if self.present_pages > self.most_present_pages:
-            self.most_present_pages = self.present_pages
+        if self.present_pages > self.max_present_pages:
+            self.max_present_pages = self.present_pages
 
     def dontneed(self, pieces: list[Piece]) -> None:
-        """MADV_DONTNEED: clipped to each VMA, cut at slots; only a whole slot asks for its table (mm/pt_reclaim.c)."""
+        """MADV_DONTNEED: zap each piece slot by slot. Only whole slots are candidates for reclaim (mm/pt_reclaim.c)."""
         for _, lo, hi in pieces:
-            for slot, table in self.tree.between(lo // SLOT, (hi - 1) // SLOT):
+            for slot, table in self.page_tables.tables_between(lo // SLOT, (hi - 1) // SLOT):
                 mask = mask_of(lo, hi, slot)
                 self.zapped += self._zap(table, mask)
                 if mask == ALL_ENTRIES and not table.marker:
                     self._free(table, BY_SLOT)
-                self._cleared(table)
+                self._free_if_empty(table)
 
     def free(self, pieces: list[Piece]) -> None:
-        """MADV_FREE leaves the entries until memory is short, which it never is here."""
+        """MADV_FREE: does nothing, because the kernel clears the entries only under memory pressure."""
 
     def guard_install(self, pieces: list[Piece]) -> None:
-        """MADV_GUARD_INSTALL zaps, and leaves markers in tables that it makes where there are none."""
+        """MADV_GUARD_INSTALL: zap, then set markers, allocating the tables that are missing."""
         for vma, lo, hi in pieces:
             self.vmas.prepare_anon(vma)
             for slot in range(lo // SLOT, (hi - 1) // SLOT + 1):
                 mask = mask_of(lo, hi, slot)
-                table = self.tree.install(slot)
+                table = self.page_tables.install(slot)
                 self._zap(table, mask)
                 table.marker |= mask
-                self._make(table)
+                self._allocate(table)
 
     def guard_remove(self, pieces: list[Piece]) -> None:
+        """MADV_GUARD_REMOVE: clear the markers."""
         for _, lo, hi in pieces:
-            for slot, table in self.tree.between(lo // SLOT, (hi - 1) // SLOT):
+            for slot, table in self.page_tables.tables_between(lo // SLOT, (hi - 1) // SLOT):
                 table.marker &= ~mask_of(lo, hi, slot)
-                self._cleared(table)
+                self._free_if_empty(table)
 
-    def unmapped(self, gone: list[Piece]) -> int:
-        """unmap_vmas, then free_pgtables: a table, of any level, goes when nothing in its span is mapped any more.
+    def unmap(self, pieces: list[Piece]) -> int:
+        """Clear the entries of `pieces` and free each table, of any level, in whose span nothing is mapped any more.
 
-        How many entries were cleared, markers too.
+        Follows unmap_vmas and free_pgtables. `is_mapped` must already be false for the pieces.
+        Returns the number of cleared entries, including markers.
         """
         entries = 0
-        for _, lo, hi in gone:
-            kept = False
-            for slot, table in self.tree.between(lo // SLOT, (hi - 1) // SLOT):
+        for _, lo, hi in pieces:
+            has_tables = False
+            for slot, table in self.page_tables.tables_between(lo // SLOT, (hi - 1) // SLOT):
                 mask = mask_of(lo, hi, slot)
                 entries += self._zap(table, mask)
                 if table.marker:
                     entries += (table.marker & mask).bit_count()
                     table.marker &= ~mask
-                if not table.empty:
-                    kept = True  # an entry says that something is mapped
-                elif self.mapped(slot * SLOT, (slot + 1) * SLOT):
-                    kept = True
-                    self._cleared(table)
+                if not table.is_empty:
+                    has_tables = True  # its entries show that something in the slot is mapped
+                elif self.is_mapped(slot * SLOT, (slot + 1) * SLOT):
+                    has_tables = True
+                    self._free_if_empty(table)
                 else:
                     self._unmap_table(slot, table)
-            if not kept or lo // PMD_SPAN != (hi - 1) // PMD_SPAN:
-                self.tree.free_uppers(lo, hi, self.mapped)
+            if not has_tables or lo // PMD_SPAN != (hi - 1) // PMD_SPAN:
+                self.page_tables.free_uppers(lo, hi, self.is_mapped)
         return entries
 
-    def mapped(self, start: int, end: int) -> bool:
-        """Whether anything in [start, end) keeps a table there from free_pgtables."""
+    def is_mapped(self, start: int, end: int) -> bool:
+        """Whether anything in [start, end) is mapped, so that free_pgtables keeps its tables."""
         return self.vmas.any_in(start, end)
 
     def _unmap_table(self, slot: int, table: PteTable) -> None:
-        for kind in CLASSES:
-            self._tables[kind] -= bool(table.exists & kind)
+        """Free the table under all policies, without counting it in `freed`."""
+        for policy_class in CLASSES:
+            self._tables[policy_class] -= bool(table.exists & policy_class)
         table.exists = 0
-        self.tree.free(slot)
+        self.page_tables.free(slot)
 
     def _install(self, vma: Vma, slot: int, mask: int, write: bool) -> None:
-        """Faults: a write makes pages present, a read of a none entry maps the zero page (do_anonymous_page)."""
-        table = self.tree.install(slot)
+        """Fault in the entries of `mask`: a write maps pages, a read the zero page where none is mapped.
+
+        Follows do_anonymous_page. Markers and present entries do not change.
+        """
+        table = self.page_tables.install(slot)
         mask &= ~(table.marker | table.present)
         if mask:
             self.installed += (mask & ~table.zero).bit_count()
@@ -203,20 +217,22 @@ class AddressSpace:
                 self.present_pages += mask.bit_count()
             else:
                 table.zero |= mask
-        if table.exists != EVERY:
-            self._make(table)
+        if table.exists != ALL_CLASSES:
+            self._allocate(table)
 
-    def _make(self, table: PteTable) -> None:
-        for kind in CLASSES:
-            if not table.exists & kind:
-                self.allocated[kind] += 1
-                self._tables[kind] += 1
-                # Until the operation ends there are no fewer, so that this is the highest if any is.
-                self._most_tables[kind] = max(self._most_tables[kind], self._tables[kind] + self.tree.uppers)
-        table.exists = EVERY
+    def _allocate(self, table: PteTable) -> None:
+        """Let the table exist under every policy. Counts it for the classes under which it was missing."""
+        for policy_class in CLASSES:
+            if not table.exists & policy_class:
+                self.allocated[policy_class] += 1
+                self._tables[policy_class] += 1
+                # An operation that allocates tables frees none, so the maximum is reached at an allocation.
+                tables = self._tables[policy_class] + self.page_tables.upper_tables
+                self._max_tables[policy_class] = max(self._max_tables[policy_class], tables)
+        table.exists = ALL_CLASSES
 
     def _zap(self, table: PteTable, mask: int) -> int:
-        """Clear the entries in mask but for markers; how many there were."""
+        """Clear the entries of `mask` except markers. Returns the number of cleared entries."""
         present, zero = table.present & mask, table.zero & mask
         if not (present or zero):
             return 0
@@ -226,34 +242,35 @@ class AddressSpace:
         table.zero ^= zero
         return pages + zero.bit_count()
 
-    def _free(self, table: PteTable, kind: int) -> None:
-        if table.exists & kind:
-            table.exists &= ~kind
-            self._tables[kind] -= 1
-            self.freed[kind] += 1
+    def _free(self, table: PteTable, policy_class: int) -> None:
+        """Free the table under the policies of one class, if it exists there."""
+        if table.exists & policy_class:
+            table.exists &= ~policy_class
+            self._tables[policy_class] -= 1
+            self.freed[policy_class] += 1
 
-    def _cleared(self, table: PteTable) -> None:
-        """Entries were cleared: refcount frees at once what holds none, async when it scans."""
-        if table.empty:
+    def _free_if_empty(self, table: PteTable) -> None:
+        """After entries were cleared: free an empty table under refcount, and note it for the next scan of async."""
+        if table.is_empty:
             self._free(table, REFCOUNT)
             if table.exists & ASYNC:
-                self._emptied.append(table)
+                self._async_candidates.append(table)
 
 
-def touched(start: int, stride: int, lo: int, hi: int) -> Iterator[tuple[int, int]]:
-    """(slot, entries) of the bytes start, start + stride, ... that lie in [lo, hi)."""
+def touched_entries(start: int, stride: int, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+    """Yield (slot, entries as bits) for the bytes start, start + stride, ... inside [lo, hi)."""
     at = start + -(-(lo - start) // stride) * stride
     while at < hi:
         slot = at // SLOT
         stop = min(hi, (slot + 1) * SLOT)
         count = -(-(stop - at) // stride)
-        yield slot, _pattern(at % SLOT, stride, count)
+        yield slot, _strided_entries(at % SLOT, stride, count)
         at += count * stride
 
 
 @lru_cache(1 << 16)
-def _pattern(offset: int, stride: int, count: int) -> int:
-    """Entries of `count` touches from a byte of a slot on."""
+def _strided_entries(offset: int, stride: int, count: int) -> int:
+    """Return the entries, as bits, of `count` touches that start `offset` bytes into a slot."""
     if stride <= PAGE:
         return mask_of(offset // PAGE * PAGE, (offset + (count - 1) * stride) // PAGE * PAGE + PAGE, 0)
     mask = 0

@@ -1,7 +1,7 @@
-"""PTE tables by address, kept as page tables are: 512 GiB regions, GiB regions, 2 MiB slots. x86-64, 4 KiB pages.
+"""The page tables of one address space: PTE, PMD and PUD tables of x86-64 with 4 KiB pages, as dicts by number.
 
-Memory grows with the tables that exist, not with addresses. One tree holds what several policies share: a table's
-entries are the same under each of them, and only whether it exists differs.
+Memory use is proportional to the number of tables. Several policies share one PageTables object: the entries of a
+table are equal under all of them, and PteTable.exists records under which ones the table exists.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,36 +15,40 @@ ENTRIES = GEOMETRY.entries
 PMD_SPAN, PUD_SPAN = SLOT * GEOMETRY.pmd_span_tables, SLOT * GEOMETRY.pud_span_tables
 ALL_ENTRIES = (1 << ENTRIES) - 1
 MAX_TABLES = 1 << 22
-"""8 TiB of slots, about 1 GiB of memory here."""
+"""Limit of PTE tables at a time. They map 8 TiB, and their PteTable objects take about 1 GiB of memory."""
 
 
 class TraceError(ValueError):
-    """What no process can ask for, or more than a replay holds. `str(error)` says which, without a place."""
+    """An operation that no process can make, or a replay above a size limit. The message does not name the row."""
 
 
 @dataclass(slots=True)
 class PteTable:
-    """The entries of one slot as sets of 512 bits, bit i = entry i; `exists` has a bit for each class of policies."""
+    """The entries of one slot as 512-bit integers, bit i for entry i.
+
+    present: entries that map a page; zero: that map the zero page; marker: guard markers
+    exists: a bit for each policy class under which the table exists (engine/traces/address_space.py)
+    """
 
     present: int = 0
-    zero: int = 0  #: maps the zero page
-    marker: int = 0  #: guard marker
+    zero: int = 0
+    marker: int = 0
     exists: int = 0
 
     @property
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         return not (self.present | self.zero | self.marker)
 
 
-class Tree:
-    """PTE tables by slot number, and the PMD and PUD tables above them."""
+class PageTables:
+    """PTE tables by slot number (address // SLOT), and the PMD and PUD tables above them."""
 
     def __init__(self) -> None:
         self._pmds: dict[int, dict[int, PteTable]] = {}
-        self._puds: dict[int, int] = {}  # how many PMD tables are below
+        self._puds: dict[int, int] = {}  # number of PMD tables under each PUD table
         self.pte_tables = 0
-        self.uppers = 0
-        """PMD and PUD tables."""
+        self.upper_tables = 0
+        """Number of PMD and PUD tables."""
 
     @property
     def pmd_tables(self) -> int:
@@ -55,7 +59,10 @@ class Tree:
         return len(self._puds)
 
     def install(self, slot: int) -> PteTable:
-        """The slot's table, made with those above it where there is none. Raises TraceError at MAX_TABLES."""
+        """Return the slot's PTE table, creating it and the upper tables if they are missing.
+
+        Raises TraceError above MAX_TABLES.
+        """
         pmd = self._pmds.get(slot >> 9)
         if pmd is None:
             pmd = self._install_upper(slot)
@@ -70,55 +77,57 @@ class Tree:
     def _install_upper(self, slot: int) -> dict[int, PteTable]:
         pmd = self._pmds[slot >> 9] = {}
         self._puds[slot >> 18] = self._puds.get(slot >> 18, 0) + 1
-        self.uppers = len(self._pmds) + len(self._puds)
+        self.upper_tables = len(self._pmds) + len(self._puds)
         return pmd
 
-    def between(self, first: int, last: int) -> list[tuple[int, PteTable]]:
-        """Tables of slots first..last, by address; a list, which later changes leave alone."""
+    def tables_between(self, first: int, last: int) -> list[tuple[int, PteTable]]:
+        """Return (slot, table) of the PTE tables of slots first..last (inclusive), by address. The list is a copy."""
         if first == last:
             pmd = self._pmds.get(first >> 9)
             table = pmd.get(first) if pmd else None
             return [(first, table)] if table else []
-        found = []
+        tables = []
         for number in _keys(self._pmds, first >> 9, last >> 9):
             pmd = self._pmds[number]
-            found += [(slot, pmd[slot]) for slot in _keys(pmd, first, last)]
-        return found
+            tables += [(slot, pmd[slot]) for slot in _keys(pmd, first, last)]
+        return tables
 
     def free(self, slot: int) -> None:
+        """Free the slot's PTE table, which must exist. The upper tables remain."""
         del self._pmds[slot >> 9][slot]
         self.pte_tables -= 1
 
-    def free_uppers(self, start: int, end: int, mapped: Callable[[int, int], bool]) -> None:
-        """free_pgtables: PMD and PUD tables of [start, end) in whose span nothing is mapped any more.
+    def free_uppers(self, start: int, end: int, is_mapped: Callable[[int, int], bool]) -> None:
+        """Free the PMD and PUD tables over [start, end) in whose span nothing is mapped, as free_pgtables does.
 
-        A table below says that something is, so that most need not be asked.
+        `is_mapped(start, end)` tells whether anything in a range is mapped. It is not called for a table that has
+        tables below it, because these show that something is.
         """
         for number in _keys(self._pmds, start // PMD_SPAN, (end - 1) // PMD_SPAN):
-            if not self._pmds[number] and not mapped(number * PMD_SPAN, (number + 1) * PMD_SPAN):
+            if not self._pmds[number] and not is_mapped(number * PMD_SPAN, (number + 1) * PMD_SPAN):
                 del self._pmds[number]
                 self._puds[number >> 9] -= 1
         for number in _keys(self._puds, start // PUD_SPAN, (end - 1) // PUD_SPAN):
-            if not self._puds[number] and not mapped(number * PUD_SPAN, (number + 1) * PUD_SPAN):
+            if not self._puds[number] and not is_mapped(number * PUD_SPAN, (number + 1) * PUD_SPAN):
                 del self._puds[number]
-        self.uppers = len(self._pmds) + len(self._puds)
+        self.upper_tables = len(self._pmds) + len(self._puds)
 
     def needed(self) -> tuple[int, int, int]:
-        """PTE tables that hold an entry, and the PMD and PUD tables above those."""
-        held = {number: sum(not table.empty for table in pmd.values()) for number, pmd in self._pmds.items()}
-        pmds = [number for number, tables in held.items() if tables]
-        return sum(held.values()), len(pmds), len({number >> 9 for number in pmds})
+        """Return the numbers of (PTE tables with an entry, PMD tables above these, PUD tables above these)."""
+        non_empty = {number: sum(not table.is_empty for table in pmd.values()) for number, pmd in self._pmds.items()}
+        pmds = [number for number, tables in non_empty.items() if tables]
+        return sum(non_empty.values()), len(pmds), len({number >> 9 for number in pmds})
 
 
 def _keys(level: Mapping[int, object], first: int, last: int) -> list[int]:
-    """The keys within first..last, sorted; the cheaper of two ways."""
+    """Return the keys in first..last (inclusive), sorted. Iterates over the range or the keys, whichever is shorter."""
     if last - first < len(level):
         return [key for key in range(first, last + 1) if key in level]
     return sorted(key for key in level if first <= key <= last)
 
 
 def mask_of(start: int, end: int, slot: int) -> int:
-    """Entries of the slot that [start, end) covers, in bytes on page boundaries."""
+    """Return the entries of the slot that [start, end) covers, bit i for entry i. Addresses in bytes, page-aligned."""
     lo, hi = start - slot * SLOT, end - slot * SLOT
     if lo <= 0:
         return ALL_ENTRIES if hi >= SLOT else (1 << hi // PAGE) - 1

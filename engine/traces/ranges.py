@@ -1,16 +1,17 @@
-"""A set of addresses as disjoint ranges [start, end), neighbours joined."""
+"""A set of addresses, stored as disjoint ranges [start, end). Adjacent ranges are joined."""
 
 from bisect import bisect_left, bisect_right
 
 
 class Ranges:
-    """Add, subtract, and ask whether a range is covered. Memory grows with the number of ranges."""
+    """A set of addresses. Memory use is proportional to the number of ranges."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
     def add(self, start: int, end: int) -> None:
+        """Add [start, end). Does nothing if it is empty."""
         if start >= end:
             return
         first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
@@ -19,16 +20,18 @@ class Ranges:
         self._starts[first:last], self._ends[first:last] = [start], [end]
 
     def subtract(self, start: int, end: int) -> None:
+        """Remove [start, end). Does nothing if it is empty."""
         if start >= end:
             return
         first, last = bisect_right(self._ends, start), bisect_left(self._starts, end)
         if first >= last:
             return
-        kept = [(self._starts[first], start), (end, self._ends[last - 1])]
-        kept = [(lo, hi) for lo, hi in kept if lo < hi]
-        self._starts[first:last] = [lo for lo, _ in kept]
-        self._ends[first:last] = [hi for _, hi in kept]
+        remaining = [(self._starts[first], start), (end, self._ends[last - 1])]
+        remaining = [(lo, hi) for lo, hi in remaining if lo < hi]
+        self._starts[first:last] = [lo for lo, _ in remaining]
+        self._ends[first:last] = [hi for _, hi in remaining]
 
     def covers(self, start: int, end: int) -> bool:
+        """Whether every address of [start, end), which must not be empty, is in the set."""
         i = bisect_right(self._starts, start) - 1
         return i >= 0 and self._ends[i] >= end

@@ -1,42 +1,43 @@
-"""A trace under every policy: the zap policies in one address space, munmap in another, in which purges unmap."""
+"""Replay of a trace under every policy. Policies that zap share one AddressSpace; munmap has an UnmappingSpace."""
 
 from collections.abc import Sequence
 
 from engine.model.policy import POLICIES
-from engine.traces.address_space import CLASS_OF, NONE, ZAP_POLICIES, AddressSpace, Operation, check
+from engine.traces.address_space import CLASS_OF, NONE, ZAP_POLICIES, AddressSpace, Operation, check_operation
 from engine.traces.page_tables import PAGE
 from engine.traces.ranges import Ranges
 from engine.traces.vmas import ANONYMOUS, READ, WRITE, Piece, Vmas
 
 
 class UnmappingSpace(AddressSpace):
-    """Every purge unmaps its range, and a later touch maps what it asks for again: the bound for the other policies.
+    """The address space under the policy munmap: a purge unmaps its range, and a later touch maps it again.
 
-    The VMAs stay as the trace has them, so that rights and holes are the same; `_returned` is what purges unmapped.
+    `vmas` still holds the VMAs of the trace, shared with the other policies. The ranges that purges unmapped are in
+    `_unmapped`.
     """
 
     def __init__(self, vmas: Vmas) -> None:
         super().__init__(vmas)
-        self._returned = Ranges()
+        self._unmapped = Ranges()
 
-    def mapped(self, start: int, end: int) -> bool:
-        return any(not self._returned.covers(lo, hi) for _, lo, hi in self.vmas.pieces(start, end))
+    def is_mapped(self, start: int, end: int) -> bool:
+        return any(not self._unmapped.covers(lo, hi) for _, lo, hi in self.vmas.pieces(start, end))
 
     def dontneed(self, pieces: list[Piece]) -> None:
-        before = self.pte_tables("none")
+        tables_before = self.pte_tables("none")
         for _, lo, hi in pieces:
-            self._returned.add(lo, hi)
-        self.zapped += super().unmapped(pieces)
-        self.freed[NONE] += before - self.pte_tables("none")
+            self._unmapped.add(lo, hi)
+        self.zapped += super().unmap(pieces)
+        self.freed[NONE] += tables_before - self.pte_tables("none")
 
     def free(self, pieces: list[Piece]) -> None:
-        """The advice does not matter to munmap."""
+        """Unmap the pieces: under this policy the program calls munmap, whatever the advice was."""
         self.dontneed(pieces)
 
-    def unmapped(self, gone: list[Piece]) -> int:
-        entries = super().unmapped(gone)
-        for _, lo, hi in gone:
-            self._returned.subtract(lo, hi)
+    def unmap(self, pieces: list[Piece]) -> int:
+        entries = super().unmap(pieces)
+        for _, lo, hi in pieces:
+            self._unmapped.subtract(lo, hi)
         return entries
 
     def touch(self, operation: Operation, pieces: list[Piece]) -> None:
@@ -48,15 +49,16 @@ class UnmappingSpace(AddressSpace):
         super().guard_install(pieces)
 
     def _map_again(self, pieces: list[Piece], need: int) -> None:
+        """Map the pieces again whose VMA has all rights in `need`."""
         for vma, lo, hi in pieces:
             if vma.rights & need == need:
-                self._returned.subtract(lo, hi)
+                self._unmapped.subtract(lo, hi)
 
 
 class Replay:
-    """Operations in, figures of each policy out. Differences to an address space with nothing in it.
+    """An initially empty address space to which operations are applied, and its figures under each policy.
 
-    All policies share the VMAs. Without policies there is nothing else: then only what is mapped is known.
+    All policies share `vmas`. With an empty list of policies only the VMAs are tracked.
     """
 
     def __init__(self, policies: Sequence[str] = POLICIES, *, scan_every: int = 1) -> None:
@@ -67,8 +69,8 @@ class Replay:
         self._spaces = [space for space in (self._zapping, self._unmapping) if space is not None]
 
     def apply(self, operation: Operation) -> None:
-        """Do one operation. Raises TraceError: before anything is done, or at a limit on the way."""
-        check(operation)
+        """Apply one operation. Raises TraceError: before any change if it is invalid, or above a size limit."""
+        check_operation(operation)
         op, start, end = operation.op, operation.start, operation.end
         match op:
             case "write" | "read":
@@ -86,23 +88,23 @@ class Replay:
             case "guard_install" | "guard_remove":
                 for space in self._spaces:
                     getattr(space, op)(self.vmas.pieces(start, end))
-        self.settle()
+        self.end_operation()
 
-    def settle(self) -> None:
-        """The end of an operation."""
+    def end_operation(self) -> None:
+        """Count an operation that was applied by a method other than `apply`: async scans after every few."""
         if self._zapping:
-            self._zapping.settle()
+            self._zapping.end_operation()
 
     def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0) -> None:
-        """MAP_FIXED: what was there goes first."""
+        """Map [start, end), unmapping first what is mapped there (MAP_FIXED). Arguments as of Vma."""
         self.munmap(start, end)
         self.vmas.mmap(start, end, rights, backing, anon)
 
     def munmap(self, start: int, end: int) -> None:
-        gone = self.vmas.munmap(start, end)
-        if gone:
+        unmapped = self.vmas.munmap(start, end)
+        if unmapped:
             for space in self._spaces:
-                space.unmapped(gone)
+                space.unmap(unmapped)
 
     def dontneed(self, start: int, end: int) -> None:
         pieces = self.vmas.pieces(start, end)
@@ -115,13 +117,13 @@ class Replay:
             space.free(pieces)
 
     def touch(self, operation: Operation) -> None:
-        """What is unmapped, guarded or read-only is passed over."""
+        """Read or write as AddressSpace.touch does. Unmapped ranges are skipped."""
         pieces = self.vmas.pieces(operation.start, operation.start + operation.length)
         for space in self._spaces:
             space.touch(operation, pieces)
 
     def touch_all(self, start: int, end: int) -> None:
-        """Write every page of [start, end) that is mapped, or read it where it cannot be written."""
+        """Write every mapped page of [start, end). Read-only pages are read, pages without rights skipped."""
         for vma, lo, hi in self.vmas.pieces(start, end):
             operation = Operation("write" if vma.rights & WRITE else "read", lo, hi - lo, PAGE)
             for space in self._spaces:
@@ -131,37 +133,39 @@ class Replay:
                 self.vmas.prepare_anon(vma)
 
     def vm_pte_kib(self, policy: str) -> int:
-        return self._space(policy).vm_pte_kib(_kept_as(policy))
+        """Return VmPTE in KiB."""
+        return self._space(policy).vm_pte_kib(_counted_as(policy))
 
     def vm_pte_kib_max(self, policy: str) -> int:
-        """The highest so far."""
-        return self._space(policy).vm_pte_kib_max(_kept_as(policy))
+        """Return the maximum of VmPTE so far, in KiB."""
+        return self._space(policy).vm_pte_kib_max(_counted_as(policy))
 
     def res_kib(self, policy: str) -> int:
+        """Return the resident memory in KiB."""
         return self._space(policy).res_kib
 
     def tables_freed(self, policy: str) -> int:
-        """Tables that purges freed so far; one that was made again and freed again counts twice."""
-        return self._space(policy).freed[CLASS_OF[_kept_as(policy)]]
+        """Return the number of times that a purge freed a table."""
+        return self._space(policy).freed[CLASS_OF[_counted_as(policy)]]
 
     def outcome(self, policy: str) -> dict[str, int]:
-        """The columns of an outcome that the operations so far determine, but for zap_calls; `peak` is the highest."""
-        space, kept_as = self._space(policy), _kept_as(policy)
-        pte_tables, needed = space.pte_tables(kept_as), space.tree.needed()
+        """Return the outcome columns, except zap_calls, that the operations so far determine. `peak`: the maximum."""
+        space, counted_as = self._space(policy), _counted_as(policy)
+        pte_tables, needed = space.pte_tables(counted_as), space.page_tables.needed()
         return {
-            "res_bytes_peak": space.most_present_pages * PAGE,
+            "res_bytes_peak": space.max_present_pages * PAGE,
             "res_bytes_end": space.present_pages * PAGE,
             "vm_pte_kib_peak": self.vm_pte_kib_max(policy),
             "vm_pte_kib_end": self.vm_pte_kib(policy),
             "vm_pte_kib_max": self.vm_pte_kib_max(policy),
             "vm_pte_kib_needed_end": sum(needed) * (PAGE >> 10),
             "pte_tables_end": pte_tables,
-            "pmd_tables_end": space.tree.pmd_tables,
-            "pud_tables_end": space.tree.pud_tables,
+            "pmd_tables_end": space.page_tables.pmd_tables,
+            "pud_tables_end": space.page_tables.pud_tables,
             "pte_tables_empty_end": pte_tables - needed[0],
             "ptes_installed": space.installed,
             "ptes_zapped": space.zapped,
-            "pte_tables_allocated": space.allocated[CLASS_OF[kept_as]],
+            "pte_tables_allocated": space.allocated[CLASS_OF[counted_as]],
             "pte_tables_freed": self.tables_freed(policy),
         }
 
@@ -171,6 +175,9 @@ class Replay:
         return space
 
 
-def _kept_as(policy: str) -> str:
-    """In munmap's own space every class keeps the same tables, and `none` is their count."""
+def _counted_as(policy: str) -> str:
+    """Return the policy whose counters hold the figures of `policy`: `none` for munmap, else the policy.
+
+    munmap is not in CLASS_OF. In an UnmappingSpace the tables of `none` are those that munmap keeps.
+    """
     return "none" if policy == "munmap" else policy

@@ -1,7 +1,7 @@
-"""The VMAs of one address space, which merge and split as Linux 6.18 does it (mm/vma.c, mm/mprotect.c).
+"""The VMAs of one address space, which merge and split as in Linux 6.18 (mm/vma.c, mm/mprotect.c).
 
-Only whole slots inside one VMA lose their table (docs/method.md), so where a VMA ends decides what a zap can free.
-Addresses and lengths are bytes, on page boundaries.
+A zap frees only tables of slots that are inside one VMA as a whole (docs/method.md), so the borders of VMAs matter.
+Addresses and lengths are page-aligned bytes.
 """
 
 from bisect import bisect_left, bisect_right
@@ -13,16 +13,20 @@ from engine.traces.page_tables import TraceError
 
 READ, WRITE = 1, 2
 ANONYMOUS = 0
-"""The backing of private anonymous memory; every file mapping has a number of its own and merges with nothing."""
+"""Backing of private anonymous memory. Each file mapping has another, unique number, and never merges."""
 UNSEEN = -1
-"""The anon_vma of memory whose mmap is not in the trace: as if one call had mapped all of it."""
+"""The anon_vma of memory whose mmap is not in the trace. All of it has this one, so adjacent ranges merge."""
 MAX_VMAS = 1 << 20
-"""vm.max_map_count is 65,530 as shipped; servers that map much raise it."""
+"""Limit of a replay. The kernel's default vm.max_map_count is 65,530; servers with many mappings raise it."""
 
 
 @dataclass(slots=True)
 class Vma:
-    """[start, end). `anon` numbers its anon_vma, 0 for none yet; `account` is VM_ACCOUNT."""
+    """A mapping of [start, end).
+
+    rights: READ and WRITE bits; backing: ANONYMOUS or the number of a file mapping; account: VM_ACCOUNT
+    anon: number of its anon_vma, or 0 if it has none yet
+    """
 
     start: int
     end: int
@@ -31,19 +35,19 @@ class Vma:
     account: bool = True
     anon: int = 0
 
-    def alike(self, other: "Vma") -> bool:
-        """is_mergeable_vma: equal flags and backing. Addresses are not looked at."""
+    def has_mergeable_flags(self, other: "Vma") -> bool:
+        """Whether flags and backing permit a merge (is_mergeable_vma). Addresses are not compared."""
         return (
             self.backing == other.backing == ANONYMOUS and self.rights == other.rights and self.account == other.account
         )
 
 
 Piece: TypeAlias = tuple[Vma, int, int]
-"""A range [start, end) within a VMA."""
+"""(vma, start, end): a range [start, end) inside one VMA."""
 
 
 class Vmas:
-    """VMAs by address."""
+    """The VMAs of an address space, sorted by address."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -57,29 +61,34 @@ class Vmas:
         return len(self._vmas)
 
     def overlapping(self, start: int, end: int) -> list[Vma]:
-        """Those with an address in [start, end), as a list that later changes leave alone."""
+        """Return the VMAs that overlap [start, end). The list is a copy."""
         return self._vmas[self._first(start) : bisect_left(self._starts, end)]
 
     def pieces(self, start: int, end: int) -> list[Piece]:
-        """[start, end) clipped to each VMA."""
+        """Return the mapped parts of [start, end), one piece per VMA, by address."""
         if start >= end:
             return []
         i = bisect_right(self._starts, start)
-        if i and self._vmas[i - 1].end >= end:  # all in one, as nearly always
+        if i and self._vmas[i - 1].end >= end:  # the usual case: all in one VMA
             return [(self._vmas[i - 1], start, end)]
         return [(vma, max(start, vma.start), min(end, vma.end)) for vma in self.overlapping(start, end)]
 
     def any_in(self, start: int, end: int) -> bool:
+        """Whether any VMA overlaps [start, end)."""
         i = self._first(start)
         return i < len(self._vmas) and self._starts[i] < end
 
-    def holding(self, address: int) -> Vma | None:
+    def find(self, address: int) -> Vma | None:
+        """Return the VMA that contains the address, or None."""
         i = self._first(address)
         return self._vmas[i] if i < len(self._vmas) and self._starts[i] <= address else None
 
     def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0) -> None:
-        """Map [start, end), which must be free, and merge with the neighbours (vma_merge_new_range)."""
-        # accountable_mapping(): private and writable. A file mapping's flag decides nothing here.
+        """Map [start, end), which must be unmapped, and merge it with adjacent VMAs (vma_merge_new_range).
+
+        Raises TraceError above MAX_VMAS.
+        """
+        # accountable_mapping(): private and writable. File mappings never merge, so their flag has no effect.
         new = Vma(start, end, rights, backing, account=bool(rights & WRITE), anon=anon)
         i = bisect_left(self._starts, start)
         before = self._vmas[i - 1] if i else None
@@ -88,7 +97,7 @@ class Vmas:
             self._insert(i, new)
 
     def munmap(self, start: int, end: int) -> list[Piece]:
-        """Unmap [start, end), splitting what straddles it; what was mapped."""
+        """Unmap [start, end), splitting VMAs that extend beyond it. Returns the pieces that were mapped."""
         first = self._first(start)
         if first < len(self._vmas) and self._starts[first] < start:
             self._split(first, start)
@@ -96,15 +105,15 @@ class Vmas:
         last = bisect_left(self._starts, end)
         if last > first and self._vmas[last - 1].end > end:
             self._split(last - 1, end)
-        gone = [(vma, vma.start, vma.end) for vma in self._vmas[first:last]]
+        unmapped = [(vma, vma.start, vma.end) for vma in self._vmas[first:last]]
         del self._vmas[first:last], self._starts[first:last]
-        return gone
+        return unmapped
 
     def mprotect(self, start: int, end: int, rights: int) -> None:
-        """Set the rights up to the first hole (do_mprotect_pkey), VMA by VMA."""
+        """Set the rights of [start, end), VMA by VMA, and stop at the first unmapped address (do_mprotect_pkey)."""
         at = start
         while at < end:
-            vma = self.holding(at)
+            vma = self.find(at)
             if vma is None:
                 return
             stop = min(vma.end, end)
@@ -113,7 +122,10 @@ class Vmas:
             at = stop
 
     def prepare_anon(self, vma: Vma) -> None:
-        """__anon_vma_prepare: before its first page a VMA takes a neighbour's anon_vma, or a new one."""
+        """Give the VMA an anon_vma if it has none, as at its first page fault: a neighbour's, or else a new one.
+
+        Follows __anon_vma_prepare.
+        """
         if vma.anon:
             return
         i = bisect_left(self._starts, vma.start)
@@ -128,17 +140,20 @@ class Vmas:
             vma.anon = self._anon_vmas
 
     def _protect(self, vma: Vma, start: int, end: int, rights: int) -> int:
-        """mprotect_fixup of [start, end) within one VMA; where the VMA that now holds it ends."""
+        """Set the rights of [start, end), a part of one VMA (mprotect_fixup).
+
+        Returns the end of the VMA that contains the range afterwards.
+        """
         changed = Vma(start, end, rights, vma.backing, vma.account, vma.anon)
         if rights & WRITE:
             changed.account = True
         elif vma.account and vma.backing == ANONYMOUS and not vma.anon:
-            changed.account = False  # nothing was written yet, so its commit can be given back
+            changed.account = False  # it has no pages yet, so the kernel uncharges its commit
         i = bisect_left(self._starts, vma.start)
         before = self._vmas[i - 1] if i and start == vma.start else None
         after = self._vmas[i + 1] if i + 1 < len(self._vmas) and end == vma.end else None
         if before is not None or after is not None:
-            # vma_merge_existing_range: the neighbours take [start, end), what is left of the VMA shrinks or goes.
+            # vma_merge_existing_range: a neighbour grows over [start, end), and the VMA shrinks or is removed.
             stop = self._merge(before, changed, after, inserted=True)
             if stop:
                 return stop
@@ -147,21 +162,22 @@ class Vmas:
         if vma.start < start:
             self._split(i, start)
             i += 1
-        held = self._vmas[i]
-        held.rights, held.account = changed.rights, changed.account
-        return held.end
+        protected = self._vmas[i]
+        protected.rights, protected.account = changed.rights, changed.account
+        return protected.end
 
     def _merge(self, before: Vma | None, new: Vma, after: Vma | None, *, inserted: bool) -> int:
-        """Let the neighbours take `new`'s range where the kernel would; the end of what took it, or 0.
+        """Extend a neighbour, or both, over the range of `new` where the kernel would merge them.
 
-        `inserted`: the range is part of a VMA in the list, at its left or right side or all of it.
+        Returns the end of the merged VMA, or 0 if nothing was merged. `inserted`: the range belongs to a VMA in the
+        list (the whole VMA or one end of it), from which it is removed.
         """
         left = before is not None and before.end == new.start and _mergeable(before, new)
         right = after is not None and new.end == after.start and _mergeable(after, new)
         if left and right:
             assert before is not None
             assert after is not None
-            # can_vma_merge_right: that both go with the middle does not mean that they go with each other.
+            # can_vma_merge_right: both neighbours may merge with the middle, but not with each other.
             right = not before.anon or not after.anon or before.anon == after.anon
         if not left and not right:
             return 0
@@ -183,7 +199,7 @@ class Vmas:
         return after.end
 
     def _cut_out(self, start: int, end: int) -> None:
-        """Take [start, end), a side or all of one VMA, out of it."""
+        """Remove [start, end), one end of a VMA or the whole VMA, from it."""
         i = self._first(start)
         vma = self._vmas[i]
         if vma.start == start and vma.end == end:
@@ -194,11 +210,12 @@ class Vmas:
             vma.end = start
 
     def _first(self, address: int) -> int:
-        """Index of the first VMA that ends above the address."""
+        """Return the index of the first VMA whose end is above the address, or the number of VMAs."""
         i = bisect_right(self._starts, address)
         return i - 1 if i and self._vmas[i - 1].end > address else i
 
     def _split(self, i: int, at: int) -> None:
+        """Split VMA number i at address `at`."""
         vma = self._vmas[i]
         self._insert(i + 1, Vma(at, vma.end, vma.rights, vma.backing, vma.account, vma.anon))
         vma.end = at
@@ -219,10 +236,10 @@ class Vmas:
 
 
 def _mergeable(one: Vma, other: Vma) -> bool:
-    """is_mergeable_vma and is_mergeable_anon_vma (a process that did not fork)."""
-    return one.alike(other) and (not one.anon or not other.anon or one.anon == other.anon)
+    """Whether two adjacent VMAs may merge: is_mergeable_vma and is_mergeable_anon_vma, for a process without forks."""
+    return one.has_mergeable_flags(other) and (not one.anon or not other.anon or one.anon == other.anon)
 
 
 def _could_share(one: Vma, other: Vma) -> bool:
-    """anon_vma_compatible: the rights may differ."""
+    """Whether two adjacent VMAs may share an anon_vma (anon_vma_compatible). Their rights may differ."""
     return one.backing == other.backing == ANONYMOUS and one.account == other.account

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import NamedTuple
 
-from engine.traces.address_space import HIGHEST, OPS, TOUCHES, Operation
+from engine.traces.address_space import MAX_ADDRESS, OPS, TOUCHES, Operation
 from engine.traces.page_tables import PAGE
 from engine.traces.vmas import READ, WRITE
 from sweep.common.errors import UserError, one_line, unknown_name
@@ -172,7 +172,7 @@ def _allocator_call(row: int, op: str, start: int, length: int) -> Call | str:
 
 def check_call(call: Call) -> Call | str:
     """`call` itself, or the reason for which the kernel would have refused it."""
-    if call.end > HIGHEST or call.moved_from + call.old_length > HIGHEST:
+    if call.end > MAX_ADDRESS or call.moved_from + call.old_length > MAX_ADDRESS:
         return "beyond what a process can map"
     if call.start % PAGE:
         return f"start is not on a {PAGE}-byte page"

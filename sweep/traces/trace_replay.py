@@ -118,7 +118,7 @@ class TraceReplay:
             if call.op in KINDS:
                 self._count_call(call, is_stack=call.length == STACK_BYTES or call.start in stacks)
             _apply(self.replay, call)
-            self.replay.settle()
+            self.replay.end_operation()
             self._untouched = (call.start, call.end)
             self.steps += 1
             yield call.row

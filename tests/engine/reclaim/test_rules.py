@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.model.arch import GIB, KIB
-from engine.model.policy import ALL, BUILT_IN, Policy, RuleError, check_rule, derived
+from engine.model.policy import ALL, BUILT_IN, Policy, RuleError, check_rule, derive_policy
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, columns_of
 from engine.run import POLICIES_PER_PASS, run_batch
@@ -23,10 +23,10 @@ from tests.twin.rules import space_of
 TRUTH = json.loads((DATA / "designs_truth.json").read_text())
 MERGED = BUILT_IN["merged"]
 OWN = {
-    "least_4k": derived(MERGED, "least_4k", {"least": 4 * KIB}),
-    "least_64k": derived(MERGED, "least_64k", {"least": 64 * KIB}),
-    "least_512k": derived(MERGED, "least_512k", {"least": 512 * KIB}),
-    "outside_64k": derived(MERGED, "outside_64k", {"least": 64 * KIB, "otherwise": "outside"}),
+    "least_4k": derive_policy(MERGED, "least_4k", {"least": 4 * KIB}),
+    "least_64k": derive_policy(MERGED, "least_64k", {"least": 64 * KIB}),
+    "least_512k": derive_policy(MERGED, "least_512k", {"least": 512 * KIB}),
+    "outside_64k": derive_policy(MERGED, "outside_64k", {"least": 64 * KIB, "otherwise": "outside"}),
 }
 
 
@@ -70,7 +70,7 @@ def test_random_rules_equal_the_twin(shape: str) -> None:
 def test_any_number_of_rules() -> None:
     """More rules than fit one pass are judged in several; each has the rows that it has alone."""
     sizes = range(1, POLICIES_PER_PASS + 9)
-    policies = [*ALL, *(derived(MERGED, f"least_{n}", {"least": n * 4 * KIB}) for n in sizes)]
+    policies = [*ALL, *(derive_policy(MERGED, f"least_{n}", {"least": n * 4 * KIB}) for n in sizes)]
     columns = columns_of([Scenario(virt=GIB // 64, sparsity=0.5, zap=256 * KIB, coverage=0.9, rounds=2)])
     together = run_batch(columns, policies)
     for p in (0, 5, 6, POLICIES_PER_PASS, len(policies) - 1):
@@ -93,7 +93,7 @@ def impossible() -> Iterator[tuple[dict[str, Any], str]]:
 def test_impossible_rules(changes: dict[str, Any], message: str) -> None:
     """Values that a field cannot have, and fields that exclude each other, are refused in one line with the reason."""
     with pytest.raises(RuleError) as refusal:
-        derived(MERGED, "own", changes)
+        derive_policy(MERGED, "own", changes)
     assert str(refusal.value) == message
 
 

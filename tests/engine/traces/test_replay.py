@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.model.policy import POLICIES
-from engine.traces.address_space import HIGHEST, Operation
+from engine.traces.address_space import MAX_ADDRESS, Operation
 from engine.traces.page_tables import MAX_TABLES, PMD_SPAN, PUD_SPAN, SLOT, TraceError
 from engine.traces.replay import Replay
 from tests import paths
@@ -156,7 +156,7 @@ def test_sparse_terabytes_cost_their_tables() -> None:
         (Operation("mmap", BASE + 1, PAGE), "not on a 4096-byte page"),
         (Operation("mmap", BASE, 0), "must not be 0"),
         (Operation("mmap", PAGE, PAGE), "below what a process can map"),
-        (Operation("dontneed", HIGHEST, PAGE), "beyond what a process can map"),
+        (Operation("dontneed", MAX_ADDRESS, PAGE), "beyond what a process can map"),
         (Operation("dontneed", -PAGE, PAGE), "must not be negative"),
     ],
 )
