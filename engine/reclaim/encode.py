@@ -156,7 +156,7 @@ def certainty(shares: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def encode_share(par: NDArray[np.void], lim: NDArray[np.void], shares: NDArray[np.float64], name: str) -> None:
-    """Fill the parameter and the limit of this name."""
+    """Set par[name] to NEVER, MAYBE or ALWAYS and lim[name] to the 64-bit limit of each share, float64[n]."""
     for share in np.unique(shares):
         same = shares == share
         par[name][same], value = limit(decimal(share))

@@ -8,6 +8,8 @@ from engine.numeric.bit_ops import ONE, ZERO
 from engine.numeric.jit import inner
 from engine.reclaim.rules import FREE, KEEP
 
+STACK_SLOTS = 8
+"""MMU_GATHER_BUNDLE: page slots of a gather's first batch, which is on the stack (include/asm-generic/tlb.h)."""
 EMPTY_FIRST, EMPTY_END = np.int64(1) << np.int64(62), np.int64(-1)
 
 
@@ -102,7 +104,7 @@ def close_gathers(gathers: Any, counters: Any, entries: Any, ceiling: Any) -> No
 
 
 @inner
-def hold_scanned(scan: Any, counters: Any, base: Any, entries: Any, ceiling: Any, table_batch: Any) -> None:
+def gather_scanned(scan: Any, counters: Any, base: Any, entries: Any, ceiling: Any, table_batch: Any) -> None:
     """A scan at a round's end freed the table whose first page is `base`. scan: SCAN."""
     if scan.tables == 0:
         scan.first = base
@@ -140,7 +142,7 @@ def fill_page_slots(
         while last + 1 < stop and words[(last + 1) >> 6] & (ONE << np.uint64((last + 1) & 63)) != ZERO:
             last += 1
         slots += 1 if last == e else 2
-        if slots >= (7 if batch == 0 else batch_slots - 1):
+        if slots >= (STACK_SLOTS if batch == 0 else batch_slots) - 1:
             slots = 0
             batch += 1
             if batch > batches:
@@ -148,3 +150,9 @@ def fill_page_slots(
                 broke = last
         e = last + 1
     return slots, batch, broke
+
+
+@inner
+def page_capacity(par: Any) -> Any:
+    """Single pages that fill a gather: a batch is left when it has one slot free (tlb_next_batch)."""
+    return STACK_SLOTS - 1 + par.batches * (par.batch_slots - 1)

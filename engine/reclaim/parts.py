@@ -1,8 +1,7 @@
 """The pass for calls that are aligned parts of a slot, under rules that leave a table alone after so small a piece.
 
 Pages have to be placed, but only two visits of a table can free it: the one that clears its last page (a counter), and
-the last one of a slot that is unmapped part by part. All others are counted, not judged. Twelve times as fast as the
-general pass.
+the last one of a slot that is unmapped part by part. All others are counted, not judged.
 """
 
 from typing import Any, NamedTuple
@@ -17,16 +16,16 @@ from engine.random.splitmix import GOLDEN, OF_CALL, OF_CALL_LOW, OF_PLACE, STREA
 from engine.reclaim.gather import flush, flush_one_visit, flush_scanned
 from engine.reclaim.records import CLEARED, COUNTERS, SCAN, VISIT
 from engine.reclaim.residency_blocks import block_calls, block_counts, block_ends
-from engine.reclaim.rules import CALL, COUNT, FREE, KEEP, NO_BREAK, ROUND, judge
+from engine.reclaim.rules import CALL, COUNT, FREE, KEEP, NO_BREAK, ROUND, count_scan, judge
 from engine.reclaim.rules import VISIT as AT_VISIT
-from engine.reclaim.slots import add_flushes, hold_block
+from engine.reclaim.slots import add_flushes, gather_block
 from engine.reclaim.walk import END, PEAK, UNMAPPED, ZAPPED, add_pages, draw_install, upper_if_unmapped
 
 BLOCK_CALLS = 1 << 12
-FRESH, LOW, HIGH, UNSURE, PAGES, CALLS, EVER, UNMAP_HAS, FREED, FIRST, NUMBERS = range(11)
-"""Rows of numbers a table: extents that an install draws; the outermost of them; scratch; pages after the install;
-calls made; whether it ever had a page, and whether it has a table where ranges are unmapped; whether a scan frees it;
-its first page after the calls."""
+FRESH, LOW, HIGH, UNSURE, PAGES, EVER, UNMAP_HAS, FREED, FIRST, NUMBERS = range(10)
+"""Rows of `numbers`, one uint16 for each table: extents that an install draws; the outermost of them; scratch; pages;
+whether it ever had a page, and whether it has a table where ranges are unmapped; whether a scan frees it; its first
+page after the calls."""
 ANY, EMPTIED_KEPT, EMPTIED_FREED, LAST_KEPT, LAST_FREED, ACCOUNTS = range(6)
 """Flushes of all calls; of those that clear a table's last page, if the table is kept and if it is freed; of a slot's
 last call likewise."""
@@ -48,7 +47,7 @@ class Scratch(NamedTuple):
 
     hashes: uint64[4, *]; cells: uint32[tables]; numbers: uint16[NUMBERS, tables]; exists: uint16[policies, tables] of
     rules that scan every few rounds; present: uint64[tables, words]; drawn, seen: uint64[words]; made: uint16[*], a
-    flag a call; keys: uint16[entries]; lanes: uint64[2, 6]; streams: uint64[rounds, STREAMS]; flushed:
+    flag a call; keys: uint16[entries]; part_masks: uint64[2, 6]; streams: uint64[rounds, STREAMS]; flushed:
     COUNTERS[ACCOUNTS]; cleared: CLEARED[1]; visit: VISIT[1]; spare: COUNTERS[1]; scans: SCAN[rounds, policies];
     touched, mapped: bool[2, rounds]
     """
@@ -62,7 +61,7 @@ class Scratch(NamedTuple):
     seen: Any
     made: Any
     keys: Any
-    lanes: Any
+    part_masks: Any
     streams: Any
     flushed: Any
     cleared: Any
@@ -87,7 +86,7 @@ def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
         seen=np.zeros(max(entries >> 6, 1), np.uint64),
         made=np.zeros(calls, np.uint16),
         keys=np.zeros(entries, np.uint16),
-        lanes=np.zeros((2, 6), np.uint64),
+        part_masks=np.zeros((2, 6), np.uint64),
         streams=np.zeros((rounds, STREAMS), np.uint64),
         flushed=np.zeros(ACCOUNTS, COUNTERS),
         cleared=np.zeros(1, CLEARED),
@@ -221,19 +220,19 @@ def last_call(keys: Any, parts: Any, is_random: Any, streams: Any, first_call: A
 
 
 @inner
-def fill_lane_masks(zap: Any, right: Any, left: Any) -> Any:
-    """Masks that keep a shift inside lanes of `zap` bits, for steps 1, 2, 4, ...: writes uint64[6] each.
+def fill_part_masks(zap: Any, right: Any, left: Any) -> Any:
+    """Masks that keep a shift inside parts of `zap` bits, for steps 1, 2, 4, ...: writes uint64[6] each.
 
-    Returns a word with one bit a lane, the lowest.
+    Returns a word with the lowest bit of each part.
     """
     lowest = ZERO
     for at in range(0, 64, zap):
         lowest |= ONE << np.uint64(at)
-    lane, step = ONES >> np.uint64(64 - zap), 1
+    part, step = ONES >> np.uint64(64 - zap), 1
     for i in range(6):
         if step < zap:
-            right[i] = lowest * (lane >> np.uint64(step))
-            left[i] = lowest * (lane & ~((ONE << np.uint64(step)) - ONE))
+            right[i] = lowest * (part >> np.uint64(step))
+            left[i] = lowest * (part & ~((ONE << np.uint64(step)) - ONE))
         step *= 2
     return lowest
 
@@ -245,15 +244,15 @@ def clear_small_parts(
     """Clear the parts of up to 64 pages whose calls are made; writes the cleared entries to uint64[words].
 
     Returns (entries cleared, pieces with one, pages from the first to the last of each piece, entries left). Works on
-    whole words: in each lane of `zap` bits, smearing right and left leaves what lies between its outermost bits.
+    whole words: in each part of `zap` bits, smearing right and left leaves what lies between its outermost bits.
     """
-    in_word, lane = 64 // zap, ONES >> np.uint64(64 - zap)
+    in_word, part = 64 // zap, ONES >> np.uint64(64 - zap)
     count, pieces, spans, kept = np.int64(0), np.int64(0), np.int64(0), ZERO
     for w in range(row.size):
         calls = ZERO
         for j in range(in_word):
             calls |= np.uint64(made[w * in_word + j]) << np.uint64(j * zap)
-        calls *= lane
+        calls *= part
         x = row[w] & calls
         row[w] &= ~calls
         kept |= row[w]
@@ -346,7 +345,7 @@ def walk_parts(
     for p in range(rules.size):
         scanning |= np.int64(rules[p].when == ROUND) << p
         unmapping |= np.int64(rules[p].unmaps) << p
-    pages_in, calls_in, ever, unmap_has = s.numbers[PAGES], s.numbers[CALLS], s.numbers[EVER], s.numbers[UNMAP_HAS]
+    pages_in, ever, unmap_has = s.numbers[PAGES], s.numbers[EVER], s.numbers[UNMAP_HAS]
     freed, first_left = s.numbers[FREED], s.numbers[FIRST]
 
     for point in rows:
@@ -364,7 +363,7 @@ def walk_parts(
         shift_bits = first_set(np.uint64(zap))
         is_small = zap <= 64 and zap <= ceiling  # no flush of a piece is a full one
         steps = shift_bits
-        lowest = fill_lane_masks(zap, s.lanes[0], s.lanes[1]) if is_small else ZERO
+        lowest = fill_part_masks(zap, s.part_masks[0], s.part_masks[1]) if is_small else ZERO
         is_random = par.random != 0
         counting = np.int64(0)
         describe_last_page(visit, zap, entries, 0)
@@ -383,7 +382,7 @@ def walk_parts(
             for p in range(rules.size):
                 s.scans[r, p].tables = 0
         pmd_first, pud_first, pmd_needed, pud_needed = rounds, rounds, False, False
-        emptied, ended = np.int64(0), np.int64(0)
+        emptied = np.int64(0)
 
         for block in range(par.first_table, par.end_table, size):
             n = min(size, par.end_table - block)
@@ -464,7 +463,7 @@ def walk_parts(
                         row = s.present[i]
                         if is_small:
                             cleared, pieces, spans, kept = clear_small_parts(
-                                row, s.drawn, calls, zap, steps, lowest, s.lanes[0], s.lanes[1]
+                                row, s.drawn, calls, zap, steps, lowest, s.part_masks[0], s.part_masks[1]
                             )
                             sent += pieces
                             ranged += spans
@@ -506,7 +505,6 @@ def walk_parts(
                 pages_of[r, END, ZAPPED] += held - gone
                 pages_of[r, END, UNMAPPED] += held - gone
                 emptied += emptied_here
-                ended += freed_unmap
                 ever_count += new
                 if has > 0:
                     pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
@@ -530,19 +528,15 @@ def walk_parts(
                     elif (scanning >> p) & 1 and rules[p].every == 1:
                         own.pte_tables_allocated += has - before
                         own.table_visits += visits_has
-                        own.pte_tables_freed += freed_count
                         tables[r, PEAK, p] += has
                         tables[r, END, p] += left_tables
-                        if rules[p].counts:
-                            own.pmd_locks += freed_count
-                        else:
-                            own.pmd_locks += has
-                            own.pte_locks_extra += has
-                            own.ptes_rescanned += reads + freed_count * entries
-                        hold_block(n, block, freed_count, freed, s.scans[r, p], own, entries, ceiling, par.table_batch)
+                        count_scan(rules[p], own, has, freed_count, reads + freed_count * entries)
+                        gather_block(
+                            n, block, freed_count, freed, s.scans[r, p], own, entries, ceiling, par.table_batch
+                        )
                     elif (scanning >> p) & 1:
                         scan_every_few_rounds(
-                            n, block, (r + 1) % rules[p].every == 0, entries, pages_in, freed, calls_in, s.made, parts,
+                            n, block, (r + 1) % rules[p].every == 0, entries, pages_in, freed, s.made, parts,
                             first_left, s.exists[p], s.numbers[UNSURE], own, tables[r], p, rules[p], s.scans[r, p],
                             ceiling, par.table_batch,
                         )  # fmt: skip
@@ -601,14 +595,14 @@ def move_flushes(counters: Any, kept: Any, freed: Any) -> None:
 
 @inner
 def scan_every_few_rounds(
-    n: Any, block: Any, is_scan: Any, entries: Any, pages: Any, emptied: Any, calls: Any, made: Any, parts: Any,
+    n: Any, block: Any, is_scan: Any, entries: Any, pages: Any, emptied: Any, made: Any, parts: Any,
     first_left: Any, exists: Any, freed: Any, own: Any, tables: Any, p: Any, rule: Any, scan: Any, ceiling: Any,
     table_batch: Any,
 ) -> None:  # fmt: skip
     """One round of a block under a rule that scans every few rounds.
 
     pages, emptied: uint16[n], pages left, and whether the calls cleared the last; made: uint16[n x parts]; first_left:
-    uint16[n]; exists: uint16[n], updated; freed, calls: uint16[n], scratch; tables: int64[2, policies] of the round
+    uint16[n]; exists: uint16[n], updated; freed: uint16[n], scratch; tables: int64[2, policies] of the round
     """
     freed_count, peak, end, reads = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     for i in range(n):
@@ -630,11 +624,5 @@ def scan_every_few_rounds(
     tables[PEAK, p] += peak
     tables[END, p] += end
     if is_scan:
-        own.pte_tables_freed += freed_count
-        if rule.counts:
-            own.pmd_locks += freed_count
-        else:
-            own.pmd_locks += peak
-            own.pte_locks_extra += peak
-            own.ptes_rescanned += reads
-        hold_block(n, block, freed_count, freed, scan, own, entries, ceiling, table_batch)
+        count_scan(rule, own, peak, freed_count, reads)
+        gather_block(n, block, freed_count, freed, scan, own, entries, ceiling, table_batch)

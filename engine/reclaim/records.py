@@ -68,3 +68,4 @@ LANE = record("installed", "zapped", "breaks", "needed_pte", "needed_pmd", "need
 """Entries of one point: the same for all policies that zap, others where ranges are unmapped."""
 
 TOTALS = record("calls", "markers")
+"""Of one point, under every policy: calls made, and pages with a guard marker."""

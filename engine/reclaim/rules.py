@@ -99,12 +99,15 @@ def lock_pmd(rule: Any, counters: Any, times: Any) -> None:
 
 
 @inner
-def judge_at_round_end(rule: Any, first: Any, entries: Any, counters: Any) -> Any:
-    """Whether a scan at a round's end frees a table whose first entry that is not none is `first` (-1: all none)."""
+def count_scan(rule: Any, counters: Any, tables: Any, freed: Any, reads: Any) -> None:
+    """Add what a scan at a round's end costs: of `tables` tables, `freed` of which were empty and go.
+
+    reads: entries read by a rule that proves by reading
+    """
+    counters.pte_tables_freed += freed
     if rule.proof == COUNT:
-        counters.pmd_locks += first < 0
+        counters.pmd_locks += freed
     else:
-        counters.pmd_locks += 1
-        counters.pte_locks_extra += 1
-        counters.ptes_rescanned += entries if first < 0 else first + 1
-    return first < 0
+        counters.pmd_locks += tables
+        counters.pte_locks_extra += tables
+        counters.ptes_rescanned += reads

@@ -2,7 +2,7 @@
 
 Where every piece covers a slot and no entry is pinned, touched again or left by MADV_FREE, what a rule does is decided
 beforehand (engine.reclaim.rules.judge, asked once about each kind of visit): a table is empty after its call, so only
-how many tables there are, and their outermost pages, still have to be drawn. 50 times as fast as the general pass.
+how many tables there are, and their outermost pages, still have to be drawn.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,14 @@ from engine.numeric.jit import inner, kernel
 from engine.random.binomial import ALWAYS, MAYBE, NEVER
 from engine.random.splitmix import OF_CALL, OF_CALL_LOW, OF_EXTENT, STREAMS, call_key, draw, fill_streams, scale
 from engine.reclaim.contention import ATTEMPT, note_trylocks, settle_trylocks, thread_of
-from engine.reclaim.gather import close_gathers, flush_scanned, gather_visit, hold_scanned, open_gathers
+from engine.reclaim.gather import (
+    close_gathers,
+    flush_scanned,
+    gather_scanned,
+    gather_visit,
+    open_gathers,
+    page_capacity,
+)
 from engine.reclaim.records import CLEARED, COUNTERS, GATHER, SCAN, VISIT
 from engine.reclaim.residency import place_extents
 from engine.reclaim.residency_blocks import block_calls, block_counts, block_ends
@@ -28,14 +35,16 @@ from engine.reclaim.rules import (
     MID_BREAK,
     NO_BREAK,
     ROUND,
+    count_scan,
     judge,
 )
 from engine.reclaim.walk import END, PEAK, UNMAPPED, ZAPPED, add_pages, upper_if_unmapped
 
 BLOCK_TABLES = 512
 FRESH, LOW, HIGH, UNSURE, HELD_PAGES, MADE, TOUCHED, HAS_BITS, NUMBERS = range(9)
-"""Rows of numbers a table: extents that an install draws; the outermost resident ones; scratch; resident pages; whether
-its call is made; whether it ever had a page; whether the entries of those it keeps are drawn."""
+"""Rows of `numbers`, one uint16 for each table: extents that an install draws; the outermost resident ones; flags, of
+draws that 16 bits do not decide, of calls that are made, or of tables that a scan frees; resident pages; whether its
+call is made; whether it ever had a page; whether its entries are drawn."""
 
 
 def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
@@ -121,7 +130,10 @@ def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
 
 @inner
 def visit_whole(visit: Any, entries: Any, broke: Any, reads_before_break: Any) -> None:
-    """Describe a visit of a whole slot that empties the table. reads_before_break: entries up to the break."""
+    """Describe a visit of a whole slot that empties the table.
+
+    reads_before_break: entries that `otherwise: rest` reads, up to and with the one of a mid break
+    """
     visit.pages, visit.whole, visit.markers, visit.broke, visit.others = entries, 1, 0, broke, 0
     visit.after_break, visit.back_early, visit.back, visit.left, visit.reads = 0, -1, 0, -1, entries
     visit.reads_rest, visit.rest_empty, visit.reads_outside, visit.outside_empty = reads_before_break, 1, 0, 1
@@ -130,7 +142,7 @@ def visit_whole(visit: Any, entries: Any, broke: Any, reads_before_break: Any) -
 
 @inner
 def count_single_slots(
-    n: Any, entries: Any, unit: Any, ceiling: Any, held: Any, made: Any, low: Any, high: Any, flushed: Any
+    n: Any, unit: Any, ceiling: Any, held: Any, made: Any, low: Any, high: Any, flushed: Any
 ) -> None:
     """The flushes of calls of a slot each: adds them to flushed[KEEP] and flushed[FREE]. held .. high: uint16[n]."""
     full, ranged, full_freed, ranged_freed, cut = np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0)
@@ -153,7 +165,7 @@ def count_single_slots(
 
 
 @inner
-def count_tables(n: Any, held: Any, made: Any, touched: Any) -> Any:
+def count_block(n: Any, held: Any, made: Any, touched: Any) -> Any:
     """(tables with pages, those zapped, pages, pages zapped, tables touched first, visits of any touched, calls).
 
     touched: uint16[n], updated.
@@ -216,7 +228,7 @@ def scan_few_rounds(
 
 
 @inner
-def hold_block(
+def gather_block(
     n: Any, block: Any, count: Any, freed: Any, scan: Any, counters: Any, entries: Any, ceiling: Any, table_batch: Any
 ) -> None:
     """`count` tables of a block were freed by a scan at a round's end: those flagged in freed, uint16[n]."""
@@ -225,7 +237,7 @@ def hold_block(
     if scan.tables + count >= table_batch:
         for i in range(n):
             if freed[i]:
-                hold_scanned(scan, counters, (block + i) * entries, entries, ceiling, table_batch)
+                gather_scanned(scan, counters, (block + i) * entries, entries, ceiling, table_batch)
         return
     first, last = 0, n - 1
     while freed[first] == 0:
@@ -242,7 +254,6 @@ def hold_block(
 def install(
     n: Any,
     block: Any,
-    r: Any,
     par: Any,
     lim: Any,
     cdfs: Any,
@@ -366,7 +377,7 @@ def gather_calls(
     has_bits = s.numbers[HAS_BITS]
     entries, ceiling, table_batch = par.entries, par.ceiling, par.table_batch
     slots, shift = par.zap // entries, par.shift // entries
-    capacity = 7 + par.batches * (par.batch_slots - 1)
+    capacity = page_capacity(par)
     cleared, visit, gathers = s.cleared[0], s.visit[0], s.gathers[r]
     broken = np.int64(0)
     for c in range(count):
@@ -518,9 +529,9 @@ def walk_slots(
             carried, ever_count = np.int64(0), np.int64(0)
             for r in range(rounds):
                 streams = s.streams[r]
-                installed = install(n, block, r, par, lim, cdfs, streams, s, unit, places, carried)
+                installed = install(n, block, par, lim, cdfs, streams, s, unit, places, carried)
                 first_call, call_count = calls_of_block(n, block, par, lim, streams, s)
-                has, cut, pages, gone, new, seen, calls = count_tables(n, held, made, ever)
+                has, cut, pages, gone, new, seen, calls = count_block(n, held, made, ever)
                 left = has - cut
                 ever_count += new
                 lane.installed += installed
@@ -537,7 +548,7 @@ def walk_slots(
                 broken = np.int64(0)
                 if slots == 1:
                     totals.calls += calls
-                    count_single_slots(n, entries, unit, ceiling, held, made, low, s.numbers[HIGH], s.flushed)
+                    count_single_slots(n, unit, ceiling, held, made, low, s.numbers[HIGH], s.flushed)
                     if threads > 1 and tried:
                         note_single_slots(n, block, r, first_call, par, streams, s, tried, fast & tried)
                 else:
@@ -559,17 +570,13 @@ def walk_slots(
                     if (frees >> p) & 1 or ((scanning >> p) & 1 and rules[p].every == 1):
                         own.pte_tables_allocated += has - carried
                         own.table_visits += cut
-                        own.pte_tables_freed += cut
                         tables[r, PEAK, p] += has
                         tables[r, END, p] += left
-                        if (frees >> p) & 1 == 0:
-                            if rules[p].counts:
-                                own.pmd_locks += cut
-                            else:
-                                own.pmd_locks += has
-                                own.pte_locks_extra += has
-                                own.ptes_rescanned += reads
-                            hold_block(n, block, cut, unsure, s.scans[r, p], own, entries, ceiling, par.table_batch)
+                        if (frees >> p) & 1:
+                            own.pte_tables_freed += cut
+                        else:
+                            count_scan(rules[p], own, has, cut, reads)
+                            gather_block(n, block, cut, unsure, s.scans[r, p], own, entries, ceiling, par.table_batch)
                     elif (scanning >> p) & 1:
                         is_scan = (r + 1) % rules[p].every == 0
                         new_here, visits, peak, end, read = scan_few_rounds(
@@ -581,14 +588,8 @@ def walk_slots(
                         tables[r, END, p] += end
                         if is_scan:
                             freed = peak - end
-                            own.pte_tables_freed += freed
-                            if rules[p].counts:
-                                own.pmd_locks += freed
-                            else:
-                                own.pmd_locks += peak
-                                own.pte_locks_extra += peak
-                                own.ptes_rescanned += read
-                            hold_block(n, block, freed, unsure, s.scans[r, p], own, entries, ceiling, par.table_batch)
+                            count_scan(rules[p], own, peak, freed, read)
+                            gather_block(n, block, freed, unsure, s.scans[r, p], own, entries, ceiling, par.table_batch)
                         for i in range(n):
                             unsure[i] = np.uint16((held[i] != 0) & (made[i] != 0))
                     else:

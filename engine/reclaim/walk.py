@@ -32,9 +32,10 @@ from engine.reclaim.gather import (
     fill_page_slots,
     flush_one_visit,
     flush_scanned,
+    gather_scanned,
     gather_visit,
-    hold_scanned,
     open_gathers,
+    page_capacity,
 )
 from engine.reclaim.records import CLEARED, GATHER, PAGE_SLOTS, SCAN, VISIT
 from engine.reclaim.residency import cut, drawn_extents, outermost, place_extents, resident_extents
@@ -48,8 +49,8 @@ from engine.reclaim.rules import (
     OUTSIDE,
     REST,
     ROUND,
+    count_scan,
     judge,
-    judge_at_round_end,
 )
 from engine.reclaim.rules import VISIT as AT_VISIT
 
@@ -138,7 +139,7 @@ def first_entry(present: Any, marker: Any, first: Any, end: Any) -> Any:
 
 @inner
 def sort_calls(order: Any, keys: Any, count: Any) -> None:
-    """Sort the first `count` calls by key, then number (Shell's sort: few at a time)."""
+    """Sort the first `count` calls by key, then number (Shell's sort: there are only a few)."""
     gap = count >> 1
     while gap > 0:
         for x in range(gap, count):
@@ -206,7 +207,7 @@ def take_page_slots(slots: Any, cleared: Any, words: Any, a: Any, b: Any, par: A
     if cleared.count == 0:
         return
     if par.folio == 1:
-        capacity = 7 + par.batches * (par.batch_slots - 1)
+        capacity = page_capacity(par)
         slots.slots += cleared.count
         if slots.slots >= capacity:
             slots.slots -= capacity
@@ -316,7 +317,7 @@ def allocate(counters: Any, exists: Any, wanted: Any) -> Any:
 
 @inner
 def count_tables(tables: Any, exists: Any) -> None:
-    """tables: int64[policies]."""
+    """Add 1 to tables, int64[policies], for each policy that has the table (a bit of `exists`)."""
     for p in range(tables.size):
         tables[p] += (exists >> p) & 1
 
@@ -529,10 +530,9 @@ def walk(
                         visit.unmaps = is_unmapped and x == made - 1
                         if crosses:
                             slots = s.page_slots[r, side]
-                            if counted and by_zap.count > 0:
-                                full = 7 + par.batches * (par.batch_slots - 1)
-                                if par.folio > 1 or slots[ZAPPED].slots + by_zap.count >= full:
-                                    draw_install(present, seen, table, valid, resident, par, lim, cdfs, streams)
+                            may_break = par.folio > 1 or slots[ZAPPED].slots + by_zap.count >= page_capacity(par)
+                            if counted and by_zap.count > 0 and may_break:
+                                draw_install(present, seen, table, valid, resident, par, lim, cdfs, streams)
                             if not is_free:
                                 take_page_slots(slots[ZAPPED], by_zap, present, a, b, par)
                                 zap_lane.breaks += by_zap.broke >= 0
@@ -623,11 +623,11 @@ def walk(
                     elif held + marked > 0:
                         first = first_entry(present, marker, 0, entries)
                     for p in range(rules.size):
-                        is_due = (exists & scanning) >> p & 1 and (r + 1) % rules[p].every == 0
-                        if is_due and judge_at_round_end(rules[p], first, entries, counters[p]):
-                            exists &= ~(1 << p)
-                            counters[p].pte_tables_freed += 1
-                            hold_scanned(s.scans[r, p], counters[p], base, entries, par.ceiling, par.table_batch)
+                        if (exists & scanning) >> p & 1 and (r + 1) % rules[p].every == 0:
+                            count_scan(rules[p], counters[p], 1, first < 0, entries if first < 0 else first + 1)
+                            if first < 0:
+                                exists &= ~(1 << p)
+                                gather_scanned(s.scans[r, p], counters[p], base, entries, par.ceiling, par.table_batch)
                 if counted and held > 0 and r + 1 < rounds:
                     draw_install(present, seen, table, valid, resident, par, lim, cdfs, streams)
                 count_tables(tables[r, END], exists)
