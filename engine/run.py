@@ -251,8 +251,8 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     keeps_pages = (columns["coverage"] < 1) & (rounds > 1) & (places > 1)  # pages left by a round need single entries
     by_slots = 4 + np.where(zap > entries, 25 * touched, 0) + np.where(keeps_pages, 15 + 1.5 * placed, 0)
     by_slots += np.where(columns["threads"] > 1, 10 * touched, 0)
-    by_parts = 20 + touched * (60 + 12 * placed) + 0.5 * calls
-    by_walk = 90 + entries / 8 + placed + 40 * calls + 5.0 * p * entries * (columns["refault"] > 0)
+    by_parts = 20 + touched * 130 + 1.5 * placed + 0.5 * calls
+    by_walk = 300 + entries / 8 + placed + 60 * calls + 5.0 * p * entries * (columns["refault"] > 0)
     number = np.zeros(len(par), np.int64)
     for has_geometry, rules in geometries(par, policies):
         number[has_geometry] = passes_for(par[has_geometry], rules)

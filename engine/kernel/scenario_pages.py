@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from engine.model.scenario import Scenario, columns_of
 from engine.numeric.bit_ops import ZERO, fill, first_set
+from engine.numeric.jit import shared
 from engine.random.binomial import ALWAYS, MAYBE, NEVER
 from engine.random.splitmix import (
     CALL,
@@ -98,7 +98,7 @@ class ScenarioPages:
         return out
 
 
-@njit(cache=True)
+@shared
 def write_ranges(
     kind: Any, seed: Any, round_: Any, first: Any, end: Any, par: Any, lim: Any, cdfs: Any, out: Any
 ) -> Any:  # fmt: skip
@@ -144,7 +144,7 @@ def write_ranges(
     return n
 
 
-@njit(cache=True)
+@shared
 def draw_markers(par: Any, cdfs: Any, pins: Any, table: Any, valid: Any, words: Any, scratch: Any) -> None:
     """Set in `words`, uint64[entries / 64], the entries of a table that are guard markers. Writes words, scratch."""
     words[:] = ZERO
@@ -159,7 +159,7 @@ def draw_markers(par: Any, cdfs: Any, pins: Any, table: Any, valid: Any, words: 
     cut(words, valid)
 
 
-@njit(cache=True)
+@shared
 def draw_install(
     par: Any, lim: Any, cdfs: Any, streams: Any, table: Any, valid: Any, words: Any,
     scratch: Any,
@@ -180,7 +180,7 @@ def draw_install(
     cut(words, valid)
 
 
-@njit(cache=True)
+@shared
 def next_entry(words: Any, first: Any, end: Any, wanted: Any) -> Any:
     """The first entry at or after `first` whose bit in `words` equals `wanted`; `end` if there is none."""
     at = first
@@ -193,7 +193,7 @@ def next_entry(words: Any, first: Any, end: Any, wanted: Any) -> Any:
     return end
 
 
-@njit(cache=True)
+@shared
 def call_keys(seed: Any, round_: Any, n: Any) -> Any:
     """uint64[n]: the key of each call, which decides whether it is made, and its position in random order."""
     stream, low = key(seed, round_, CALL), key(seed, round_, CALL_LOW)

@@ -8,8 +8,10 @@ flush for all its ranges.
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
+
+from engine.numeric.jit import shared
 
 MADV_DONTNEED, MADV_FREE, MADV_NOHUGEPAGE, MADV_POPULATE_WRITE, MADV_GUARD_INSTALL = 4, 8, 15, 23, 102
 UNMAP, NOTHING = -1, -2
@@ -27,14 +29,14 @@ _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 _errno = types.ExternalFunction("__errno_location", types.CPointer(types.int32)())
 
 
-@njit(cache=True, nogil=True)
+@shared
 def cpu_ns(stamp: Any) -> Any:
     """CPU time of this thread in ns. Writes stamp: int64[2], scratch."""
     _clock_gettime(CLOCK_THREAD_CPUTIME_ID, stamp.ctypes.data)
     return stamp[0] * 1_000_000_000 + stamp[1]
 
 
-@njit(cache=True, nogil=True)
+@shared
 def make_calls(base: Any, ranges: Any, advice: Any, gate: Any, thread: Any, warm: Any) -> tuple[Any, Any, Any]:
     """Call madvise with `advice` on each range, until one fails.
 

@@ -1,8 +1,8 @@
-"""Decorators that compile functions with Numba: `kernel` if Python calls them, `inner` if only compiled code does.
+"""Decorators that compile functions with Numba: `kernel` and `shared` if Python calls them, `inner` if it does not.
 
 An `inner` function has no wrappers for Python and C, whose compilation is slow, and is compiled once for all integer
-arguments instead of once per literal. Both compile without reference counting (`_nrt=False`), which saves time on small
-points, so compiled functions cannot allocate arrays or store references to them.
+arguments instead of once per literal. `kernel` and `inner` compile without reference counting (`_nrt=False`), which
+saves time on small points, so they cannot allocate arrays or store references to them; `shared` functions can.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,10 @@ from numba.core.types.misc import unliteral
 
 kernel = njit(nogil=True, _nrt=False, cache=True)
 """Decorator for functions that Python calls. Their code is stored in Numba's cache (engine.numeric.compiled_cache)."""
+
+
+shared = njit(nogil=True, cache=True)
+"""Decorator for functions that both Python and compiled code call. They may allocate arrays."""
 
 
 def inner(function: Callable[..., Any]) -> Any:

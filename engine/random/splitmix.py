@@ -6,7 +6,8 @@ SplitMix64's finaliser (Stafford's variant 13) over a Weyl sequence: Steele, Lea
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from engine.numeric.jit import shared
 
 COUNT, COUNT_LOW, PLACE, EXTENT, CALL = 1, 2, 3, 4, 5
 PIN_COUNT, PIN_COUNT_LOW, PIN_PLACE, REFAULT, TRYLOCK, CALL_LOW = 6, 7, 8, 9, 10, 11
@@ -36,7 +37,7 @@ LOW_32, LOW_48 = np.uint64(0xFFFFFFFF), np.uint64(0xFFFFFFFFFFFF)
 S16, S48, FIELD = np.uint64(16), np.uint64(48), np.uint64(0xFFFF)
 
 
-@njit(cache=True)
+@shared
 def mix(z: Any) -> Any:
     """Return SplitMix64's finaliser of a uint64: a bijection on uint64."""
     z = (z ^ (z >> S30)) * MIX_1
@@ -44,7 +45,7 @@ def mix(z: Any) -> Any:
     return z ^ (z >> S31)
 
 
-@njit(cache=True)
+@shared
 def key(seed: Any, round_: Any, what: Any) -> Any:
     """Return the uint64 key of one stream. `what`: the stream's number, such as COUNT."""
     z = mix(np.uint64(seed) + GOLDEN)
@@ -52,7 +53,7 @@ def key(seed: Any, round_: Any, what: Any) -> Any:
     return mix(z + np.uint64(what) + GOLDEN)
 
 
-@njit(cache=True)
+@shared
 def streams_of(seed: Any, rounds: Any) -> Any:
     """Return the keys of a scenario's streams, uint64[rounds, STREAMS]."""
     out = np.empty((rounds, STREAMS), np.uint64)
@@ -60,7 +61,7 @@ def streams_of(seed: Any, rounds: Any) -> Any:
     return out
 
 
-@njit(cache=True)
+@shared
 def fill_streams(seed: Any, rounds: Any, out: Any) -> None:
     """Write the keys of a scenario's streams into `out`, uint64[rounds, STREAMS]."""
     of_seed = mix(np.uint64(seed) + GOLDEN)
@@ -70,7 +71,7 @@ def fill_streams(seed: Any, rounds: Any, out: Any) -> None:
             out[r, i] = mix(of_round + np.uint64(what) + GOLDEN)
 
 
-@njit(cache=True)
+@shared
 def pins_of(seed: Any) -> Any:
     """Return the keys of the streams of pinned pages, uint64[7]. Pages are pinned once, in round 0."""
     out = np.empty(OF_PLACE + 1, np.uint64)
@@ -78,26 +79,26 @@ def pins_of(seed: Any) -> Any:
     return out
 
 
-@njit(cache=True)
+@shared
 def fill_pins(seed: Any, out: Any) -> None:
     """Write the keys of the streams of pinned pages (round 0) into `out`, uint64[7]."""
     for i, what in enumerate(PINS):
         out[i] = key(seed, 0, what)
 
 
-@njit(cache=True)
+@shared
 def draw(stream: Any, index: Any) -> Any:
     """Return 64 random bits, number `index` of a stream, as uint64."""
     return mix(stream + np.uint64(index + 1) * GOLDEN)
 
 
-@njit(cache=True)
+@shared
 def field(stream: Any, index: Any) -> Any:
     """Return 16 random bits, number `index` of a stream, as uint64. One hash yields four of them, lowest bits first."""
     return (draw(stream, index >> 2) >> np.uint64(16 * (index & 3))) & FIELD
 
 
-@njit(cache=True)
+@shared
 def call_key(stream: Any, low: Any, call: Any) -> Any:
     """Return the 64 bits that decide whether a call is made and where it is in random order.
 
@@ -106,14 +107,14 @@ def call_key(stream: Any, low: Any, call: Any) -> Any:
     return field(stream, call) << S48 | draw(low, call) >> S16
 
 
-@njit(cache=True)
+@shared
 def is_made(stream: Any, low: Any, call: Any, limit: Any) -> Any:
     """Return whether the call is made: call_key < limit. Draws the lower 48 bits only if the upper 16 do not decide."""
     upper = field(stream, call)
     return upper < limit >> S48 or (upper == limit >> S48 and draw(low, call) >> S16 < limit & LOW_48)
 
 
-@njit(cache=True)
+@shared
 def scale(bits: Any, n: Any) -> Any:
     """Return floor(bits x n / 2^64) as int64, for uint64 `bits` and 0 <= n < 2^63."""
     a = np.uint64(n)

@@ -1,3 +1,3 @@
 """scripts/bench: measures the speed of each part, together with a yardstick in the same run."""
 
-import engine  # noqa: F401  sets NUMBA_CACHE_DIR, so it comes before any import of numba
+import engine.numeric  # noqa: F401  chooses the folder of compiled code, so before anything imports numba
