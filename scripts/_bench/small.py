@@ -15,8 +15,8 @@ SECTION = "small"
 def section(bench: Bench) -> Iterator[Figure]:
     keep_freed_memory()  # as the sweep's workers do
     for partial, count, title, least in (
-        (False, 8192, "2 MiB calls", 400_000),
-        (True, 2048, "64 KiB calls in random order, 4 rounds", 8_000),
+        (False, 8192, "2 MiB calls", 268_000),
+        (True, 2048, "64 KiB calls in random order, 4 rounds", 2_400),
     ):
         points = small(16 if bench.quick else count, partial)
         number = len(points["virt"])

@@ -38,7 +38,7 @@ def section(bench: Bench) -> Iterator[Figure]:
 
         cold = bench.in_turn(lambda: start(Path(folder, str(next(caches)))), bare)
         name = "first run of all, every kernel compiled"
-        yield figure(SECTION, name, cold, yardstick="import numba", reach=Reach(of="value", at_most=10))
+        yield figure(SECTION, name, cold, yardstick="import numba", reach=Reach(of="value", at_most=20))
         warm = bench.in_turn(lambda: start(Path(folder, "0")), bare)
         name = "a later run, its first point of every kind"
         yield figure(SECTION, name, warm, yardstick="import numba", reach=Reach(of="value", at_most=1.5))
