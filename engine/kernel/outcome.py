@@ -48,7 +48,8 @@ def outcome_columns(
 ) -> dict[str, int]:
     """Outcome columns by name, from `rounds` (as in Observation).
 
-    entries_left: ranges of pages whose entries are not none at the end, None if the kernel does not show them all
+    entries_left: int64[*, 2], page ranges [first, end) whose entries are not none at the end; None if /proc cannot show
+    them all (PAGEMAP_SCAN, Linux 6.7)
 
     /proc shows the sum of all levels of page tables. The upper ones follow from the addresses (upper_tables); PTE
     tables are the rest.

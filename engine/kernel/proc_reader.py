@@ -72,7 +72,7 @@ class Scanner:
         return Entries(int((ranges[present, 1] - ranges[present, 0]).sum()), ranges)
 
     def _scan_once(self, start: int, end: int) -> tuple[NDArray[np.int64], int]:
-        """Regions (start address, end address, categories), and the address up to which the kernel has looked."""
+        """Regions, int64[*, 3] (start, end, categories), and the address up to which the kernel has looked."""
         regions, categories = self._regions, self._categories
         # struct pm_scan_arg: size, flags, start, end, walk_end, vec, vec_len, max_pages, and four category masks.
         words = (96, 0, start, end, 0, regions.ctypes.data, len(regions), 0, 0, 0, categories, categories)

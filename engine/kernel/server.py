@@ -90,7 +90,10 @@ class Server:
         return answer
 
     def run_half_round(self) -> int:
-        """Let the child do the installs or the zaps of a round. Returns their CPU time in ns."""
+        """Let the child do the next half of a round, installs and zaps in turn. Returns its CPU time in ns.
+
+        Raises the error of a child that died or took too long.
+        """
         try:
             self._socket.sock.sendall(b"g")
         except OSError as error:

@@ -108,13 +108,6 @@ def call_key(stream: Any, low: Any, call: Any) -> Any:
 
 
 @shared
-def is_made(stream: Any, low: Any, call: Any, limit: Any) -> Any:
-    """Return whether the call is made: call_key < limit. Draws the lower 48 bits only if the upper 16 do not decide."""
-    upper = field(stream, call)
-    return upper < limit >> S48 or (upper == limit >> S48 and draw(low, call) >> S16 < limit & LOW_48)
-
-
-@shared
 def scale(bits: Any, n: Any) -> Any:
     """Return floor(bits x n / 2^64) as int64, for uint64 `bits` and 0 <= n < 2^63."""
     a = np.uint64(n)

@@ -92,7 +92,8 @@ def finish(points: Encoded, columns: Columns, tally: Tally, policies: Sequence[P
 def finish_rounds(
     offsets: Integers, counts: Integers, page: Integers, tally: Tally, lane_of: NDArray[np.intp]
 ) -> tuple[Integers, tuple[Integers, Integers]]:
-    """ROUND_COLUMNS: int64[rounds, policies, 4]; and PMD and PUD tables at each round's end: int64[rounds, policies].
+    """ROUND_COLUMNS in their order, int64[rounds, policies, 4]; PMD and PUD tables at each round's end, int64[rounds,
+    policies] each.
 
     offsets: int64[n + 1], where a point's rounds begin; counts: int64[n], rounds; page: int64[rounds], bytes;
     lane_of: 1 for a policy that unmaps, else 0

@@ -43,33 +43,26 @@ def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
 
 
 class Scratch(NamedTuple):
-    """Memory that the pass works in.
+    """Memory that the pass works in."""
 
-    hashes: uint64[4, *]; cells: uint32[tables]; numbers: uint16[NUMBERS, tables]; exists: uint16[policies, tables] of
-    rules that scan every few rounds; present: uint64[tables, words]; drawn, seen: uint64[words]; made: uint16[*], a
-    flag a call; keys: uint16[entries]; part_masks: uint64[2, 6]; streams: uint64[rounds, STREAMS]; flushed:
-    COUNTERS[ACCOUNTS]; cleared: CLEARED[1]; visit: VISIT[1]; spare: COUNTERS[1]; scans: SCAN[rounds, policies];
-    touched, mapped: bool[2, rounds]
-    """
-
-    hashes: Any
-    cells: Any
-    numbers: Any
-    exists: Any
-    present: Any
-    drawn: Any
-    seen: Any
-    made: Any
-    keys: Any
-    part_masks: Any
-    streams: Any
-    flushed: Any
-    cleared: Any
-    visit: Any
-    spare: Any
-    scans: Any
-    touched: Any
-    mapped: Any
+    hashes: Any  #: uint64[4, *]
+    cells: Any  #: uint32[tables]
+    numbers: Any  #: uint16[NUMBERS, tables]
+    exists: Any  #: uint16[policies, tables]: of rules that scan every few rounds
+    present: Any  #: uint64[tables, words]: entries
+    drawn: Any  #: uint64[words]
+    seen: Any  #: uint64[words]
+    made: Any  #: uint16[*]: a flag for each call
+    keys: Any  #: uint16[entries]: upper 16 bits of call keys
+    part_masks: Any  #: uint64[2, 6]: for shifts inside a part
+    streams: Any  #: uint64[rounds, STREAMS]: keys of the random streams
+    flushed: Any  #: COUNTERS[ACCOUNTS]
+    cleared: Any  #: CLEARED[1]
+    visit: Any  #: VISIT[1]
+    spare: Any  #: COUNTERS[1]
+    scans: Any  #: SCAN[rounds, policies]
+    touched: Any  #: bool[2, rounds]: the PMD and PUD table at hand, where ranges are unmapped
+    mapped: Any  #: bool[2, rounds]
 
 
 def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:

@@ -60,39 +60,30 @@ def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
 
 
 class Scratch(NamedTuple):
-    """Memory that the pass works in.
+    """Memory that the pass works in."""
 
-    hashes: uint64[3, *]; cells: uint32[tables]; numbers: uint16[NUMBERS, tables]; exists: uint16[policies, tables] of
-    rules that scan every few rounds; present: uint64[tables, words], drawn, seen: uint64[words]; streams:
-    uint64[rounds, STREAMS]; gathers: GATHER[rounds, 3], flushed: COUNTERS[3], of tables that are kept, freed, and freed
-    after the call; page_slots: int64[rounds]; cleared: CLEARED[1]; visit: VISIT[1]; spare: COUNTERS[1];
-    scans: SCAN[rounds, policies]; touched, mapped: bool[2, rounds]; pace: int64[rounds x threads]; attempts:
-    ATTEMPT[rounds, PMD span], attempted: int64[rounds]; steps: int64[2, *]; modes: int64[policies + 2], what
-    each does at a visit without a break, then which policies try the PMD lock there and which of them on a fast path
-    """
-
-    hashes: Any
-    cells: Any
-    numbers: Any
-    exists: Any
-    present: Any
-    drawn: Any
-    seen: Any
-    streams: Any
-    gathers: Any
-    flushed: Any
-    page_slots: Any
-    cleared: Any
-    visit: Any
-    spare: Any
-    scans: Any
-    touched: Any
-    mapped: Any
-    pace: Any
-    attempts: Any
-    attempted: Any
-    steps: Any
-    modes: Any
+    hashes: Any  #: uint64[3, *]
+    cells: Any  #: uint32[tables]
+    numbers: Any  #: uint16[NUMBERS, tables]
+    exists: Any  #: uint16[policies, tables]: of rules that scan every few rounds
+    present: Any  #: uint64[tables, words]: entries, where they are drawn
+    drawn: Any  #: uint64[words]
+    seen: Any  #: uint64[words]
+    streams: Any  #: uint64[rounds, STREAMS]: keys of the random streams
+    gathers: Any  #: GATHER[rounds, 3]: of policies that keep a table, free it, and free it after the call
+    flushed: Any  #: COUNTERS[3]: the flushes of these
+    page_slots: Any  #: int64[rounds]: page slots filled
+    cleared: Any  #: CLEARED[1]
+    visit: Any  #: VISIT[1]
+    spare: Any  #: COUNTERS[1]
+    scans: Any  #: SCAN[rounds, policies]
+    touched: Any  #: bool[2, rounds]: the PMD and PUD table at hand, where ranges are unmapped
+    mapped: Any  #: bool[2, rounds]
+    pace: Any  #: int64[rounds x threads]: visits of each thread
+    attempts: Any  #: ATTEMPT[rounds, PMD span]
+    attempted: Any  #: int64[rounds]: how many of them
+    steps: Any  #: int64[2, *]: a hash table of steps
+    modes: Any  #: int64[policies + 2]: at a visit without a break; then which policies try the PMD lock, and how
 
 
 def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:

@@ -63,33 +63,25 @@ PEAK, END = range(2)
 
 
 class Scratch(NamedTuple):
-    """Memory that the pass works in.
+    """Memory that the pass works in."""
 
-    bits: uint64[BIT_ROWS, words]; order: int64[calls], keys: uint64[calls]; streams: uint64[rounds, STREAMS];
-    pins: uint64[7]; visit: VISIT[1]; cleared: CLEARED[2]; gathers: GATHER[rounds, 2, policies] and page_slots:
-    PAGE_SLOTS[rounds, 2, 2] of at most two calls that cross a table's border; side: int64[rounds], which of the two is
-    open at the border; scans: SCAN[rounds, policies]; touched, mapped: bool[2, rounds], of the PMD and the PUD table at
-    hand under unmapping policies; pace: int64[policies, rounds x threads]; attempts: ATTEMPT[policies, rounds, *],
-    attempted: int64[policies, rounds]; steps: int64[2, *]
-    """
-
-    bits: Any
-    order: Any
-    keys: Any
-    streams: Any
-    pins: Any
-    visit: Any
-    cleared: Any
-    gathers: Any
-    page_slots: Any
-    side: Any
-    scans: Any
-    touched: Any
-    mapped: Any
-    pace: Any
-    attempts: Any
-    attempted: Any
-    steps: Any
+    bits: Any  #: uint64[BIT_ROWS, words] of the table at hand
+    order: Any  #: int64[calls]: calls that are made, in order
+    keys: Any  #: uint64[calls]: their keys
+    streams: Any  #: uint64[rounds, STREAMS]: keys of the random streams
+    pins: Any  #: uint64[7]: keys of the streams of pinned pages
+    visit: Any  #: VISIT[1]
+    cleared: Any  #: CLEARED[2]: by policies that zap, and that unmap
+    gathers: Any  #: GATHER[rounds, 2, policies]: of at most two calls that cross a table's border
+    page_slots: Any  #: PAGE_SLOTS[rounds, 2, 2]: theirs
+    side: Any  #: int64[rounds]: which of the two is open at the border
+    scans: Any  #: SCAN[rounds, policies]
+    touched: Any  #: bool[2, rounds]: the PMD and PUD table at hand, where ranges are unmapped
+    mapped: Any  #: bool[2, rounds]
+    pace: Any  #: int64[policies, rounds x threads]: visits of each thread
+    attempts: Any  #: ATTEMPT[policies, rounds, *]
+    attempted: Any  #: int64[policies, rounds]: how many of them
+    steps: Any  #: int64[2, *]: a hash table of steps
 
 
 def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:

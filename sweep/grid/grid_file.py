@@ -27,7 +27,7 @@ Leaf = InstanceOf[Scalar]
 
 
 class StrictModel(BaseModel):
-    """A mapping of which all keys are known."""
+    """A mapping that refuses unknown keys with pydantic's ValidationError."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

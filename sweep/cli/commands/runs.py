@@ -23,7 +23,7 @@ def ls(
     as_json: JsonFormat = False,
     results: Results = STORE,
 ) -> int:
-    """List the runs of a store, the last launched one last.
+    """List the runs of a store, the latest launch last.
 
     Example: sweep ls --json
     """
