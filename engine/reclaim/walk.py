@@ -90,10 +90,8 @@ def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
     threaded = par[par["threads"] > 1]
     trylocks, paces, threaded_rounds = 0, 0, 0
     if threaded.size:
-        # A table is freed once a round, but for one that a refault brings back before a later small piece.
-        may_return = (threaded["refault"] != NEVER) & (rules["tries"] & (rules["least"] < entries)).any()
-        per_table = np.where(may_return, np.maximum(entries // threaded["zap"], 1), 1)
-        trylocks = int((np.minimum(threaded["pmd_span"], threaded["end_table"]) * per_table).max())
+        # One trylock a table and round: it frees the table, and what a refault brings back no later call clears.
+        trylocks = int(np.minimum(threaded["pmd_span"], threaded["end_table"]).max())
         paces = int((threaded["rounds"] * threaded["threads"]).max())
         threaded_rounds = int(threaded["rounds"].max())
     return Scratch(
