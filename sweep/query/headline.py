@@ -1,0 +1,222 @@
+"""The answer of a run in one or two sentences, computed from its rows, and the figures of each policy behind them.
+
+`sweep launch` and `sweep report` begin with it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+from engine.model.policy import POLICIES
+from sweep.common import schema
+from sweep.common.units import human_size
+from sweep.query.database import Database
+from sweep.query.views import quoted
+
+BASELINE, IN_LINUX = "none", "merged"
+UNIMPORTANT_PERCENT = 5
+"""An axis along which the share that comes back differs by less is not worth a sentence."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFigures:
+    """What one policy does in all points of a run together, against the policy `none`.
+
+    given_back: per cent of the page tables (VmPTE) under `none`. The times are nanoseconds of cost_ns that the policy
+    adds for each freed table and for each call. None: not known, without `none`, freed tables or priced counters.
+    """
+
+    policy: str
+    given_back: float | None
+    added_ns_a_table: float | None
+    added_ns_a_call: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Per cent that `policy` gives back for each value of a column that varies in the run, in the values' order."""
+
+    column: str
+    policy: str
+    values: tuple[Any, ...]
+    given_back: tuple[float, ...]
+
+    @property
+    def spread(self) -> float:
+        return max(self.given_back) - min(self.given_back)
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """`sentences`: plain text without line ends, none for a run without rows. `moment`: `end`, or `peak` with rounds.
+
+    `axes`: for the policy of Linux, else the last one, those along which it differs; the most important first.
+    """
+
+    moment: str
+    sentences: tuple[str, ...]
+    policies: tuple[PolicyFigures, ...]
+    axes: tuple[Axis, ...]
+
+
+def headline(database: Database) -> Headline:
+    """The headline of the one run that `database` was opened for.
+
+    VmPTE is that after the last zaps, or, if every point has several rounds, that of the process at work, after the
+    last install.
+    """
+    rows_of = partial(_rows, database)
+    distinct = ", ".join(f'count(DISTINCT "{name}") AS "{name}"' for name in _AXES)
+    (facts,) = rows_of(
+        f"SELECT coalesce(min(rounds), 1) AS fewest_rounds, list(DISTINCT policy) AS policies, {distinct} FROM latest"
+    )
+    policies = sorted(facts["policies"] or (), key=_policy_order)
+    moment = "peak" if facts["fewest_rounds"] > 1 else "end"
+    if not policies:
+        return Headline(moment, (), (), ())
+    figures = _policy_figures(rows_of, moment, policies)
+    focus = _focus(policies)
+    axes = _axes(rows_of, moment, focus, [name for name in _AXES if facts[name] > 1]) if BASELINE in policies else ()
+    sentences = (*_summary(rows_of, moment, figures), *_dependence(axes))
+    return Headline(moment, tuple(sentences), tuple(figures), axes)
+
+
+_AXES = tuple(column.name for column in schema.SCENARIO if column.name not in ("seed", "res"))
+_IN_BYTES = frozenset(column.name for column in schema.SCENARIO if column.unit == "bytes")
+_ORDERED = frozenset(column.name for column in schema.SCENARIO if column.unit)
+_WORDS = {"zap": "calls of", "cluster": "extents of", "virt": "VIRT of", "sparsity": "sparsity", "rounds": "rounds:"}
+
+
+def _rows(database: Database, sql: str) -> list[Row]:
+    rows: list[Row] = database.query(sql, None).to_pylist()
+    return rows
+
+
+def _policy_order(policy: str) -> tuple[int, str]:
+    """The order of proposal; own policies last, by name."""
+    return (POLICIES.index(policy) if policy in POLICIES else len(POLICIES), policy)
+
+
+def _focus(policies: Sequence[str]) -> str:
+    """The policy whose dependence on the axes is told: that of Linux, else the last that is not munmap."""
+    others = [policy for policy in policies if policy not in (BASELINE, "munmap")]
+    return IN_LINUX if IN_LINUX in policies else (others or list(policies))[-1]
+
+
+def _policy_figures(rows_of: Callable[[str], list[Row]], moment: str, policies: Sequence[str]) -> list[PolicyFigures]:
+    rows = rows_of(
+        f"SELECT policy, sum(vm_pte_kib_{moment}) AS kib, sum(pte_tables_freed) AS freed, sum(zap_calls) AS calls,"
+        " sum(cost_ns) AS cost FROM latest GROUP BY policy"
+    )
+    by_policy = {row["policy"]: row for row in rows}
+    none = by_policy.get(BASELINE)
+    return [_figures(by_policy[policy], none) for policy in policies]
+
+
+def _figures(row: Row, none: Row | None) -> PolicyFigures:
+    def added(count: float | None) -> float | None:
+        costs = row["cost"], none and none["cost"]
+        return (costs[0] - costs[1]) / count if count and None not in costs else None
+
+    given_back = 100 * (1 - row["kib"] / none["kib"]) if none and none["kib"] else None
+    return PolicyFigures(row["policy"], given_back, added(row["freed"]), added(row["calls"]))
+
+
+def _axes(rows_of: Callable[[str], list[Row]], moment: str, policy: str, columns: Sequence[str]) -> tuple[Axis, ...]:
+    """The axes along which `policy` differs, those with a size of call up to which it frees nothing first."""
+    axes = []
+    for column in columns:
+        kib = f"sum(vm_pte_kib_{moment})"
+        rows = rows_of(
+            f'SELECT "{column}" AS value, 100 * (1 - {kib} FILTER (policy = {quoted(policy)})'
+            f" / nullif({kib} FILTER (policy = '{BASELINE}'), 0)) AS given_back"
+            f' FROM latest WHERE "{column}" IS NOT NULL GROUP BY ALL HAVING given_back IS NOT NULL ORDER BY value'
+        )
+        if len(rows) > 1:
+            values, given_back = tuple(row["value"] for row in rows), tuple(row["given_back"] for row in rows)
+            axes.append(Axis(column, policy, values, given_back))
+    axes = [axis for axis in axes if axis.spread >= UNIMPORTANT_PERCENT]
+    return tuple(sorted(axes, key=lambda axis: (_threshold(axis) is None, -axis.spread)))
+
+
+def _threshold(axis: Axis) -> tuple[int, int] | None:
+    """The largest call that frees nothing and the smallest that frees tables; None if there are no such two sizes."""
+    useless = len(list(takewhile(lambda percent: percent == 0, axis.given_back)))
+    if axis.column != "zap" or not 0 < useless < len(axis.values) or not all(axis.given_back[useless:]):
+        return None
+    return axis.values[useless - 1], axis.values[useless]
+
+
+def _summary(rows_of: Callable[[str], list[Row]], moment: str, figures: Sequence[PolicyFigures]) -> list[str]:
+    """One sentence: what the policy of interest gives back, and those that give back most.
+
+    munmap is not among these: it takes the address range away too."""
+    given_back = {f.policy: f.given_back for f in figures if f.given_back is not None and f.policy != BASELINE}
+    if not given_back:
+        return _without_baseline(rows_of)
+    focus = _focus([figure.policy for figure in figures])
+    name = f"{focus} (Linux 6.14 and later)" if focus == IN_LINUX else focus
+    of_what = "the page tables" if moment == "end" else "the page tables of a process at work"
+    rivals = {policy: percent for policy, percent in given_back.items() if policy != "munmap" or focus == "munmap"}
+    most = percent_text(max(rivals.values()))
+    best = [policy for policy, percent in rivals.items() if percent_text(percent) == most]
+    other = "no other design more" if focus in best else f"{_some(best)} {most}"
+    more = f", {other}" if len(rivals) > 1 else ""
+    return [f"{name} gives back {percent_text(given_back[focus])} of {of_what}{more}."]
+
+
+def _without_baseline(rows_of: Callable[[str], list[Row]]) -> list[str]:
+    """For a run without the policy `none`, such as one on a live kernel: VmPTE before and after the zaps."""
+    rows = rows_of(
+        "SELECT policy, sum(vm_pte_kib_peak) AS peak, sum(vm_pte_kib_end) AS left_over FROM latest GROUP BY policy"
+    )
+    phrases = [
+        f"{row['policy']} leaves {human_size(row['left_over'] << 10)} of {human_size(row['peak'] << 10)}"
+        for row in sorted(rows, key=lambda row: _policy_order(row["policy"]))
+    ]
+    return [", ".join(phrases) + " of page tables after the last calls."]
+
+
+def _dependence(axes: Sequence[Axis]) -> list[str]:
+    """At most one sentence: the size of call up to which nothing is freed, else the axis that decides most."""
+    if not axes:
+        return []
+    axis = axes[0]
+    threshold = _threshold(axis)
+    if threshold:
+        small, large = map(size_text, threshold)
+        return [f"Calls of {small} or less free nothing under {axis.policy}, calls of {large} or more do."]
+    ends = sorted(zip(axis.given_back, axis.values, strict=True), key=lambda end: end[0])
+    low, high = (
+        f"{percent_text(percent)} with {value_text(axis.column, value)}" for percent, value in (ends[0], ends[-1])
+    )
+    return [f"Under {axis.policy} it is {low}, and {high}."]
+
+
+def value_text(column: str, value: Any) -> str:
+    """`calls of 64 KiB`, `sparsity 0.9`, `threads 8`."""
+    shown = size_text(value) if column in _IN_BYTES else f"{value:,}" if column in _ORDERED else str(value)
+    return f"{_WORDS.get(column, column)} {shown}"
+
+
+def size_text(size: int) -> str:
+    """`64 KiB`, `1.5 GiB`."""
+    return human_size(size).replace(".0 ", " ")
+
+
+def percent_text(percent: float) -> str:
+    """`54 %`; never 0 % or 100 % for what is not quite."""
+    if 0 < percent < 0.5:
+        return "below 1 %"
+    if 99.5 <= percent < 100:
+        return "over 99 %"
+    return f"{percent:.0f} %"
+
+
+def _some(names: Sequence[str]) -> str:
+    """`refcount and async`; of many names their number."""
+    return " and ".join(names) if len(names) < 3 else f"{len(names)} policies"

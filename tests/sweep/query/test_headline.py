@@ -1,0 +1,84 @@
+"""The sentences of a run say what its rows say, and nothing about values that no point has."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.model.policy import POLICIES
+from engine.model.scenario import Scenario, columns_of
+from engine.run import run_batch
+from sweep.query.database import Database
+from sweep.query.headline import Headline, headline, percent_text
+from sweep.store import arrow_tables
+from sweep.store.store import Store
+from tests.support.small_stores import MIB, opened, point_id
+
+KIB = 1024
+Ask = Callable[..., Headline]
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Ask:
+    """A function that stores the outcomes of scenarios and returns their headline."""
+
+    def headline_of(*scenarios: Scenario, policies: tuple[str, ...] = POLICIES) -> Headline:
+        columns = columns_of(list(scenarios))
+        results, ids = run_batch(columns), [point_id(i) for i in range(len(scenarios))]
+        with opened(tmp_path, "asked-0123abcd") as writer:
+            writer.commit(
+                arrow_tables.outcome_table(writer.run_id, ids, columns["seed"], columns, results, policies),
+                arrow_tables.round_table(writer.run_id, ids, results, policies),
+                arrow_tables.point_table(writer.run_id, ids, columns["seed"], columns, node="a"),
+            )
+            writer.finish("ok", {})
+        with Database(Store(tmp_path), run="asked-0123abcd") as database:
+            return headline(database)
+
+    return headline_of
+
+
+def test_sizes_of_calls(ask: Ask) -> None:
+    """The sentence names the sizes that were run, on both sides of the one from which on `merged` frees tables."""
+    found = ask(*(Scenario(virt=64 * MIB, sparsity=0.99, zap=zap) for zap in (64 * KIB, MIB // 2, 8 * MIB)))
+    assert found.sentences[1] == "Calls of 512 KiB or less free nothing under merged, calls of 8 MiB or more do."
+    (axis,) = found.axes
+    assert axis.values == (64 * KIB, MIB // 2, 8 * MIB)
+    assert axis.given_back[:2] == (0, 0)
+    assert axis.given_back[2] > 90
+    by_policy = {figures.policy: figures for figures in found.policies}
+    assert list(by_policy) == list(POLICIES)
+    merged, best = (percent_text(by_policy[name].given_back or 0) for name in ("merged", "refcount"))
+    assert f"gives back {merged} of the page tables," in found.sentences[0]
+    assert found.sentences[0].endswith(f" {best}.")
+    assert by_policy["none"].added_ns_a_call == 0
+    assert (by_policy["merged"].added_ns_a_table or 0) > 1000
+
+
+def test_process_at_work(ask: Ask) -> None:
+    """With several rounds in each point, what counts is VmPTE when the process has all its memory."""
+    rounds = [Scenario(virt=64 * MIB, sparsity=0.97, cluster=size, rounds=8) for size in (4 * KIB, 2 * MIB)]
+    found = ask(*rounds)
+    assert found.moment == "peak"
+    assert "of a process at work, no other design more." in found.sentences[0]
+    assert found.sentences[1].startswith("Under merged it is 0 % with extents of 4 KiB, and ")
+
+
+def test_one_point(ask: Ask) -> None:
+    """Without an axis there is one sentence."""
+    found = ask(Scenario(virt=64 * MIB, sparsity=0), policies=("none", "merged"))
+    assert len(found.sentences) == 1
+    assert "no other" not in found.sentences[0]
+
+
+def test_without_none(ask: Ask) -> None:
+    """Without the policy `none` nothing is compared: the sentence has VmPTE before and after."""
+    found = ask(Scenario(virt=64 * MIB, sparsity=0), policies=("refcount",))
+    assert found.sentences == ("refcount leaves 8.0 KiB of 136.0 KiB of page tables after the last calls.",)
+    assert found.policies[0].given_back is None
+
+
+@pytest.mark.parametrize(("percent", "text"), [(0, "0 %"), (0.2, "below 1 %"), (99.9, "over 99 %"), (100, "100 %")])
+def test_percent(percent: float, text: str) -> None:
+    """Not quite nothing and not quite all are not rounded to it."""
+    assert percent_text(percent) == text
