@@ -1,111 +1,64 @@
-"""Replay of a trace's operations on one address space: entries, and the tables that exist under each policy.
+"""Replay of a trace's operations on one address space: entries, and the tables that exist under each rule.
 
 Models x86-64 with 4 KiB pages, one process that never forks, and no memory pressure. docs/traces.md is the
 specification. The policies that zap share one AddressSpace; munmap, under which a purge unmaps its range, has another
 (engine/traces/replay.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
-from engine.model.policy import POLICIES
-from engine.traces.page_tables import ALL_ENTRIES, PAGE, PMD_SPAN, SLOT, PageTables, PteTable, TraceError, mask_of
+from engine.traces.operations import Operation
+from engine.traces.page_tables import PAGE, PMD_SPAN, SLOT, PageTables, PteTable, mask_of
+from engine.traces.trace_rules import GatherSlots, TraceRule
 from engine.traces.vmas import READ, WRITE, Piece, Vma, Vmas
 
-# Policy classes: the policies of a class keep the same tables. Each class is a bit of PteTable.exists.
-NONE, REFCOUNT, ASYNC, BY_SLOT = 1, 2, 4, 8
-CLASSES = (NONE, REFCOUNT, ASYNC, BY_SLOT)
-ALL_CLASSES = NONE | REFCOUNT | ASYNC | BY_SLOT
-CLASS_OF = {
-    "none": NONE,
-    "refcount": REFCOUNT,
-    "async": ASYNC,
-    "second_walk": BY_SLOT,
-    "seed_inline": BY_SLOT,
-    "merged": BY_SLOT,
-}
-ZAP_POLICIES = tuple(CLASS_OF)
-assert (*ZAP_POLICIES, "munmap") == POLICIES
 
-TOUCHES = ("write", "read")
-PURGES = ("dontneed", "dontneed_locked", "free")
-OPS = ("mmap", "munmap", "mprotect_ro", "mprotect_rw", *TOUCHES, *PURGES, "guard_install", "guard_remove")
-MIN_ADDRESS, MAX_ADDRESS = 64 << 10, (1 << 47) - PAGE
-"""A process can map [MIN_ADDRESS, MAX_ADDRESS): the default vm.mmap_min_addr, and TASK_SIZE with 4 levels."""
+@dataclass(slots=True)
+class TableCounts:
+    """PTE tables under one rule: those that exist, those allocated and freed by purges (not by munmap) so far.
 
-
-class Operation(NamedTuple):
-    """One row of a trace. start, length and stride in bytes; stride is used by touches only.
-
-    A tuple, because traces have millions of rows and tuples are faster to create than dataclasses.
+    max_tables: maximum of the tables of all levels so far
     """
 
-    op: str
-    start: int
-    length: int
-    stride: int = 0
-
-    @property
-    def end(self) -> int:
-        """The end address, with the length rounded up to whole pages as the system calls do."""
-        return self.start + -(-self.length // PAGE) * PAGE
-
-
-def check_operation(operation: Operation) -> None:
-    """Raise TraceError if the operation is malformed, or if the system call would refuse it."""
-    op, start, length = operation.op, operation.start, operation.length
-    if op not in OPS:
-        raise TraceError(f"unknown op {op!r}; known: {', '.join(OPS)}")
-    if start < 0 or length < 0:
-        raise TraceError(f"{op}: start {start} and length {length} must not be negative")
-    if operation.end > MAX_ADDRESS:
-        raise TraceError(f"{op}: [{start:#x}, +{length:#x}) is beyond what a process can map (below {MAX_ADDRESS:#x})")
-    if op in TOUCHES:
-        if operation.stride <= 0:
-            raise TraceError(f"{op}: stride {operation.stride} must be 1 or more")
-        return
-    if start % PAGE:
-        raise TraceError(f"{op}: start {start:#x} is not on a {PAGE}-byte page")
-    if op in ("mmap", "munmap") and not length:
-        raise TraceError(f"{op}: length must not be 0")
-    if op == "mmap" and start < MIN_ADDRESS:
-        raise TraceError(f"mmap: start {start:#x} is below what a process can map ({MIN_ADDRESS:#x})")
+    tables: int = 0
+    max_tables: int = 0
+    allocated: int = 0
+    freed: int = 0
 
 
 class AddressSpace:
-    """The entries of one address space, and the tables that exist under each policy class.
+    """The entries of one address space, and the tables that exist under each of several rules.
 
     vmas: its VMAs, which the caller changes. Methods take ranges as pieces, already clipped to the VMAs.
+    counts: of each rule
     present_pages, max_present_pages: resident pages now, and their maximum so far
     installed, zapped: entries that touches installed, and entries that purges cleared
-    allocated, freed: by policy class, tables allocated, and tables freed by purges (not those freed by munmap)
     """
 
-    def __init__(self, vmas: Vmas, *, scan_every: int = 1) -> None:
-        """`scan_every`: number of operations between two scans of the policy async."""
+    def __init__(self, vmas: Vmas, rules: Sequence[TraceRule], *, scan_every: int = 1) -> None:
+        """`scan_every`: number of operations between two scans of a rule that scans, times its `every`."""
         self.vmas = vmas
+        self.counts = {rule: TableCounts() for rule in rules}
         self.page_tables = PageTables()
         self.present_pages = self.max_present_pages = 0
         self.installed = self.zapped = 0
-        self.freed = dict.fromkeys(CLASSES, 0)
-        self.allocated = dict.fromkeys(CLASSES, 0)
-        self._tables = dict.fromkeys(CLASSES, 0)  # PTE tables now, by policy class
-        self._max_tables = dict.fromkeys(CLASSES, 0)  # maximum of the tables of all levels so far
+        self._bits = {rule: 1 << i for i, rule in enumerate(self.counts)}  # of PteTable.exists
+        self._all_bits = (1 << len(self._bits)) - 1
+        self._zap_rules = [rule for rule in self._bits if rule.when == "zap"]
+        self._asks_for_breaks = any(rule.kept_after for rule in self._zap_rules)
         self._scan_every, self._operations = scan_every, 0
-        self._async_candidates: list[PteTable] = []  # tables that were emptied since the last scan of async
+        # Slots whose table was emptied since the last scan, by rule.
+        self._scan_candidates: dict[TraceRule, list[int]] = {rule: [] for rule in self._bits if rule.when == "scan"}
 
-    def vm_pte_kib(self, policy: str) -> int:
+    def vm_pte_kib(self, rule: TraceRule) -> int:
         """Return VmPTE in KiB: the memory of the tables of all levels."""
-        return (self._tables[CLASS_OF[policy]] + self.page_tables.upper_tables) * (PAGE >> 10)
+        return (self.counts[rule].tables + self.page_tables.upper_tables) * (PAGE >> 10)
 
-    def vm_pte_kib_max(self, policy: str) -> int:
+    def vm_pte_kib_max(self, rule: TraceRule) -> int:
         """Return the maximum of VmPTE so far, in KiB."""
-        return self._max_tables[CLASS_OF[policy]] * (PAGE >> 10)
-
-    def pte_tables(self, policy: str) -> int:
-        """Return the number of PTE tables."""
-        return self._tables[CLASS_OF[policy]]
+        return self.counts[rule].max_tables * (PAGE >> 10)
 
     @property
     def res_kib(self) -> int:
@@ -113,13 +66,15 @@ class AddressSpace:
         return self.present_pages * (PAGE >> 10)
 
     def end_operation(self) -> None:
-        """Count an operation. After every `scan_every` of them, free the empty tables of the policy async."""
+        """Count an operation, and let each rule that scans after this many free its empty tables."""
         self._operations += 1
-        if self._async_candidates and self._operations % self._scan_every == 0:
-            for table in self._async_candidates:
-                if table.is_empty:
-                    self._free(table, ASYNC)
-            self._async_candidates.clear()
+        for rule, slots in self._scan_candidates.items():
+            if slots and self._operations % (self._scan_every * rule.every) == 0:
+                for slot in slots:
+                    table = self.page_tables.get(slot)
+                    if table is not None and table.is_empty:
+                        self._free(table, rule)
+                slots.clear()
 
     def touch(self, operation: Operation, pieces: list[Piece]) -> None:
         """Read or write one byte every `stride` bytes. Guarded pages and VMAs without the right are skipped."""
@@ -133,14 +88,19 @@ class AddressSpace:
             self.max_present_pages = self.present_pages
 
     def dontneed(self, pieces: list[Piece]) -> None:
-        """MADV_DONTNEED: zap each piece slot by slot. Only whole slots are candidates for reclaim (mm/pt_reclaim.c)."""
+        """MADV_DONTNEED: zap each piece slot by slot, and free its table under the rules that do so."""
+        gather = GatherSlots()
         for _, lo, hi in pieces:
             for slot, table in self.page_tables.tables_between(lo // SLOT, (hi - 1) // SLOT):
                 mask = mask_of(lo, hi, slot)
+                broke = gather.add(table.present & mask, 0) if self._asks_for_breaks else ""
                 self.zapped += self._zap(table, mask)
-                if mask == ALL_ENTRIES and not table.marker:
-                    self._free(table, BY_SLOT)
-                self._free_if_empty(table)
+                if table.is_empty:
+                    size = mask.bit_count() * PAGE
+                    for rule in self._zap_rules:
+                        if size >= rule.least and broke not in rule.kept_after:
+                            self._free(table, rule)
+                    self._note_for_scans(slot, table)
 
     def free(self, pieces: list[Piece]) -> None:
         """MADV_FREE: does nothing, because the kernel clears the entries only under memory pressure."""
@@ -160,8 +120,9 @@ class AddressSpace:
         """MADV_GUARD_REMOVE: clear the markers."""
         for _, lo, hi in pieces:
             for slot, table in self.page_tables.tables_between(lo // SLOT, (hi - 1) // SLOT):
-                table.marker &= ~mask_of(lo, hi, slot)
-                self._free_if_empty(table)
+                mask = mask_of(lo, hi, slot)
+                table.marker &= ~mask
+                self._free_if_counted(slot, table, mask)
 
     def unmap(self, pieces: list[Piece]) -> int:
         """Clear the entries of `pieces` and free each table, of any level, in whose span nothing is mapped any more.
@@ -182,7 +143,7 @@ class AddressSpace:
                     has_tables = True  # its entries show that something in the slot is mapped
                 elif self.is_mapped(slot * SLOT, (slot + 1) * SLOT):
                     has_tables = True
-                    self._free_if_empty(table)
+                    self._free_if_counted(slot, table, mask)
                 else:
                     self._unmap_table(slot, table)
             if not has_tables or lo // PMD_SPAN != (hi - 1) // PMD_SPAN:
@@ -194,9 +155,9 @@ class AddressSpace:
         return self.vmas.any_in(start, end)
 
     def _unmap_table(self, slot: int, table: PteTable) -> None:
-        """Free the table under all policies, without counting it in `freed`."""
-        for policy_class in CLASSES:
-            self._tables[policy_class] -= bool(table.exists & policy_class)
+        """Free the table under all rules, without counting it in `freed`."""
+        for rule, bit in self._bits.items():
+            self.counts[rule].tables -= bool(table.exists & bit)
         table.exists = 0
         self.page_tables.free(slot)
 
@@ -217,19 +178,19 @@ class AddressSpace:
                 self.present_pages += mask.bit_count()
             else:
                 table.zero |= mask
-        if table.exists != ALL_CLASSES:
+        if table.exists != self._all_bits:
             self._allocate(table)
 
     def _allocate(self, table: PteTable) -> None:
-        """Let the table exist under every policy. Counts it for the classes under which it was missing."""
-        for policy_class in CLASSES:
-            if not table.exists & policy_class:
-                self.allocated[policy_class] += 1
-                self._tables[policy_class] += 1
+        """Let the table exist under every rule. Counts it for those under which it was missing."""
+        for rule, bit in self._bits.items():
+            if not table.exists & bit:
+                counts = self.counts[rule]
+                counts.allocated += 1
+                counts.tables += 1
                 # An operation that allocates tables frees none, so the maximum is reached at an allocation.
-                tables = self._tables[policy_class] + self.page_tables.upper_tables
-                self._max_tables[policy_class] = max(self._max_tables[policy_class], tables)
-        table.exists = ALL_CLASSES
+                counts.max_tables = max(counts.max_tables, counts.tables + self.page_tables.upper_tables)
+        table.exists = self._all_bits
 
     def _zap(self, table: PteTable, mask: int) -> int:
         """Clear the entries of `mask` except markers. Returns the number of cleared entries."""
@@ -242,19 +203,26 @@ class AddressSpace:
         table.zero ^= zero
         return pages + zero.bit_count()
 
-    def _free(self, table: PteTable, policy_class: int) -> None:
-        """Free the table under the policies of one class, if it exists there."""
-        if table.exists & policy_class:
-            table.exists &= ~policy_class
-            self._tables[policy_class] -= 1
-            self.freed[policy_class] += 1
+    def _free(self, table: PteTable, rule: TraceRule) -> None:
+        """Free the table under one rule, if it exists there."""
+        if table.exists & self._bits[rule]:
+            table.exists &= ~self._bits[rule]
+            self.counts[rule].tables -= 1
+            self.counts[rule].freed += 1
 
-    def _free_if_empty(self, table: PteTable) -> None:
-        """After entries were cleared: free an empty table under refcount, and note it for the next scan of async."""
+    def _free_if_counted(self, slot: int, table: PteTable, mask: int) -> None:
+        """After entries of `mask` were cleared by another call than a purge: only counters notice an empty table."""
         if table.is_empty:
-            self._free(table, REFCOUNT)
-            if table.exists & ASYNC:
-                self._async_candidates.append(table)
+            for rule in self._zap_rules:
+                if rule.counts and mask.bit_count() * PAGE >= rule.least:
+                    self._free(table, rule)
+            self._note_for_scans(slot, table)
+
+    def _note_for_scans(self, slot: int, table: PteTable) -> None:
+        """Note an empty table for the next scan of each rule that scans."""
+        for rule, slots in self._scan_candidates.items():
+            if table.exists & self._bits[rule]:
+                slots.append(slot)
 
 
 def touched_entries(start: int, stride: int, lo: int, hi: int) -> Iterator[tuple[int, int]]:

@@ -27,7 +27,7 @@ class PteTable:
     """The entries of one slot as 512-bit integers, bit i for entry i.
 
     present: entries that map a page; zero: that map the zero page; marker: guard markers
-    exists: a bit for each policy class under which the table exists (engine/traces/address_space.py)
+    exists: a bit for each rule under which the table exists (engine/traces/address_space.py)
     """
 
     present: int = 0
@@ -80,11 +80,15 @@ class PageTables:
         self.upper_tables = len(self._pmds) + len(self._puds)
         return pmd
 
+    def get(self, slot: int) -> PteTable | None:
+        """Return the slot's PTE table, or None if it has none."""
+        pmd = self._pmds.get(slot >> 9)
+        return pmd.get(slot) if pmd else None
+
     def tables_between(self, first: int, last: int) -> list[tuple[int, PteTable]]:
         """Return (slot, table) of the PTE tables of slots first..last (inclusive), by address. The list is a copy."""
         if first == last:
-            pmd = self._pmds.get(first >> 9)
-            table = pmd.get(first) if pmd else None
+            table = self.get(first)
             return [(first, table)] if table else []
         tables = []
         for number in _keys(self._pmds, first >> 9, last >> 9):

@@ -1,12 +1,16 @@
-"""Replay of a trace under every policy. Policies that zap share one AddressSpace; munmap has an UnmappingSpace."""
+"""Replay of a trace under any policies. Those that zap share one AddressSpace; munmap has an UnmappingSpace."""
 
 from collections.abc import Sequence
 
-from engine.model.policy import POLICIES
-from engine.traces.address_space import CLASS_OF, NONE, ZAP_POLICIES, AddressSpace, Operation, check_operation
+from engine.model.policy import ALL, Policy
+from engine.traces.address_space import AddressSpace
+from engine.traces.operations import Operation, check_operation
 from engine.traces.page_tables import PAGE
 from engine.traces.ranges import Ranges
+from engine.traces.trace_rules import TraceRule, trace_rule
 from engine.traces.vmas import ANONYMOUS, READ, WRITE, Piece, Vmas
+
+UNMAP = TraceRule("unmap")
 
 
 class UnmappingSpace(AddressSpace):
@@ -17,18 +21,19 @@ class UnmappingSpace(AddressSpace):
     """
 
     def __init__(self, vmas: Vmas) -> None:
-        super().__init__(vmas)
+        super().__init__(vmas, [UNMAP])
         self._unmapped = Ranges()
 
     def is_mapped(self, start: int, end: int) -> bool:
         return any(not self._unmapped.covers(lo, hi) for _, lo, hi in self.vmas.pieces(start, end))
 
     def dontneed(self, pieces: list[Piece]) -> None:
-        tables_before = self.pte_tables("none")
+        counts = self.counts[UNMAP]
+        tables_before = counts.tables
         for _, lo, hi in pieces:
             self._unmapped.add(lo, hi)
         self.zapped += super().unmap(pieces)
-        self.freed[NONE] += tables_before - self.pte_tables("none")
+        counts.freed += tables_before - counts.tables
 
     def free(self, pieces: list[Piece]) -> None:
         """Unmap the pieces: under this policy the program calls munmap, whatever the advice was."""
@@ -58,14 +63,17 @@ class UnmappingSpace(AddressSpace):
 class Replay:
     """An initially empty address space to which operations are applied, and its figures under each policy.
 
-    All policies share `vmas`. With an empty list of policies only the VMAs are tracked.
+    All policies share `vmas`; figures are asked for by a policy's name. Without policies only the VMAs are tracked.
     """
 
-    def __init__(self, policies: Sequence[str] = POLICIES, *, scan_every: int = 1) -> None:
-        self.policies = tuple(policies)
+    def __init__(self, policies: Sequence[Policy] = ALL, *, scan_every: int = 1) -> None:
+        self.policies = tuple(policy.name for policy in policies)
         self.vmas = Vmas()
-        self._zapping = AddressSpace(self.vmas, scan_every=scan_every) if set(policies) & set(ZAP_POLICIES) else None
-        self._unmapping = UnmappingSpace(self.vmas) if "munmap" in policies else None
+        self._rules = {policy.name: trace_rule(policy) for policy in policies}
+        rules = dict.fromkeys(self._rules.values())
+        zapping = [rule for rule in rules if rule != UNMAP]
+        self._zapping = AddressSpace(self.vmas, zapping, scan_every=scan_every) if zapping else None
+        self._unmapping = UnmappingSpace(self.vmas) if UNMAP in rules else None
         self._spaces = [space for space in (self._zapping, self._unmapping) if space is not None]
 
     def apply(self, operation: Operation) -> None:
@@ -134,11 +142,11 @@ class Replay:
 
     def vm_pte_kib(self, policy: str) -> int:
         """Return VmPTE in KiB."""
-        return self._space(policy).vm_pte_kib(_counted_as(policy))
+        return self._space(policy).vm_pte_kib(self._rules[policy])
 
     def vm_pte_kib_max(self, policy: str) -> int:
         """Return the maximum of VmPTE so far, in KiB."""
-        return self._space(policy).vm_pte_kib_max(_counted_as(policy))
+        return self._space(policy).vm_pte_kib_max(self._rules[policy])
 
     def res_kib(self, policy: str) -> int:
         """Return the resident memory in KiB."""
@@ -146,12 +154,12 @@ class Replay:
 
     def tables_freed(self, policy: str) -> int:
         """Return the number of times that a purge freed a table."""
-        return self._space(policy).freed[CLASS_OF[_counted_as(policy)]]
+        return self._space(policy).counts[self._rules[policy]].freed
 
     def outcome(self, policy: str) -> dict[str, int]:
         """Return the outcome columns, except zap_calls, that the operations so far determine. `peak`: the maximum."""
-        space, counted_as = self._space(policy), _counted_as(policy)
-        pte_tables, needed = space.pte_tables(counted_as), space.page_tables.needed()
+        space = self._space(policy)
+        counts, needed = space.counts[self._rules[policy]], space.page_tables.needed()
         return {
             "res_bytes_peak": space.max_present_pages * PAGE,
             "res_bytes_end": space.present_pages * PAGE,
@@ -159,25 +167,17 @@ class Replay:
             "vm_pte_kib_end": self.vm_pte_kib(policy),
             "vm_pte_kib_max": self.vm_pte_kib_max(policy),
             "vm_pte_kib_needed_end": sum(needed) * (PAGE >> 10),
-            "pte_tables_end": pte_tables,
+            "pte_tables_end": counts.tables,
             "pmd_tables_end": space.page_tables.pmd_tables,
             "pud_tables_end": space.page_tables.pud_tables,
-            "pte_tables_empty_end": pte_tables - needed[0],
+            "pte_tables_empty_end": counts.tables - needed[0],
             "ptes_installed": space.installed,
             "ptes_zapped": space.zapped,
-            "pte_tables_allocated": space.allocated[CLASS_OF[counted_as]],
-            "pte_tables_freed": self.tables_freed(policy),
+            "pte_tables_allocated": counts.allocated,
+            "pte_tables_freed": counts.freed,
         }
 
     def _space(self, policy: str) -> AddressSpace:
-        space = self._unmapping if policy == "munmap" else self._zapping
+        space = self._unmapping if self._rules[policy] == UNMAP else self._zapping
         assert space is not None
         return space
-
-
-def _counted_as(policy: str) -> str:
-    """Return the policy whose counters hold the figures of `policy`: `none` for munmap, else the policy.
-
-    munmap is not in CLASS_OF. In an UnmappingSpace the tables of `none` are those that munmap keeps.
-    """
-    return "none" if policy == "munmap" else policy

@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 
 from engine.isolated_python import SAFE_FOLDER
-from engine.traces.address_space import PURGES, Operation
+from engine.model.policy import BUILT_IN
+from engine.traces.operations import PURGES, Operation
 from engine.traces.page_tables import PAGE, SLOT, TraceError
 from engine.traces.replay import Replay
 from sweep.common.errors import SweepFault, UserError
@@ -72,7 +73,7 @@ def compare_steps(trace: list[Step], path: str, policy: str) -> Iterator[StepCom
     path: for messages. Raises UserError for a trace that this machine or kernel cannot replay.
     """
     _check_memory(trace, path, policy)
-    replay = Replay((policy,))
+    replay = Replay((BUILT_IN[policy],))
     base: tuple[int, int] | None = None
     for step, (vm_pte_kib, res_kib) in zip(trace, _run_steps(trace, path), strict=True):
         replay.apply(step.operation)
@@ -107,7 +108,7 @@ def _check_memory(trace: list[Step], path: str, policy: str) -> None:
     if not trace or trace[0].operation.op != "mmap":
         raise UserError(f"{path}: on the live kernel a trace starts with an mmap, to which the figures are differences")
     limit_kib = _available_kib() // 2
-    replay = Replay((policy,))
+    replay = Replay((BUILT_IN[policy],))
     for step in trace:
         try:
             replay.apply(step.operation)

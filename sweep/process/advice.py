@@ -13,6 +13,8 @@ from pathlib import Path
 
 from engine.model.arch import ARCHES, Arch
 from engine.model.closed_form import aligned_reach, empty_share, most_pte_tables, tables_for, unaligned_reach
+from engine.model.policy import BUILT_IN
+from engine.traces.trace_rules import trace_rule
 from sweep.common.errors import UserError
 from sweep.common.units import format_size, human_size
 from sweep.process.table_census import TableCensus
@@ -171,7 +173,7 @@ def trace_facts(replay: TraceReplay) -> Iterator[Fact]:
     """For each policy the share, by bytes, of a trace's purges that cover slots whose tables it may free."""
     total = replay.histogram.purge_totals()
     for policies in POLICY_GROUPS:
-        calls, _, reached = replay.histogram.acting_calls(policies.partition(",")[0])
+        calls, _, reached = replay.histogram.acting_calls(trace_rule(BUILT_IN[policies.partition(",")[0]]))
         share = reached / total.bytes if total.bytes else None
         what = f"{policies}: {calls:,} of {total.calls:,} purges reach"
         yield Fact("trace", what, share, share, "share of purged bytes", f"{TRACE}: {replay.name}")
@@ -202,7 +204,8 @@ def summary(
         "(unaligned to aligned). Older kernels free none but by munmap."
     )
     if replay is not None:
-        total, (calls, _, reached) = replay.histogram.purge_totals(), replay.histogram.acting_calls("merged")
+        total = replay.histogram.purge_totals()
+        calls, _, reached = replay.histogram.acting_calls(trace_rule(BUILT_IN["merged"]))
         share = f"{reached / total.bytes:.0%}" if total.bytes else "none"
         yield (
             f"{replay.name} gives back {human_size(total.bytes)} in {total.calls:,} purges. Merged can act on {share} "

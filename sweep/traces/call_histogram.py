@@ -1,12 +1,12 @@
 """Count the calls with which a program gives memory back: by kind and size, and how many cover whole slots."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.model.arch import KIB, MIB
-from engine.traces.address_space import BY_SLOT, CLASS_OF, NONE
 from engine.traces.page_tables import SLOT
+from engine.traces.trace_rules import TraceRule
 from engine.traces.vmas import Piece
 
 PURGES = ("dontneed", "free")
@@ -66,11 +66,24 @@ class CallCounts:
         )
 
 
-class CallHistogram:
-    """CallCounts for each pair of kind (`dontneed`, `free`, `munmap`) and size class."""
+@dataclass(slots=True)
+class ReachedCalls:
+    """MADV_DONTNEED calls with a piece of a certain size: how many, their bytes, and the bytes in such pieces."""
 
-    def __init__(self) -> None:
+    calls: int = 0
+    bytes: int = 0
+    reached_bytes: int = 0
+
+
+class CallHistogram:
+    """CallCounts for each pair of kind (`dontneed`, `free`, `munmap`) and size class.
+
+    rules: those that `acting_calls` will be asked about
+    """
+
+    def __init__(self, rules: Iterable[TraceRule]) -> None:
         self._counts: dict[tuple[str, str], CallCounts] = {}
+        self._reached = {rule.least: ReachedCalls() for rule in rules if rule.when == "zap"}
 
     def add_call(self, kind: str, length: int, pieces: Iterable[Piece], *, is_stack: bool = False) -> None:
         """Count one call of `length` bytes; `pieces` as in CallCounts.add_call."""
@@ -78,7 +91,20 @@ class CallHistogram:
         counts = self._counts.get((kind, size_class))
         if counts is None:
             counts = self._counts[kind, size_class] = CallCounts()
+        pieces = list(pieces)
         counts.add_call(pieces)
+        if kind == "dontneed" and not is_stack:
+            self._add_reached(pieces)
+
+    def _add_reached(self, pieces: Sequence[Piece]) -> None:
+        """Count one call of MADV_DONTNEED for each smallest size of piece that a rule has."""
+        sizes = [size for _, start, end in pieces for size in _piece_sizes(start, end)]
+        for least, reached in self._reached.items():
+            reached_bytes = sum(count * size for size, count in sizes if size >= least)
+            if reached_bytes:
+                reached.calls += 1
+                reached.bytes += sum(end - start for _, start, end in pieces)
+                reached.reached_bytes += reached_bytes
 
     def by_size(self) -> Iterator[tuple[str, str, CallCounts]]:
         """(kind, size class, counts) of all pairs that have calls, kinds in the order of KINDS, sizes ascending."""
@@ -96,20 +122,21 @@ class CallHistogram:
         """The number of purges, those of stacks included."""
         return sum(counts.calls for kind, _, counts in self.by_size() if kind in PURGES)
 
-    def acting_calls(self, policy: str) -> tuple[int, int, int]:
-        """(calls, bytes, bytes reached) of the purges after which `policy` may free a table.
+    def acting_calls(self, rule: TraceRule) -> tuple[int, int, int]:
+        """(calls, bytes, bytes reached) of the purges after which `rule` may free a table.
 
         Judged by the calls alone: whether a table is empty then depends on its other entries. Of a call that covers a
-        whole slot and parts of its neighbours, the whole-slot rules reach only the slot. refcount and async look at
-        tables whatever the size of the call, but MADV_FREE empties none. munmap unmaps the range of every purge.
+        whole slot and parts of its neighbours, a rule for whole slots reaches only the slot. A rule that scans reaches
+        all that is zapped, but MADV_FREE zaps nothing. A rule that unmaps does so at every purge.
         """
-        if policy == "munmap":
+        if rule.when == "unmap":
             totals = self.purge_totals()
             return totals.calls, totals.bytes, totals.bytes
-        dontneed, policy_class = self._total(("dontneed",)), CLASS_OF[policy]
-        if policy_class == BY_SLOT:
-            return dontneed.whole_calls, dontneed.whole_bytes, dontneed.whole_slots * SLOT
-        return (0, 0, 0) if policy_class == NONE else (dontneed.calls, dontneed.bytes, dontneed.bytes)
+        if rule.when == "zap":
+            reached = self._reached[rule.least]
+            return reached.calls, reached.bytes, reached.reached_bytes
+        dontneed = self._total(("dontneed",))
+        return (dontneed.calls, dontneed.bytes, dontneed.bytes) if rule.when == "scan" else (0, 0, 0)
 
     def _total(self, kinds: tuple[str, ...]) -> CallCounts:
         total = CallCounts()
@@ -117,3 +144,11 @@ class CallHistogram:
             if kind in kinds and size_class != STACKS:
                 total = total + counts
         return total
+
+
+def _piece_sizes(start: int, end: int) -> list[tuple[int, int]]:
+    """(bytes, how many) of the pieces, inside one slot each, that a range consists of."""
+    first, last = -(-start // SLOT) * SLOT, end // SLOT * SLOT
+    if first > last:  # within one slot
+        return [(end - start, 1)]
+    return [(first - start, 1), (SLOT, (last - first) // SLOT), (end - last, 1)]

@@ -6,7 +6,7 @@ name), `trace_hash`, `trace_rows` and `touch`; the fields of a scenario are abse
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.model.policy import POLICIES
+from engine.model.policy import ALL, Policy
 from engine.model.results import COLUMNS as OUTCOME_COLUMNS
 from engine.model.results import ROUND_COLUMNS, STATE, Results
 from engine.model.scenario import Columns, complete
@@ -116,22 +116,22 @@ def with_contents(columns: Columns, traces: tuple[TraceFile, ...]) -> Columns:
     return {**{name: columns[name] for name in COLUMNS}, "virt": columns["virt"], "content": content}
 
 
-def run_batch(columns: Columns) -> Results:
+def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
     """Replay the traces of a task: `columns` as `with_contents` returns them. Workers call it by its name.
 
     The Results have no rounds, and zeros in the columns that are not in KNOWN. Raises UserError with the row of the
     trace at fault.
     """
     points = len(columns["trace"])
-    values, remarks = np.zeros((points, len(POLICIES), len(OUTCOME_COLUMNS)), np.int64), []
+    values, remarks = np.zeros((points, len(policies), len(OUTCOME_COLUMNS)), np.int64), []
     traces = zip(columns["trace"], columns["touch"], columns["content"], strict=True)
     for point, (name, touch, content) in enumerate(traces):
-        trace = TraceReplay(name, name, POLICIES, touch_all=touch == TOUCH_ALL, data=content)
+        trace = TraceReplay(name, name, policies, touch_all=touch == TOUCH_ALL, data=content)
         for _ in trace:
             pass
-        for i, policy in enumerate(POLICIES):
-            outcome = trace.replay.outcome(policy) | {"zap_calls": trace.histogram.purge_calls}
+        for i, policy in enumerate(policies):
+            outcome = trace.replay.outcome(policy.name) | {"zap_calls": trace.histogram.purge_calls}
             values[point, i] = [outcome.get(column, 0) for column in OUTCOME_COLUMNS]
         remarks.append("; ".join(trace.notes()) or None)
-    no_rounds = np.zeros((0, len(POLICIES), len(ROUND_COLUMNS)), np.int64)
+    no_rounds = np.zeros((0, len(policies), len(ROUND_COLUMNS)), np.int64)
     return Results(values, no_rounds, np.zeros(points, np.int64), KNOWN, tuple(remarks))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import NamedTuple
 
-from engine.traces.address_space import MAX_ADDRESS, OPS, TOUCHES, Operation
+from engine.traces.operations import MAX_ADDRESS, OPS, TOUCHES, Operation
 from engine.traces.page_tables import PAGE
 from engine.traces.vmas import READ, WRITE
 from sweep.common.errors import UserError, one_line, unknown_name

@@ -3,13 +3,14 @@
 Memory grows with what is mapped and with the tables that exist, never with the length of the trace.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from engine.model.policy import POLICIES
-from engine.traces.address_space import PURGES
+from engine.model.policy import ALL, Policy
+from engine.traces.operations import PURGES
 from engine.traces.page_tables import PAGE, TraceError
 from engine.traces.replay import Replay
+from engine.traces.trace_rules import trace_rule
 from engine.traces.vmas import ANONYMOUS, READ, UNSEEN, WRITE, Piece
 from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
@@ -45,7 +46,7 @@ class TraceReplay:
         self,
         path: str,
         name: str,
-        policies: tuple[str, ...],
+        policies: Sequence[Policy],
         *,
         touch_all: bool,
         scan_every: int = 1,
@@ -55,7 +56,7 @@ class TraceReplay:
         operations. `data` is read in place of the file, and `path` then only names it in messages.
         """
         self.path, self.name, self.format = path, name, ""
-        self.histogram, self.skipped = CallHistogram(), SkippedRows()
+        self.histogram, self.skipped = CallHistogram(map(trace_rule, policies)), SkippedRows()
         self.remarks: list[str] = []
         self.steps, self.unknown_calls = 0, 0
         self.replay = Replay(())
@@ -149,7 +150,7 @@ def replay_calls(path: str) -> TraceReplay:
 
     Raises UserError with the row.
     """
-    trace = TraceReplay(path, trace_name(path), POLICIES, touch_all=False)
+    trace = TraceReplay(path, trace_name(path), ALL, touch_all=False)
     for _ in trace:
         pass
     return trace

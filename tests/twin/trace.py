@@ -1,8 +1,11 @@
 """The slow twin of engine/traces: processes one page at a time and checks every table after every operation.
 
-It covers traces of one mapping that is unmapped in part and never mapped again or protected, where each run of mapped
-pages is one VMA. Merging and splitting of VMAs is tested against recordings of the live kernel instead.
+A policy is a rule (engine/model/policy.py). It covers traces of one mapping that is unmapped in part and never mapped
+again or protected, where each run of mapped pages is one VMA. Merging and splitting of VMAs is tested against
+recordings of the live kernel instead.
 """
+
+from engine.model.policy import SLOT, Policy
 
 PAGE, ENTRIES = 4096, 512
 SPANS = (ENTRIES, ENTRIES**2, ENTRIES**3)
@@ -15,7 +18,7 @@ class Twin:
     `entries` maps a page to "present", "zero" or "marker"; `tables` has the table numbers of each level.
     """
 
-    def __init__(self, policy: str, scan_every: int) -> None:
+    def __init__(self, policy: Policy, scan_every: int) -> None:
         self.policy, self.scan_every = policy, scan_every
         self.mapped: set[int] = set()
         self.returned: set[int] = set()  #: under munmap: purged and not mapped again
@@ -63,6 +66,7 @@ class Twin:
         elif op == "munmap":
             self.mapped -= set(pages)
             self.unmap(pages)
+            self.free_counted(pages)
         elif op in ("write", "read"):
             self.returned -= set(pages)
             for at in range(start, start + length, stride):
@@ -74,7 +78,8 @@ class Twin:
                 self.entries[page] = "marker"
         elif op == "guard_remove":
             self.clear(pages, ("marker",))
-        elif self.policy == "munmap":
+            self.free_counted(pages)
+        elif self.policy.when == "unmap":
             self.returned |= set(pages)
             before, entries = len(self.tables[0]), len(self.entries)
             self.unmap(pages)
@@ -108,26 +113,51 @@ class Twin:
     def unmap(self, pages: list[int]) -> None:
         """Clear the pages' entries, and free each table, of any level, whose span has no mapped page left."""
         self.clear(pages, ("present", "zero", "marker"))
-        live = self.mapped - self.returned if self.policy == "munmap" else self.mapped
+        live = self.mapped - self.returned if self.policy.when == "unmap" else self.mapped
         for level, span in enumerate(SPANS):
             self.tables[level].intersection_update({page // span for page in live})
 
     def purge(self, pages: list[int]) -> None:
-        """Clear pages, not markers; the whole-slot policies free each table whose slot is covered and now empty."""
-        before = len(self.entries)
-        self.clear(pages, ("present", "zero"))
-        self.zapped += before - len(self.entries)
-        if self.policy in ("second_walk", "seed_inline", "merged"):
-            covered = set(pages)
-            for slot in list(self.tables[0]):
-                span = range(slot * ENTRIES, (slot + 1) * ENTRIES)
-                if covered.issuperset(span) and not any(page in self.entries for page in span):
-                    self.tables[0].remove(slot)
-                    self.freed += 1
+        """Clear pages, not markers, piece by piece; a table that is empty then goes if the rule looks at the piece."""
+        for piece in pieces(pages):
+            before = len(self.entries)
+            self.clear(piece, ("present", "zero"))
+            self.zapped += before - len(self.entries)
+            if self.policy.when in ("visit", "call") and self.is_large_enough(piece):
+                self.free_if_empty(piece[0] // ENTRIES)
+
+    def free_counted(self, pages: list[int]) -> None:
+        """Entries of pages were cleared by another call than a purge, which a counter notices."""
+        if self.policy.when == "visit" and self.policy.proof == "count":
+            for piece in pieces(pages):
+                if self.is_large_enough(piece):
+                    self.free_if_empty(piece[0] // ENTRIES)
+
+    def is_large_enough(self, piece: list[int]) -> bool:
+        """Whether the rule acts after a piece. One that reads nothing without proof acts after whole slots only."""
+        reads_nothing = self.policy.proof == "held" and self.policy.otherwise == "keep"
+        if self.policy.least == SLOT or reads_nothing:
+            return len(piece) == ENTRIES and (self.policy.least == SLOT or int(self.policy.least) <= ENTRIES * PAGE)
+        return len(piece) * PAGE >= int(self.policy.least)
+
+    def free_if_empty(self, slot: int) -> None:
+        if slot in self.tables[0] and not any(page // ENTRIES == slot for page in self.entries):
+            self.tables[0].remove(slot)
+            self.freed += 1
 
     def free_empty_tables(self) -> None:
-        """Free all empty tables: under refcount at once, under async every `scan_every` operations."""
-        if self.policy == "refcount" or (self.policy == "async" and self.operations % self.scan_every == 0):
+        """Rules of `when: round` free all empty tables every `scan_every` operations, times `every`."""
+        if self.policy.when == "round" and self.operations % (self.scan_every * self.policy.every) == 0:
             in_use = {page // ENTRIES for page in self.entries}
             self.freed += len(self.tables[0] - in_use)
             self.tables[0].intersection_update(in_use)
+
+
+def pieces(pages: list[int]) -> list[list[int]]:
+    """Cut pages, which rise, where one is not mapped and where a slot begins."""
+    cut: list[list[int]] = []
+    for page in pages:
+        if not cut or page != cut[-1][-1] + 1 or page % ENTRIES == 0:
+            cut.append([])
+        cut[-1].append(page)
+    return cut

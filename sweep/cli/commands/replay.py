@@ -10,6 +10,7 @@ from sweep.cli.options import JsonFormat, OutputFormat
 from sweep.common.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
+    from engine.model.policy import Policy
     from sweep.kernel.kernel_replay import StepComparison
     from sweep.traces.trace_replay import TraceReplay
 
@@ -89,7 +90,7 @@ def replay(
         for path, name in zip(traces, trace_names(traces), strict=True)
     ]
     if steps:
-        rows = (row for replay in replays for row in _step_rows(replay, policies))
+        rows = (row for replay in replays for row in _step_rows(replay))
         left_out = output_formats.print_rows(STEP_COLUMNS, rows, form, most=MOST_ROWS)
         if left_out:
             output_formats.print_note(f"{left_out:,} more rows; --format csv prints all")
@@ -147,18 +148,18 @@ def _kernel_rows(steps_by_trace: "dict[str, list[StepComparison]]", policy: str)
         yield name, policy, len(steps), len(steps) - len(differ), differ[0] if differ else None, largest, end
 
 
-def _parse_policies(texts: Sequence[str] | None) -> tuple[str, ...]:
+def _parse_policies(texts: Sequence[str] | None) -> "tuple[Policy, ...]":
     """The policies of --policy, or all, in the usual order. Raises UserError."""
-    from engine.model.policy import POLICIES
+    from engine.model.policy import ALL, POLICIES
 
     names = [name.strip() for text in texts or POLICIES for name in text.split(",")]
     for name in names:
         if name not in POLICIES:
             raise UserError(f"--policy: {unknown_name('policy', name, POLICIES)}")
-    return tuple(name for name in POLICIES if name in names)
+    return tuple(policy for policy in ALL if policy.name in names)
 
 
-def _step_rows(replay: "TraceReplay", policies: tuple[str, ...]) -> Iterator[Row]:
+def _step_rows(replay: "TraceReplay") -> Iterator[Row]:
     """A row per step and policy, without step 0, which sets up the mappings. Prints notes after the last step."""
     for step in replay:
         if not replay.replay.policies:
@@ -166,7 +167,7 @@ def _step_rows(replay: "TraceReplay", policies: tuple[str, ...]) -> Iterator[Row
                 f"{replay.path}: an allocator trace records no touches; --touch all bounds VmPTE from above"
             )
         if step:
-            for policy in policies:
+            for policy in replay.replay.policies:
                 yield replay.name, step, policy, replay.replay.vm_pte_kib(policy), replay.replay.res_kib(policy)
     _print_notes(replay)
 
@@ -176,14 +177,16 @@ def _print_notes(replay: "TraceReplay") -> None:
         output_formats.print_note(f"{replay.path}: {note}")
 
 
-def _policy_rows(replay: "TraceReplay", policies: tuple[str, ...]) -> Iterable[Row]:
+def _policy_rows(replay: "TraceReplay", policies: "Sequence[Policy]") -> Iterable[Row]:
+    from engine.traces.trace_rules import trace_rule
+
     purges = replay.histogram.purge_totals()
     for policy in policies:
-        calls, size, reached = replay.histogram.acting_calls(policy)
+        calls, size, reached = replay.histogram.acting_calls(trace_rule(policy))
         yield (
-            *(replay.name, policy, purges.calls, calls, _share(calls, purges.calls)),
+            *(replay.name, policy.name, purges.calls, calls, _share(calls, purges.calls)),
             *(purges.bytes, size, _share(size, purges.bytes), _share(reached, purges.bytes)),
-            *_memory(replay, policy),
+            *_memory(replay, policy.name),
         )
 
 
@@ -196,7 +199,7 @@ def _memory(replay: "TraceReplay", policy: str) -> tuple[int | None, ...]:
     return state.tables_freed(policy), state.vm_pte_kib_max(policy), *end
 
 
-def _size_rows(replay: "TraceReplay", policies: tuple[str, ...]) -> Iterable[Row]:
+def _size_rows(replay: "TraceReplay", policies: "Sequence[Policy]") -> Iterable[Row]:
     for kind, size, totals in replay.histogram.by_size():
         yield (
             *(replay.name, kind, size, totals.calls, totals.bytes),

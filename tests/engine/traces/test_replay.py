@@ -5,12 +5,18 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from engine.model.policy import POLICIES
-from engine.traces.address_space import MAX_ADDRESS, Operation
+from engine.model.policy import ALL, BUILT_IN, POLICIES, Policy
+from engine.model.results import COLUMNS
+from engine.model.scenario import Scenario, columns_of
+from engine.run import run_batch
+from engine.traces.operations import MAX_ADDRESS, Operation
 from engine.traces.page_tables import MAX_TABLES, PMD_SPAN, PUD_SPAN, SLOT, TraceError
 from engine.traces.replay import Replay
 from tests import paths
+from tests.support.rules import rules
 from tests.twin.trace import Twin
 
 DATA = paths.DATA / "kernel"
@@ -19,7 +25,7 @@ BASE = 16 << 40
 PAGE = 4096
 
 
-def rows(path: Path) -> list[list[str]]:
+def csv_rows(path: Path) -> list[list[str]]:
     with path.open(newline="") as file:
         return list(csv.reader(file))[1:]
 
@@ -60,7 +66,7 @@ def random_trace(seed: int) -> list[Operation]:
 def test_replay_equals_twin(seed: int) -> None:
     """Every column that a trace determines equals the twin's, under every policy, after every operation."""
     scan_every = seed % 3 + 1
-    replay, twins = Replay(scan_every=scan_every), {policy: Twin(policy, scan_every) for policy in POLICIES}
+    replay, twins = Replay(scan_every=scan_every), {name: Twin(rule, scan_every) for name, rule in BUILT_IN.items()}
     for operation in random_trace(seed):
         replay.apply(operation)
         for policy, twin in twins.items():
@@ -68,6 +74,48 @@ def test_replay_equals_twin(seed: int) -> None:
             assert replay.outcome(policy) == twin.outcome, (policy, operation)
             assert replay.outcome(policy)["vm_pte_kib_end"] == replay.vm_pte_kib(policy)
             assert replay.outcome(policy)["res_bytes_end"] == replay.res_kib(policy) << 10
+
+
+@given(rule=rules(), seed=st.integers(0, 1 << 32))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_rules_equal_the_twin(rule: Policy, seed: int) -> None:
+    """Under any rule every column that a trace determines equals the twin's; the built-in ones do not change."""
+    replay, alone, twin = Replay([*ALL, rule]), Replay([rule]), Twin(rule, 1)
+    built_in = Replay()
+    for operation in random_trace(seed):
+        for one in (replay, alone, built_in, twin):
+            one.apply(*(operation if one is twin else [operation]))
+        assert replay.outcome("drawn") == alone.outcome("drawn") == twin.outcome, operation
+    assert [replay.outcome(name) for name in POLICIES] == [built_in.outcome(name) for name in POLICIES]
+
+
+@pytest.mark.parametrize(("end_break", "freed"), [("drop", 18), ("held", 19)])
+def test_a_break_on_the_last_entry(end_break: str, freed: int) -> None:
+    """The 9,678th page fills a gather; on the last entry of a piece it keeps the table only if it counts as a break."""
+    rule = Policy("keep", when="visit", proof="held", otherwise="keep", end_break=end_break)
+    replay = Replay([rule])
+    for op, start, length in (
+        ("mmap", 0, 19),
+        ("write", 0, 18),
+        ("write", 18 + 50 / 512, 462 / 512),
+        ("dontneed", 0, 19),
+    ):
+        replay.apply(Operation(op, BASE + int(start * SLOT), int(length * SLOT), PAGE))
+    assert replay.outcome("keep")["pte_tables_freed"] == freed
+
+
+@pytest.mark.parametrize("pages", [9678, 9728, 10240])
+def test_a_break_keeps_a_table(pages: int) -> None:
+    """Where a rule reads nothing, a table stays whose zap a full gather broke: as many as in a scenario."""
+    rule = Policy("keep", when="visit", proof="held", otherwise="keep")
+    replay = Replay([rule])
+    for op in ("mmap", "write", "dontneed"):
+        replay.apply(Operation(op, BASE, pages * PAGE, PAGE))
+    scenario = Scenario(virt=pages * PAGE, sparsity=0.0, zap=pages * PAGE)
+    outcome = dict(zip(COLUMNS, run_batch(columns_of([scenario]), [rule]).values[0, 0].tolist(), strict=True))
+    freed = replay.outcome("keep")["pte_tables_freed"]
+    assert freed == outcome["pte_tables_freed"]
+    assert freed == pages // 512 - (pages > 9678)  # the 9,678th page is in the middle of slot 18
 
 
 def test_recordings_are_found() -> None:
@@ -78,12 +126,12 @@ def test_recordings_are_found() -> None:
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_replay_equals_recording(path: Path) -> None:
     """VmPTE and RES under merged equal those in /proc after every step, to the kB."""
-    replay = Replay(("merged",))
+    replay = Replay([BUILT_IN["merged"]])
     replayed = []
-    for step, op, start, length, stride in rows(path):
+    for step, op, start, length, stride in csv_rows(path):
         replay.apply(Operation(op, int(start), int(length), int(stride or 0)))
         replayed.append((int(step), replay.vm_pte_kib("merged"), replay.res_kib("merged")))
-    assert replayed[1:] == [tuple(map(int, row)) for row in rows(path.with_suffix(".expected.csv"))]
+    assert replayed[1:] == [tuple(map(int, row)) for row in csv_rows(path.with_suffix(".expected.csv"))]
 
 
 def test_part_of_a_slot() -> None:
@@ -130,7 +178,7 @@ def test_munmap_maps_again_when_touched() -> None:
 
 def test_async_scans_every_few_operations() -> None:
     """With a scan after every third operation, an empty table stays until the next scan."""
-    replay = Replay(("async",), scan_every=3)
+    replay = Replay([BUILT_IN["async"]], scan_every=3)
     tables_after = []
     for op, stride in (("mmap", 0), ("write", PAGE), ("read", PAGE), ("dontneed", 0), ("free", 0), ("free", 0)):
         replay.apply(Operation(op, BASE, SLOT, stride))
@@ -172,7 +220,7 @@ def test_too_many_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replay stops with an error at MAX_TABLES instead of using up the memory."""
     assert MAX_TABLES * SLOT == 8 << 40
     monkeypatch.setattr("engine.traces.page_tables.MAX_TABLES", 1000)
-    replay = Replay(("merged",))
+    replay = Replay([BUILT_IN["merged"]])
     replay.apply(Operation("mmap", BASE, 64 << 40))
     with pytest.raises(TraceError, match="too many to replay"):
         replay.apply(Operation("write", BASE, 64 << 40, PAGE))

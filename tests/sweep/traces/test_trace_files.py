@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.model.policy import BUILT_IN
 from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.common.text_lines import MAX_LINE_CHARACTERS
@@ -19,7 +20,7 @@ STRACE_CALL = "7 munmap(0x7f0000000000, 4096) = 0\n"
 
 
 def replayed(data: str) -> TraceReplay:
-    trace = TraceReplay("t", "t", ("merged",), touch_all=True, data=data.encode())
+    trace = TraceReplay("t", "t", [BUILT_IN["merged"]], touch_all=True, data=data.encode())
     for _ in trace:
         pass
     return trace
