@@ -6,6 +6,7 @@ function calls. Docstrings and comments are not part of the digest: editing them
 
 import contextlib
 import fcntl
+import gc
 import grp
 import hashlib
 import os
@@ -130,9 +131,26 @@ def compiling(name: str) -> Iterator[None]:
             cache_folder().mkdir(parents=True, exist_ok=True)
             file = lock.enter_context((cache_folder() / f"{name}.lock").open("w"))
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        with no_garbage_collection():
+            yield
         with contextlib.suppress(OSError):
             (cache_folder() / f"{name}{NOTE}").touch()
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Switch off Python's cyclic garbage collector.
+
+    Numba makes millions of objects that stay alive until a function is compiled. Traversing them takes a tenth of the
+    time, and frees next to nothing.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def is_compiled(name: str) -> bool:
