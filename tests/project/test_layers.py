@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.paths import ROOT
 
 SOURCES = sorted(path for package in ("engine", "sweep") for path in (ROOT / package).rglob("*.py"))
-DISTRIBUTION = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+DISTRIBUTION = {"yaml": "pyyaml", "pydantic_core": "pydantic", "vl_convert": "vl-convert-python"}
 
 
 def imported_packages(path: Path) -> set[str]:

@@ -1,6 +1,5 @@
 """sweep query: SQL over the results. Rows go to stdout, notes and warnings to stderr; the store is only read."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -72,7 +71,9 @@ def query(
     if sql is None:
         output_formats.print_rows(*_named_query_list(), form, output)
         return 0
-    question = _find_query(sql)
+    from sweep.query.given_query import find_query
+
+    question = find_query(sql)
     if show_sql:
         output_formats.print_text(question.sql)
         return 0
@@ -101,32 +102,6 @@ def _run_query(question: "NamedQuery", results: str, cost: str, run: str | None,
         for problem in database.problems:
             output_formats.print_note(f"warning: left out: {problem}")
         return table
-
-
-def _find_query(text: str) -> "NamedQuery":
-    """The query of an argument: a named query, or one without a name from a file, from stdin, or the text itself."""
-    from sweep.query.named_queries import NamedQuery, named_query
-
-    word = text.strip()
-    if word.replace("_", "").replace("-", "").isalnum():
-        return named_query(word)
-    is_file = text.endswith(".sql") and not any(letter.isspace() for letter in word)
-    return NamedQuery("", "", _read_text(text) if text == "-" or is_file else text)
-
-
-def _read_text(source: str) -> str:
-    """The text of a regular file, or of stdin for `-`. Raises UserError."""
-    from sweep.common.text_lines import STDIN, open_regular_file
-
-    try:
-        if source == STDIN:
-            return sys.stdin.read()
-        with open_regular_file(source) as file:
-            return file.read().decode()
-    except OSError as error:
-        raise UserError(f"{source}: {error.strerror or 'cannot be read'}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{'stdin' if source == '-' else source}: byte {error.start} is not UTF-8 text") from error
 
 
 def _named_query_list() -> tuple[list[str], list[list[str]]]:
