@@ -1,6 +1,7 @@
 """Refuses points that a kernel cannot run, or for which this machine has not enough memory, with the reason."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from engine.kernel.host import AvailableMemory, Machine
 from engine.model.arch import GIB, KIB
@@ -91,6 +92,7 @@ def estimate_needs(scenario: Scenario) -> MemoryNeeds:
     return MemoryNeeds(int(pages), int(touched * tables) * arch.page_bytes, range_list_bytes(scenario, int(pages)))
 
 
+@lru_cache(maxsize=1)
 def exact_needs(scenario: Scenario) -> MemoryNeeds:
     """The model's peak under policy none, which frees no table: an upper bound for every kernel. Runs the model."""
     rounds = run_batch(columns_of([scenario])).rounds[:, NONE]

@@ -1,6 +1,7 @@
 """Runs scenarios on this machine's kernel, one at a time, each in a new child. Reads /proc after each half round."""
 
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -37,7 +38,7 @@ class Runner:
         self._server = Server()
         self.info: ServerInfo = self._server.info
         try:
-            self.pt_reclaim = self._probe_pt_reclaim()
+            self.pt_reclaim = probe_pt_reclaim(self.machine, self.run_script)
         except BaseException:
             self.close()
             raise
@@ -115,25 +116,27 @@ class Runner:
                     rounds[number, [res_at, vm_at]] = resident, now.vm_pte_kib - before.vm_pte_kib
         return Observation(outcome.outcome_columns(point, rounds, entries_left), rounds, times, drift)
 
-    def _probe_pt_reclaim(self) -> bool:
-        """Fill two tables; zap one by one call, the other by two. With PT_RECLAIM only the first is freed."""
-        arch = next((a for a in ARCHES if a.name == self.machine.arch), None)
-        if arch is None:
-            raise UnsupportedMachineError(
-                f"no scenario has {self.machine.machine} with pages of {self.machine.page_bytes} bytes as its arch"
-            )
-        scenario = Scenario(virt=2 * arch.span_bytes, sparsity=0, arch=arch.name)
-        no_ranges = np.zeros((0, 2), np.int64)
-        table = arch.entries
-        calls = np.array([[0, table], [table, table * 3 // 2], [table * 3 // 2, 2 * table]], np.int64)
-        installs = np.array([[0, 2 * table]], np.int64)
-        round_ = Round(no_ranges, installs, calls, np.array([0, 3], np.int64))
-        observation = self.run_script(Script(scenario, False, no_ranges, (round_,)))
-        freed = observation.values["pte_tables_freed"]
-        if freed not in (0, 1):
-            message = f"Linux {self.machine.release} freed {freed} tables where PT_RECLAIM frees one"
-            raise UnsupportedMachineError(message)
-        return freed == 1
+
+def probe_pt_reclaim(machine: Machine, run_script: Callable[[Script], Observation]) -> bool:
+    """Whether a zap of a whole table frees it: fill two tables; zap one by one call, the other by two.
+
+    Raises UnsupportedMachineError if another number of tables is freed, or for a machine that no scenario names.
+    """
+    arch = next((a for a in ARCHES if a.name == machine.arch), None)
+    if arch is None:
+        raise UnsupportedMachineError(
+            f"no scenario has {machine.machine} with pages of {machine.page_bytes} bytes as its arch"
+        )
+    scenario = Scenario(virt=2 * arch.span_bytes, sparsity=0, arch=arch.name)
+    no_ranges = np.zeros((0, 2), np.int64)
+    table = arch.entries
+    calls = np.array([[0, table], [table, table * 3 // 2], [table * 3 // 2, 2 * table]], np.int64)
+    installs = np.array([[0, 2 * table]], np.int64)
+    round_ = Round(no_ranges, installs, calls, np.array([0, 3], np.int64))
+    freed = run_script(Script(scenario, False, no_ranges, (round_,))).values["pte_tables_freed"]
+    if freed not in (0, 1):
+        raise UnsupportedMachineError(f"Linux {machine.release} freed {freed} tables where PT_RECLAIM frees one")
+    return freed == 1
 
 
 def probe_pagemap_scan(page_bytes: int) -> tuple[bool, bool]:

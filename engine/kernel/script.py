@@ -1,6 +1,7 @@
 """A point as lists of page ranges that a child process works through, and arithmetic with such ranges."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -37,12 +38,12 @@ class Script:
         """Bytes."""
         return self.scenario.geometry.page_bytes
 
-    def message(self, limit_s: float) -> tuple[dict[str, object], list[NDArray[np.int64]]]:
-        """The point as engine.kernel.child.run_point receives it: facts, and arrays of (offset, length) in bytes.
+    def arrays(self) -> tuple[list[Ranges], list[tuple[int, int, int]]]:
+        """The lists of ranges, each once, and for each round the numbers of its holes, installs and calls in that list.
 
-        Array 0 holds the markers. Rounds refer to arrays by number; equal arrays are sent once.
+        Array 0 holds the markers.
         """
-        arrays: list[NDArray[np.int64]] = [self.markers]
+        arrays: list[Ranges] = [self.markers]
         numbers: dict[bytes, int] = {}
 
         def number_of(ranges: Ranges) -> int:
@@ -51,23 +52,26 @@ class Script:
                 arrays.append(ranges)
             return number
 
-        rounds = [
-            (number_of(r.holes), number_of(r.installs), number_of(r.calls), r.offsets.tolist()) for r in self.rounds
-        ]
+        return arrays, [(number_of(r.holes), number_of(r.installs), number_of(r.calls)) for r in self.rounds]
+
+    def message(self, limit_s: float) -> tuple[dict[str, object], list[NDArray[np.int64]]]:
+        """The point as engine.kernel.child.run_point receives it: facts, and arrays of (offset, length) in bytes."""
+        arrays, numbers = self.arrays()
         facts: dict[str, object] = {
             "virt": self.scenario.virt,
             "threads": self.scenario.threads,
             "advice": "munmap" if self.unmap else self.scenario.advice,
             "limit_s": limit_s,
             "rows": [len(array) for array in arrays],
-            "rounds": rounds,
+            "rounds": [(*n, r.offsets.tolist()) for n, r in zip(numbers, self.rounds, strict=True)],
         }
         in_bytes = [np.stack([a[:, 0], a[:, 1] - a[:, 0]], axis=1) * self.page for a in arrays]
         return facts, in_bytes
 
 
+@lru_cache(maxsize=2)
 def script_of(scenario: Scenario, unmap: bool) -> Script:
-    """The steps of a scenario."""
+    """The steps of a scenario. The last two are kept: several kernels play the same ones, in turn."""
     pages = ScenarioPages(scenario)
     rounds: list[Round] = []
     holes: Ranges = np.zeros((0, 2), np.int64)

@@ -21,12 +21,20 @@ START_S = 120.0
 """Time limit for the server's start. Its first start after an installation compiles."""
 
 
-class TimedOutError(Exception):
+class PointError(Exception):
+    """The point has no result. The message is one line that says why; last_lines: what its guest printed last."""
+
+    def __init__(self, message: str, last_lines: str = "") -> None:
+        super().__init__(message)
+        self.last_lines = last_lines
+
+
+class TimedOutError(PointError):
     """The point took longer than its limit."""
 
 
-class LostError(Exception):
-    """The point's process failed or died. The message is one line that says how."""
+class LostError(PointError):
+    """The point's process failed or died, or its guest did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ COMMANDS = {
     "compare": Command("compare", "Compare two runs: what differs, and whether it is worse."),
     "calibrate": Command("calibrate", "Measure the costs of this machine; write a cost table."),
     "validate": Command("validate", "Compare the model with the live kernel, point by point."),
+    "kernel": Command("kernel", "Download and list kernels that run in guests; check what a guest needs."),
     "replay": Command("replay", "Replay traces under every policy."),
     "advise": Command("advise", "Estimate what reclaim can give back; list allocator settings."),
     "inspect": Command("inspect", "Count the empty page tables of a live process."),
