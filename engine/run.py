@@ -205,17 +205,18 @@ def passes_needed(columns: Columns, policies: Sequence[Policy] = ALL) -> frozens
     par = encode_sizes(groups_of(columns)[0])
     return frozenset(
         int(number)
-        for has_geometry, rules in geometries(par, policies)
+        for part in batches_of_policies(policies)
+        for has_geometry, rules in geometries(par, part)
         for number in passes_for(par[has_geometry], rules)
     )
 
 
-def load(columns: Columns) -> None:
+def load(columns: Columns, policies: Sequence[Policy] = ALL) -> None:
     """Load the passes that these columns need, compiling them if necessary.
 
     The order depends on the process id, so that several processes compile different passes at the same time.
     """
-    for number in sorted(passes_needed(columns), key=lambda number: (number + os.getpid()) % len(PASSES)):
+    for number in sorted(passes_needed(columns, policies), key=lambda number: (number + os.getpid()) % len(PASSES)):
         PASSES[number].load()
 
 
@@ -253,9 +254,12 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     by_slots += np.where(columns["threads"] > 1, 10 * touched, 0)
     by_parts = 20 + touched * 130 + 1.5 * placed + 0.5 * calls
     by_walk = 300 + entries / 8 + placed + 60 * calls + 5.0 * p * entries * (columns["refault"] > 0)
-    number = np.zeros(len(par), np.int64)
-    for has_geometry, rules in geometries(par, policies):
-        number[has_geometry] = passes_for(par[has_geometry], rules)
-    table_ns = np.choose(number, (by_walk, by_slots, by_parts))
+    table_ns, kernels = np.zeros(len(par)), set[int]()
+    for part in batches_of_policies(policies):
+        number = np.zeros(len(par), np.int64)
+        for has_geometry, rules in geometries(par, part):
+            number[has_geometry] = passes_for(par[has_geometry], rules)
+        table_ns += np.choose(number, (by_walk, by_slots, by_parts))
+        kernels.update(np.unique(number).tolist())
     ns = np.asarray(par["end_table"] * rounds * table_ns + POINT_NS, np.float64)
-    return Forecast(ns[group], frozenset(np.unique(number).tolist()))
+    return Forecast(ns[group], frozenset(kernels))

@@ -7,16 +7,47 @@ from engine.model.arch import KIB
 SLOT = "slot"
 """Value of the field `least`: the rule acts only after a piece that covers its whole slot."""
 
-CHOICES = {
-    "when": ("never", "visit", "call", "round", "unmap"),
-    "markers": ("skip", "look"),
-    "proof": ("count", "held", "scan"),
-    "otherwise": ("scan", "rest", "outside", "keep"),
-    "end_break": ("drop", "held"),
-    "lock": ("try", "take"),
+MEANINGS: dict[str, dict[str, str]] = {
+    "when": {
+        "never": "tables are never checked",
+        "visit": "while a piece of a call is zapped, under the zap's locks",
+        "call": "in a second walk after the call",
+        "round": "in a scan of all tables at the end of a round",
+        "unmap": "calls unmap their range, which frees tables without a check",
+    },
+    "least": {
+        SLOT: "only if the piece covers the whole slot",
+        "size": "only if the piece is at least this large",
+    },
+    "markers": {
+        "skip": "not if the zap passed over a guard marker",
+        "look": "even if the zap passed over a guard marker",
+    },
+    "proof": {
+        "count": "empty if a counter of the table's entries is 0",
+        "held": "empty if its slot was zapped under one hold of the PTE lock",
+        "scan": "empty if its entries are read and all are none",
+    },
+    "otherwise": {
+        "scan": "else the whole table is read",
+        "rest": "else entries not cleared during the last hold are read",
+        "outside": "else entries outside the piece are read if the lock was held",
+        "keep": "else the table stays",
+    },
+    "end_break": {
+        "drop": "a force break on the last entry counts as dropping the lock",
+        "held": "a force break on the last entry does not count as that",
+    },
+    "lock": {
+        "try": "the PMD lock is taken with spin_trylock",
+        "take": "the PMD lock is taken with spin_lock",
+    },
+    "every": {"rounds": "rounds between two scans"},
 }
+"""What each value of each rule field means. `size` and `rounds` stand for any size and any number of rounds."""
+CHOICES = {field: tuple(values) for field, values in MEANINGS.items() if field not in ("least", "every")}
 """Allowed values of each rule field that is a choice. Of the others, `least` is a size or SLOT and `every` a count."""
-RULE_FIELDS = ("when", "least", "markers", "proof", "otherwise", "end_break", "lock", "every")
+RULE_FIELDS = tuple(MEANINGS)
 MAX_EVERY = 1_000_000
 
 
@@ -30,21 +61,17 @@ class RuleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A named rule. docs/method.md, section 4, defines the effect and the cost of each field.
+    """A named rule. MEANINGS says what the values mean; docs/method.md, section 4, defines their effect and cost.
 
-    when: when a table is checked for emptiness. never; visit: while its piece of a call is zapped; call: in a second
-        walk after the call; round: in a scan of all tables at the end of a round; unmap: calls unmap their range, so
-        tables are freed without a check
+    when: when a table is checked for emptiness
     least: the smallest piece of a call, in bytes, after which the table is checked, or SLOT
-    markers: whether a table is checked if the zap passed over a guard marker in its piece: skip (no), or look (yes)
-    proof: how the policy establishes that a table is empty. count: a counter, updated at every install and clear; held:
-        the PTE lock was never dropped during the zap of a whole slot; scan: the entries are read
-    otherwise: the fallback where `held` proves nothing. scan: read the whole table; rest: read the entries that were
-        not cleared during the last hold; outside: read the entries outside the piece if the lock was never dropped;
-        keep: do not free the table
-    end_break: whether a force break on the piece's last entry counts as dropping the lock: drop (yes), or held (no)
-    lock: how the PMD lock is taken where no lock has to be dropped first: try (spin_trylock), or take (spin_lock)
+    markers: whether a table is checked if the zap passed over a guard marker in its piece
+    proof: how the policy establishes that a table is empty
+    otherwise: the fallback where `held` proves nothing
+    end_break: whether a force break on the piece's last entry counts as dropping the lock
+    lock: how the PMD lock is taken where no lock has to be dropped first
     every: number of rounds between two scans of `when: round`
+    like: name of the policy that this one was derived from; empty if none
     rule: the rule in a sentence
     source: the kernel release, commit or mail that the rule comes from
     """
@@ -58,6 +85,7 @@ class Policy:
     end_break: str = "drop"
     lock: str = "take"
     every: int = 1
+    like: str = ""
     rule: str = ""
     source: str = ""
 
@@ -95,17 +123,24 @@ def check_rule(policy: Policy) -> None:
 
 
 def derive_policy(base: Policy, name: str, changes: dict[str, int | str]) -> Policy:
-    """Return a copy of `base` with `changes`, the given name, and no rule text or source.
+    """Return a copy of `base` with `changes` and the given name; `like` is the name of `base`.
 
     Raises RuleError for an invalid rule, and for a changed field that has no effect.
     """
-    policy = replace(base, name=name, rule="", source="", **changes)  # type: ignore[arg-type]
+    policy = replace(base, name=name, like=base.name, rule="", source="", **changes)  # type: ignore[arg-type]
     check_rule(policy)
     for field in changes:
         if field not in policy.effective:
-            reason = f"proof: {policy.proof}" if policy.when in ("visit", "call") else f"when: {policy.when}"
-            raise RuleError(field, f"has no effect with {reason}")
+            raise RuleError(field, f"has no effect with {_reason_without_effect(policy, field)}")
     return policy
+
+
+def _reason_without_effect(policy: Policy, field: str) -> str:
+    """The setting of `policy` because of which `field` has no effect: `proof: scan`."""
+    depends_on_proof = field in ("otherwise", "end_break") or (field == "lock" and policy.when == "visit")
+    if depends_on_proof and policy.when in ("visit", "call"):
+        return f"proof: {policy.proof}"
+    return f"when: {policy.when}"
 
 
 ALL = (
@@ -164,4 +199,4 @@ ALL = (
 POLICIES = tuple(p.name for p in ALL)
 BUILT_IN = {p.name: p for p in ALL}
 
-assert {field.name for field in fields(Policy)} == {"name", *RULE_FIELDS, "rule", "source"}
+assert {field.name for field in fields(Policy)} == {"name", *RULE_FIELDS, "like", "rule", "source"}

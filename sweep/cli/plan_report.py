@@ -61,7 +61,7 @@ def _account_json(plan: "Plan", run_id: str | None) -> dict[str, Any]:
         "about": plan.grid.about,
         "run_name": run_name(plan.grid),
         "goes_on_with": run_id,
-        "policies": list(plan.grid.policies),
+        "policies": list(plan.grid.policy_names),
         "raw": account.raw,
         "excluded": [{"rule": label, "because": rule.because, "dropped": n} for rule, (label, n) in rules],
         "where_dropped": account.where_dropped,
@@ -95,7 +95,7 @@ def _print_points(plan: "Plan", form: Format) -> None:
 def _stored_points(plan: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """Rows with sizes in bytes and with `sparsity` computed where a point has `res`, as a run stores them."""
     from sweep.grid.point_id import id_strings
-    from sweep.store.arrow_tables import scenario_table
+    from sweep.store.result_tables import scenario_table
 
     for chunk in plan.chunks():
         stored = scenario_table(chunk.columns).select(names).to_pydict().values()

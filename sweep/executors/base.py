@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.model.policy import ALL, Policy
 from engine.model.results import Results
 from engine.model.scenario import Columns
 from engine.reclaim.finish import Tally
@@ -54,7 +55,6 @@ class Labels:
     """
 
     run_id: str
-    policies: Sequence[str]
     ids: PointIds
     repeat: NDArray[np.int64]
     attempt: int | NDArray[np.int64] = 1
@@ -77,6 +77,7 @@ class Batch:
     runner: str = MODEL_RUNNER
     shard: Shard | None = None
     labels: Labels | None = None
+    policies: tuple[Policy, ...] = ALL
 
     def __len__(self) -> int:
         return len(self.columns["virt"])
@@ -84,7 +85,8 @@ class Batch:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a column whose values are all equal, as most are, as one value."""
         columns = {name: v[:1] if (v[1:] == v[:-1]).all() else v for name, v in self.columns.items()}
-        return _unpickled, (len(self), columns, self.number, self.limit_s, self.runner, self.shard, self.labels)
+        others = self.limit_s, self.runner, self.shard, self.labels, self.policies
+        return _unpickled, (len(self), columns, self.number, *others)
 
 
 def _unpickled(points: int, columns: Columns, number: int, *others: Any) -> Batch:

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.model.policy import Policy
 from engine.model.results import Results
 from engine.model.scenario import Columns
 from engine.reclaim.finish import Tally
 from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Failure, Labels, Shard, describe, failure_lines
-from sweep.store import arrow_tables, parquet, parts
+from sweep.store import arrow_tables, parquet, parts, result_tables
 from sweep.store.parts import PartFile
 
-Runner = Callable[[Columns], Results]
+Runner = Callable[[Columns, Sequence[Policy]], Results]
 PointFailures = tuple[tuple[int, Failure], ...]
 """(position in the batch, reason) of the points that raised."""
 
@@ -39,21 +40,21 @@ def run_batch(batch: Batch, on_start: Callable[[], None] = lambda: None, node: s
     # Arrays that came through shared memory are read-only, and those of a batch may be slices of larger ones.
     columns = {name: np.require(values, requirements=["C", "W"]) for name, values in batch.columns.items()}
     if batch.runner == MODEL_RUNNER:
-        _load_kernels(columns)
+        _load_kernels(columns, batch.policies)
     on_start()
     cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
     results = tally = None
     with _deadline(batch.limit_s):
         if batch.shard is None:
-            results, failures = _run_points(run, columns)
+            results, failures = _run_points(run, columns, batch.policies)
         else:
-            tally, failures = _run_shard(columns, batch.shard)
+            tally, failures = _run_shard(columns, batch.shard, batch.policies)
     cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
     done = Done(batch.number, BatchStatus.RAN, None, failures, Failure(), node or platform.node(), cpu, wall, tally)
     if results is None:
         return done
     if batch.labels is not None and not failures and not results.remarks:
-        return replace(done, files=_write_files(batch.labels, columns, results, done))
+        return replace(done, files=_write_files(batch.labels, columns, results, batch.policies, done))
     return replace(done, results=replace(results, values=_narrowed(results.values), rounds=_narrowed(results.rounds)))
 
 
@@ -113,12 +114,12 @@ def _runner(name: str) -> Runner:
     return _runners[name]
 
 
-def _load_kernels(columns: Columns) -> None:
+def _load_kernels(columns: Columns, policies: Sequence[Policy]) -> None:
     """Load the kernels that a batch needs, compiling those that are not compiled yet."""
     from engine.run import load
 
     with contextlib.suppress(Exception):  # its points will meet the same error and report it
-        load(columns)
+        load(columns, policies)
 
 
 @contextlib.contextmanager
@@ -138,10 +139,10 @@ def _deadline(seconds: float | None) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _run_points(run: Runner, columns: Columns) -> tuple[Results | None, PointFailures]:
+def _run_points(run: Runner, columns: Columns, policies: Sequence[Policy]) -> tuple[Results | None, PointFailures]:
     points = len(columns["virt"])
     try:
-        return run(columns), ()
+        return run(columns, policies), ()
     except Exception as error:
         if points == 1:
             return None, ((0, failure_of(error)),)
@@ -149,32 +150,34 @@ def _run_points(run: Runner, columns: Columns) -> tuple[Results | None, PointFai
     failures: list[tuple[int, Failure]] = []
     for i in range(points):
         try:
-            results.append(run({name: values[i : i + 1].copy() for name, values in columns.items()}))
+            results.append(run({name: values[i : i + 1].copy() for name, values in columns.items()}, policies))
         except Exception as error:
             failures.append((i, failure_of(error)))
     return (concatenate(results) if results else None), tuple(failures)
 
 
-def _run_shard(columns: Columns, shard: Shard) -> tuple[Tally | None, PointFailures]:
+def _run_shard(columns: Columns, shard: Shard, policies: Sequence[Policy]) -> tuple[Tally | None, PointFailures]:
     from engine.run import run_shard
 
     try:
-        return run_shard(columns, shard.first, shard.end), ()
+        return run_shard(columns, shard.first, shard.end, policies), ()
     except Exception as error:
         return None, ((0, failure_of(error)),)
 
 
-def _write_files(labels: Labels, columns: Columns, results: Results, done: Done) -> dict[str, PartFile]:
+def _write_files(
+    labels: Labels, columns: Columns, results: Results, policies: Sequence[Policy], done: Done
+) -> dict[str, PartFile]:
     """The batch as the files of a part, by table. The time that this takes counts for no point."""
     run, ids, repeat = labels.run_id, labels.ids, labels.repeat
-    point_ns = done.cpu_ns // len(ids)
-    points = arrow_tables.point_table(
+    point_ns, names = done.cpu_ns // len(ids), [policy.name for policy in policies]
+    points = result_tables.point_table(
         run, ids, repeat, columns, labels.derived, attempt=labels.attempt, node=done.node, cpu_ns=point_ns
     )
     files = parts.make_files(
         arrow_tables.describe_derived(points, labels.derived_sql),
-        outcomes=arrow_tables.outcome_table(run, ids, repeat, columns, results, labels.policies),
-        rounds=arrow_tables.round_table(run, ids, results, labels.policies),
+        outcomes=result_tables.outcome_table(run, ids, repeat, columns, results, names),
+        rounds=result_tables.round_table(run, ids, results, names),
     )
     return files if labels.folder is None else parts.write_temporary(labels.folder, files)
 

@@ -8,7 +8,7 @@ import numpy as np
 from engine.model.scenario import ABSENT, Columns, complete
 from sweep.common.errors import UserError
 from sweep.common.units import INT64_MAX
-from sweep.grid.field_values import MAX_POINTS, AxisValues, axis_values, read_value
+from sweep.grid.field_values import MAX_POINTS, MAX_ROWS, AxisValues, axis_values, read_value
 from sweep.grid.grid import Axis, Grid
 from sweep.grid.grid_file import GridDocument
 from sweep.grid.value_formats import Value
@@ -34,8 +34,11 @@ def check_given_once(document: GridDocument) -> None:
         seen[name] = path
 
 
-def read_axes(document: GridDocument, repeats: int) -> tuple[Axis, ...]:
-    """All axes, then all zip groups. The number of points is checked before any value is made. Raises UserError."""
+def read_axes(document: GridDocument, repeats: int, policies: int) -> tuple[Axis, ...]:
+    """All axes, then all zip groups. The number of points is checked before any value is made. Raises UserError.
+
+    `policies`: their number.
+    """
     values: dict[tuple[str, str], dict[str, AxisValues]] = {}
     for name, entry in document.file.axes.items():
         path = ("axes", name)
@@ -47,7 +50,8 @@ def read_axes(document: GridDocument, repeats: int) -> tuple[Axis, ...]:
             name: axis_values(name, entry, ("zip", group, name), document.position("zip", group, name))
             for name, entry in members.items()
         }
-    _check_size(document, {path: max(v.count for v in fields.values()) for path, fields in values.items()}, repeats)
+    counts = {path: max(v.count for v in fields.values()) for path, fields in values.items()}
+    _check_size(document, counts, repeats, policies)
     axes = [Axis(path, {name: v.make() for name, v in fields.items()}) for path, fields in values.items()]
     for axis in axes:
         lengths = {name: len(array) for name, array in axis.values.items()}
@@ -57,8 +61,8 @@ def read_axes(document: GridDocument, repeats: int) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
-def _check_size(document: GridDocument, counts: dict[tuple[str, str], int], repeats: int) -> None:
-    """Raise UserError for more than MAX_POINTS points. `counts`: at most so many values of each axis."""
+def _check_size(document: GridDocument, counts: dict[tuple[str, str], int], repeats: int, policies: int) -> None:
+    """Raise UserError for more than MAX_POINTS points or MAX_ROWS rows. `counts`: most values of each axis."""
     rows = len(document.file.include)
     combinations = prod(counts.values()) if counts or not rows else 0
     total = (combinations + rows) * repeats
@@ -67,6 +71,9 @@ def _check_size(document: GridDocument, counts: dict[tuple[str, str], int], repe
         sizes += [f"include {rows:,}"] if rows else []
         sizes += [f"repeats {repeats:,}"] if repeats > 1 else []
         raise UserError(f"{document.source}: {total:,} points ({', '.join(sizes)}); at most {MAX_POINTS:,}")
+    if total * policies > MAX_ROWS:
+        rows_text = f"{total:,} points under {policies:,} policies are {total * policies:,} rows"
+        raise UserError(f"{document.source}: {rows_text}; at most {MAX_ROWS:,}")
 
 
 def read_include_rows(document: GridDocument) -> list[dict[str, Value]]:

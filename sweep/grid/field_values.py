@@ -24,6 +24,8 @@ from sweep.grid.value_formats import Value, format_value
 from sweep.grid.yaml_nodes import NodePath, Position, Scalar, error_at
 
 MAX_POINTS = 10_000_000
+MAX_ROWS = 100_000_000
+"""Most points times policies."""
 MAX_LOG_POINTS = 10_000
 LOG_PAGE_BYTES = 4 * KIB
 LOG_SHARE_DIGITS = 6

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.model.policy import Policy
 from engine.model.scenario import FIELD, Columns, ScenarioError, check, complete
 from sweep.common.errors import UserError
 from sweep.grid import yaml_nodes
+from sweep.grid.rule_text import policy_content
 from sweep.grid.value_formats import Value, canonical_value, format_value, is_absent
 from sweep.grid.yaml_nodes import NodePath
 from sweep.traces.trace_points import TOUCH_RECORDED, TraceFile, trace_columns
@@ -66,7 +68,7 @@ class Grid:
 
     name: str
     about: str
-    policies: tuple[str, ...]
+    policies: tuple[Policy, ...]  #: built-in ones in the order of ALL, then those of the grid as written
     repeats: int
     seed: int
     derive: dict[str, str]  #: SQL expressions by the name of their column
@@ -86,6 +88,10 @@ class Grid:
     def combinations(self) -> int:
         """Size of the cross product. Without axes it is 1 (the fixed values), or 0 if there are include rows."""
         return 0 if not self.axes and self.include_rows else prod(axis.length for axis in self.axes)
+
+    @property
+    def policy_names(self) -> tuple[str, ...]:
+        return tuple(policy.name for policy in self.policies)
 
     @property
     def raw_points(self) -> int:
@@ -200,7 +206,7 @@ class Grid:
         }
         return {
             "name": self.name,
-            "policies": list(self.policies),
+            "policies": [policy_content(policy) for policy in self.policies],
             "fixed": _canonical_row(self.fixed),
             "axes": {path[1]: fields[path[1]] for path, fields in axes.items() if path[0] == "axes"},
             "zip": {path[1]: fields for path, fields in axes.items() if path[0] == "zip"},

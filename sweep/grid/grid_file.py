@@ -98,7 +98,7 @@ class GridFile(StrictModel):
     schema_: Leaf = Field(alias="schema")
     name: Leaf
     about: Leaf | None = None
-    policies: OneOrMany | None = None
+    policies: Any = None  #: sweep.grid.rules reads it, and checks its shape
     workload: Workload | None = None
     fixed: dict[FieldName, Leaf] = {}
     axes: dict[FieldName, AxisEntry] = {}

@@ -8,7 +8,7 @@ What the sections mean:
 - An exclude rule drops the points that match all its fields (a list means any of its values) and fulfil its `where`.
 - Repeat i of a point has its seed + i. The seed is that of the point (fixed, an axis or an include row), else the
   grid's `seed`, else 0.
-- `policies` left out means all of them. It selects the rows that are stored; every point is judged by all policies.
+- `policies` left out means the seven built-in ones. sweep.grid.rules reads them.
 - `workload: {trace: FILE}` (or a list) makes traces the points. The trace determines what is mapped, touched and given
   back, so only `derive`, `policies` and `exclude` with `where` go with it. A path counts from the folder of the grid
   file, or on the command line (-S) from the working directory. `touch: all` counts every mapped page as written
@@ -21,7 +21,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.model.policy import POLICIES
+from engine.model.policy import ALL
 from engine.model.scenario import FIELD
 from sweep.common import units
 from sweep.common.errors import UserError, one_line, unknown_name
@@ -30,6 +30,7 @@ from sweep.grid import axes, shipped_grids, yaml_reader
 from sweep.grid.field_values import read_value, read_values
 from sweep.grid.grid import Axis, ExcludeRule, Grid
 from sweep.grid.grid_file import EXCLUDE_WORDS, SCHEMA, GridDocument, read_grid_file
+from sweep.grid.rules import read_policies
 from sweep.grid.value_formats import Value, format_value
 from sweep.grid.yaml_nodes import NodePath, Scalar, error_at
 from sweep.traces import trace_points
@@ -59,7 +60,8 @@ def parse_grid(text: str, source: str, overrides: Sequence[str] = ()) -> Grid:
     document = read_grid_file(text, source, overrides)
     file = document.file
     _check_header(document)
-    policies = _read_policies(document)
+    given = document.root.entries.get("policies")
+    policies = read_policies(given, ("policies",)) if given else ALL
     repeats, seed = _read_count(document, "repeats", 1), _read_count(document, "seed", 0)
     if repeats < 1:
         raise document.error(("repeats",), "0: must be 1 or more")
@@ -70,7 +72,7 @@ def parse_grid(text: str, source: str, overrides: Sequence[str] = ()) -> Grid:
     if traces:
         dimensions: tuple[Axis, ...] = (Axis(("workload", "trace"), trace_points.trace_axis(traces)),)
     else:
-        dimensions = axes.read_axes(document, repeats)
+        dimensions = axes.read_axes(document, repeats, len(policies))
     include_rows = axes.read_include_rows(document)
     grid = Grid(
         name=file.name.text,
@@ -131,23 +133,6 @@ def _read_count(document: GridDocument, key: str, default: int) -> int:
         return units.parse_count(scalar.text) if scalar else default
     except UserError as error:
         raise document.error((key,), str(error)) from None
-
-
-def _read_policies(document: GridDocument) -> tuple[str, ...]:
-    """The policies in the order of POLICIES."""
-    given = document.file.policies
-    if given is None:
-        return POLICIES
-    if given == []:
-        raise document.error(("policies",), "an empty list; leave the key out for all policies")
-    seen = set()
-    for path, scalar in _scalars(given, ("policies",)):
-        if scalar.text not in POLICIES:
-            raise error_at(scalar.position, path, unknown_name("policy", scalar.text, POLICIES))
-        if scalar.text in seen:
-            raise error_at(scalar.position, path, f"{scalar.text} is listed twice")
-        seen.add(scalar.text)
-    return tuple(policy for policy in POLICIES if policy in seen)
 
 
 def _read_touch(document: GridDocument) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.kernel.microbench import FULL_TABLES, PAGES_PER_CALL, Figure
 from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError
+from engine.model.policy import BUILT_IN
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, row
 from engine.run import run_batch
@@ -18,7 +19,7 @@ from sweep.common import atomic_write, cost_tables
 from sweep.common.cost_tables import COSTS_SCHEMA, SHIPPED, Cost, CostTable
 from sweep.query import database
 from sweep.run.plan import Plan
-from sweep.store import arrow_tables
+from sweep.store import result_tables
 
 Figures = Mapping[str, Figure]
 At = Callable[[str], float]
@@ -276,9 +277,10 @@ def predict_points(plan: Plan, runner: Runner, prices: CostTable) -> Iterator[Pr
                 times = [runner.run(scenario).zap_ns for _ in range(RUNS_PER_POINT)]
             except (RefusedError, TimedOutError, LostError):
                 continue
-            results, policies = run_batch(point.columns), (runner.policy,)
+            policies = (runner.policy,)
+            results = run_batch(point.columns, [BUILT_IN[runner.policy]])
             if results.values[0, 0, CALLS] and min(times):
-                rows = arrow_tables.outcome_table("", point.ids, point.repeat, point.columns, results, policies)
+                rows = result_tables.outcome_table("", point.ids, point.repeat, point.columns, results, policies)
                 (predicted_ns,) = database.cost_ns(rows, prices)
                 yield Prediction(scenario, predicted_ns, int(np.median(times)))
 

@@ -23,7 +23,7 @@ from engine.kernel.runner import (
     TimedOutError,
     UnsupportedMachineError,
 )
-from engine.model.policy import POLICIES
+from engine.model.policy import ALL, BUILT_IN
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Scenario, row
 from sweep.common.errors import UserError
@@ -37,7 +37,7 @@ from sweep.run.point_chunk import PointChunk
 from sweep.run.progress import Progress, ProgressState
 from sweep.run.resume import count_grid_points, plan_remaining
 from sweep.run.signals import Interrupts
-from sweep.store import arrow_tables, provenance
+from sweep.store import arrow_tables, provenance, result_tables
 from sweep.store.store import RunWriter, Store
 from sweep.traces.trace_points import TOUCH_RECORDED, are_traces
 
@@ -76,11 +76,20 @@ def check_no_traces(grid: Grid) -> None:
 
 
 def supported_policies(kernel: Kernel, grid: Grid) -> tuple[str, ...]:
-    """The policies of the grid that this kernel can run: its own, and munmap for scenarios. UserError if none."""
+    """The policies of the grid that this kernel can run: its own, and munmap for scenarios.
+
+    Raises UserError if there are none, and for a rule of the grid's own that differs from the kernel's.
+    """
     supported = (kernel.policy,) if grid.traces else (kernel.policy, MUNMAP)
-    policies = tuple(policy for policy in grid.policies if policy in supported)
+    for policy in grid.policies:
+        if policy.name not in BUILT_IN:
+            if policy.effective != BUILT_IN[kernel.policy].effective:
+                message = f"this kernel follows {kernel.policy}, not the grid's own rule {policy.name}"
+                raise UserError(f"{grid.location('policies')}: {message}; leave it out: -S policies={kernel.policy}")
+            supported = (*supported, policy.name)
+    policies = tuple(name for name in grid.policy_names if name in supported)
     if not policies:
-        asked = ", ".join(grid.policies)
+        asked = ", ".join(grid.policy_names)
         raise UserError(
             f"{grid.location('policies')}: this kernel shows {' and '.join(supported)}; the grid asks for {asked}"
         )
@@ -174,7 +183,7 @@ def check_launch(runner: Runner, grid: Grid, options: LaunchOptions) -> tuple[st
     would be refused.
     """
     grid_sql.check(grid, options.where)
-    return (runner.policy,) if grid.policies == POLICIES else supported_policies(runner, grid)
+    return (runner.policy,) if grid.policies == ALL else supported_policies(runner, grid)
 
 
 def run_facts(runner: Runner) -> dict[str, Any]:
@@ -244,20 +253,20 @@ class ResultLog:
         chunk, run_id = PointChunk.concat([point.chunk for point in points]), self._writer.run_id
         traces, release, reclaims = are_traces(chunk.columns), self._runner.machine.release, self._runner.pt_reclaim
         known = kernel_replay.OUTCOME_COLUMNS if traces else self._runner.columns
-        results = replace(results_of([point.observations for point in points], self.policies), known=known)
-        facts = arrow_tables.KernelFacts(None, None, release, reclaims)
+        results = replace(results_of([point.observations for point in points], len(self.policies)), known=known)
+        facts = result_tables.KernelFacts(None, None, release, reclaims)
         if not traces:
             times = [[[o.install_ns, o.zap_ns] for o in point.observations] for point in points]
             install_ns, zap_ns = np.moveaxis(np.array(times, np.int64), 2, 0)
             facts = replace(facts, install_ns=install_ns, zap_ns=zap_ns)
-        outcomes = arrow_tables.outcome_table(
+        outcomes = result_tables.outcome_table(
             run_id, chunk.ids, chunk.repeat, chunk.columns, results, self.policies, engine=ENGINE, kernel=facts
         )
-        return outcomes, arrow_tables.round_table(run_id, chunk.ids, results, self.policies, engine=ENGINE)
+        return outcomes, result_tables.round_table(run_id, chunk.ids, results, self.policies, engine=ENGINE)
 
     def _point_table(self, points: list[FinishedPoint]) -> arrow_tables.Table:
         chunk = PointChunk.concat([point.chunk for point in points])
-        return arrow_tables.point_table(
+        return result_tables.point_table(
             self._writer.run_id,
             chunk.ids,
             chunk.repeat,
@@ -271,15 +280,17 @@ class ResultLog:
         )
 
 
-def results_of(observations: Sequence[Sequence[Observation]], policies: Sequence[str]) -> Results:
-    """Results in the model's form, with 0 for what was not observed. observations: one per point and policy."""
+def results_of(observations: Sequence[Sequence[Observation]], policies: int) -> Results:
+    """Results in the model's form, with 0 for what was not observed. observations: one per point and policy.
+
+    policies: their number
+    """
     counts = np.array([len(of_point[0].rounds) for of_point in observations], np.int64)
-    values = np.zeros((len(observations), len(POLICIES), len(COLUMNS)), np.int64)
-    rounds = np.zeros((int(counts.sum()), len(POLICIES), len(ROUND_COLUMNS)), np.int64)
+    values = np.zeros((len(observations), policies, len(COLUMNS)), np.int64)
+    rounds = np.zeros((int(counts.sum()), policies, len(ROUND_COLUMNS)), np.int64)
     ends = np.cumsum(counts)
     for point, of_point in enumerate(observations):
-        for policy, observation in zip(policies, of_point, strict=True):
-            at = POLICIES.index(policy)
+        for at, observation in enumerate(of_point):
             for name, value in observation.values.items():
                 values[point, at, COLUMNS.index(name)] = value
             rounds[ends[point] - counts[point] : ends[point], at] = observation.rounds

@@ -16,7 +16,7 @@ from sweep.common import schema
 from sweep.common.errors import UserError, one_line
 from sweep.grid import sql_expressions
 from sweep.query.sealed_connection import DEFAULT_SECONDS, SealedConnection, user_errors
-from sweep.store import arrow_tables
+from sweep.store import arrow_tables, result_tables
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def _evaluate(
     connection: SealedConnection, columns: Columns, derive: dict[str, str], wheres: Sequence[str]
 ) -> arrow_tables.Table:
     with user_errors():
-        connection.register("points", arrow_tables.scenario_table(columns))
+        connection.register("points", result_tables.scenario_table(columns))
     known, source = [column.name for column in schema.POINT], "points"
     for name, expression in derive.items():
         sql_expressions.check_name(name)

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.model.policy import ALL
 from engine.model.scenario import Columns
 from sweep.executors.base import Shard
-from sweep.run.plan import TASK_POINTS, TASK_ROUNDS
+from sweep.run.plan import TASK_POINTS, TASK_ROUNDS, limit_for
 from sweep.run.point_chunk import PointChunk
 
 CostEstimate = Callable[[Columns], NDArray[np.float64]]
@@ -110,10 +111,10 @@ class PendingPoints:
     def rest(self) -> PointChunk:
         return self.chunk.slice(self.next, len(self.chunk))
 
-    def take(self, cost_ns: float, max_points: int) -> Task:
-        """Remove the next points: at least one, and no more than cost, points and TASK_ROUNDS allow."""
+    def take(self, cost_ns: float, max_points: int, max_rounds: int) -> Task:
+        """Remove the next points: at least one, and no more than cost, points and rounds allow."""
         by_cost = int(np.searchsorted(self.cost_ns, self.cost_ns[self.next] + cost_ns))
-        by_rounds = int(np.searchsorted(self.rounds, self.rounds[self.next] + TASK_ROUNDS, "right")) - 1
+        by_rounds = int(np.searchsorted(self.rounds, self.rounds[self.next] + max_rounds, "right")) - 1
         start, stop = self.next, max(min(by_cost, by_rounds, self.next + max_points, len(self.chunk)), self.next + 1)
         if stop - start > 1 and self.cost_ns[stop] - self.cost_ns[stop - 1] > cost_ns:
             stop -= 1  # the last point alone costs more than the task should
@@ -121,13 +122,15 @@ class PendingPoints:
         return Task(self.chunk.slice(start, stop), float(self.cost_ns[stop] - self.cost_ns[start]))
 
 
-def max_task_points(points: int, workers: int) -> int:
+def max_task_points(points: int, workers: int, policies: int = len(ALL)) -> int:
     """The most points of a task, such that every worker gets equally many full tasks: else all would wait for one.
 
-    At most TASK_POINTS. At least half of that, so that tasks of cheap points are large enough for a part of their own.
+    At most TASK_POINTS, fewer with many policies. At least half of that, so that tasks of cheap points are large enough
+    for a part of their own.
     """
-    tasks_per_worker = math.ceil(points / (workers * TASK_POINTS))
-    tasks = max(1, min(workers * tasks_per_worker, points // max(1, TASK_POINTS // 2)))
+    limit = limit_for(TASK_POINTS, policies)
+    tasks_per_worker = math.ceil(points / (workers * limit))
+    tasks = max(1, min(workers * tasks_per_worker, points // max(1, limit // 2)))
     return max(1, math.ceil(points / tasks))
 
 
@@ -142,11 +145,17 @@ class Batcher:
         total_ns: float,
         workers: int,
         shard_ranges: ShardRanges | None = None,
+        policies: int = len(ALL),
     ) -> None:
-        """`points` and `total_ns`: of all chunks. Without `shard_ranges` no point is split into shards."""
+        """`points` and `total_ns`: of all chunks. `policies`: their number.
+
+        Without `shard_ranges` no point is split into shards.
+        """
         self._chunks, self._estimate, self._shard_ranges = chunks, estimate, shard_ranges
         self._shards: deque[Task] = deque()
-        self._left_ns, self._workers, self._max_points = total_ns, workers, max_task_points(points, workers)
+        self._left_ns, self._workers = total_ns, workers
+        self._max_points = max_task_points(points, workers, policies)
+        self._max_rounds = limit_for(TASK_ROUNDS, policies)
         self._ramp_ns = MIN_TASK_NS
         self._measured_ns = self._estimated_ns = 0.0
         self._pending: PendingPoints | None = None
@@ -175,7 +184,7 @@ class Batcher:
         pending = self._refill(target_ns)
         if pending is None or not pending.points:
             return None
-        task = pending.take(target_ns, self._max_points)
+        task = pending.take(target_ns, self._max_points, self._max_rounds)
         self._left_ns -= task.estimate_ns
         is_large = len(task) == 1 and task.estimate_ns * self.correction > TASK_NS
         if self._shard_ranges is None or self._workers < 2 or not is_large:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import replace
+from functools import partial
 
 from engine.numeric.compiled_cache import is_cold
 from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Executor, batch_limit_s
@@ -37,7 +38,8 @@ class Driver:
         self._runner, self._timeout_s, self._max_failures = runner, timeout_s, max_failures
         self._running: dict[int, Task] = {}
         self._retries: deque[Task] = deque()
-        self._shards = ShardCollector()
+        self._policies = plan.grid.policies
+        self._shards = ShardCollector(self._policies)
         self._last_number = 0
         self._work_done_ns = 0.0
         self._is_cold = is_cold() and runner == MODEL_RUNNER
@@ -77,18 +79,20 @@ class Driver:
         return bool(self._interrupts.received) or has_too_many_failures
 
     def _make_batcher(self) -> Batcher:
-        from engine.run import cuts
+        from engine.run import POLICIES_PER_PASS, cuts
 
         account = self._plan.account
-        # A time limit is for a whole point, and only the model can run part of one.
-        keeps_points_whole = self._timeout_s is not None or self._runner != MODEL_RUNNER
+        # A time limit is for a whole point, and only the model can run part of one, in a single pass.
+        is_one_pass = self._runner == MODEL_RUNNER and len(self._policies) <= POLICIES_PER_PASS
+        keeps_points_whole = self._timeout_s is not None or not is_one_pass
         return Batcher(
             self._plan.chunks(),
-            estimate_ns,
+            partial(estimate_ns, policies=self._policies),
             account.todo,
             account.estimate_ns,
             self._executor.workers,
             None if keeps_points_whole else cuts,
+            len(self._policies),
         )
 
     def _submit_tasks(self) -> None:
@@ -101,7 +105,9 @@ class Driver:
             self._running[self._last_number] = task
             columns = self._plan.worker_columns(task.chunk)
             labels = self._results.labels_for(task, self._executor.is_local)
-            batch = Batch(self._last_number, columns, self._limit_s(task), self._runner, task.shard, labels)
+            batch = Batch(
+                self._last_number, columns, self._limit_s(task), self._runner, task.shard, labels, self._policies
+            )
             self._executor.submit(batch)
 
     def _limit_s(self, task: Task) -> float | None:

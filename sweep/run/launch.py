@@ -78,7 +78,7 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSumm
     store = Store(options.results)
     facts = provenance.collect(engine="model", executor=options.executor, **requested_options(grid, options))
     with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
-        status, results, todo = "fault", ResultBuffer(writer, grid.policies), 0
+        status, results, todo = "fault", ResultBuffer(writer, grid.policy_names), 0
         try:
             plan = plan_remaining(grid, options.where, writer, rerun_failed=options.rerun_failed)
             account = plan.account

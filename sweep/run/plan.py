@@ -6,12 +6,14 @@ raw point. The second pass yields the remaining points with their derived column
 point, and 10 to 20 bytes for each id.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.model.policy import ALL, Policy
 from engine.model.scenario import ABSENT, Columns
 from engine.run import Forecast, forecast
 from sweep.grid.grid import CHUNK_POINTS, ExcludeRule, Grid
@@ -29,9 +31,10 @@ MAX_KEPT_IDS = 4_000_000
 WORKER_BYTES = 180 << 20
 """Memory of a worker before its first point: interpreter, NumPy, Arrow, Numba, compiled kernels; measured."""
 TASK_POINTS, TASK_ROUNDS = 10_240, 131_072
-"""Most points and rounds of a task, which bound the size of its answer. A single point may have more rounds."""
+"""Most points and rounds of a task under seven policies, which bound the size of its answer. A single point may have
+more rounds."""
 POINT_BYTES, ROUND_BYTES = 8_192, 1_152
-"""Memory of a worker for each point and each round of its task; measured and rounded up."""
+"""Memory of a worker for each point and each round of its task under seven policies; measured and rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +164,18 @@ class _PlanBuilder:
         points = len(columns["virt"])
         self._todo += points
         if points:
-            expected = forecast_points(columns)
+            expected = forecast_points(columns, self._grid.policies)
             self._estimate_ns += float(expected.ns.sum())
             self._kernels |= expected.kernels
             self._rounds += int(columns["rounds"].sum())
             self._most_rounds = max(self._most_rounds, int(columns["rounds"].max()))
 
     def account(self) -> PlanAccount:
-        rounds = max(min(self._rounds, TASK_ROUNDS), self._most_rounds)
-        task_bytes = min(self._todo, TASK_POINTS) * POINT_BYTES + rounds * ROUND_BYTES
+        policies = len(self._grid.policies)
+        rounds = max(min(self._rounds, limit_for(TASK_ROUNDS, policies)), self._most_rounds)
+        points = min(self._todo, limit_for(TASK_POINTS, policies))
+        task_bytes = points * POINT_BYTES + rounds * ROUND_BYTES
+        task_bytes = math.ceil(task_bytes * max(1.0, policies / len(ALL)))
         return PlanAccount(
             raw=self._grid.raw_points,
             excluded=tuple((rule.label, n) for rule, n in zip(self._grid.excludes, self._excluded, strict=True)),
@@ -190,16 +196,21 @@ class _PlanBuilder:
                 yield f"{self._grid.location('exclude', i)}: the rule drops nothing: {rule.label}{matched}"
 
 
-def forecast_points(columns: Columns) -> Forecast:
+def limit_for(limit: int, policies: int) -> int:
+    """A limit of points or rounds for so many policies: less, if those are more than the built-in ones."""
+    return max(1, limit * len(ALL) // max(policies, len(ALL)))
+
+
+def forecast_points(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     """Expected CPU time of each point, and the kernels that they need. Traces need no kernel."""
     if trace_points.are_traces(columns):
         return Forecast(trace_points.estimate_ns(columns), frozenset())
-    return forecast(columns)
+    return forecast(columns, policies)
 
 
-def estimate_ns(columns: Columns) -> NDArray[np.float64]:
+def estimate_ns(columns: Columns, policies: Sequence[Policy] = ALL) -> NDArray[np.float64]:
     """Expected CPU nanoseconds of each point: float64[n]."""
-    return forecast_points(columns).ns
+    return forecast_points(columns, policies).ns
 
 
 def matches(rule: ExcludeRule, columns: Columns) -> Mask:

@@ -14,8 +14,9 @@ from engine.model.results import Results
 from sweep.executors.base import Done, Failure, Labels
 from sweep.grid.point_id import id_strings
 from sweep.run.batching import Task
+from sweep.run.plan import limit_for
 from sweep.run.point_chunk import PointChunk
-from sweep.store import arrow_tables
+from sweep.store import arrow_tables, result_tables
 from sweep.store.compaction import PART_POINTS
 from sweep.store.parts import PartFile
 from sweep.store.store import RunWriter
@@ -28,8 +29,8 @@ So a launch of a week makes about 500 parts, of which every query opens all. Tas
 their own: about 2,500 for a grid of 10 million points.
 """
 MAX_POINTS, MAX_ROUNDS = 16_384, 131_072
-"""Points and rounds that may wait in memory: about 30 MB each. As much again may be in the commit that is running, and
-building its Arrow tables takes twice that."""
+"""Points and rounds that may wait in memory under seven policies: about 30 MB each. As much again may be in the commit
+that is running, and building its Arrow tables takes twice that."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,13 +99,13 @@ class ResultBuffer:
 
         `is_local`: the worker is on this machine and may write the files into the run's folder.
         """
-        if len(task) < PART_POINTS:
+        if len(task) < limit_for(PART_POINTS, len(self._policies)):
             return None
         writer, chunk = self._writer, task.chunk
         attempt, folder = writer.next_attempts(chunk.ids, task.attempt), writer.folder if is_local else None
         # A slice of an Arrow array is pickled with all of the array; a copy is not.
         derived = {name: arrow_tables.concat_arrays([values]) for name, values in chunk.derived.items()}
-        return Labels(writer.run_id, self._policies, chunk.ids, chunk.repeat, attempt, derived, writer.derived, folder)
+        return Labels(writer.run_id, chunk.ids, chunk.repeat, attempt, derived, writer.derived, folder)
 
     def record_finished(self, task: Task, done: Done) -> Iterator[str]:
         """Add a task that the engine answered: rows for points that succeeded, a failure row for each other.
@@ -132,10 +133,11 @@ class ResultBuffer:
     def commit_if_due(self) -> None:
         """Start a commit if enough time has passed or enough is waiting. Raises the error of the commit before."""
         points, rounds = sum(map(len, self._waiting)), sum(task.rounds for task in self._waiting)
-        is_full = points >= MAX_POINTS or rounds >= MAX_ROUNDS
+        most_points, most_rounds = (limit_for(limit, len(self._policies)) for limit in (MAX_POINTS, MAX_ROUNDS))
+        is_full = points >= most_points or rounds >= most_rounds
         # A copy, because the commit thread removes parts meanwhile.
         file_points = sum(len(task) for task in tuple(self._waiting_parts) if task.holds_file_contents)
-        if self._commit is not None and (is_full or file_points >= MAX_POINTS or self._commit.done()):
+        if self._commit is not None and (is_full or file_points >= most_points or self._commit.done()):
             self.wait_for_commit()
         now = time.monotonic()
         interval_s = max(COMMIT_S, (now - self._began) / INTERVAL_DIVISOR)
@@ -196,10 +198,10 @@ class ResultBuffer:
         outcomes = rounds = None
         if chunks:
             chunk = PointChunk.concat(chunks)
-            outcomes = arrow_tables.outcome_table(
+            outcomes = result_tables.outcome_table(
                 run_id, chunk.ids, chunk.repeat, chunk.columns, results, self._policies
             )
-            rounds = arrow_tables.round_table(run_id, chunk.ids, results, self._policies)
+            rounds = result_tables.round_table(run_id, chunk.ids, results, self._policies)
         self._writer.commit(outcomes, rounds, self._points_table(tasks))
         self.committed_points += sum(map(len, tasks))
 
@@ -227,7 +229,7 @@ class ResultBuffer:
             return [value for task, value in zip(tasks, values, strict=True) for _ in range(len(task))]
 
         has_remarks = any(task.has_remarks for task in tasks)
-        return arrow_tables.point_table(
+        return result_tables.point_table(
             self._writer.run_id,
             chunk.ids,
             chunk.repeat,

@@ -1,7 +1,9 @@
 """Collects the answers to the shards of a point: the point is finished when the last of them has arrived."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from engine.model.policy import Policy
 from engine.reclaim.finish import Tally
 from engine.run import gathered
 from sweep.executors.base import Done
@@ -21,7 +23,9 @@ class PartialPoint:
 class ShardCollector:
     """Adds up shards, point by point."""
 
-    def __init__(self) -> None:
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        """`policies`: those under which the shards were computed."""
+        self._policies = policies
         self._partial: dict[bytes, PartialPoint] = {}
         self._abandoned: set[bytes] = set()
 
@@ -47,7 +51,7 @@ class ShardCollector:
         if partial.shards < task.shard.of:
             self._partial[point] = partial
             return None
-        results = gathered(task.chunk.columns, [partial.tally])
+        results = gathered(task.chunk.columns, [partial.tally], self._policies)
         return replace(done, tally=None, results=results, cpu_ns=partial.cpu_ns, wall_ns=partial.wall_ns)
 
     def abandon(self, task: Task) -> bool:

@@ -60,4 +60,4 @@ def test_grid_example() -> None:
     grid = parse_grid(example, "README.md")
     assert grid.raw_points == 2 * 3 * 8 * 2 * 2
     assert len(grid.excludes) == 1
-    assert grid.policies == ("none", "refcount", "merged")
+    assert grid.policy_names == ("none", "refcount", "merged")

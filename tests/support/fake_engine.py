@@ -4,12 +4,13 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from engine.model.policy import POLICIES
+from engine.model.policy import ALL, Policy
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Columns
 from sweep.grid.grid import Grid
@@ -22,7 +23,7 @@ CRASHES, TOO_MUCH, WAITS = 11, 98, 44
 MARK, WAIT = "SWEEP_TEST_MARK", "SWEEP_TEST_WAIT"
 
 
-def run_batch(columns: Columns) -> Results:
+def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
     """Results in which every value is the seed of the point. The seeds named above misbehave instead."""
     seeds = columns["seed"]
     if (seeds == RAISES).any():
@@ -40,15 +41,15 @@ def run_batch(columns: Columns) -> Results:
     if (seeds == SLEEPS).any():
         time.sleep(0.3)
     rounds = columns["rounds"]
-    values = np.broadcast_to(seeds[:, None, None], (len(seeds), len(POLICIES), len(COLUMNS)))
+    values = np.broadcast_to(seeds[:, None, None], (len(seeds), len(policies), len(COLUMNS)))
     round_seeds = np.repeat(seeds, rounds)
-    by_round = np.broadcast_to(round_seeds[:, None, None], (len(round_seeds), len(POLICIES), len(ROUND_COLUMNS)))
+    by_round = np.broadcast_to(round_seeds[:, None, None], (len(round_seeds), len(policies), len(ROUND_COLUMNS)))
     return Results(values.copy(), by_round.copy(), rounds.copy())
 
 
-def remark(columns: Columns) -> Results:
+def remark(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
     """As run_batch, with a remark on each point."""
-    return replace(run_batch(columns), remarks=("so it is",) * len(columns["seed"]))
+    return replace(run_batch(columns, policies), remarks=("so it is",) * len(columns["seed"]))
 
 
 def wait_for_go() -> None:

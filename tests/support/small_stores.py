@@ -12,7 +12,7 @@ from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.grid.point_id import PointIds
-from sweep.store import arrow_tables, parquet, parts
+from sweep.store import arrow_tables, parquet, parts, result_tables
 from sweep.store.local_storage import LocalStorage
 from sweep.store.storage import Storage
 from sweep.store.store import RunWriter, Store
@@ -68,20 +68,21 @@ def scenarios(count: int) -> Columns:
     return columns_of(made)
 
 
-def results(count: int, rounds: int = ROUNDS) -> Results:
-    """Results with a different number in every cell."""
+def results(count: int, rounds: int = ROUNDS, policies: Sequence[str] = POLICIES) -> Results:
+    """Results with a different number in every cell; those of a policy do not depend on which others there are."""
     cells = np.arange(count * len(POLICIES) * len(COLUMNS), dtype=np.int64)
+    selected = [POLICIES.index(policy) for policy in policies]
     per_round = np.arange(count * rounds * len(POLICIES) * len(ROUND_COLUMNS), dtype=np.int64)
     return Results(
-        cells.reshape(count, len(POLICIES), len(COLUMNS)),
-        per_round.reshape(count * rounds, len(POLICIES), len(ROUND_COLUMNS)),
+        cells.reshape(count, len(POLICIES), len(COLUMNS))[:, selected],
+        per_round.reshape(count * rounds, len(POLICIES), len(ROUND_COLUMNS))[:, selected],
         np.full(count, rounds, np.int64),
     )
 
 
 def point_rows(run_id: str, ids: PointIds | Sequence[str], **how: Any) -> arrow_tables.Table:
     """A points table of these ids."""
-    return arrow_tables.point_table(run_id, ids, np.zeros(len(ids), np.int64), scenarios(len(ids)), **how)
+    return result_tables.point_table(run_id, ids, np.zeros(len(ids), np.int64), scenarios(len(ids)), **how)
 
 
 def commit(
@@ -97,10 +98,10 @@ def commit(
 ) -> None:
     """Commit the points `first` to `first + count - 1`, all with one status."""
     ids = [point_id(number) for number in range(first, first + count)]
-    columns, made = scenarios(count), results(count)
+    columns, made = scenarios(count), results(count, policies=policies)
     repeat: NDArray[np.int64] = np.zeros(count, np.int64)
-    outcomes = arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, made, policies, engine=engine)
-    rounds = arrow_tables.round_table(writer.run_id, ids, made, policies, engine=engine)
+    outcomes = result_tables.outcome_table(writer.run_id, ids, repeat, columns, made, policies, engine=engine)
+    rounds = result_tables.round_table(writer.run_id, ids, made, policies, engine=engine)
     how = {"derived": derived, "status": status, "error": error, "node": "a", "cpu_ns": 1, "engine": engine}
     points = point_rows(writer.run_id, ids, **how)
     good = status == "ok"

@@ -84,7 +84,7 @@ def impossible() -> Iterator[tuple[dict[str, Any], str]]:
     yield {"least": 0}, "least: 0 is neither a size above 0 nor `slot`"
     yield {"least": "page"}, "least: 'page' is neither a size above 0 nor `slot`"
     yield {"when": "call"}, "proof: `held` needs the zap's own lock, so it goes with `when: visit`, not call"
-    yield {"every": 2}, "every: has no effect with proof: held"
+    yield {"every": 2}, "every: has no effect with when: visit"
     yield {"proof": "scan", "otherwise": "keep"}, "otherwise: has no effect with proof: scan"
     yield {"when": "never", "least": 4096}, "least: has no effect with when: never"
 

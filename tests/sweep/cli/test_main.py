@@ -17,7 +17,7 @@ from sweep.cli.main import COMMANDS, Command, main
 from sweep.grid.loader import load_grid
 from sweep.grid.point_id import point_ids, run_name
 from sweep.run.launch import LaunchSummary
-from sweep.store import arrow_tables
+from sweep.store import result_tables
 from sweep.store.store import Store
 from tests.paths import ROOT
 
@@ -183,7 +183,7 @@ def test_dry_run_uses_the_other_options(grid: Path, capsys: pytest.CaptureFixtur
     with Store(Path("results")).open_run(loaded, run_name(loaded), False, {"version": "0"}) as writer:
         for i, status in enumerate(("ok", "failed")):
             columns = {name: values[i : i + 1] for name, values in chunk.columns.items()}
-            rows = arrow_tables.point_table(
+            rows = result_tables.point_table(
                 writer.run_id, ids[i : i + 1], chunk.repeat[i : i + 1], columns, status=status
             )
             writer.commit(None, None, rows)

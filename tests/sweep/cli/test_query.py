@@ -20,7 +20,7 @@ from sweep.cli.main import main
 from sweep.common import schema
 from sweep.executors.worker import concatenate
 from sweep.query import named_queries
-from sweep.store import arrow_tables
+from sweep.store import result_tables
 from sweep.store.store import Store
 from tests.support import process_55tib
 from tests.support.small_stores import MIB, FakeGrid, commit, filled, opened, point_id, point_rows
@@ -61,9 +61,9 @@ def store(root: Path, columns: Columns, outcomes: Results) -> None:
     ids, repeat = [point_id(i) for i in range(len(columns["virt"]))], columns["seed"]
     with opened(root, "published-0123abcd") as writer:
         writer.commit(
-            arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, outcomes),
-            arrow_tables.round_table(writer.run_id, ids, outcomes),
-            arrow_tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
+            result_tables.outcome_table(writer.run_id, ids, repeat, columns, outcomes),
+            result_tables.round_table(writer.run_id, ids, outcomes),
+            result_tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
         )
         writer.commit(None, None, point_rows(writer.run_id, ["f" * 20], status="failed", error="it broke"))
         writer.finish("failed", {})

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.model.policy import BUILT_IN
 from engine.model.results import WORK
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
 from sweep.common import cost_tables
 from sweep.common.errors import UserError
 from sweep.query.database import Database, cost_ns
-from sweep.store import arrow_tables
+from sweep.store import arrow_tables, result_tables
 from sweep.store.store import Store
 from tests.support.small_stores import filled
 
@@ -108,7 +109,8 @@ COUNTED = [
 
 def rows_of(scenario: Scenario, policies: tuple[str, ...]) -> arrow_tables.Table:
     columns = columns_of([scenario])
-    return arrow_tables.outcome_table("r", ["p"], np.zeros(1, np.int64), columns, run_batch(columns), policies)
+    results = run_batch(columns, [BUILT_IN[name] for name in policies])
+    return result_tables.outcome_table("r", ["p"], np.zeros(1, np.int64), columns, results, policies)
 
 
 @pytest.mark.parametrize(("scenario", "policy", "counts"), COUNTED)

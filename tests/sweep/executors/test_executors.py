@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from engine.model.policy import POLICIES
+from engine.model.policy import BUILT_IN
 from engine.model.results import Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.common.atomic_write import is_temporary
@@ -34,7 +34,7 @@ from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes, failure_of_exit
 from sweep.executors.ray import RayTasks
 from sweep.executors.worker import concatenate, run_batch
-from sweep.store import arrow_tables, parquet
+from sweep.store import parquet, result_tables
 from sweep.store.parts import size_and_checksum
 from tests.paths import ROOT
 from tests.support import fake_engine
@@ -120,17 +120,17 @@ def test_every_executor_gives_the_same_rows(executor: Executor) -> None:
 def test_a_worker_writes_files_of_labelled_points(executor: Executor) -> None:
     """They equal those that the driver writes from the results; if a point fails, the results are sent instead."""
     columns, repeat = points(1, 2, 3, rounds=2), np.arange(3)
-    labels = Labels(
-        "run", ("none", "munmap"), named(range(3)), repeat, 2, {"double": [2, 4, 6]}, {"double": "2 * seed"}
-    )
-    done = answers(executor, Batch(1, columns, runner=fake_engine.RUNNER, labels=labels))[1]
+    labels = Labels("run", named(range(3)), repeat, 2, {"double": [2, 4, 6]}, {"double": "2 * seed"})
+    policies, names = (BUILT_IN["none"], BUILT_IN["munmap"]), ("none", "munmap")
+    batch = Batch(1, columns, runner=fake_engine.RUNNER, labels=labels, policies=policies)
+    done = answers(executor, batch)[1]
     assert done.results is None
     assert done.files is not None
-    results = fake_engine.run_batch(columns)
+    results = fake_engine.run_batch(columns, policies)
     expected = {
-        "outcomes": arrow_tables.outcome_table("run", labels.ids, repeat, columns, results, labels.policies),
-        "rounds": arrow_tables.round_table("run", labels.ids, results, labels.policies),
-        "points": arrow_tables.point_table(
+        "outcomes": result_tables.outcome_table("run", labels.ids, repeat, columns, results, names),
+        "rounds": result_tables.round_table("run", labels.ids, results, names),
+        "points": result_tables.point_table(
             "run", labels.ids, repeat, columns, labels.derived, attempt=2, node=done.node, cpu_ns=done.cpu_ns // 3
         ),
     }
@@ -155,7 +155,7 @@ def test_a_worker_writes_files_of_labelled_points(executor: Executor) -> None:
 def test_a_worker_of_this_machine_leaves_files_for_the_driver(executor: Executor, tmp_path: Path) -> None:
     """If the worker cannot write into the folder, the files travel in the answer."""
     columns, ids, repeat = points(1, 2, 3), named(range(3)), np.arange(3)
-    labels = [Labels("run", POLICIES, ids, repeat, folder=folder) for folder in (None, tmp_path, tmp_path / "none")]
+    labels = [Labels("run", ids, repeat, folder=folder) for folder in (None, tmp_path, tmp_path / "none")]
     batches = [Batch(n, columns, runner=fake_engine.RUNNER, labels=given) for n, given in enumerate(labels)]
     done = answers(executor, *batches)
     sent, left, still_sent = (done[n].files for n in range(3))
@@ -176,7 +176,7 @@ def test_a_worker_of_this_machine_leaves_files_for_the_driver(executor: Executor
 def test_a_batch_survives_pickling() -> None:
     """A column whose values are all equal is pickled as one value."""
     columns = points(*range(1000))
-    labels = Labels("run", POLICIES, named(range(1000)), np.arange(1000))
+    labels = Labels("run", named(range(1000)), np.arange(1000))
     sent = Batch(3, columns, 1.5, fake_engine.RUNNER, Shard(1, 2, 3), labels)
     there = pickle.loads(pickle.dumps(sent))
     assert len(pickle.dumps(columns)) > 5 * len(pickle.dumps(replace(sent, labels=None)))

@@ -57,7 +57,7 @@ def test_a_grid_with_all_sections() -> None:
     """3 x 3 x 11 x 2 combinations and an include row, three repeats each, in the documented order."""
     grid = parse_grid(EXAMPLE, "grids/first.yaml")
     assert grid.raw_points == (3 * 3 * 11 * 2 + 1) * 3 == len(rows(grid, "seed"))
-    assert grid.policies == ("none", "second_walk", "merged")
+    assert grid.policy_names == ("none", "second_walk", "merged")
     assert grid.varying_columns == ("sparsity", "cluster", "zap", "threads", "virt", "res")
     assert rows(grid, "sparsity", "cluster", "zap", "threads", "seed")[:4] == [
         (0.9, 4096, 65536, 1, 1), (0.9, 4096, 65536, 1, 2), (0.9, 4096, 65536, 1, 3), (0.9, 4096, 65536, 8, 1),
@@ -216,8 +216,8 @@ def test_overrides() -> None:
     )
     assert grid.raw_points == 3 * 3 * 2 * 2 * 2
     assert {seed for (seed,) in rows(grid, "seed")} == {7}
-    assert grid.policies == ("none", "second_walk", "merged")
-    assert parse_grid(HEAD, "g.yaml", ["fixed={virt: 4GiB, res: 1MiB}"]).policies == POLICIES
+    assert grid.policy_names == ("none", "second_walk", "merged")
+    assert parse_grid(HEAD, "g.yaml", ["fixed={virt: 4GiB, res: 1MiB}"]).policy_names == POLICIES
 
 
 def test_unchecked_chunks_hold_impossible_points() -> None:

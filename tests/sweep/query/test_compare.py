@@ -18,8 +18,8 @@ from sweep.cli.main import main
 from sweep.common import schema
 from sweep.query import compare_sql
 from sweep.query.database import Database
-from sweep.store import arrow_tables
-from sweep.store.arrow_tables import KernelFacts
+from sweep.store import result_tables
+from sweep.store.result_tables import KernelFacts
 from sweep.store.storage import Storage
 from sweep.store.store import Store
 from tests.paths import DATA
@@ -65,7 +65,7 @@ def write(
         for i, point in enumerate(ids):
             one = {field: values[i : i + 1] for field, values in columns.items()}
             status, error = ("failed", "ValueError: no") if i in failed else ("ok", None)
-            row = arrow_tables.point_table(
+            row = result_tables.point_table(
                 name, [point], repeat[i : i + 1], one, status=status, error=error, node="a", engine=engine
             )
             if i in failed:
@@ -73,11 +73,13 @@ def write(
         good = [i for i in range(len(ids)) if i not in failed]
         columns = {field: values[good] for field, values in columns.items()}
         ids, repeat = [ids[i] for i in good], repeat[good]
-        results = Results(results.values[good], results.rounds[good], results.round_counts[good])
+        judged = [POLICIES.index(policy) for policy in policies]
+        values, rounds = results.values[good][:, judged], results.rounds[good][:, judged]
+        results = Results(values, rounds, results.round_counts[good])
         writer.commit(
-            arrow_tables.outcome_table(name, ids, repeat, columns, results, policies, engine=engine, kernel=kernel),
-            arrow_tables.round_table(name, ids, results, policies, engine=engine),
-            arrow_tables.point_table(name, ids, repeat, columns, node="a", engine=engine),
+            result_tables.outcome_table(name, ids, repeat, columns, results, policies, engine=engine, kernel=kernel),
+            result_tables.round_table(name, ids, results, policies, engine=engine),
+            result_tables.point_table(name, ids, repeat, columns, node="a", engine=engine),
         )
         writer.finish("failed" if failed else "ok", {})
 

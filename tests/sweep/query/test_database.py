@@ -17,7 +17,7 @@ from engine.run import run_batch
 from sweep.common import schema
 from sweep.query import conditions
 from sweep.query.database import Database
-from sweep.store import arrow_tables, parquet
+from sweep.store import parquet, result_tables
 from sweep.store.local_storage import LocalStorage
 from sweep.store.store import Store
 from tests.support.small_stores import (
@@ -83,9 +83,9 @@ def test_rounds_include_points_with_one_round(tmp_path: Path) -> None:
     columns, ids = columns_of(scenarios), [point_id(number) for number in range(3)]
     made = run_batch(columns)
     with opened(tmp_path) as writer:
-        outcomes = arrow_tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, made)
-        points = arrow_tables.point_table(writer.run_id, ids, np.zeros(3, np.int64), columns, status="ok")
-        writer.commit(outcomes, arrow_tables.round_table(writer.run_id, ids, made), points)
+        outcomes = result_tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, made)
+        points = result_tables.point_table(writer.run_id, ids, np.zeros(3, np.int64), columns, status="ok")
+        writer.commit(outcomes, result_tables.round_table(writer.run_id, ids, made), points)
     with Database(Store(tmp_path)) as database:
         told = database.query("SELECT * FROM rounds ORDER BY point_id, round").to_pylist()
     assert [(row["point_id"], row["round"]) for row in told[:: len(POLICIES)]] == [

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.model.policy import POLICIES
+from engine.model.policy import BUILT_IN, POLICIES
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
 from sweep.query.database import Database
 from sweep.query.headline import Headline, headline, percent_text
-from sweep.store import arrow_tables
+from sweep.store import result_tables
 from sweep.store.store import Store
 from tests.support.small_stores import MIB, opened, point_id
 
@@ -24,12 +24,13 @@ def ask(tmp_path: Path) -> Ask:
 
     def headline_of(*scenarios: Scenario, policies: tuple[str, ...] = POLICIES) -> Headline:
         columns = columns_of(list(scenarios))
-        results, ids = run_batch(columns), [point_id(i) for i in range(len(scenarios))]
+        results = run_batch(columns, [BUILT_IN[name] for name in policies])
+        ids = [point_id(i) for i in range(len(scenarios))]
         with opened(tmp_path, "asked-0123abcd") as writer:
             writer.commit(
-                arrow_tables.outcome_table(writer.run_id, ids, columns["seed"], columns, results, policies),
-                arrow_tables.round_table(writer.run_id, ids, results, policies),
-                arrow_tables.point_table(writer.run_id, ids, columns["seed"], columns, node="a"),
+                result_tables.outcome_table(writer.run_id, ids, columns["seed"], columns, results, policies),
+                result_tables.round_table(writer.run_id, ids, results, policies),
+                result_tables.point_table(writer.run_id, ids, columns["seed"], columns, node="a"),
             )
             writer.finish("ok", {})
         with Database(Store(tmp_path), run="asked-0123abcd") as database:

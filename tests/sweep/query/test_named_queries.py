@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from engine.model.policy import POLICIES
+from engine.model.policy import BUILT_IN, POLICIES
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
 from sweep.query import views
 from sweep.query.database import Database
 from sweep.query.named_queries import named_query
-from sweep.store import arrow_tables
+from sweep.store import result_tables
 from sweep.store.store import Store
 from tests.support.small_stores import MIB, filled, opened, point_id
 
@@ -40,12 +40,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     }
     for name, (scenarios, policies) in runs.items():
         columns = columns_of(scenarios)
-        results, ids, repeat = run_batch(columns), [point_id(i) for i in range(len(scenarios))], columns["seed"]
+        results = run_batch(columns, [BUILT_IN[name] for name in policies])
+        ids, repeat = [point_id(i) for i in range(len(scenarios))], columns["seed"]
         with opened(root, f"{name}-0123abcd") as writer:
             writer.commit(
-                arrow_tables.outcome_table(writer.run_id, ids, repeat, columns, results, policies),
-                arrow_tables.round_table(writer.run_id, ids, results, policies),
-                arrow_tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
+                result_tables.outcome_table(writer.run_id, ids, repeat, columns, results, policies),
+                result_tables.round_table(writer.run_id, ids, results, policies),
+                result_tables.point_table(writer.run_id, ids, repeat, columns, node="a"),
             )
             writer.finish("ok", {})
     with Database(Store(root)) as opened_database:

@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from engine.model.policy import ALL, Policy
 from engine.model.results import Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from engine.reclaim.finish import Tally
@@ -77,7 +78,7 @@ def test_light_points_do_not_wait_for_a_heavy_one() -> None:
 
 def test_shards_add_up_in_any_order() -> None:
     """The last shard to arrive completes the point: the results of run_batch, and the CPU time of all shards."""
-    collector, answered = ShardCollector(), answers(tasks(LARGE))
+    collector, answered = ShardCollector(ALL), answers(tasks(LARGE))
     collected = [collector.add(task, done) for task, done in answered[::-1]]
     whole = collected.pop()
     assert collected == [None] * 3
@@ -91,14 +92,14 @@ def test_shards_add_up_in_any_order() -> None:
 
 def test_a_point_is_given_up_once() -> None:
     """After one shard failed or was lost, the other shards of the point are ignored."""
-    collector, (first, second, third, fourth) = ShardCollector(), answers(tasks(LARGE))
+    collector, (first, second, third, fourth) = ShardCollector(ALL), answers(tasks(LARGE))
     assert collector.add(*first) is None
     assert collector.abandon(second[0])
     assert not collector.abandon(third[0])
     assert collector.add(*fourth) is None
 
     failed = Done(1, BatchStatus.RAN, failures=((0, Failure("no")),))
-    collector = ShardCollector()
+    collector = ShardCollector(ALL)
     assert collector.add(*first) is None
     assert collector.add(second[0], failed) is failed
     assert [collector.add(*third), collector.add(*fourth)] == [None, None]
@@ -121,9 +122,9 @@ def test_a_sharded_launch_writes_the_same_rows(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(module, "MIN_TASK_NS", 1e5)
     gathered_points: list[Columns] = []
 
-    def recorded(columns: Columns, tallies: Sequence[Tally]) -> Results:
+    def recorded(columns: Columns, tallies: Sequence[Tally], policies: Sequence[Policy]) -> Results:
         gathered_points.append(columns)
-        return gathered(columns, tallies)
+        return gathered(columns, tallies, policies)
 
     monkeypatch.setattr(shards, "gathered", recorded)
     rows_of = {}

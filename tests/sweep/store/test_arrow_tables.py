@@ -14,7 +14,7 @@ from engine.model.results import COLUMNS, ROUND_COLUMNS, STATE, WORK
 from engine.model.scenario import FIELDS, row
 from sweep.common import schema
 from sweep.common.errors import DamagedError, SweepFault, UserError
-from sweep.store import arrow_tables, parquet
+from sweep.store import arrow_tables, parquet, result_tables
 from tests.support.small_stores import point_id, results, scenarios
 
 COUNT = 5
@@ -25,7 +25,7 @@ REPEAT = np.arange(COUNT, dtype=np.int64)
 def test_a_row_a_point_and_policy() -> None:
     """outcome_table gives the rows that a plain loop gives."""
     columns, made = scenarios(COUNT), results(COUNT)
-    rows = arrow_tables.outcome_table("r", IDS, REPEAT, columns, made).to_pylist()
+    rows = result_tables.outcome_table("r", IDS, REPEAT, columns, made).to_pylist()
     expected = [
         {"run_id": "r", "point_id": IDS[i], "repeat": i, "policy": policy, "engine": "model"}
         | {name: int(made.values[i, p, c]) for c, name in enumerate(COLUMNS)}
@@ -38,56 +38,58 @@ def test_a_row_a_point_and_policy() -> None:
 def test_scenarios_are_stored_as_people_say_them() -> None:
     """Choices are stored as text, sparsity always has a value, res is NULL where it was not given."""
     columns = scenarios(COUNT)
-    rows = arrow_tables.point_table("r", IDS, REPEAT, columns).to_pylist()
+    rows = result_tables.point_table("r", IDS, REPEAT, columns).to_pylist()
     for i, got in enumerate(rows):
         scenario = row(columns, i)
         for field in FIELDS:
             if field.name != "sparsity":
                 assert got[field.name] == getattr(scenario, field.name)
         assert got["sparsity"] == pytest.approx(float(1 - scenario.installed_share))
-    stored = arrow_tables.scenario_table(columns)
+    stored = result_tables.scenario_table(columns)
     assert stored.schema.names == [*(field.name for field in FIELDS), *(column.name for column in schema.TRACE)]
     assert all(stored.column(column.name).null_count == COUNT for column in schema.TRACE)
 
 
 def test_only_the_policies_asked_for() -> None:
     """There are rows for the policies of the grid only, in the grid's order."""
-    made, wanted = results(COUNT), ("none", "merged")
-    table = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), made, wanted)
+    wanted = ("none", "merged")
+    made = results(COUNT, policies=wanted)
+    table = result_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), made, wanted)
     assert table.column("policy").to_pylist() == list(wanted) * COUNT
-    merged = made.values[:, POLICIES.index("merged"), COLUMNS.index("ipis")]
+    merged = made.values[:, 1, COLUMNS.index("ipis")]
     assert table.column("ipis").to_pylist()[1::2] == merged.tolist()
 
 
 def test_rounds_count_from_one() -> None:
     """There is one row for each point, round and policy, with the figures of that round."""
-    made = results(2, rounds=3)
-    rows = arrow_tables.round_table("r", IDS[:2], made, ("none", "munmap")).to_pylist()
+    made = results(2, 3, ("none", "munmap"))
+    rows = result_tables.round_table("r", IDS[:2], made, ("none", "munmap")).to_pylist()
     assert [(r["point_id"], r["round"], r["policy"]) for r in rows] == [
         (IDS[i], number, policy) for i in range(2) for number in (1, 2, 3) for policy in ("none", "munmap")
     ]
-    last = made.rounds[5, POLICIES.index("munmap")].tolist()
+    last = made.rounds[5, 1].tolist()
     assert [rows[-1][name] for name in ROUND_COLUMNS] == last
 
 
 def test_a_single_round_stands_in_outcomes_alone() -> None:
     """Points of one round have no rows in rounds."""
-    made = replace(results(2), rounds=results(3, rounds=1).rounds, round_counts=np.array([1, 2]))
-    rows = arrow_tables.round_table("r", IDS[:2], made, ("none", "munmap")).to_pylist()
+    both = ("none", "munmap")
+    made = replace(results(2), rounds=results(3, 1, both).rounds, round_counts=np.array([1, 2]))
+    rows = result_tables.round_table("r", IDS[:2], made, both).to_pylist()
     assert [(r["point_id"], r["round"]) for r in rows] == [(IDS[1], 1), (IDS[1], 1), (IDS[1], 2), (IDS[1], 2)]
     assert rows[0]["res_bytes_peak"] == made.rounds[1, 0, 0]
-    assert parquet.to_bytes_if_any(arrow_tables.round_table("r", IDS[:2], results(2, rounds=1))) == b""
+    assert parquet.to_bytes_if_any(result_tables.round_table("r", IDS[:2], results(2, rounds=1))) == b""
 
 
 def test_the_model_measures_nothing_and_the_kernel_shows_little() -> None:
     """Counters that an engine cannot know are NULL, never 0."""
-    model = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
+    model = result_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
     for column in schema.KERNEL:
         assert model.column(column.name).null_count == model.num_rows
     times = np.arange(COUNT, dtype=np.int64).reshape(COUNT, 1)
-    facts = arrow_tables.KernelFacts(times, times * 2, "6.18.1", True)
-    seen = replace(results(COUNT), known=(*STATE, "zap_calls"))
-    kernel = arrow_tables.outcome_table(
+    facts = result_tables.KernelFacts(times, times * 2, "6.18.1", True)
+    seen = replace(results(COUNT, policies=["merged"]), known=(*STATE, "zap_calls"))
+    kernel = result_tables.outcome_table(
         "r", IDS, REPEAT, scenarios(COUNT), seen, ("merged",), engine="kernel", kernel=facts
     )
     assert kernel.column("zap_ns").to_pylist() == [0, 2, 4, 6, 8]
@@ -98,7 +100,7 @@ def test_the_model_measures_nothing_and_the_kernel_shows_little() -> None:
 
 def test_points_tell_how_they_went() -> None:
     """Status, attempt, error, node and time are given once or for each row; derived columns come last."""
-    table = arrow_tables.point_table(
+    table = result_tables.point_table(
         "r",
         IDS,
         REPEAT,
@@ -114,15 +116,15 @@ def test_points_tell_how_they_went() -> None:
     assert table.column("cpu_ns").null_count == COUNT
     assert table.schema.field("unknown").type == pa.float64()
     with pytest.raises(SweepFault, match="status"):
-        arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), status="fine")
+        result_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), status="fine")
 
 
 def test_results_of_other_points_are_a_fault() -> None:
     """Results of another number of points are a fault."""
     with pytest.raises(SweepFault):
-        arrow_tables.outcome_table("r", IDS[:2], REPEAT[:2], scenarios(2), results(3))
+        result_tables.outcome_table("r", IDS[:2], REPEAT[:2], scenarios(2), results(3))
     with pytest.raises(SweepFault):
-        arrow_tables.round_table("r", IDS[:2], results(3))
+        result_tables.round_table("r", IDS[:2], results(3))
 
 
 def test_an_undeclared_column_is_a_fault() -> None:
@@ -133,7 +135,7 @@ def test_an_undeclared_column_is_a_fault() -> None:
 
 def test_a_part_comes_back() -> None:
     """A Parquet file has the table's rows, its units, and the given metadata."""
-    table = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
+    table = result_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
     data = parquet.to_bytes(table, {"rounds": "abc"})
     back = parquet.read_table(data, "part")
     assert back.equals(table.select(back.column_names))
@@ -149,7 +151,7 @@ def test_a_part_comes_back() -> None:
 
 def test_a_file_with_too_many_rows_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compressed file may be small and yet fill all memory."""
-    data = parquet.to_bytes(arrow_tables.round_table("r", IDS, results(COUNT)))
+    data = parquet.to_bytes(result_tables.round_table("r", IDS, results(COUNT)))
     monkeypatch.setattr(parquet, "MAX_ROWS", 1)
     with pytest.raises(DamagedError, match=r"part: .* rows; a part has at most 1"):
         parquet.read_table(data, "part")
@@ -157,9 +159,9 @@ def test_a_file_with_too_many_rows_is_not_read(monkeypatch: pytest.MonkeyPatch) 
 
 def test_parts_become_one(tmp_path: Path) -> None:
     """Merging keeps order and units, fills missing columns with NULL, and widens types or refuses."""
-    low = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [None] * COUNT})
-    high = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [1] * COUNT, "more": ["x"] * COUNT})
-    text = arrow_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": ["x"] * COUNT})
+    low = result_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [None] * COUNT})
+    high = result_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": [1] * COUNT, "more": ["x"] * COUNT})
+    text = result_tables.point_table("r", IDS, REPEAT, scenarios(COUNT), {"pages": ["x"] * COUNT})
     for name, table in {"low": low, "high": high, "text": text}.items():
         (tmp_path / name).write_bytes(parquet.to_bytes(table))
     assert "pages" in parquet.read_table(tmp_path / "low", "low").column_names  # nothing else tells of it
@@ -176,12 +178,12 @@ def test_parts_become_one(tmp_path: Path) -> None:
 
 def test_only_columns_with_gaps_are_nullable(tmp_path: Path) -> None:
     """A column of a merged file is nullable if it has a NULL in one of the files, or is missing there."""
-    whole = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
+    whole = result_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), results(COUNT))
     assert {field.name for field in whole.schema if field.nullable} == {
         column.name for column in (*schema.TRACE, *schema.KERNEL)
     } | {"res"}
     seen = replace(results(COUNT), known=(*STATE, "zap_calls"))
-    part = arrow_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), seen)
+    part = result_tables.outcome_table("r", IDS, REPEAT, scenarios(COUNT), seen)
     for name, table in {"whole": whole, "part": part}.items():
         (tmp_path / name).write_bytes(parquet.to_bytes(table))
     for order in (["whole", "part"], ["part", "whole"]):

@@ -14,7 +14,7 @@ import pytest
 
 from sweep.common import atomic_write, schema
 from sweep.common.errors import SweepFault, UserError
-from sweep.store import arrow_tables, parquet
+from sweep.store import parquet, result_tables
 from sweep.store.local_storage import LocalStorage
 from sweep.store.parts import make_files, size_and_checksum, write_temporary
 from sweep.store.provenance import collect
@@ -124,8 +124,8 @@ def test_files_that_a_worker_made_count_as_rows_do(tmp_path: Path) -> None:
         assert writer.next_attempts(ids[2:], 1) == 1
         assert writer.folder is not None
         columns, results_ = scenarios(3), results(3)
-        outcomes = arrow_tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, results_)
-        rounds = arrow_tables.round_table(writer.run_id, ids, results_)
+        outcomes = result_tables.outcome_table(writer.run_id, ids, np.zeros(3, np.int64), columns, results_)
+        rounds = result_tables.round_table(writer.run_id, ids, results_)
         points = point_rows(writer.run_id, ids, attempt=attempt)
         files = write_temporary(writer.folder, make_files(points, outcomes=outcomes, rounds=rounds))
         writer.commit_files(files, ids)
