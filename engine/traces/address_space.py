@@ -1,16 +1,18 @@
 """Replay of a trace's operations on one address space: entries, and the tables that exist under each rule.
 
 Models x86-64 with 4 KiB pages, one process that never forks, and no memory pressure. docs/traces.md is the
-specification. The policies that zap share one AddressSpace; munmap, under which a purge unmaps its range, has another
-(engine/traces/replay.py).
+specification. The policies that zap share one AddressSpace until huge pages come in; munmap, under which a purge unmaps
+its range, has its own (engine/traces/replay.py).
 """
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from engine.traces.huge_pages import HugePages
 from engine.traces.operations import Operation
-from engine.traces.page_tables import PAGE, PMD_SPAN, SLOT, PageTables, PteTable, mask_of
+from engine.traces.page_tables import ALL_ENTRIES, ENTRIES, PAGE, PMD_SPAN, SLOT, PageTables, PteTable, mask_of
 from engine.traces.trace_rules import GatherSlots, TraceRule
 from engine.traces.vmas import READ, WRITE, Piece, Vma, Vmas
 
@@ -34,7 +36,9 @@ class AddressSpace:
     vmas: its VMAs, which the caller changes. Methods take ranges as pieces, already clipped to the VMAs.
     counts: of each rule
     present_pages, max_present_pages: resident pages now, and their maximum so far
-    installed, zapped: entries that touches installed, and entries that purges cleared
+    installed, zapped: entries of tables that touches installed, and that purges cleared
+    huge_pages, max_huge_pages: huge pages mapped by a PMD entry now, and their maximum so far
+    thp_faults, thp_splits: huge pages that faults brought, and PMD entries that were split
     """
 
     def __init__(self, vmas: Vmas, rules: Sequence[TraceRule], *, scan_every: int = 1) -> None:
@@ -44,6 +48,8 @@ class AddressSpace:
         self.page_tables = PageTables()
         self.present_pages = self.max_present_pages = 0
         self.installed = self.zapped = 0
+        self.huge_pages = self.max_huge_pages = self.thp_faults = self.thp_splits = 0
+        self._allowed: HugePages | None = None
         self._bits = {rule: 1 << i for i, rule in enumerate(self.counts)}  # of PteTable.exists
         self._all_bits = (1 << len(self._bits)) - 1
         self._zap_rules = [rule for rule in self._bits if rule.when == "zap"]
@@ -51,6 +57,22 @@ class AddressSpace:
         self._scan_every, self._operations = scan_every, 0
         # Slots whose table was emptied since the last scan, by rule.
         self._scan_candidates: dict[TraceRule, list[int]] = {rule: [] for rule in self._bits if rule.when == "scan"}
+
+    def copy_for(self, rule: TraceRule, allowed: HugePages) -> "AddressSpace":
+        """Return a copy under one rule, whose entries then may depend on it: huge pages come where they are allowed.
+
+        The VMAs are shared.
+        """
+        other = copy.copy(self)
+        other._allowed = allowed
+        other.counts = {rule: replace(self.counts[rule])}
+        other._all_bits = self._bits[rule]
+        other._bits = {rule: other._all_bits}
+        other._zap_rules = [rule] if rule.when == "zap" else []
+        other._asks_for_breaks = bool(rule.kept_after)
+        other._scan_candidates = {rule: list(self._scan_candidates[rule])} if rule.when == "scan" else {}
+        other.page_tables = self.page_tables.copy(other._all_bits)
+        return other
 
     def vm_pte_kib(self, rule: TraceRule) -> int:
         """Return VmPTE in KiB: the memory of the tables of all levels."""
@@ -84,8 +106,11 @@ class AddressSpace:
             if vma.rights & need:
                 for slot, mask in touched_entries(start, stride, lo, hi):
                     self._install(vma, slot, mask, write)
-        if self.present_pages > self.max_present_pages:
-            self.max_present_pages = self.present_pages
+        self._note_maximum()
+
+    def _note_maximum(self) -> None:
+        self.max_present_pages = max(self.max_present_pages, self.present_pages)
+        self.max_huge_pages = max(self.max_huge_pages, self.huge_pages)
 
     def dontneed(self, pieces: list[Piece]) -> None:
         """MADV_DONTNEED: zap each piece slot by slot, and free its table under the rules that do so."""
@@ -93,7 +118,12 @@ class AddressSpace:
         for _, lo, hi in pieces:
             for slot, table in self.page_tables.tables_between(lo // SLOT, (hi - 1) // SLOT):
                 mask = mask_of(lo, hi, slot)
-                broke = gather.add(table.present & mask, 0) if self._asks_for_breaks else ""
+                if table.huge:
+                    if mask == ALL_ENTRIES:
+                        self._zap_huge(table, gather)
+                        continue
+                    self._split(table)
+                broke = gather.add(table.present & mask, table.folio) if self._asks_for_breaks else ""
                 self.zapped += self._zap(table, mask)
                 if table.is_empty:
                     size = mask.bit_count() * PAGE
@@ -103,7 +133,48 @@ class AddressSpace:
                     self._note_for_scans(slot, table)
 
     def free(self, pieces: list[Piece]) -> None:
-        """MADV_FREE: does nothing, because the kernel clears the entries only under memory pressure."""
+        """MADV_FREE: clears nothing, as the kernel does so only under memory pressure.
+
+        But it splits a huge page of which a piece covers a part (madvise_free_huge_pmd, madvise_free_pte_range).
+        """
+        if self._allowed is None:
+            return
+        for _, lo, hi in pieces:
+            for slot, table in self.page_tables.tables_between(lo // SLOT, (hi - 1) // SLOT):
+                mask = mask_of(lo, hi, slot)
+                if table.folio & mask and table.folio & mask != ALL_ENTRIES:
+                    self._split_folio(table)
+
+    def split_at(self, slot: int) -> None:
+        """A border of a VMA came to lie inside the slot (vma_adjust_trans_huge)."""
+        table = self.page_tables.get(slot)
+        if table is not None and table.huge:
+            self._split(table)
+
+    def collapse(self, pieces: list[Piece]) -> None:
+        """MADV_COLLAPSE: turn tables of whole slots into huge pages, in order, until one cannot be (madvise_collapse).
+
+        A slot that has no table ends the call, one that has no PMD table either only at the end of its VMA.
+        """
+        assert self._allowed is not None
+        for vma, lo, hi in pieces:
+            first, end = -(-lo // SLOT), hi // SLOT
+            if not self._allowed.allows_collapse(vma) or first > end:
+                return
+            slot, has_gap = first, False
+            while slot < end:
+                if not self.page_tables.has_pmd_table(slot):
+                    has_gap = True
+                    slot = (slot * SLOT // PMD_SPAN + 1) * PMD_SPAN // SLOT
+                    continue
+                table = self.page_tables.get(slot)
+                if table is None or not table.exists or table.marker:
+                    return
+                if not table.huge:
+                    self._map_huge(table, (table.present & ~table.folio) | table.written)
+                slot += 1
+            if has_gap:
+                return
 
     def guard_install(self, pieces: list[Piece]) -> None:
         """MADV_GUARD_INSTALL: zap, then set markers, allocating the tables that are missing."""
@@ -112,6 +183,8 @@ class AddressSpace:
             for slot in range(lo // SLOT, (hi - 1) // SLOT + 1):
                 mask = mask_of(lo, hi, slot)
                 table = self.page_tables.install(slot)
+                if table.huge and mask != ALL_ENTRIES:
+                    self._split(table)
                 self._zap(table, mask)
                 table.marker |= mask
                 self._allocate(table)
@@ -135,6 +208,8 @@ class AddressSpace:
             has_tables = False
             for slot, table in self.page_tables.tables_between(lo // SLOT, (hi - 1) // SLOT):
                 mask = mask_of(lo, hi, slot)
+                if table.huge and mask != ALL_ENTRIES:
+                    self._split(table)
                 entries += self._zap(table, mask)
                 if table.marker:
                     entries += (table.marker & mask).bit_count()
@@ -166,7 +241,11 @@ class AddressSpace:
 
         Follows do_anonymous_page. Markers and present entries do not change.
         """
+        if self._allowed is not None and self._install_huge(vma, slot, mask, write):
+            return
         table = self.page_tables.install(slot)
+        if write and table.folio:
+            table.written |= table.folio & mask
         mask &= ~(table.marker | table.present)
         if mask:
             self.installed += (mask & ~table.zero).bit_count()
@@ -181,6 +260,66 @@ class AddressSpace:
         if table.exists != self._all_bits:
             self._allocate(table)
 
+    def _install_huge(self, vma: Vma, slot: int, mask: int, write: bool) -> bool:
+        """Fault in the slot as a whole if a huge page may be or is there. Returns whether it is.
+
+        Follows do_huge_pmd_anonymous_page and, for a write to the huge zero page, do_huge_zero_wp_pmd.
+        """
+        table = self.page_tables.get(slot)
+        if table is None or not table.exists:
+            assert self._allowed is not None
+            if not self._allowed.allows_fault(vma) or not self.is_mapped_whole(vma, slot * SLOT, (slot + 1) * SLOT):
+                return False
+            table = self.page_tables.install(slot)
+            self._allocate(table)
+            self.vmas.prepare_anon(vma)
+            table.huge, table.zero = True, ALL_ENTRIES
+        elif not table.huge:
+            return False
+        if write:
+            if table.zero:
+                self.vmas.prepare_anon(vma)
+                self.thp_faults += 1
+                self._map_huge(table, 0)
+            table.written |= mask
+        return True
+
+    def is_mapped_whole(self, vma: Vma, start: int, end: int) -> bool:
+        """Whether all of [start, end) is mapped in this VMA."""
+        return vma.start <= start and end <= vma.end
+
+    def _map_huge(self, table: PteTable, written: int) -> None:
+        """Let a PMD entry map a huge page, in which the pages of `written` hold something, in place of the table."""
+        self.present_pages += ENTRIES - table.present.bit_count()
+        self.huge_pages += 1
+        table.huge, table.present, table.zero = True, ALL_ENTRIES, 0
+        table.folio, table.written = ALL_ENTRIES, written
+        self._note_maximum()
+
+    def _split(self, table: PteTable) -> None:
+        """Let the table, with all entries, map what a PMD entry mapped (__split_huge_pmd)."""
+        table.huge = False
+        self.huge_pages -= bool(table.folio)
+        self.thp_splits += 1
+
+    def _split_folio(self, table: PteTable) -> None:
+        """Split the huge page itself; pages that hold zeros become the zero page (try_to_map_unused_to_zeropage)."""
+        if table.huge:
+            self._split(table)
+        unused = table.folio & ~table.written
+        table.present ^= unused
+        table.zero |= unused
+        self.present_pages -= unused.bit_count()
+        table.folio = table.written = 0
+
+    def _zap_huge(self, table: PteTable, gather: GatherSlots) -> None:
+        """Clear a PMD entry, and free the table that waited for a split, under every rule (zap_huge_pmd)."""
+        if self._asks_for_breaks and table.folio:
+            gather.add_huge_page()
+        self._zap(table, ALL_ENTRIES)
+        for rule in self._bits:
+            self._free(table, rule)
+
     def _allocate(self, table: PteTable) -> None:
         """Let the table exist under every rule. Counts it for those under which it was missing."""
         for rule, bit in self._bits.items():
@@ -193,7 +332,16 @@ class AddressSpace:
         table.exists = self._all_bits
 
     def _zap(self, table: PteTable, mask: int) -> int:
-        """Clear the entries of `mask` except markers. Returns the number of cleared entries."""
+        """Clear the entries of `mask` except markers. Returns the number of cleared entries of the table.
+
+        Of a huge page `mask` must be all.
+        """
+        if table.huge:
+            table.huge = False
+            self.huge_pages -= bool(table.folio)
+            self.present_pages -= table.present.bit_count()
+            table.present = table.zero = table.folio = table.written = 0
+            return 0
         present, zero = table.present & mask, table.zero & mask
         if not (present or zero):
             return 0
@@ -201,6 +349,9 @@ class AddressSpace:
         self.present_pages -= pages
         table.present ^= present
         table.zero ^= zero
+        if table.folio:
+            table.folio &= ~mask
+            table.written &= ~mask
         return pages + zero.bit_count()
 
     def _free(self, table: PteTable, rule: TraceRule) -> None:

@@ -5,7 +5,7 @@ table are equal under all of them, and PteTable.exists records under which ones 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.model.arch import ARCHES
 
@@ -28,12 +28,18 @@ class PteTable:
 
     present: entries that map a page; zero: that map the zero page; marker: guard markers
     exists: a bit for each rule under which the table exists (engine/traces/address_space.py)
+    huge: one PMD entry maps a huge page (all entries are present) or the huge zero page (all are zero); the table waits
+    for a split (pgtable_trans_huge_deposit)
+    folio: present entries whose pages belong to one huge page; written: those of them that were written
     """
 
     present: int = 0
     zero: int = 0
     marker: int = 0
     exists: int = 0
+    huge: bool = False
+    folio: int = 0
+    written: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -57,6 +63,17 @@ class PageTables:
     @property
     def pud_tables(self) -> int:
         return len(self._puds)
+
+    def copy(self, exists: int) -> "PageTables":
+        """Return a copy, in which tables exist under those rules only whose bits are in `exists`."""
+        other = PageTables()
+        other._puds = dict(self._puds)
+        other._pmds = {
+            number: {slot: replace(table, exists=table.exists & exists) for slot, table in pmd.items()}
+            for number, pmd in self._pmds.items()
+        }
+        other.pte_tables, other.upper_tables = self.pte_tables, self.upper_tables
+        return other
 
     def install(self, slot: int) -> PteTable:
         """Return the slot's PTE table, creating it and the upper tables if they are missing.
@@ -84,6 +101,9 @@ class PageTables:
         """Return the slot's PTE table, or None if it has none."""
         pmd = self._pmds.get(slot >> 9)
         return pmd.get(slot) if pmd else None
+
+    def has_pmd_table(self, slot: int) -> bool:
+        return slot >> 9 in self._pmds
 
     def tables_between(self, first: int, last: int) -> list[tuple[int, PteTable]]:
         """Return (slot, table) of the PTE tables of slots first..last (inclusive), by address. The list is a copy."""

@@ -31,6 +31,11 @@ class Ranges:
         self._starts[first:last] = [lo for lo, _ in remaining]
         self._ends[first:last] = [hi for _, hi in remaining]
 
+    def meets(self, start: int, end: int) -> bool:
+        """Whether any address of [start, end) is in the set."""
+        i = bisect_right(self._ends, start)
+        return i < len(self._starts) and self._starts[i] < end
+
     def covers(self, start: int, end: int) -> bool:
         """Whether every address of [start, end), which must not be empty, is in the set."""
         i = bisect_right(self._starts, start) - 1

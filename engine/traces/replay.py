@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from engine.model.policy import ALL, Policy
 from engine.traces.address_space import AddressSpace
+from engine.traces.huge_pages import HugePages
 from engine.traces.operations import Operation, check_operation
-from engine.traces.page_tables import PAGE
+from engine.traces.page_tables import PAGE, SLOT
 from engine.traces.ranges import Ranges
 from engine.traces.trace_rules import TraceRule, trace_rule
-from engine.traces.vmas import ANONYMOUS, READ, WRITE, Piece, Vmas
+from engine.traces.vmas import ANONYMOUS, READ, WRITE, Piece, Vma, Vmas
 
 UNMAP = TraceRule("unmap")
 
@@ -23,6 +24,9 @@ class UnmappingSpace(AddressSpace):
     def __init__(self, vmas: Vmas) -> None:
         super().__init__(vmas, [UNMAP])
         self._unmapped = Ranges()
+
+    def is_mapped_whole(self, vma: Vma, start: int, end: int) -> bool:
+        return super().is_mapped_whole(vma, start, end) and not self._unmapped.meets(start, end)
 
     def is_mapped(self, start: int, end: int) -> bool:
         return any(not self._unmapped.covers(lo, hi) for _, lo, hi in self.vmas.pieces(start, end))
@@ -54,27 +58,42 @@ class UnmappingSpace(AddressSpace):
         super().guard_install(pieces)
 
     def _map_again(self, pieces: list[Piece], need: int) -> None:
-        """Map the pieces again whose VMA has all rights in `need`."""
+        """Map the pages of pieces again whose VMA has all rights in `need`."""
         for vma, lo, hi in pieces:
             if vma.rights & need == need:
-                self._unmapped.subtract(lo, hi)
+                self._unmapped.subtract(lo // PAGE * PAGE, -(-hi // PAGE) * PAGE)
 
 
 class Replay:
     """An initially empty address space to which operations are applied, and its figures under each policy.
 
     All policies share `vmas`; figures are asked for by a policy's name. Without policies only the VMAs are tracked.
+    Entries are the same under all policies that zap, until huge pages may come in: from then on each rule has its own.
     """
 
-    def __init__(self, policies: Sequence[Policy] = ALL, *, scan_every: int = 1) -> None:
+    def __init__(
+        self, policies: Sequence[Policy] = ALL, *, scan_every: int = 1, huge_pages: HugePages | None = None
+    ) -> None:
+        """`huge_pages`: the setting of the system; `madvise` by default."""
         self.policies = tuple(policy.name for policy in policies)
         self.vmas = Vmas()
+        self.huge_pages = huge_pages or HugePages()
+        self.has_huge_advice = False
         self._rules = {policy.name: trace_rule(policy) for policy in policies}
         rules = dict.fromkeys(self._rules.values())
         zapping = [rule for rule in rules if rule != UNMAP]
-        self._zapping = AddressSpace(self.vmas, zapping, scan_every=scan_every) if zapping else None
-        self._unmapping = UnmappingSpace(self.vmas) if UNMAP in rules else None
-        self._spaces = [space for space in (self._zapping, self._unmapping) if space is not None]
+        shared = AddressSpace(self.vmas, zapping, scan_every=scan_every)
+        self._space_of: dict[TraceRule, AddressSpace] = dict.fromkeys(zapping, shared)
+        if UNMAP in rules:
+            self._space_of[UNMAP] = UnmappingSpace(self.vmas)
+        self._spaces = list(dict.fromkeys(self._space_of.values()))
+        if self.huge_pages.setting == "always":
+            self._separate()
+
+    def _separate(self) -> None:
+        """Give each rule a space of its own, in which huge pages may be."""
+        self._space_of = {rule: space.copy_for(rule, self.huge_pages) for rule, space in self._space_of.items()}
+        self._spaces = list(self._space_of.values())
 
     def apply(self, operation: Operation) -> None:
         """Apply one operation. Raises TraceError: before any change if it is invalid, or above a size limit."""
@@ -92,7 +111,11 @@ class Replay:
             case "munmap":
                 self.munmap(start, end)
             case "mprotect_ro" | "mprotect_rw":
-                self.vmas.mprotect(start, end, READ if op == "mprotect_ro" else READ | WRITE)
+                self.mprotect(start, end, READ if op == "mprotect_ro" else READ | WRITE)
+            case "hugepage" | "nohugepage":
+                self.advise(start, end, op)
+            case "collapse":
+                self.collapse(start, end)
             case "guard_install" | "guard_remove":
                 for space in self._spaces:
                     getattr(space, op)(self.vmas.pieces(start, end))
@@ -100,8 +123,8 @@ class Replay:
 
     def end_operation(self) -> None:
         """Count an operation that was applied by a method other than `apply`: async scans after every few."""
-        if self._zapping:
-            self._zapping.end_operation()
+        for space in self._spaces:
+            space.end_operation()
 
     def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0) -> None:
         """Map [start, end), unmapping first what is mapped there (MAP_FIXED). Arguments as of Vma."""
@@ -113,6 +136,35 @@ class Replay:
         if unmapped:
             for space in self._spaces:
                 space.unmap(unmapped)
+
+    def mprotect(self, start: int, end: int, rights: int) -> None:
+        self.vmas.mprotect(start, end, rights)
+        self._split_at_borders(start, end)
+
+    def advise(self, start: int, end: int, advice: str) -> None:
+        """MADV_HUGEPAGE or MADV_NOHUGEPAGE, `hugepage` or `nohugepage`."""
+        self._allow_huge_pages()
+        self.vmas.advise(start, end, advice)
+        self._split_at_borders(start, end)
+
+    def collapse(self, start: int, end: int) -> None:
+        """MADV_COLLAPSE."""
+        self._allow_huge_pages()
+        pieces = self.vmas.pieces(start, end)
+        for space in self._spaces:
+            space.collapse(pieces)
+
+    def _allow_huge_pages(self) -> None:
+        if not self.has_huge_advice and self.huge_pages.setting != "always":
+            self._separate()
+        self.has_huge_advice = True
+
+    def _split_at_borders(self, start: int, end: int) -> None:
+        """Split the huge pages in which `start` or `end` now is a border between VMAs."""
+        for address in (start, end):
+            if address % SLOT and self.vmas.find(address - 1) is not self.vmas.find(address):
+                for space in self._spaces:
+                    space.split_at(address // SLOT)
 
     def dontneed(self, start: int, end: int) -> None:
         pieces = self.vmas.pieces(start, end)
@@ -152,6 +204,10 @@ class Replay:
         """Return the resident memory in KiB."""
         return self._space(policy).res_kib
 
+    def anon_huge_kib(self, policy: str) -> int:
+        """Return the memory in huge pages that are mapped by PMD entries (AnonHugePages), in KiB."""
+        return self._space(policy).huge_pages * (SLOT >> 10)
+
     def tables_freed(self, policy: str) -> int:
         """Return the number of times that a purge freed a table."""
         return self._space(policy).counts[self._rules[policy]].freed
@@ -178,6 +234,4 @@ class Replay:
         }
 
     def _space(self, policy: str) -> AddressSpace:
-        space = self._unmapping if self._rules[policy] == UNMAP else self._zapping
-        assert space is not None
-        return space
+        return self._space_of[self._rules[policy]]

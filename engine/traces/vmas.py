@@ -6,7 +6,7 @@ Addresses and lengths are page-aligned bytes.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from engine.traces.page_tables import TraceError
@@ -25,7 +25,7 @@ class Vma:
     """A mapping of [start, end).
 
     rights: READ and WRITE bits; backing: ANONYMOUS or the number of a file mapping; account: VM_ACCOUNT
-    anon: number of its anon_vma, or 0 if it has none yet
+    anon: number of its anon_vma, or 0 if it has none yet; advice: hugepage, nohugepage, or empty
     """
 
     start: int
@@ -34,11 +34,16 @@ class Vma:
     backing: int = ANONYMOUS
     account: bool = True
     anon: int = 0
+    advice: str = ""
 
     def has_mergeable_flags(self, other: "Vma") -> bool:
         """Whether flags and backing permit a merge (is_mergeable_vma). Addresses are not compared."""
+        return self.rights == other.rights and self.has_shareable_flags(other)
+
+    def has_shareable_flags(self, other: "Vma") -> bool:
+        """Whether two neighbours may share an anon_vma (anon_vma_compatible). Their rights may differ."""
         return (
-            self.backing == other.backing == ANONYMOUS and self.rights == other.rights and self.account == other.account
+            self.backing == other.backing == ANONYMOUS and self.account == other.account and self.advice == other.advice
         )
 
 
@@ -121,6 +126,14 @@ class Vmas:
                 stop = max(stop, self._protect(vma, at, stop, rights))
             at = stop
 
+    def advise(self, start: int, end: int, advice: str) -> None:
+        """Give [start, end) an advice on huge pages, VMA by VMA (madvise_update_vma). Holes are passed over."""
+        for _, lo, hi in self.pieces(start, end):
+            vma = self.find(lo)  # not that of the piece if it was merged with the one before
+            assert vma is not None
+            if vma.advice != advice:
+                self._change(vma, lo, hi, replace(vma, start=lo, end=hi, advice=advice))
+
     def prepare_anon(self, vma: Vma) -> None:
         """Give the VMA an anon_vma if it has none, as at its first page fault: a neighbour's, or else a new one.
 
@@ -131,24 +144,28 @@ class Vmas:
         i = bisect_left(self._starts, vma.start)
         after = self._vmas[i + 1] if i + 1 < len(self._vmas) else None
         before = self._vmas[i - 1] if i else None
-        if after is not None and after.anon and after.start == vma.end and _could_share(vma, after):
+        if after is not None and after.anon and after.start == vma.end and vma.has_shareable_flags(after):
             vma.anon = after.anon
-        elif before is not None and before.anon and before.end == vma.start and _could_share(before, vma):
+        elif before is not None and before.anon and before.end == vma.start and before.has_shareable_flags(vma):
             vma.anon = before.anon
         else:
             self._anon_vmas += 1
             vma.anon = self._anon_vmas
 
     def _protect(self, vma: Vma, start: int, end: int, rights: int) -> int:
-        """Set the rights of [start, end), a part of one VMA (mprotect_fixup).
-
-        Returns the end of the VMA that contains the range afterwards.
-        """
-        changed = Vma(start, end, rights, vma.backing, vma.account, vma.anon)
+        """Set the rights of [start, end), a part of one VMA (mprotect_fixup). Returns as _change does."""
+        changed = replace(vma, start=start, end=end, rights=rights)
         if rights & WRITE:
             changed.account = True
         elif vma.account and vma.backing == ANONYMOUS and not vma.anon:
             changed.account = False  # it has no pages yet, so the kernel uncharges its commit
+        return self._change(vma, start, end, changed)
+
+    def _change(self, vma: Vma, start: int, end: int, changed: Vma) -> int:
+        """Let [start, end), a part of one VMA, have the flags of `changed` (vma_modify).
+
+        Returns the end of the VMA that contains the range afterwards.
+        """
         i = bisect_left(self._starts, vma.start)
         before = self._vmas[i - 1] if i and start == vma.start else None
         after = self._vmas[i + 1] if i + 1 < len(self._vmas) and end == vma.end else None
@@ -162,9 +179,9 @@ class Vmas:
         if vma.start < start:
             self._split(i, start)
             i += 1
-        protected = self._vmas[i]
-        protected.rights, protected.account = changed.rights, changed.account
-        return protected.end
+        part = self._vmas[i]
+        part.rights, part.account, part.advice = changed.rights, changed.account, changed.advice
+        return part.end
 
     def _merge(self, before: Vma | None, new: Vma, after: Vma | None, *, inserted: bool) -> int:
         """Extend a neighbour, or both, over the range of `new` where the kernel would merge them.
@@ -217,7 +234,7 @@ class Vmas:
     def _split(self, i: int, at: int) -> None:
         """Split VMA number i at address `at`."""
         vma = self._vmas[i]
-        self._insert(i + 1, Vma(at, vma.end, vma.rights, vma.backing, vma.account, vma.anon))
+        self._insert(i + 1, replace(vma, start=at))
         vma.end = at
 
     def _insert(self, i: int, vma: Vma) -> None:
@@ -238,8 +255,3 @@ class Vmas:
 def _mergeable(one: Vma, other: Vma) -> bool:
     """Whether two adjacent VMAs may merge: is_mergeable_vma and is_mergeable_anon_vma, for a process without forks."""
     return one.has_mergeable_flags(other) and (not one.anon or not other.anon or one.anon == other.anon)
-
-
-def _could_share(one: Vma, other: Vma) -> bool:
-    """Whether two adjacent VMAs may share an anon_vma (anon_vma_compatible). Their rights may differ."""
-    return one.backing == other.backing == ANONYMOUS and one.account == other.account

@@ -1,4 +1,4 @@
-"""Replays a kernel trace on the live kernel: a child performs it step by step, and /proc shows VmPTE and VmRSS.
+"""Replays a kernel trace on the live kernel: a child performs it step by step, and /proc shows its memory.
 
 The child (replay_child.py) maps at the trace's addresses. A trace that needs more than half of the free memory, or
 addresses where the child itself is, is refused before it starts.
@@ -13,16 +13,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.isolated_python import SAFE_FOLDER
 from engine.model.policy import BUILT_IN
+from engine.traces.huge_pages import HugePages
 from engine.traces.operations import PURGES, Operation
 from engine.traces.page_tables import PAGE, SLOT, TraceError
 from engine.traces.replay import Replay
 from sweep.common.errors import SweepFault, UserError
 from sweep.common.text_lines import TextLines
 from sweep.kernel import replay_child
-from sweep.process.proc import read_mappings, read_sizes
+from sweep.process.proc import read_anon_huge_kib, read_mappings, read_sizes, read_thp_setting
 from sweep.traces.trace_reader import Step, detect_format, read_kernel_steps
 
 MAX_STEPS = 1 << 20
@@ -39,19 +41,25 @@ _MUST_SUCCEED = {"mmap", "guard_install", "guard_remove", "dontneed_locked"}
 """Operations whose failure means that this kernel lacks or forbids them. The others may fail on a range with a hole."""
 
 
+class Memory(NamedTuple):
+    """VmPTE, RES and AnonHugePages of a process, in KiB."""
+
+    vm_pte_kib: int
+    res_kib: int
+    anon_huge_kib: int
+
+
 @dataclass(frozen=True, slots=True)
 class StepComparison:
     """Figures after one step, as differences to those after step 0: from /proc, and from the model."""
 
     step: int
-    vm_pte_kib: int
-    res_kib: int
-    model_vm_pte_kib: int
-    model_res_kib: int
+    live: Memory
+    model: Memory
 
     @property
     def agrees(self) -> bool:
-        return (self.vm_pte_kib, self.res_kib) == (self.model_vm_pte_kib, self.model_res_kib)
+        return self.live == self.model
 
 
 def probe_policy() -> str:
@@ -63,30 +71,43 @@ def probe_policy() -> str:
         Operation("dontneed", base, SLOT),
     )
     trace = [Step(i, i, operation) for i, operation in enumerate(operations)]
-    vm_pte_kib = [vm_pte for vm_pte, _ in _run_steps(trace, "probe")]
-    return "merged" if vm_pte_kib[2] < vm_pte_kib[1] else "none"
+    _, touched, purged = _run_steps(trace, "probe", "never")
+    return "merged" if purged.vm_pte_kib < touched.vm_pte_kib else "none"
 
 
-def compare_steps(trace: list[Step], path: str, policy: str) -> Iterator[StepComparison]:
+def thp_setting(wanted: str | None) -> str:
+    """This system's setting of transparent huge pages, or `never` if that is wanted. Raises UserError for another."""
+    setting = read_thp_setting()
+    if wanted not in (None, setting, "never"):
+        raise UserError(
+            f"--thp {wanted}: this system has {setting} (/sys/kernel/mm/transparent_hugepage/enabled); "
+            "a process can only do without huge pages: --thp never"
+        )
+    return wanted or setting
+
+
+def compare_steps(trace: list[Step], path: str, policy: str, thp: str = "never") -> Iterator[StepComparison]:
     """Replay a trace live and in the model under `policy`; compare after each step but step 0.
 
-    path: for messages. Raises UserError for a trace that this machine or kernel cannot replay.
+    path: for messages; thp: the setting of the system, or never. Raises UserError for a trace that this machine or
+    kernel cannot replay.
     """
-    _check_memory(trace, path, policy)
-    replay = Replay((BUILT_IN[policy],))
-    base: tuple[int, int] | None = None
-    for step, (vm_pte_kib, res_kib) in zip(trace, _run_steps(trace, path), strict=True):
+    _check_memory(trace, path, policy, thp)
+    replay = Replay([BUILT_IN[policy]], huge_pages=HugePages(thp))
+    base: Memory | None = None
+    for step, memory in zip(trace, _run_steps(trace, path, thp), strict=True):
         replay.apply(step.operation)
-        base = base or (vm_pte_kib, res_kib)
+        base = base or memory
         if step.number:
-            model = replay.vm_pte_kib(policy), replay.res_kib(policy)
-            yield StepComparison(step.number, vm_pte_kib - base[0], res_kib - base[1], *model)
+            live = Memory(*(after - before for after, before in zip(memory, base, strict=True)))
+            model = Memory(replay.vm_pte_kib(policy), replay.res_kib(policy), replay.anon_huge_kib(policy))
+            yield StepComparison(step.number, live, model)
 
 
 def observe_outcome(trace: list[Step], path: str, policy: str) -> dict[str, int]:
     """OUTCOME_COLUMNS of a live replay, as differences to after step 0. Raises UserError."""
-    steps = list(compare_steps(trace, path, policy))
-    res, vm_pte = [step.res_kib << 10 for step in steps] or [0], [step.vm_pte_kib for step in steps] or [0]
+    steps = list(compare_steps(trace, path, policy, thp_setting(None)))
+    res, vm_pte = [step.live.res_kib << 10 for step in steps] or [0], [step.live.vm_pte_kib for step in steps] or [0]
     purges = sum(step.operation.op in PURGES for step in trace)
     return dict(zip(OUTCOME_COLUMNS, (max(res), res[-1], max(vm_pte), vm_pte[-1], max(vm_pte), purges), strict=True))
 
@@ -103,12 +124,12 @@ def read_trace(path: str, data: bytes | None = None) -> list[Step]:
     return trace
 
 
-def _check_memory(trace: list[Step], path: str, policy: str) -> None:
+def _check_memory(trace: list[Step], path: str, policy: str, thp: str) -> None:
     """Raise UserError if the trace needs more than half of the free memory by the model, or is not a valid trace."""
     if not trace or trace[0].operation.op != "mmap":
         raise UserError(f"{path}: on the live kernel a trace starts with an mmap, to which the figures are differences")
     limit_kib = _available_kib() // 2
-    replay = Replay((BUILT_IN[policy],))
+    replay = Replay([BUILT_IN[policy]], huge_pages=HugePages(thp))
     for step in trace:
         try:
             replay.apply(step.operation)
@@ -123,9 +144,9 @@ def _available_kib() -> int:
     return int(text.split("MemAvailable:")[1].split()[0])
 
 
-def _run_steps(trace: list[Step], path: str) -> Iterator[tuple[int, int]]:
-    """Let a child perform a trace; yields its (VmPTE, VmRSS) in KiB after each step. Raises UserError."""
-    command = [sys.executable, "-I", "-S", replay_child.__file__]
+def _run_steps(trace: list[Step], path: str, thp: str) -> Iterator[Memory]:
+    """Let a child perform a trace; yields its memory after each step. Raises UserError."""
+    command = [sys.executable, "-I", "-S", replay_child.__file__, "thp" if thp != "never" else "no-thp"]
     with subprocess.Popen(command, bufsize=0, cwd=SAFE_FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -140,7 +161,8 @@ def _run_steps(trace: list[Step], path: str) -> Iterator[tuple[int, int]]:
                 if error and op in _MUST_SUCCEED and (op == "mmap" or error != errno.ENOMEM):
                     raise UserError(f"{path}: row {step.row}: this kernel refuses {op}: {os.strerror(error)}")
                 sizes = read_sizes(child.pid)
-                yield sizes.vm_pte_kib, sizes.vm_rss_kib
+                anon_huge_kib = read_anon_huge_kib(child.pid) if thp != "never" else 0
+                yield Memory(sizes.vm_pte_kib, sizes.vm_rss_kib, anon_huge_kib)
         finally:
             child.kill()
 

@@ -1,9 +1,10 @@
 """A program that performs the operations of a trace on itself, one for each byte that it reads.
 
-It imports nothing of ours, so that its own memory is small. It writes a byte when it is ready, then reads a count (8
-bytes, little-endian) and FIELDS int64 per operation: number in OPERATIONS, start, length, stride, page size, all in
-bytes. It performs all operations once to warm up, so that its own memory does not grow later, unmaps what is left, and
-writes a byte. From then on it answers each byte with one byte, the errno of the next operation.
+It imports nothing of ours, so that its own memory is small. Its argument is `thp` if it may have huge pages. It writes
+a byte when it is ready, then reads a count (8 bytes, little-endian) and FIELDS int64 per operation: number in
+OPERATIONS, start, length, stride, page size, all in bytes. It performs all operations once to warm up, so that its own
+memory does not grow later, unmaps what is left, and writes a byte. From then on it answers each byte with one byte, the
+errno of the next operation.
 """
 
 import array
@@ -24,9 +25,21 @@ OPERATIONS = (
     "free",
     "guard_install",
     "guard_remove",
+    "hugepage",
+    "nohugepage",
+    "collapse",
 )
 FIELDS = 5
-_ADVICE = {"dontneed": 4, "dontneed_locked": 24, "free": 8, "guard_install": 102, "guard_remove": 103}
+_ADVICE = {
+    "dontneed": 4,
+    "dontneed_locked": 24,
+    "free": 8,
+    "guard_install": 102,
+    "guard_remove": 103,
+    "hugepage": 14,
+    "nohugepage": 15,
+    "collapse": 25,
+}
 _POPULATE = {"read": 22, "write": 23}  # MADV_POPULATE_*: fails where an access would raise SIGSEGV
 _PRIVATE_ANONYMOUS_FIXED = 0x32
 _PR_SET_THP_DISABLE = 41
@@ -38,7 +51,8 @@ def main() -> None:
     libc.mmap.restype, libc.mmap.argtypes = address, [address, size, *[ctypes.c_int] * 3, ctypes.c_long]
     libc.munmap.argtypes = [address, size]
     libc.mprotect.argtypes = libc.madvise.argtypes = [address, size, ctypes.c_int]
-    libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    libc.memset.argtypes = [address, ctypes.c_int, size]
+    libc.prctl(_PR_SET_THP_DISABLE, sys.argv[1] != "thp", 0, 0, 0)
 
     os.write(1, b"\0")
     count = int.from_bytes(_read_exactly(8), "little")
@@ -68,7 +82,9 @@ def perform(libc: ctypes.CDLL, rows: "array.array[int]", i: int) -> int:
         for at in range(start, start + length, stride):
             if at // page != last_page:
                 last_page = at // page
-                libc.madvise(last_page * page, page, advice)
+                # A byte that is not zero: when a huge page is split, pages of zeros become the zero page.
+                if not libc.madvise(last_page * page, page, advice) and op == "write":
+                    libc.memset(at, 1, 1)
         return 0
     if op == "mmap":
         result = 0 if libc.mmap(start, length, 3, _PRIVATE_ANONYMOUS_FIXED, -1, 0) == start else -1

@@ -77,6 +77,27 @@ def read_sizes(pid: int) -> ProcessSizes:
     return ProcessSizes(fields["Name"].strip(), kib["VmSize"], kib["VmRSS"], kib["VmPTE"])
 
 
+def read_anon_huge_kib(pid: int) -> int:
+    """AnonHugePages of all mappings, in KiB, from /proc/PID/smaps_rollup (Linux 4.14). Raises UserError."""
+    lines = read_guarded(pid, partial(_read_lines, Path(f"/proc/{pid}/smaps_rollup")))
+    return next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:"))
+
+
+def read_thp_setting() -> str:
+    """The word in brackets in /sys/kernel/mm/transparent_hugepage/enabled; `never` for a kernel without huge pages."""
+    try:
+        text = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:
+        return "never"
+    return text.partition("[")[2].partition("]")[0]
+
+
+def read_thp_events() -> tuple[int, int]:
+    """How often, since boot, a fault got no huge page, and khugepaged or MADV_COLLAPSE allocated one."""
+    counts = dict(line.split() for line in _read_lines(Path("/proc/vmstat")))
+    return int(counts.get("thp_fault_fallback", 0)), int(counts.get("thp_collapse_alloc", 0))
+
+
 def read_mappings(pid: int) -> list[Mapping]:
     """The VMAs by address, without [vsyscall], which is the kernel's. Raises UserError."""
     lines = read_guarded(pid, partial(_read_lines, Path(f"/proc/{pid}/maps")))

@@ -1,4 +1,4 @@
-"""Parse the output of `strace -f -e trace=mmap,munmap,madvise,mremap,brk,mprotect` into calls.
+"""Parse the output of `strace -f -e trace=mmap,munmap,madvise,mremap,brk,mprotect,prctl` into calls.
 
 Lines may have process numbers, times, call numbers and instruction pointers before the call (-f, -t, -r, -n, -i). A
 call that is cut in two by `<unfinished ...>` and `<... resumed>` is joined.
@@ -26,9 +26,17 @@ _RESULT = re.compile(r"(?P<arguments>.*)\) *= (?P<result>0x[0-9a-f]+|-?\d+|\?)(?
 _RAW_ADVICE = re.compile(r"0x\w+ /\* (\w+) \*/", re.ASCII)
 _UNFINISHED = "<unfinished ...>"
 _OTHER_OUTPUT = ("+++", "---", "strace: ")
-_ADVICE = ADVICE | {"0x4": "dontneed", "0x18": "dontneed", "0x8": "free"}  # by name, or by number with -X raw
+_ADVICE = ADVICE | {  # by name, or by number with -X raw
+    "0x4": "dontneed",
+    "0x18": "dontneed",
+    "0x8": "free",
+    "0xe": "hugepage",
+    "0xf": "nohugepage",
+    "0x19": "collapse",
+}
 _SHARED, _ANONYMOUS, _STACK = 0x1, 0x20, 0x20000  # include/uapi/linux/mman.h, asm-generic/mman.h
-_ARGUMENT_COUNTS = {"mmap": 6, "munmap": 2, "madvise": 3, "mprotect": 3, "mremap": 4, "brk": 1}
+_ARGUMENT_COUNTS = {"mmap": 6, "munmap": 2, "madvise": 3, "mprotect": 3, "mremap": 4, "brk": 1, "prctl": 2}
+_THP_DISABLE, _EXCEPT_ADVISED = ("PR_SET_THP_DISABLE", "0x29"), ("PR_THP_DISABLE_EXCEPT_ADVISED", "0x2")
 _MAX_UNFINISHED_CHARACTERS = 4096
 
 
@@ -108,6 +116,8 @@ class _Parser:
 
     def _call(self, row: int, thread: int, name: str, arguments: list[str], result: str) -> Call | str:
         """Raises ValueError for an argument that should be a number."""
+        if name == "prctl":
+            return self._prctl(row, thread, arguments, result)
         start = _number(arguments[0])
         length = _number(arguments[1]) if len(arguments) > 1 else 0
         if self._programs.is_foreign(thread, name, start, length):
@@ -130,6 +140,14 @@ class _Parser:
             case "brk":
                 return self._brk(row, start, int(result, 16))
         return Call(row, "munmap", start, length)
+
+    def _prctl(self, row: int, thread: int, arguments: list[str], result: str) -> Call | str:
+        """PR_SET_THP_DISABLE; other settings of a process do not matter here. Raises ValueError as _call does."""
+        if arguments[0] not in _THP_DISABLE or result != "0" or self._programs.is_foreign(thread, "prctl", 0, 0):
+            return ""
+        disable, flags, *_ = [*arguments[1].split(", "), "0"]
+        how = "unadvised" if flags.startswith(_EXCEPT_ADVISED) else "all"
+        return Call(row, "thp_disable", 0, 0, thp_disabled=how if _number(disable) else "")
 
     def _brk(self, row: int, requested: int, new_break: int) -> Call | str:
         """The mmap or munmap of the pages between the old break and the new one.

@@ -18,7 +18,14 @@ from sweep.common.text_lines import TextLines
 KERNEL_HEADER = "step,op,start,length,stride"
 ALLOCATOR_HEADER = "tid,op,addr,len"
 READ_WRITE = READ | WRITE
-ADVICE = {"MADV_DONTNEED": "dontneed", "MADV_DONTNEED_LOCKED": "dontneed", "MADV_FREE": "free"}
+ADVICE = {
+    "MADV_DONTNEED": "dontneed",
+    "MADV_DONTNEED_LOCKED": "dontneed",
+    "MADV_FREE": "free",
+    "MADV_HUGEPAGE": "hugepage",
+    "MADV_NOHUGEPAGE": "nohugepage",
+    "MADV_COLLAPSE": "collapse",
+}
 MAX_THREADS = 1 << 16
 _LARGEST_NUMBER = (1 << 64) - 1
 _MAX_DIGITS = 20
@@ -38,7 +45,7 @@ class Call:
     """A successful system call of an allocator trace or of strace output. Addresses and lengths are in bytes."""
 
     row: int
-    op: str  #: mmap, munmap, mprotect, dontneed, free, or mremap
+    op: str  #: mmap, munmap, mprotect, dontneed, free, mremap, hugepage, nohugepage, collapse, or thp_disable
     start: int
     length: int
     rights: int = READ_WRITE  #: of mmap and mprotect
@@ -46,6 +53,7 @@ class Call:
     stack: bool = False  #: mmap with MAP_STACK
     moved_from: int = 0  #: of mremap: the old start; `start` and `length` are the new ones
     old_length: int = 0
+    thp_disabled: str = ""  #: of thp_disable: see HugePages.disabled
 
     @property
     def end(self) -> int:
@@ -172,6 +180,8 @@ def _allocator_call(row: int, op: str, start: int, length: int) -> Call | str:
 
 def check_call(call: Call) -> Call | str:
     """`call` itself, or the reason for which the kernel would have refused it."""
+    if call.op == "thp_disable":
+        return call
     if call.end > MAX_ADDRESS or call.moved_from + call.old_length > MAX_ADDRESS:
         return "beyond what a process can map"
     if call.start % PAGE:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from engine.model.policy import ALL, Policy
-from engine.traces.operations import PURGES
+from engine.traces.huge_pages import HugePages
+from engine.traces.operations import HUGE_ADVICE, PURGES
 from engine.traces.page_tables import PAGE, TraceError
 from engine.traces.replay import Replay
 from engine.traces.trace_rules import trace_rule
@@ -50,10 +51,12 @@ class TraceReplay:
         *,
         touch_all: bool,
         scan_every: int = 1,
+        thp: str | None = None,
         data: bytes | None = None,
     ) -> None:
         """`touch_all`: every mapped page counts as written between two calls. `scan_every`: of the async policy, in
-        operations. `data` is read in place of the file, and `path` then only names it in messages.
+        operations. `thp`: the system's setting of huge pages; None if it is unknown, and then madvise is assumed.
+        `data` is read in place of the file, and `path` then only names it in messages.
         """
         self.path, self.name, self.format = path, name, ""
         self.histogram, self.skipped = CallHistogram(map(trace_rule, policies)), SkippedRows()
@@ -61,6 +64,7 @@ class TraceReplay:
         self.steps, self.unknown_calls = 0, 0
         self.replay = Replay(())
         self._policies, self._touch_all, self._scan_every, self._data = policies, touch_all, scan_every, data
+        self._thp = thp
         self._untouched = (0, 0)  # the range of the last call: its pages count as written before the next one
 
     def __iter__(self) -> Iterator[int]:
@@ -71,7 +75,8 @@ class TraceReplay:
                 raise UserError(f"{rows.path}: is empty")
             self.format = detect_format(rows, first[1])
             if self.format == "kernel" or self._touch_all:
-                self.replay = Replay(self._policies, scan_every=self._scan_every)
+                huge_pages = HugePages(self._thp or "madvise")
+                self.replay = Replay(self._policies, scan_every=self._scan_every, huge_pages=huge_pages)
             try:
                 yield from self._apply_steps(rows) if self.format == "kernel" else self._apply_calls(rows, first)
             except TraceError as error:
@@ -85,6 +90,8 @@ class TraceReplay:
         """Lines for the user after the replay: which rows were skipped, and what may be wrong."""
         yield from self.skipped.lines()
         yield from self.remarks
+        if self._thp is None and self.replay.has_huge_advice:
+            yield "the system's setting of transparent huge pages is not in the trace: madvise is assumed (see --thp)"
 
     def _apply_steps(self, rows: TextLines) -> Iterator[int]:
         """Apply the rows of a kernel trace; yields their step numbers."""
@@ -92,7 +99,7 @@ class TraceReplay:
         first = last = None
         for _, last, operation in read_kernel_steps(rows):
             first = last if first is None else first
-            if self._touch_all:
+            if self._touch_all and operation.op not in HUGE_ADVICE:
                 self._touch_last_range()
                 self._untouched = (operation.start, operation.end)
             if operation.op in UNMAP_OR_PURGE:
@@ -113,14 +120,17 @@ class TraceReplay:
         else:
             calls = read_allocator_calls(rows, self.skipped)
         for call in calls:
-            self._touch_last_range()
+            is_advice = call.op in HUGE_ADVICE  # given before the first touch, so that it has an effect
+            if not is_advice:
+                self._touch_last_range()
             if call.op == "mmap" and call.stack and len(stacks) < MAX_STACKS:
                 stacks.add(call.start)
             if call.op in KINDS:
                 self._count_call(call, is_stack=call.length == STACK_BYTES or call.start in stacks)
             _apply(self.replay, call)
             self.replay.end_operation()
-            self._untouched = (call.start, call.end)
+            if not is_advice:
+                self._untouched = (call.start, call.end)
             self.steps += 1
             yield call.row
         if self.unknown_calls:
@@ -164,11 +174,17 @@ def _apply(replay: Replay, call: Call) -> None:
         case "munmap":
             replay.munmap(start, end)
         case "mprotect":
-            replay.vmas.mprotect(start, end, call.rights)
+            replay.mprotect(start, end, call.rights)
         case "dontneed":
             replay.dontneed(start, end)
         case "free":
             replay.free(start, end)
+        case "hugepage" | "nohugepage":
+            replay.advise(start, end, call.op)
+        case "collapse":
+            replay.collapse(start, end)
+        case "thp_disable":
+            replay.huge_pages.disabled = call.thp_disabled
         case "mremap":
             _mremap(replay, start, end, call)
 

@@ -86,7 +86,7 @@ def test_recordings(folder: Path) -> None:
     """Each command of recordings.md runs; `--touch all` bounds VmPTE, and the grid of the page parses."""
     printed = run_page("recordings.md", folder)
     assert re.search(r"^jemalloc_mixed +merged +532 +52 ", printed, re.MULTILINE)
-    assert "trace,step,policy,vm_pte_kib,res_kib" in printed
+    assert "trace,step,policy,vm_pte_kib,res_kib,anon_huge_kib" in printed
     (grid,) = blocks((DOCS / "recordings.md").read_text(), "yaml")
     assert parse_grid(grid, str(folder / "grid.yaml")).raw_points == 1
 

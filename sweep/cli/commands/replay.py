@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Row = tuple[Any, ...]
 
-STEP_COLUMNS = ("trace", "step", "policy", "vm_pte_kib", "res_kib")
+STEP_COLUMNS = ("trace", "step", "policy", "vm_pte_kib", "res_kib", "anon_huge_kib")
 POLICY_COLUMNS = (
     *("trace", "policy", "purges", "acting", "acting_share", "purged_bytes", "acting_bytes"),
     *("acting_bytes_share", "reached_bytes_share", "tables_freed", "vm_pte_kib_max", "vm_pte_kib_end", "res_kib_end"),
@@ -38,7 +38,7 @@ def replay(
             show_default=False,
         ),
     ],
-    steps: Annotated[bool, typer.Option("--steps", help="Print VmPTE and RES after each step of the trace.")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="Print VmPTE, RES and AnonHugePages after each step.")] = False,
     policy: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,6 +63,14 @@ def replay(
         Literal["model", "kernel"],
         typer.Option("--engine", help="kernel: run kernel traces on this machine's kernel and compare with the model."),
     ] = "model",
+    thp: Annotated[
+        Literal["madvise", "always", "never"] | None,
+        typer.Option(
+            "--thp",
+            help="The system's setting of huge pages. Default: madvise; with --engine kernel this machine's.",
+            show_default=False,
+        ),
+    ] = None,
     scan_every: Annotated[
         int,
         typer.Option("--scan-every", metavar="N", min=1, help="Steps between two scans of the policy async."),
@@ -83,10 +91,10 @@ def replay(
 
     form = "json" if as_json else format
     if engine == "kernel":
-        return _replay_on_kernel(traces, policy, touch, steps, form)
+        return _replay_on_kernel(traces, policy, touch, thp, steps, form)
     policies = _parse_policies(policy)
     replays = [
-        TraceReplay(path, name, policies, touch_all=touch == "all", scan_every=scan_every)
+        TraceReplay(path, name, policies, touch_all=touch == "all", scan_every=scan_every, thp=thp)
         for path, name in zip(traces, trace_names(traces), strict=True)
     ]
     if steps:
@@ -108,20 +116,23 @@ def replay(
     return 0
 
 
-def _replay_on_kernel(traces: Sequence[str], policy: Sequence[str] | None, touch: str, steps: bool, form: str) -> int:
+def _replay_on_kernel(
+    traces: Sequence[str], policy: Sequence[str] | None, touch: str, thp: str | None, steps: bool, form: str
+) -> int:
     """Run traces on the live kernel beside the model under the kernel's policy. Returns 1 if they differ."""
-    from sweep.kernel.kernel_replay import StepComparison, compare_steps, probe_policy, read_trace
+    from sweep.kernel.kernel_replay import StepComparison, compare_steps, probe_policy, read_trace, thp_setting
+    from sweep.process.proc import read_thp_events
     from sweep.traces.trace_reader import trace_names
 
     if policy or touch != "recorded":
         raise UserError(
             "--engine kernel runs traces as recorded, under the kernel's own policy: no --policy, no --touch"
         )
-    kernel_policy = probe_policy()
+    setting, kernel_policy, events = thp_setting(thp), probe_policy(), read_thp_events()
     names = trace_names(traces)
     steps_by_trace: dict[str, list[StepComparison]] = {}
     for path, name in zip(traces, names, strict=True):
-        steps_by_trace[name] = list(compare_steps(read_trace(path), path, kernel_policy))
+        steps_by_trace[name] = list(compare_steps(read_trace(path), path, kernel_policy, setting))
     differ = sum(not step.agrees for rows in steps_by_trace.values() for step in rows)
     if steps:
         rows = _kernel_step_rows(steps_by_trace, kernel_policy)
@@ -130,21 +141,26 @@ def _replay_on_kernel(traces: Sequence[str], policy: Sequence[str] | None, touch
         output_formats.print_rows(KERNEL_COLUMNS, _kernel_rows(steps_by_trace, kernel_policy), form)
     total = sum(map(len, steps_by_trace.values()))
     output_formats.print_note(f"{total - differ:,} of {total:,} steps: the live kernel agrees with {kernel_policy}")
+    if differ and read_thp_events() != events:
+        output_formats.print_note(
+            "meanwhile faults got no huge page, or khugepaged made some (thp_fault_fallback and thp_collapse_alloc of "
+            "/proc/vmstat): the model knows neither; run it again"
+        )
     return 1 if differ else 0
 
 
 def _kernel_step_rows(steps_by_trace: "dict[str, list[StepComparison]]", policy: str) -> Iterator[Row]:
     for name, steps in steps_by_trace.items():
         for step in steps:
-            yield name, step.step, "live", step.vm_pte_kib, step.res_kib
-            yield name, step.step, policy, step.model_vm_pte_kib, step.model_res_kib
+            yield name, step.step, "live", *step.live
+            yield name, step.step, policy, *step.model
 
 
 def _kernel_rows(steps_by_trace: "dict[str, list[StepComparison]]", policy: str) -> Iterator[Row]:
     for name, steps in steps_by_trace.items():
         differ = [step.step for step in steps if not step.agrees]
-        largest = max((step.vm_pte_kib for step in steps), default=0)
-        end = steps[-1].vm_pte_kib if steps else 0
+        largest = max((step.live.vm_pte_kib for step in steps), default=0)
+        end = steps[-1].live.vm_pte_kib if steps else 0
         yield name, policy, len(steps), len(steps) - len(differ), differ[0] if differ else None, largest, end
 
 
@@ -168,7 +184,9 @@ def _step_rows(replay: "TraceReplay") -> Iterator[Row]:
             )
         if step:
             for policy in replay.replay.policies:
-                yield replay.name, step, policy, replay.replay.vm_pte_kib(policy), replay.replay.res_kib(policy)
+                state = replay.replay
+                memory = state.vm_pte_kib(policy), state.res_kib(policy), state.anon_huge_kib(policy)
+                yield replay.name, step, policy, *memory
     _print_notes(replay)
 
 

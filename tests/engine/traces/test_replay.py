@@ -12,15 +12,17 @@ from engine.model.policy import ALL, BUILT_IN, POLICIES, Policy
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
+from engine.traces.huge_pages import HugePages
 from engine.traces.operations import MAX_ADDRESS, Operation
 from engine.traces.page_tables import MAX_TABLES, PMD_SPAN, PUD_SPAN, SLOT, TraceError
 from engine.traces.replay import Replay
 from tests import paths
 from tests.support.rules import rules
+from tests.twin.huge_trace import HugeTwin
 from tests.twin.trace import Twin
 
-DATA = paths.DATA / "kernel"
-RECORDED = sorted(path for path in DATA.glob("*.csv") if not path.name.endswith(".expected.csv"))
+RECORDED = sorted(path for path in (paths.DATA / "kernel").glob("*-*.csv") if ".expected" not in path.name)
+HUGE_RECORDED = sorted(path for path in (paths.DATA / "thp").glob("*-*.csv") if ".expected" not in path.name)
 BASE = 16 << 40
 PAGE = 4096
 
@@ -119,8 +121,8 @@ def test_a_break_keeps_a_table(pages: int) -> None:
 
 
 def test_recordings_are_found() -> None:
-    """The test below runs on all recordings: twenty by others, and ours."""
-    assert len(RECORDED) == 27
+    """The tests below run on all recordings."""
+    assert (len(RECORDED), len(HUGE_RECORDED)) == (27, 12)
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
@@ -132,6 +134,60 @@ def test_replay_equals_recording(path: Path) -> None:
         replay.apply(Operation(op, int(start), int(length), int(stride or 0)))
         replayed.append((int(step), replay.vm_pte_kib("merged"), replay.res_kib("merged")))
     assert replayed[1:] == [tuple(map(int, row)) for row in csv_rows(path.with_suffix(".expected.csv"))]
+
+
+@pytest.mark.parametrize("path", HUGE_RECORDED, ids=lambda path: path.stem)
+def test_replay_equals_recording_with_huge_pages(path: Path) -> None:
+    """VmPTE, RES and AnonHugePages equal those in /proc after every step, alone and beside the other policies."""
+    for policies in ([BUILT_IN["merged"]], ALL):
+        replay = Replay(policies)
+        replayed = []
+        for step, op, start, length, stride in csv_rows(path):
+            replay.apply(Operation(op, int(start), int(length), int(stride or 0)))
+            memory = replay.vm_pte_kib("merged"), replay.res_kib("merged"), replay.anon_huge_kib("merged")
+            replayed.append((int(step), *memory))
+        assert replayed[1:] == [tuple(map(int, row)) for row in csv_rows(path.with_suffix(".expected.csv"))]
+
+
+@given(rule=rules(), seed=st.integers(0, 1 << 32))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_huge_pages_equal_the_twin(rule: Policy, seed: int) -> None:
+    """With huge pages every figure equals the twin's, under every policy and any rule, after every operation."""
+    policies = {policy.name: policy for policy in (*ALL, rule)}
+    replay = Replay([*policies.values()], huge_pages=HugePages("always"))
+    twins = {name: HugeTwin(policy, 1) for name, policy in policies.items()}
+    for operation in random_trace(seed):
+        replay.apply(operation)
+        for name, twin in twins.items():
+            twin.apply(*operation)
+            assert replay.outcome(name) == twin.outcome, (name, operation)
+            assert replay.anon_huge_kib(name) == twin.anon_huge_kib, (name, operation)
+
+
+def test_huge_pages_come_back_under_policies_that_free() -> None:
+    """A byte written in a slot that was zapped in halves brings a page where the table stayed, and 2 MiB where not."""
+    replay = Replay(huge_pages=HugePages("always"))
+    halves = ("dontneed", 0, SLOT // 2), ("dontneed", SLOT // 2, SLOT // 2)
+    for op, start, length in (("mmap", 0, SLOT), ("write", 0, SLOT), *halves, ("write", 0, 1)):
+        replay.apply(Operation(op, BASE + start, length, PAGE))
+    back = {policy: replay.res_kib(policy) for policy in POLICIES}
+    assert back == dict.fromkeys(POLICIES, 4) | dict.fromkeys(("refcount", "async"), 2048) | {"munmap": 4}
+
+
+def test_huge_pages_are_allowed_by_advice_and_setting() -> None:
+    """A fault brings a huge page under `always` without advice, under `madvise` with it, never against either."""
+
+    def res_after(setting: str, *operations: str, disabled: str = "") -> int:
+        replay = Replay([BUILT_IN["none"]], huge_pages=HugePages(setting, disabled))
+        for op in ("mmap", *operations, "write"):
+            replay.apply(Operation(op, BASE, PAGE if op == "write" else SLOT, PAGE))
+        return replay.res_kib("none")
+
+    assert res_after("always") == res_after("madvise", "hugepage") == res_after("always", "hugepage") == 2048
+    assert res_after("madvise") == res_after("never", "hugepage") == res_after("always", "nohugepage") == 4
+    assert res_after("always", "hugepage", disabled="all") == res_after("always", disabled="unadvised") == 4
+    assert res_after("always", "hugepage", disabled="unadvised") == 2048
+    assert res_after("never", "hugepage", "write", "collapse") == 2048
 
 
 def test_part_of_a_slot() -> None:

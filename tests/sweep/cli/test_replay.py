@@ -34,10 +34,43 @@ def test_steps_agree_with_the_kernel(capsys: pytest.CaptureFixture[str]) -> None
     """--steps gives the figures that were recorded on a kernel, without step 0."""
     code, out, err = run(capsys, DATA / "kernel/rich-1000.csv", "--steps", "--format", "csv", "--policy", "merged")
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "trace,step,policy,vm_pte_kib,res_kib"
+    assert out.splitlines()[0] == "trace,step,policy,vm_pte_kib,res_kib,anon_huge_kib"
     with (DATA / "kernel/rich-1000.expected.csv").open(newline="") as file:
-        expected = [["rich-1000", step, "merged", pte, res] for step, pte, res in list(csv.reader(file))[1:]]
+        expected = [["rich-1000", step, "merged", pte, res, "0"] for step, pte, res in list(csv.reader(file))[1:]]
     assert [list(row.values()) for row in table(out)] == expected
+
+
+def test_the_setting_of_huge_pages(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """--thp is the system's setting; without it a trace that advises is replayed under madvise, and stderr says so."""
+    path = tmp_path / "a.csv"
+    path.write_text(f"{MAPPED}1,write,{BASE},1,1\n2,hugepage,{BASE},{4 * SLOT},\n3,write,{BASE + SLOT},1,1\n")
+
+    def res_kib(*words: str) -> tuple[list[str], str]:
+        code, out, err = run(capsys, path, "--policy", "none", "--steps", "--format", "csv", *words)
+        assert code == 0
+        return [row["res_kib"] for row in table(out)], err
+
+    figures, err = res_kib()
+    assert figures == ["4", "4", "2052"]
+    assert "madvise is assumed (see --thp)" in err
+    assert res_kib("--thp", "madvise") == (figures, "")
+    assert res_kib("--thp", "always")[0] == ["2048", "2048", "4096"]
+    assert res_kib("--thp", "never")[0] == ["4", "4", "8"]
+
+
+def test_huge_pages_in_strace_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """MADV_HUGEPAGE acts on what is touched after it, unless the process disabled huge pages."""
+    mapped = f"mmap(NULL, {2 * SLOT}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = {BASE:#x}\n"
+    advised = f"madvise({BASE:#x}, {2 * SLOT}, MADV_HUGEPAGE) = 0\n"
+    purged = f"madvise({BASE:#x}, {SLOT // 2}, MADV_DONTNEED) = 0\n"
+    disabled = "prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) = 0\n"
+    path = tmp_path / "calls.strace"
+    huge = {}
+    for name, calls in (("advised", ""), ("disabled", disabled), ("elsewhere", 'prctl(PR_SET_NAME, "a") = 0\n')):
+        path.write_text(calls + mapped + advised + purged + purged)
+        _, out, _ = run(capsys, path, "--touch", "all", "--steps", "--policy", "merged", "--format", "csv")
+        huge[name] = [int(row["anon_huge_kib"]) for row in table(out)][-1]
+    assert huge == {"advised": 2048, "disabled": 0, "elsewhere": 2048}
 
 
 def test_every_policy_in_order(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
