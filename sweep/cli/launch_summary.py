@@ -1,62 +1,107 @@
-"""Output of `sweep launch`: what ran, and the table of what each policy saves, as text or as JSON."""
+"""Output of `sweep launch`: what ran, the answer in a sentence, a table, a chart, the next commands; or JSON."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sweep.cli import output_formats
+from sweep.cli.bar_chart import bar
 from sweep.cli.options import results_option
+from sweep.cli.program_name import as_called
 
 if TYPE_CHECKING:
+    from sweep.query.database import Database
+    from sweep.query.headline import Headline
     from sweep.query.named_queries import NamedQuery
     from sweep.run.launch import LaunchSummary
     from sweep.store.arrow_tables import Table
     from sweep.store.store import Store
 
 MODEL_QUERY, KERNEL_QUERY = "savings", "measured"
-MOST_ROWS = 24
+MOST_ROWS, MOST_BARS = 24, 5
+BAR_WIDTH, PERCENT_WIDTH = 23, 9
+POLICY_COLUMNS = ("policy", "given back", "added per freed table", "added per call")
+QUERY_OF_AXIS = {
+    "zap": "by_zap",
+    "zap_shift": "by_shift",
+    "sparsity": "by_sparsity",
+    "cluster": "by_sparsity",
+    "rounds": "growth",
+    "threads": "threads",
+}
+"""The named query that shows more of an axis."""
+AXIS_TITLES = {"zap": "calls of", "cluster": "extents of", "virt": "VIRT"}
+KNOWN_AS = {
+    "seed_inline": "Hildenbrand's proposal of 2024",
+    "merged": "Linux 6.14 and later",
+}
+"""Policies whose name does not say what they are."""
 
 
 def print_summary(
-    summary: "LaunchSummary", store: "Store", is_kernel: bool, results: str, *, as_json: bool, quiet: bool
+    summary: "LaunchSummary",
+    store: "Store",
+    is_kernel: bool,
+    results: str,
+    *,
+    as_json: bool,
+    quiet: bool,
+    show_sql: bool = False,
 ) -> None:
-    """Print what ran, the rows of the named query that belongs to the engine, and the command that repeats it."""
+    """Print what ran and what came out: sentences, figures of each policy, a chart, and commands that show more.
+
+    `show_sql`: also the SQL of the named query that belongs to the engine; its rows are in the JSON, and for the live
+    kernel they are the table.
+    """
+    from sweep.query.database import Database
+    from sweep.query.headline import headline
     from sweep.query.named_queries import named_query
 
     question = named_query(KERNEL_QUERY if is_kernel else MODEL_QUERY)
-    table = None if summary.status == "interrupted" else _run_query(store, summary.run_id, question, quiet)
-    if as_json:
-        output_formats.print_json(_summary_json(summary, results, question.name, table))
+    if summary.status == "interrupted":
+        if as_json:
+            output_formats.print_json(_summary_json(summary, results, question.name, None))
+        else:
+            _print_run(summary, results)
         return
-    for line in summary_lines(summary, results):
-        output_formats.print_line(line)
-    if table is not None and table.num_rows:
-        output_formats.print_text(f"\n{question.help}\n")
+    with Database(store, run=summary.run_id) as database:
+        if not quiet:
+            output_formats.print_missing_baseline(database, question)
+        if as_json:
+            table = database.query(question.sql)
+            output_formats.print_json(_summary_json(summary, results, question.name, table))
+            return
+        _print_run(summary, results)
+        answer = headline(database)
+        _print_answer(database, answer, question, is_kernel)
         output_formats.print_line()
-        left_out = output_formats.print_arrow_table(table, "table", most=MOST_ROWS)
-        if left_out:
-            output_formats.print_line(f"... {left_out:,} more rows")
-        command = f"sweep query {question.name} --run {summary.run_id}{results_option(results)}"
-        output_formats.print_text(f"\n{command}\n\n{question.sql.strip()}")
+        for command in _next_commands(answer, question, summary.run_id, results):
+            output_formats.print_line(command)
+    if show_sql:
+        output_formats.print_text(f"\n{question.sql.strip()}")
 
 
 def summary_lines(summary: "LaunchSummary", results: str) -> list[str]:
-    """The run, its points, its time and, if there are any, its failed points."""
+    """The run, its status, points and time, and, if there are any, its failed points."""
     counts = ", ".join(f"{count:,} {status}" for status, count in summary.points.items() if count)
     if not counts:
         counts = f"none finished of {summary.planned:,}" if summary.planned else "none to run"
-    done_before = f"; {summary.done_before:,} were done" if summary.done_before else ""
-    workers = f"{summary.workers} worker{'s' * (summary.workers > 1)}"
-    executor = f" on {summary.executor}, {workers}" if summary.workers else ""
+    done_before = f", {summary.done_before:,} were done" if summary.done_before else ""
+    workers = f" ({summary.executor}, {summary.workers} worker{'s' * (summary.workers > 1)})" if summary.workers else ""
+    resumed = " (resumed)" if summary.resumed else ""
     lines = [
-        f"run      {summary.run_id}{' (resumed)' if summary.resumed else ''}: {summary.status}",
-        f"points   {counts}{done_before}",
-        f"seconds  {summary.seconds:.1f}{executor}",
+        f"{summary.run_id}{resumed}: {summary.status}; points: {counts}{done_before}; {summary.seconds:.1f} s{workers}"
     ]
     if summary.failed:
         command = f"sweep query failures --run {summary.run_id}{results_option(results)}"
-        lines.append(f"failed   {summary.failed:,} in this run: {command}")
-        lines.append("         to run them again, add --rerun failed to the same command")
+        lines.append(f"{summary.failed:,} failed in this run: {command}")
+        lines.append("to run them again, add --rerun failed to the same command")
     return lines
+
+
+def _print_run(summary: "LaunchSummary", results: str) -> None:
+    for line in summary_lines(summary, results):
+        output_formats.print_line(line)
 
 
 def _summary_json(summary: "LaunchSummary", results: str, question: str, table: "Table | None") -> dict[str, Any]:
@@ -65,10 +110,85 @@ def _summary_json(summary: "LaunchSummary", results: str, question: str, table: 
     return asdict(summary) | {"results": results, "query": question, "policies": rows}
 
 
-def _run_query(store: "Store", run_id: str, question: "NamedQuery", quiet: bool) -> "Table":
-    from sweep.query.database import Database
+def _print_answer(database: "Database", answer: "Headline", question: "NamedQuery", is_kernel: bool) -> None:
+    """The sentences; the figures of each policy, which a live kernel has measured; the chart."""
+    for sentence in answer.sentences:
+        output_formats.print_paragraph(sentence)
+    if is_kernel and answer.policies:
+        output_formats.print_line()
+        left_out = output_formats.print_arrow_table(database.query(question.sql), "table", most=MOST_ROWS)
+        if left_out:
+            output_formats.print_line(f"... {left_out:,} more rows")
+        return
+    rows = list(_policy_rows(answer))
+    if rows:
+        output_formats.print_line()
+        output_formats.print_rows(POLICY_COLUMNS, rows, "table")
+        for line in _remarks(answer, database):
+            output_formats.print_paragraph(line)
+    for line in _chart(database, answer):
+        output_formats.print_line(line)
 
-    with Database(store, run=run_id) as database:
-        if not quiet:
-            output_formats.print_missing_baseline(database, question)
-        return database.query(question.sql)
+
+def _policy_rows(answer: "Headline") -> Iterator[tuple[str, str, str, str]]:
+    """A row of POLICY_COLUMNS for each policy but `none`, with which the others are compared."""
+    from sweep.query.headline import BASELINE, percent_text
+
+    for figures in answer.policies:
+        if figures.policy != BASELINE and figures.given_back is not None:
+            added = (figures.added_ns_a_table, figures.added_ns_a_call)
+            times = ("-" if ns is None else f"{ns:,.0f} ns" for ns in added)
+            yield figures.policy, percent_text(figures.given_back), *times
+
+
+def _remarks(answer: "Headline", database: "Database") -> Iterator[str]:
+    """What the names of policies stand for, and where the costs come from."""
+    names = [f"{policy}: {KNOWN_AS[policy]}" for policy in KNOWN_AS if policy in {f.policy for f in answer.policies}]
+    if names:
+        yield "; ".join(names)
+    if any(figures.added_ns_a_call is not None for figures in answer.policies):
+        yield f"added: CPU time beyond that of none; prices: {database.prices.sources}"
+
+
+def _chart(database: "Database", answer: "Headline") -> Iterator[str]:
+    """Bars of what a policy gives back along its most important axis, beside those of the best policy."""
+    from sweep.query.headline import axis_of, percent_text, size_text
+
+    if not answer.axes:
+        return
+    first = answer.axes[0]
+    axes = [first, *([axis_of(database, answer.moment, answer.best, first.column)] if answer.best else [])]
+    title = AXIS_TITLES.get(first.column, first.column)
+    labels = [size_text(value) if first.is_in_bytes else str(value) for value in first.values]
+    room = max(map(len, (title, *labels)))
+    heads = (f"{axis.policy + ' gives back':<{BAR_WIDTH + PERCENT_WIDTH}}" for axis in axes)
+    yield ""
+    yield f"{title:<{room}}  {'  '.join(heads)}".rstrip()
+    for row in _spread(len(labels)):
+        bars = (_labelled_bar(percent_text(axis.given_back[row]), axis.given_back[row]) for axis in axes)
+        yield f"{labels[row]:>{room}}  {'  '.join(bars)}".rstrip()
+
+
+def _labelled_bar(text: str, percent: float) -> str:
+    return f"{text:<{PERCENT_WIDTH}}{bar(percent, BAR_WIDTH):<{BAR_WIDTH}}"
+
+
+def _spread(count: int) -> list[int]:
+    """At most MOST_BARS of `count` places, the first and the last among them."""
+    if count <= MOST_BARS:
+        return list(range(count))
+    return [round(i * (count - 1) / (MOST_BARS - 1)) for i in range(MOST_BARS)]
+
+
+def _next_commands(answer: "Headline", question: "NamedQuery", run_id: str, results: str) -> Iterator[str]:
+    """Three commands that show more: of the most important axis, of the costs, and of the reader's own process."""
+    queries = [QUERY_OF_AXIS[axis.column] for axis in answer.axes if axis.column in QUERY_OF_AXIS] or [question.name]
+    of_run = f"--run {run_id}{results_option(results)}"
+    commands = {
+        f"sweep query {queries[0]} {of_run}": "more of this",
+        f"sweep query cost {of_run}": "what each policy costs",
+        "sweep advise --virt 55t --res 590g --vmpte 110g": "your process",
+    }
+    for command, shows in commands.items():
+        line = f"{command}  # {shows}"
+        yield line if len(as_called(line)) <= output_formats.PLAIN_WIDTH else command

@@ -5,12 +5,13 @@ Exit codes: 0 all ok; 1 some points failed, or the live kernel differs; 2 bad us
 """
 
 import errno
+import functools
 import importlib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple, TextIO
 
@@ -20,7 +21,10 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from sweep import __version__
+from sweep.cli import output_formats
+from sweep.cli.options import Wide
 from sweep.cli.output_streams import visible_control_characters
+from sweep.cli.program_name import as_called, remember_program
 from sweep.common.errors import UserError, did_you_mean, one_line, printable, unknown_name
 
 
@@ -53,6 +57,8 @@ COMMANDS = {
 BAD_USAGE, INTERRUPTED, INTERNAL_ERROR = 2, 3, 4
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a full or failing disk. They are reported as such wherever they occur, not as internal errors."""
+COMPLETION = "_SWEEP_COMPLETE"
+"""Set by the script that --install-completion writes, when a shell asks what may follow."""
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -72,7 +78,7 @@ class LazyGroup(TyperGroup):
         function = getattr(module, cmd_name)
         text, _, example = (inspect.getdoc(function) or "").rpartition("\n\nExample: ")
         app = _typer_app(context_settings=HELP_OPTIONS)
-        app.command(name=cmd_name, help=text, epilog=f"Example: {example}")(function)
+        app.command(name=cmd_name, help=text, epilog=f"Example: {example}")(_with_wide(function))
         return get_command(app)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -85,8 +91,22 @@ class LazyGroup(TyperGroup):
             formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
 
 
-def _typer_app(**settings: Any) -> typer.Typer:
-    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, **settings)
+def _with_wide(function: Callable[..., int]) -> Callable[..., int]:
+    """The command with the option --wide, which concerns all that is printed and not what a command does."""
+
+    @functools.wraps(function)
+    def command(*, wide: bool, **arguments: Any) -> int:
+        output_formats.set_wide(wide)
+        return function(**arguments)
+
+    signature = inspect.signature(function, eval_str=True)
+    wide = inspect.Parameter("wide", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Wide)
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), wide])  # type: ignore[attr-defined]
+    return command
+
+
+def _typer_app(*, add_completion: bool = False, **settings: Any) -> typer.Typer:
+    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=add_completion, **settings)
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -113,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Errors become one line on stderr; with --debug, anywhere among the arguments, also a traceback.
     """
     _open_closed_streams()
+    if arguments is None:
+        remember_program(COMMANDS)
     with visible_control_characters():
         return _main(list(sys.argv[1:] if arguments is None else arguments))
 
@@ -143,7 +165,7 @@ def _main(words: list[str]) -> int:
 
 def _print_error(message: str) -> None:
     with suppress(OSError):
-        print(f"sweep: {printable(message)}", file=sys.stderr)
+        print(f"sweep: {printable(as_called(message))}", file=sys.stderr)
 
 
 def _open_closed_streams() -> None:
@@ -164,9 +186,11 @@ def _check_utf8(words: list[str]) -> None:
 
 def _run(words: list[str]) -> int:
     """Parse the arguments, run the command and return its exit code."""
-    app = _typer_app(cls=LazyGroup, context_settings=HELP_OPTIONS)
+    app = _typer_app(cls=LazyGroup, context_settings=HELP_OPTIONS, add_completion=True)
     app.callback()(_root)
     group = get_command(app)
+    if COMPLETION in os.environ:
+        group.main(words, prog_name="sweep")  # prints what may follow, and ends this process
     if not words:
         with group.make_context("sweep", ["--help"], resilient_parsing=True) as context:
             print(group.get_help(context), file=sys.stderr)

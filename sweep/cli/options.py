@@ -35,6 +35,9 @@ PurgeSizes = Annotated[
     str, typer.Option("--zap", metavar="SIZES", help="Sizes of the madvise calls to assess, separated by commas.")
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only the data and errors.")]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="Lines as long as needed; else they fit the terminal, or 80 columns.")
+]
 
 STORE = "results"
 """The store that is used without --results."""

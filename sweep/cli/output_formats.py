@@ -7,6 +7,7 @@ printed; here line ends within a value are, so that no value can forge a line.
 import csv
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
@@ -15,6 +16,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from sweep.cli.program_name import as_called
+from sweep.cli.table_layout import are_numbers, lay_out, wrapped
 from sweep.common.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -25,12 +28,36 @@ if TYPE_CHECKING:
 Rows = Iterable[Sequence[Any]]
 
 FORMATS = ("table", "csv", "json", "md")
+PLAIN_WIDTH = 80
+"""Columns of a page that is no terminal."""
 _NULL = "-"
+_is_wide = False
+
+
+def set_wide(is_wide: bool) -> None:
+    """`--wide`: from now on tables and sentences are as wide as they must be, whatever the terminal."""
+    global _is_wide
+    _is_wide = is_wide
+
+
+def page_width(out: TextIO) -> int | None:
+    """Columns of a line: those of the terminal, or COLUMNS; PLAIN_WIDTH for a file or pipe; None with --wide."""
+    if _is_wide:
+        return None
+    if out.isatty():
+        return shutil.get_terminal_size((PLAIN_WIDTH, 0)).columns
+    return PLAIN_WIDTH
 
 
 def print_line(text: str = "") -> None:
     """Print one line to stdout. Line ends in `text` are made visible too, so that no value can forge a line."""
-    print(printable(text))
+    print(printable(as_called(text)))
+
+
+def print_paragraph(text: str, indent: str = "") -> None:
+    """Print a sentence in lines that fit the page, all but the first indented."""
+    for line in wrapped(printable(as_called(text)), page_width(sys.stdout), indent):
+        print(line)
 
 
 def print_text(text: str) -> None:
@@ -40,7 +67,7 @@ def print_text(text: str) -> None:
 
 def print_note(text: str = "") -> None:
     """Print one line to stderr: what a reader should know beside the data."""
-    print(printable(text), file=sys.stderr)
+    print(printable(as_called(text)), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -54,25 +81,29 @@ def confirm(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def print_rows(names: Sequence[str], rows: Rows, form: str, path: Path | None = None, *, most: int = 0) -> int:
+def print_rows(
+    names: Sequence[str], rows: Rows, form: str, path: Path | None = None, *, most: int = 0, is_ours: bool = True
+) -> int:
     """Write rows in one of FORMATS to stdout or to a file. Returns how many rows were left out, as `write_rows`."""
     if form not in FORMATS:
         raise UserError(f"--format {form} is for the rows of a query; choose {', '.join(FORMATS)}")
     if path is None:
-        return write_rows(names, rows, form, sys.stdout, most=most)
+        return write_rows(names, rows, form, sys.stdout, most=most, is_ours=is_ours)
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
-            return write_rows(names, rows, form, file, most=most)
+            return write_rows(names, rows, form, file, most=most, is_ours=is_ours)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
 
 
-def print_arrow_table(table: "Table", form: str, path: Path | None = None, *, most: int = 0) -> int:
+def print_arrow_table(
+    table: "Table", form: str, path: Path | None = None, *, most: int = 0, is_ours: bool = True
+) -> int:
     """As `print_rows`, for an Arrow table, which can be written as Parquet too."""
     from sweep.store import arrow_tables, parquet
 
     if form != "parquet":
-        return print_rows(table.column_names, arrow_tables.iter_rows(table), form, path, most=most)
+        return print_rows(table.column_names, arrow_tables.iter_rows(table), form, path, most=most, is_ours=is_ours)
     table = table.rename_columns(unique_names(table.column_names))
     if path is not None:
         try:
@@ -93,13 +124,16 @@ def print_missing_baseline(database: "Database", question: "NamedQuery") -> None
         print_note(f"note: {run_id} has no policy none, {advice}")
 
 
-def write_rows(names: Sequence[str], rows: Rows, form: str, out: TextIO, *, most: int = 0) -> int:
+def write_rows(
+    names: Sequence[str], rows: Rows, form: str, out: TextIO, *, most: int = 0, is_ours: bool = False
+) -> int:
     """Write rows in one of FORMATS to a stream.
 
-    A table has at most `most` rows (0: all). Returns how many rows were left out.
+    A table has at most `most` rows (0: all), and fits the page (`is_ours`: see table_layout). Returns how many rows
+    were left out.
     """
     if form == "table":
-        return _write_table(names, rows, out, most)
+        return _write_table(names, rows, out, most, is_ours)
     writers: dict[str, Callable[[Sequence[str], Rows, TextIO], None]] = {
         "csv": _write_csv,
         "json": _write_json,
@@ -157,28 +191,18 @@ def readable(value: Any) -> str:
 _SPACES = str.maketrans("\n\r\t", "   ")
 
 
-def _write_table(names: Sequence[str], rows: Rows, out: TextIO, most: int) -> int:
-    """Write aligned columns, numbers to the right. Lines are as long as they must be."""
+def _write_table(names: Sequence[str], rows: Rows, out: TextIO, most: int, is_ours: bool) -> int:
+    """Write aligned columns, numbers to the right, in lines that fit the page."""
     rows = iter(rows)
     written = list(islice(rows, most)) if most else list(rows)
     left_out = sum(1 for _ in rows)
-    names = [readable(name) for name in names]
-    cells = [[readable(value) for value in row] for row in written]
-    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(names)]
-    is_right = [_are_numbers(row[i] for row in written) for i in range(len(names))]
-
-    def line(texts: Sequence[str]) -> str:
-        padded = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, is_right, strict=True)]
-        return "  ".join(padded).rstrip() + "\n"
-
-    out.write(line(names) + line(["-" * width for width in widths]))
-    out.writelines(line(row) for row in cells)
+    out.writelines(f"{line}\n" for line in lay_out(names, written, readable, page_width(out), is_ours=is_ours))
     return left_out
 
 
 def _write_markdown(names: Sequence[str], rows: Rows, out: TextIO) -> None:
     rows = list(rows)
-    is_right = [_are_numbers(row[i] for row in rows) for i in range(len(names))]
+    is_right = [are_numbers(row[i] for row in rows) for i in range(len(names))]
 
     def line(texts: Iterable[str]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |\n"
@@ -219,9 +243,3 @@ def _write_json(names: Sequence[str], rows: Rows, out: TextIO) -> None:
         out.write(f"{separator}\n{json.dumps(values, ensure_ascii=False)}")
         separator = ","
     out.write("[]\n" if separator == "[" else "\n]\n")
-
-
-def _are_numbers(values: Iterable[Any]) -> bool:
-    """True for numbers, also with NULLs among them."""
-    checks = [isinstance(v, int | float | Decimal) and not isinstance(v, bool) for v in values if v is not None]
-    return bool(checks) and all(checks)

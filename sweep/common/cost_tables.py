@@ -5,6 +5,7 @@ for counters of the outcomes, and for counts that are derived from them (DERIVED
 """
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +83,10 @@ class Cost:
     date: str
     guess: bool
 
+    @property
+    def is_measured(self) -> bool:
+        return not self.guess and self.source.startswith("measured")
+
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
@@ -108,6 +113,12 @@ class CostTable:
         # least() ignores NULL, but a counter that the live kernel does not show must give NULL: + 0 * table_visits.
         counts = {name: f"({sql.format(cpus=cpus)} + 0 * table_visits)" for name, sql in DERIVED.items()}
         return " + ".join(f"{counts.get(cost.counter, cost.counter)} * {cost.ns:e}" for cost in self.costs) or "0e0"
+
+    @property
+    def sources(self) -> str:
+        """Where the prices come from, in words: `3 published, 6 measured, 7 guessed`."""
+        kinds = Counter("guessed" if c.guess else "measured" if c.is_measured else "published" for c in self.costs)
+        return ", ".join(f"{kinds[kind]} {kind}" for kind in ("published", "measured", "guessed") if kinds[kind])
 
     def without(self, counters: Collection[str]) -> "CostTable":
         """This table without the prices of these counters."""

@@ -18,6 +18,7 @@ class Database:
     """The runs of a store, or some of them, as they are now. Takes no lock. A context manager.
 
     `problems`: a line for each run that cannot be read, and for each damaged part; their rows are not in the views.
+    `prices`: the cost table behind `cost_ns`.
     """
 
     def __init__(
@@ -26,8 +27,7 @@ class Database:
         """`cost`: name or file of the cost table for `cost_ns`. `run`, `runs`: only this run, or these."""
         cost_problems: list[str] = []
         tables = cost_tables.load_all(store.cost_files(), cost_problems)
-        chosen = cost_tables.choose(tables, cost)
-        self._cost_sql = chosen.sql
+        self.prices = chosen = cost_tables.choose(tables, cost)
         self._cost_rows = [row for table in {**tables, chosen.name: chosen}.values() for row in table.rows]
         survey = store.survey()
         self.problems = cost_problems + ([] if run or runs else survey.problems)
@@ -131,7 +131,7 @@ class Database:
         table = {"latest": "outcomes", "failures": "points"}.get(view, view)
         source = self._source(table, latest=view == "latest")
         if table == "outcomes":
-            return views.outcomes(source, self._cost_sql)
+            return views.outcomes(source, self.prices.sql)
         if table == "rounds":
             return views.rounds(source, self._source("outcomes", latest=False))
         return views.points(source, failed=view == "failures")

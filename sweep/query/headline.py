@@ -46,6 +46,10 @@ class Axis:
     given_back: tuple[float, ...]
 
     @property
+    def is_in_bytes(self) -> bool:
+        return self.column in _IN_BYTES
+
+    @property
     def spread(self) -> float:
         return max(self.given_back) - min(self.given_back)
 
@@ -55,12 +59,14 @@ class Headline:
     """`sentences`: plain text without line ends, none for a run without rows. `moment`: `end`, or `peak` with rounds.
 
     `axes`: for the policy of Linux, else the last one, those along which it differs; the most important first.
+    `best`: the design that gives back most, if that is another one than the axes are for; munmap is no such design.
     """
 
     moment: str
     sentences: tuple[str, ...]
     policies: tuple[PolicyFigures, ...]
     axes: tuple[Axis, ...]
+    best: str | None = None
 
 
 def headline(database: Database) -> Headline:
@@ -81,8 +87,9 @@ def headline(database: Database) -> Headline:
     figures = _policy_figures(rows_of, moment, policies)
     focus = _focus(policies)
     axes = _axes(rows_of, moment, focus, [name for name in _AXES if facts[name] > 1]) if BASELINE in policies else ()
-    sentences = (*_summary(rows_of, moment, figures), *_dependence(axes))
-    return Headline(moment, tuple(sentences), tuple(figures), axes)
+    best = _best(figures, focus)
+    sentences = (*_summary(rows_of, moment, figures, best), *_dependence(axes))
+    return Headline(moment, sentences, tuple(figures), axes, None if focus in best else best[0])
 
 
 _AXES = tuple(column.name for column in schema.SCENARIO if column.name not in ("seed", "res"))
@@ -128,19 +135,24 @@ def _figures(row: Row, none: Row | None) -> PolicyFigures:
 
 def _axes(rows_of: Callable[[str], list[Row]], moment: str, policy: str, columns: Sequence[str]) -> tuple[Axis, ...]:
     """The axes along which `policy` differs, those with a size of call up to which it frees nothing first."""
-    axes = []
-    for column in columns:
-        kib = f"sum(vm_pte_kib_{moment})"
-        rows = rows_of(
-            f'SELECT "{column}" AS value, 100 * (1 - {kib} FILTER (policy = {quoted(policy)})'
-            f" / nullif({kib} FILTER (policy = '{BASELINE}'), 0)) AS given_back"
-            f' FROM latest WHERE "{column}" IS NOT NULL GROUP BY ALL HAVING given_back IS NOT NULL ORDER BY value'
-        )
-        if len(rows) > 1:
-            values, given_back = tuple(row["value"] for row in rows), tuple(row["given_back"] for row in rows)
-            axes.append(Axis(column, policy, values, given_back))
-    axes = [axis for axis in axes if axis.spread >= UNIMPORTANT_PERCENT]
+    axes = [_axis(rows_of, moment, policy, column) for column in columns]
+    axes = [axis for axis in axes if len(axis.values) > 1 and axis.spread >= UNIMPORTANT_PERCENT]
     return tuple(sorted(axes, key=lambda axis: (_threshold(axis) is None, -axis.spread)))
+
+
+def axis_of(database: Database, moment: str, policy: str, column: str) -> Axis:
+    """What `policy` gives back for each value of `column`; points without one, such as traces, are left out."""
+    return _axis(partial(_rows, database), moment, policy, column)
+
+
+def _axis(rows_of: Callable[[str], list[Row]], moment: str, policy: str, column: str) -> Axis:
+    kib = f"sum(vm_pte_kib_{moment})"
+    rows = rows_of(
+        f'SELECT "{column}" AS value, 100 * (1 - {kib} FILTER (policy = {quoted(policy)})'
+        f" / nullif({kib} FILTER (policy = '{BASELINE}'), 0)) AS given_back"
+        f' FROM latest WHERE "{column}" IS NOT NULL GROUP BY ALL HAVING given_back IS NOT NULL ORDER BY value'
+    )
+    return Axis(column, policy, tuple(row["value"] for row in rows), tuple(row["given_back"] for row in rows))
 
 
 def _threshold(axis: Axis) -> tuple[int, int] | None:
@@ -151,21 +163,26 @@ def _threshold(axis: Axis) -> tuple[int, int] | None:
     return axis.values[useless - 1], axis.values[useless]
 
 
-def _summary(rows_of: Callable[[str], list[Row]], moment: str, figures: Sequence[PolicyFigures]) -> list[str]:
-    """One sentence: what the policy of interest gives back, and those that give back most.
+def _best(figures: Sequence[PolicyFigures], focus: str) -> list[str]:
+    """The policies that give back most, rounded; munmap is not among these: it takes the address range away too."""
+    given_back = {f.policy: f.given_back for f in figures if f.given_back is not None and f.policy != BASELINE}
+    rivals = {policy: percent for policy, percent in given_back.items() if policy != "munmap" or focus == "munmap"}
+    most = percent_text(max(rivals.values(), default=0))
+    return [policy for policy, percent in rivals.items() if percent_text(percent) == most] or [focus]
 
-    munmap is not among these: it takes the address range away too."""
+
+def _summary(
+    rows_of: Callable[[str], list[Row]], moment: str, figures: Sequence[PolicyFigures], best: Sequence[str]
+) -> list[str]:
+    """One sentence: what the policy of interest gives back, and the best."""
     given_back = {f.policy: f.given_back for f in figures if f.given_back is not None and f.policy != BASELINE}
     if not given_back:
         return _without_baseline(rows_of)
     focus = _focus([figure.policy for figure in figures])
-    name = f"{focus} (Linux 6.14 and later)" if focus == IN_LINUX else focus
-    of_what = "the page tables" if moment == "end" else "the page tables of a process at work"
-    rivals = {policy: percent for policy, percent in given_back.items() if policy != "munmap" or focus == "munmap"}
-    most = percent_text(max(rivals.values()))
-    best = [policy for policy, percent in rivals.items() if percent_text(percent) == most]
-    other = "no other design more" if focus in best else f"{_some(best)} {most}"
-    more = f", {other}" if len(rivals) > 1 else ""
+    name = f"{focus} (Linux 6.14 on)" if focus == IN_LINUX else focus
+    of_what = "page tables" if moment == "end" else "the page tables of a process at work"
+    other = "no other design more" if focus in best else f"{_some(best)} {percent_text(given_back[best[0]])}"
+    more = f", {other}" if len(given_back.keys() - {"munmap"}) > 1 else ""
     return [f"{name} gives back {percent_text(given_back[focus])} of {of_what}{more}."]
 
 
@@ -189,7 +206,7 @@ def _dependence(axes: Sequence[Axis]) -> list[str]:
     threshold = _threshold(axis)
     if threshold:
         small, large = map(size_text, threshold)
-        return [f"Calls of {small} or less free nothing under {axis.policy}, calls of {large} or more do."]
+        return [f"madvise calls up to {small} free nothing under {axis.policy}, those from {large} on do."]
     ends = sorted(zip(axis.given_back, axis.values, strict=True), key=lambda end: end[0])
     low, high = (
         f"{percent_text(percent)} with {value_text(axis.column, value)}" for percent, value in (ends[0], ends[-1])

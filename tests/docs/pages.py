@@ -47,7 +47,7 @@ def blocks(text: str, language: str) -> list[str]:
 def run_commands(script: str, folder: Path, columns: int = 100) -> subprocess.CompletedProcess[str]:
     """Run shell lines in a folder; `sweep` and `scripts/sweep` in them are this checkout's command line."""
     sweep = f'sweep() {{ {shlex.quote(sys.executable)} -m sweep.cli "$@"; }}\n'
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), "PTSWEEP_CALLED_AS": "scripts/sweep"}
     lines = sweep + re.sub(r"\bscripts/sweep\b", "sweep", script)
     return subprocess.run(
         ["sh", "-e", "-c", lines], cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False

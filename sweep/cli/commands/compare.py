@@ -46,7 +46,7 @@ def compare(
     each run (`repeats` of the grid), better 10. Other load on the machine is not detected: launch A twice and compare
     these two runs first.
 
-    Example: sweep compare first-448e2e03 last
+    Example: sweep compare first-141dca49 last
     """
     from sweep.query.compare import compare as compare_runs
     from sweep.store.store import open_store

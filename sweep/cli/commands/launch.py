@@ -66,6 +66,7 @@ def launch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the options and print the plan; run nothing.")
     ] = False,
+    show_sql: Annotated[bool, typer.Option("--sql", help="Also print the SQL behind the table.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
@@ -103,7 +104,7 @@ def launch(
         from sweep.run.launch import launch as run
     summary = run(loaded, options, progress)
     with suppress(BrokenPipeError):  # the rows are stored; the exit code still reports how the launch ended
-        print_summary(summary, store, is_kernel, results, as_json=as_json, quiet=quiet)
+        print_summary(summary, store, is_kernel, results, as_json=as_json, quiet=quiet, show_sql=show_sql)
         if summary.status == "interrupted" and not quiet:
             output_formats.print_note("sweep: interrupted; the same command continues from here")
     return EXIT_CODES[summary.status]

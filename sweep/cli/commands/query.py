@@ -7,7 +7,7 @@ import typer
 
 from sweep.cli import output_formats
 from sweep.cli.options import STORE, JsonFormat, Results
-from sweep.common.errors import UserError
+from sweep.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from sweep.query.named_queries import NamedQuery
@@ -29,11 +29,12 @@ def query(
     ] = None,
     format: Annotated[  # noqa: A002
         QueryFormat | None,
-        typer.Option("--format", help="Output format; default: by the suffix of --output, otherwise table."),
+        typer.Option("--format", help="Output format; default: by the ending of --output, otherwise table."),
     ] = None,
     as_json: JsonFormat = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file instead of stdout.")
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write to this file: .csv, .json, .md, .parquet or .txt."),
     ] = None,
     run: Annotated[
         str | None, typer.Option("--run", metavar="RUN", help="Only this run: its id, the start of its id, or last.")
@@ -63,8 +64,7 @@ def query(
 
     Example: sweep query savings --run last --format csv
     """
-    form = format or (FORMAT_OF_SUFFIX.get(output.suffix, "table") if output else "table")
-    form = "json" if as_json else form
+    form = _choose_format("json" if as_json else format, output)
     if columns:
         output_formats.print_rows(*_view_columns(), form, output)
         return 0
@@ -78,11 +78,26 @@ def query(
         output_formats.print_text(question.sql)
         return 0
     table = _run_query(question, results, cost, run, timeout or None)
-    left_out = output_formats.print_arrow_table(table, form, output, most=0 if output else rows)
+    left_out = output_formats.print_arrow_table(
+        table, form, output, most=0 if output else rows, is_ours=bool(question.name)
+    )
     if left_out:
         total = f"{table.num_rows:,} rows"
         output_formats.print_note(f"{left_out:,} more of {total}; --rows 0 or --format csv prints all")
     return 0
+
+
+def _choose_format(asked: str | None, output: Path | None) -> str:
+    """The format that was asked for, else that of the file's ending. Raises UserError if there is none, or another."""
+    ending = output.suffix if output else ""
+    of_ending = FORMAT_OF_SUFFIX.get(ending.lower())
+    known = ", ".join(FORMAT_OF_SUFFIX)
+    if output and not of_ending and not asked:
+        what = f"the ending {ending!r} is not known" if ending else "has no ending"
+        raise UserError(f"-o {one_line(str(output))}: {what}; known: {known} (or add --format)")
+    if asked and of_ending not in (None, asked):
+        raise UserError(f"-o {one_line(str(output))}: the ending says {of_ending}, but the format is {asked}")
+    return asked or of_ending or "table"
 
 
 def _run_query(question: "NamedQuery", results: str, cost: str, run: str | None, seconds: float | None) -> "Table":

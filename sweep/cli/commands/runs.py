@@ -82,7 +82,7 @@ def rm(
 ) -> int:
     """Delete runs with all their rows.
 
-    Example: sweep rm first-448e2e03 --yes
+    Example: sweep rm first-141dca49 --yes
     """
     from sweep.store.store import open_store
 

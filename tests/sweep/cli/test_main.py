@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from sweep.cli.launch_summary import summary_lines
 from sweep.cli.main import COMMANDS, Command, main
 from sweep.grid.loader import load_grid
 from sweep.grid.point_id import point_ids, run_name
+from sweep.query.named_queries import named_query
 from sweep.run.launch import LaunchSummary
 from sweep.store import result_tables
 from sweep.store.store import Store
@@ -139,18 +141,27 @@ def test_a_store_that_cannot_be_created(grid: Path, capsys: pytest.CaptureFixtur
 
 
 def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """launch prints run, points and seconds, the table of savings, and the command and SQL that made it."""
+    """launch prints what ran, the answer, the figures of each policy, a chart and three commands, at 80 columns."""
     assert main(["launch", "small.yaml", "--executor", "inline"]) == 0
     out, err = capsys.readouterr()
     run = next(Path("results").iterdir()).name
-    assert out.startswith(f"run      {run}: ok\npoints   4 ok\nseconds  ")
-    assert f"\nsweep query savings --run {run}\n" in out
-    assert out.index("second_walk") < out.index("SELECT")
+    lines = out.splitlines()
+    assert lines[0].startswith(f"{run}: ok; points: 4 ok; ")
+    assert lines[1].startswith("merged (Linux 6.14 on) gives back ")
+    assert lines[-3] == f"sweep query by_zap --run {run}  # more of this"
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert "SELECT" not in out
     assert f"sweep: {run}: 4 points on inline, this process (as requested)\n" in err
     assert "\x1b" not in out + err
-    assert main(["query", "savings", "--run", run]) == 0
-    queried = capsys.readouterr().out
-    assert all(line in out for line in queried.splitlines() if "merged" in line)
+    for command in lines[-3:]:
+        assert main(shlex.split(command, comments=True)[1:]) == 0
+
+
+def test_launch_prints_its_sql(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--sql adds the SQL of the named query that has these figures."""
+    assert main(["launch", "small.yaml", "--executor", "inline", "--sql"]) == 0
+    assert capsys.readouterr().out.endswith(f"\n\n{named_query('savings').sql.strip()}\n")
 
 
 def test_launch_as_json_and_quiet(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +213,7 @@ def test_suggested_commands_name_the_store(grid: Path, capsys: pytest.CaptureFix
     """Suggested commands have the --results of the command that was given, quoted for a shell."""
     assert main(["launch", "small.yaml", "--executor", "inline", "--results", "my runs"]) == 0
     run = next(Path("my runs").iterdir()).name
-    assert f"\nsweep query savings --run {run} --results 'my runs'\n" in capsys.readouterr().out
+    assert f"\nsweep query cost --run {run} --results 'my runs'" in capsys.readouterr().out
     assert main(["ls", "--results", "no runs"]) == 0
     assert "sweep launch GRID --results 'no runs'" in capsys.readouterr().err
 
@@ -210,11 +221,11 @@ def test_suggested_commands_name_the_store(grid: Path, capsys: pytest.CaptureFix
 def test_summary_without_points() -> None:
     """The summary distinguishes a launch without points to run from one that finished none."""
     summary = LaunchSummary("a-1", "interrupted", False, "inline", 1, planned=9, done_before=0)
-    assert summary_lines(summary, "results")[1] == "points   none finished of 9"
-    assert (
-        summary_lines(replace(summary, status="ok", planned=0, done_before=9), "results")[1]
-        == "points   none to run; 9 were done"
-    )
+    assert summary_lines(summary, "results") == [
+        "a-1: interrupted; points: none finished of 9; 0.0 s (inline, 1 worker)"
+    ]
+    (line,) = summary_lines(replace(summary, status="ok", planned=0, workers=0, done_before=9), "results")
+    assert line == "a-1: ok; points: none to run, 9 were done; 0.0 s"
 
 
 @pytest.mark.parametrize("words", [["launch", "small.yaml", "--executor", "inline"], ["ls"], ["--help"]])

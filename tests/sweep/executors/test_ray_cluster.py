@@ -221,7 +221,7 @@ def test_nodes_without_ptsweep_get_the_code(cluster_without_ptsweep: Cluster, tm
     ]
     done = sweep(cluster_without_ptsweep, "launch", *words)
     assert done.returncode == 0, done.stderr
-    assert "points   4 ok" in done.stdout
+    assert "points: 4 ok" in done.stdout
 
 
 def test_another_version_on_a_node_is_refused(

@@ -42,7 +42,7 @@ def ask(tmp_path: Path) -> Ask:
 def test_sizes_of_calls(ask: Ask) -> None:
     """The sentence names the sizes that were run, on both sides of the one from which on `merged` frees tables."""
     found = ask(*(Scenario(virt=64 * MIB, sparsity=0.99, zap=zap) for zap in (64 * KIB, MIB // 2, 8 * MIB)))
-    assert found.sentences[1] == "Calls of 512 KiB or less free nothing under merged, calls of 8 MiB or more do."
+    assert found.sentences[1] == "madvise calls up to 512 KiB free nothing under merged, those from 8 MiB on do."
     (axis,) = found.axes
     assert axis.values == (64 * KIB, MIB // 2, 8 * MIB)
     assert axis.given_back[:2] == (0, 0)
@@ -50,7 +50,7 @@ def test_sizes_of_calls(ask: Ask) -> None:
     by_policy = {figures.policy: figures for figures in found.policies}
     assert list(by_policy) == list(POLICIES)
     merged, best = (percent_text(by_policy[name].given_back or 0) for name in ("merged", "refcount"))
-    assert f"gives back {merged} of the page tables," in found.sentences[0]
+    assert f"gives back {merged} of page tables," in found.sentences[0]
     assert found.sentences[0].endswith(f" {best}.")
     assert by_policy["none"].added_ns_a_call == 0
     assert (by_policy["merged"].added_ns_a_table or 0) > 1000

@@ -130,7 +130,7 @@ def test_the_commands(bucket: str, server: Proxy, tmp_path: Path, capsys: pytest
     there = ["--results", bucket]
     for words, told in (
         (["plan", str(path)], "to run"),
-        (["launch", str(path), "--executor", "inline"], "points   2 ok"),
+        (["launch", str(path), "--executor", "inline"], "points: 2 ok"),
         (["launch", str(path), "--executor", "inline"], "2 were done"),
         (["plan", str(path)], "done in small-"),
         (["ls"], "small-"),
