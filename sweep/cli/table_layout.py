@@ -18,7 +18,7 @@ from operator import add
 from typing import Any
 
 RECORD_GAP = 2
-LEAST_WIDTHS = 14, 32
+LEAST_WIDTHS = 14, 24
 """Texts are not broken into lines narrower than the first; words not below the second."""
 MAX_SCALED = 10_000
 """Numbers are scaled until the largest of a column is below this."""
@@ -237,7 +237,7 @@ def _scaled_head(name: str, largest: float) -> tuple[str, float]:
     words = name.split("_")
     for units, step in ((BINARY_UNITS, 1024), (TIME_UNITS, 1000)):
         for place, word in enumerate(words):
-            if word in units and len(words) > 1:
+            if word in units:
                 power, scale = _power(largest, step, units[units.index(word) :])
                 words[place] = units[units.index(word) + power]
                 return "_".join(words), scale

@@ -12,7 +12,7 @@ from tests.paths import ROOT
 
 CODE = re.compile(r"```\w*\n(.*?)```|(?<!`)`([^`\n]+)`(?!`)", re.DOTALL)
 COMMAND = re.compile(r"(?:\bscripts/sweep|\bsweep\.cli|(?<![\w/.-])sweep)(?: |$)([^\s`]*)([^\n|;#>]*)")
-NOT_COMMANDS = ("--version", "--debug", "...", "COMMAND")
+NOT_COMMANDS = ("--version", "--debug", "--install-completion", "...", "COMMAND")
 
 
 def commands_on(page: Path) -> list[tuple[str, list[str]]]:

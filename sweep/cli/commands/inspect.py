@@ -163,7 +163,11 @@ def _print_tables(tables: dict[str, TableRows], form: str, *, as_object: bool) -
         if number:
             output_formats.print_line()
         most = MOST_ROWS.get(name, 0) if form == "table" else 0
-        left_out = output_formats.print_rows(COLUMNS[name], rows, form, most=most)
+        names = COLUMNS[name]
+        if name == "vma" and form == "table":  # the end follows from start and bytes, and a line has 80 columns
+            end = names.index("end")
+            names, rows = names[:end] + names[end + 1 :], (row[:end] + row[end + 1 :] for row in map(tuple, rows))
+        left_out = output_formats.print_rows(names, rows, form, most=most)
         if left_out:
             output_formats.print_note(f"{left_out:,} more rows; --by {name} --format csv prints all")
 
