@@ -130,7 +130,7 @@ def _print_answer(database: "Database", answer: "Headline", question: "NamedQuer
         output_formats.print_line(line)
 
 
-def _policy_rows(answer: "Headline") -> Iterator[tuple[str, str, str, str]]:
+def _policy_rows(answer: "Headline") -> Iterator[tuple[str, ...]]:
     """A row of POLICY_COLUMNS for each policy but `none`, with which the others are compared."""
     from sweep.query.headline import BASELINE, percent_text
 
