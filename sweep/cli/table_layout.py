@@ -8,6 +8,7 @@ rich has tables, but cuts off or folds what does not fit; its measure of wide ch
 """
 
 import math
+import re
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ RUN, SHARED = "run_id", "policy"
 """Runs get tables of their own; rows that agree in all columns but the policy become one row."""
 FIRST_OF_EQUALS = "merged"
 
+_NUMBER_AND_UNIT = re.compile(r"(\d) (?=(?:%|[KMGT]iB|B|ns|s)(?!\w))")
 Format = Callable[[Any], str]
 
 
@@ -140,8 +142,9 @@ def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
     """A sentence as lines of at most `width` columns, all but the first indented; words are not broken at hyphens."""
     if width is None or text_width(text) <= width:
         return [text]
-    lines = textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
-    return [piece for line in lines for piece in _pieces(line, width)]
+    kept_together = _NUMBER_AND_UNIT.sub("\\1\N{NO-BREAK SPACE}", text)
+    lines = textwrap.wrap(kept_together, width, subsequent_indent=indent, break_on_hyphens=False)
+    return [piece for line in lines for piece in _pieces(line.replace("\N{NO-BREAK SPACE}", " "), width)]
 
 
 def _column(name: str, values: Sequence[Any], readable: Format) -> Column:

@@ -4,12 +4,8 @@ The bounds hold for any process with these three figures. Between them lie the v
 pages placed at random in extents of one size.
 """
 
-import gzip
-import platform
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.model.arch import ARCHES, Arch
 from engine.model.closed_form import aligned_reach, empty_share, most_pte_tables, tables_for, unaligned_reach
@@ -35,16 +31,6 @@ POLICY_GROUPS = {
     "munmap": "the address range is lost to the program",
 }
 """Policies that free the same tables, and why, unless the reason is the arithmetic of whole slots."""
-
-KERNELS_WITH_POLICY = (
-    ("none", "every Linux before 6.14; later with CONFIG_PT_RECLAIM=n, and off x86-64 up to 6.19"),
-    ("merged", "Linux 6.14 on with CONFIG_PT_RECLAIM=y: x86-64; with the series of January 2026 most 64-bit machines"),
-    ("munmap", "every Linux"),
-    ("refcount", "no Linux: series of 2021"),
-    ("async", "no Linux: RFC of June 2024"),
-    ("second_walk", "no Linux: RFC v2 of August 2024"),
-    ("seed_inline", "no Linux: mail of August 2024, the seed of what was merged"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +85,8 @@ class Footprint:
         """
         slots = -(-self.virt // self.arch.span_bytes)
         upper_tables = tables_for(slots, self.arch)[1] - slots + 2 * SEPARATE_REGIONS
-        return max(-(-self.tables // 3), self.tables - upper_tables), most_pte_tables(self.tables, self.arch)
+        most = most_pte_tables(self.tables, self.arch)
+        return min(max(-(-self.tables // 3), self.tables - upper_tables), most), most
 
     @property
     def needed(self) -> tuple[int, int]:
@@ -177,62 +164,3 @@ def trace_facts(replay: TraceReplay) -> Iterator[Fact]:
         share = reached / total.bytes if total.bytes else None
         what = f"{policies}: {calls:,} of {total.calls:,} purges reach"
         yield Fact("trace", what, share, share, "share of purged bytes", f"{TRACE}: {replay.name}")
-
-
-def summary(
-    footprint: Footprint | None, census: TableCensus | None, replay: TraceReplay | None, zaps: tuple[int, ...]
-) -> Iterator[str]:
-    """The facts in sentences. Every number is also among the facts."""
-    if census is not None:
-        table_bytes, (least, most) = census.table_kib << 10, census.empty
-        tables = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-        yield (
-            f"Of its PTE tables {census.needed:,} are in use and {tables} hold nothing: "
-            f"{human_size(most * table_bytes)} of {human_size(census.sizes.vm_pte_kib << 10)} of page tables "
-            "can come back."
-        )
-    elif footprint is not None:
-        worst, best = (human_size(tables * footprint.arch.page_bytes) for tables in footprint.empty)
-        yield (
-            f"Of {human_size(footprint.vmpte)} of page tables reclaim can give back {best} at best and {worst} at "
-            f"worst, depending on the placement of the {human_size(footprint.res)} resident. "
-            "`sweep advise --pid PID` counts the empty tables of the process in seconds; it only reads."
-        )
-    span = footprint.arch.span_bytes if footprint else ARCHES[0].span_bytes
-    yield (
-        f"merged, the rule of Linux 6.14 on, frees of the empty tables {', '.join(_reach(z, span) for z in zaps)} "
-        "(unaligned to aligned). Older kernels free none but by munmap."
-    )
-    if replay is not None:
-        total = replay.histogram.purge_totals()
-        calls, _, reached = replay.histogram.acting_calls(trace_rule(BUILT_IN["merged"]))
-        share = f"{reached / total.bytes:.0%}" if total.bytes else "none"
-        yield (
-            f"{replay.name} gives back {human_size(total.bytes)} in {total.calls:,} purges. Merged can act on {share} "
-            f"of it, the whole slots in {calls:,} of these calls."
-        )
-    yield (
-        "Such a purge frees the table of each slot that it covers within one VMA, also if the slot was emptied before: "
-        "tables that are empty now are freed by one, by munmap, or when the process exits."
-    )
-    yield f"This machine runs {running_kernel()}."
-
-
-def _reach(zap: int, span: int) -> str:
-    """`50% to 100% by purges of 4MiB`."""
-    low, high = unaligned_reach(zap, span), aligned_reach(zap, span)
-    return f"{f'{low:.0%} to {high:.0%}' if high else 'none'} by purges of {format_size(zap)}"
-
-
-def running_kernel() -> str:
-    """Release of the running kernel, and PT_RECLAIM in its configuration if that can be read."""
-    release = platform.release()
-    for path in (Path("/proc/config.gz"), Path(f"/boot/config-{release}")):
-        try:
-            data = path.read_bytes()
-            text = gzip.decompress(data) if path.suffix == ".gz" else data
-        except (OSError, EOFError, zlib.error):
-            continue
-        has_reclaim = b"\nCONFIG_PT_RECLAIM=y\n" in text
-        return f"Linux {release}, CONFIG_PT_RECLAIM={'y: merged' if has_reclaim else 'n: none'}"
-    return f"Linux {release}; its configuration cannot be read"

@@ -1,18 +1,20 @@
 """sweep advise: what reclaim can give back, which calls free tables, which kernels do it, which settings help."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from sweep.cli import output_formats
 from sweep.cli.options import ZAPS, JsonFormat, OutputFormat, PurgeSizes, parse_purge_sizes
-from sweep.common.errors import UserError
+from sweep.common.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from sweep.process.advice import Fact, Footprint
+    from sweep.process.allocator_settings import AllocatorSetting
     from sweep.process.table_census import TableCensus
+    from sweep.process.verdict import SharedMemory
     from sweep.traces.trace_replay import TraceReplay
 
 TableName = Literal["facts", "kernels", "knobs"]
@@ -55,41 +57,87 @@ def advise(
         typer.Option("--trace", metavar="FILE", help="Assess the recorded calls of a program.", show_default=False),
     ] = None,
     zap: PurgeSizes = ZAPS,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", metavar="N", min=1, help="With --shared: this many processes map the same memory."),
+    ] = None,
+    shared: Annotated[
+        str | None, typer.Option("--shared", metavar="SIZE", help="The memory that they share.", show_default=False)
+    ] = None,
+    allocator: Annotated[
+        str | None,
+        typer.Option("--allocator", metavar="NAME", help="Add the settings of this allocator: jemalloc, glibc, Go ..."),
+    ] = None,
+    details: Annotated[bool, typer.Option("--details", help="Add the tables of facts, kernels and settings.")] = False,
     by: Annotated[
-        TableName | None, typer.Option("--by", help="Print only this table; default: all, in csv the facts.")
+        TableName | None, typer.Option("--by", help="Print only this table; in csv the facts are the default.")
     ] = None,
     format: OutputFormat = "table",  # noqa: A002
     as_json: JsonFormat = False,
 ) -> int:
-    """Estimate what reclaim can give back, and list which calls free tables, which kernels do it, which settings help.
+    """Say what reclaim can give back of a process's page tables, on which kernel, and what to measure next.
 
-    Give --virt, --res and --vmpte, or --pid. Give --trace alone or in addition: a trace tells what was given back,
-    not what is mapped. Each row names the source of its numbers: engine, process, trace, reference or documentation.
+    Give --virt, --res and --vmpte as top, ps and /proc print them, or --pid. Give --trace alone or in addition: a trace
+    tells what was given back, not what is mapped. --details: each figure with its source.
 
-    Example: sweep advise --virt 55TiB --res 590GiB --vmpte 110GiB
+    Example: sweep advise --virt 55t --res 590g --vmpte 110g
     """
-    from sweep.process import advice
+    from sweep.process.verdict import verdict
 
     form, zaps = "json" if as_json else format, parse_purge_sizes(zap)
-    inputs = _read_inputs(virt, res, vmpte, pid, trace)
-    facts = [(f.topic, f.what, f.least, f.most, f.unit, f.source) for f in _facts(inputs, zaps)]
+    same_memory = _parse_shared(processes, shared)
+    inputs = _read_inputs(virt, res, vmpte, pid, trace, is_optional=bool(same_memory or allocator or by == "knobs"))
+    settings = _settings_of(allocator)
     tables = {
-        "facts": OutputTable(FACT_COLUMNS, facts),
+        "facts": OutputTable(FACT_COLUMNS, [astuple(fact) for fact in _facts(inputs, zaps)]),
         "kernels": OutputTable(KERNEL_COLUMNS, list(_kernel_rows())),
-        "knobs": OutputTable(KNOB_COLUMNS, list(_knob_rows())),
+        "knobs": OutputTable(KNOB_COLUMNS, list(_knob_rows(settings))),
     }
-    answer = list(advice.summary(inputs.footprint, inputs.census, inputs.trace, zaps))
-    wanted = (by,) if by else ("facts",) if form == "csv" else tuple(tables)
-    _print_tables({name: tables[name] for name in wanted}, answer, form)
+    answer = list(verdict(inputs.footprint, inputs.census, inputs.trace, same_memory, zaps, process=str(pid or "PID")))
+    if by or form == "csv":
+        _print_tables({name: tables[name] for name in (by or "facts",)}, form)
+    elif form == "json":
+        rows = {name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for name, t in tables.items()}
+        output_formats.print_json({"answer": answer, **rows})
+    else:
+        for line in answer:
+            output_formats.print_paragraph(line, " " * 4)
+        wanted = tuple(tables) if details or form == "md" else ("knobs",) if allocator else ()
+        if wanted and answer:
+            output_formats.print_line()
+        _print_tables({name: tables[name] for name in wanted}, form)
     return 0
 
 
-def _read_inputs(virt: str | None, res: str | None, vmpte: str | None, pid: int | None, trace: str | None) -> Inputs:
+def _parse_shared(processes: int | None, shared: str | None) -> "SharedMemory | None":
+    from sweep.process.verdict import SharedMemory
+
+    if (processes is None) != (shared is None):
+        raise UserError("advise: --processes N and --shared SIZE go together")
+    return None if processes is None else SharedMemory(processes, _printed_size("--shared", shared or ""))
+
+
+def _settings_of(allocator: str | None) -> "tuple[AllocatorSetting, ...]":
+    """The settings of the allocators whose name begins like this; all without a name. Raises UserError for no such."""
+    from sweep.process.allocator_settings import allocator_settings
+
+    settings = allocator_settings()
+    chosen = tuple(s for s in settings if allocator and s.allocator.lower().startswith(allocator.strip().lower()))
+    if allocator is not None and not chosen:
+        known = dict.fromkeys(setting.allocator for setting in settings)
+        raise UserError(f"--allocator: {unknown_name('allocator', allocator, known)}")
+    return chosen or settings
+
+
+def _read_inputs(
+    virt: str | None, res: str | None, vmpte: str | None, pid: int | None, trace: str | None, *, is_optional: bool
+) -> Inputs:
+    """`is_optional`: there is something to say without a process or trace."""
     from sweep.process.advice import Footprint
     from sweep.process.table_census import take_census
     from sweep.traces.trace_replay import replay_calls
 
-    sizes = _parse_sizes(virt, res, vmpte, pid, trace)
+    sizes = _parse_sizes(virt, res, vmpte, pid, has_other=bool(trace or is_optional))
     footprint, census = Footprint(*sizes) if sizes else None, take_census(pid) if pid else None
     if census is not None:
         kib = census.sizes
@@ -101,28 +149,32 @@ def _read_inputs(virt: str | None, res: str | None, vmpte: str | None, pid: int 
 
 
 def _parse_sizes(
-    virt: str | None, res: str | None, vmpte: str | None, pid: int | None, trace: str | None
+    virt: str | None, res: str | None, vmpte: str | None, pid: int | None, *, has_other: bool
 ) -> tuple[int, int, int] | None:
-    """VIRT, RES and VmPTE in bytes, or None if a process or only a trace is given. Raises UserError."""
-    from sweep.common.units import parse_size
-
+    """VIRT, RES and VmPTE in bytes, or None if a process or something else is given. Raises UserError."""
     texts = {"--virt": virt, "--res": res, "--vmpte": vmpte}
     missing = [option for option, text in texts.items() if text is None]
     if len(missing) == len(texts):
-        if pid is None and trace is None:
+        if pid is None and not has_other:
             raise UserError("advise: needs --virt, --res and --vmpte, or --pid, or --trace; see sweep advise --help")
         return None
     if missing:
         raise UserError(f"advise: {' and '.join(missing)} missing; --virt, --res and --vmpte go together")
     if pid is not None:
         raise UserError("advise: give --pid, or --virt, --res and --vmpte, not both")
-    sizes = []
-    for option, text in texts.items():
-        try:
-            sizes.append(parse_size(text or ""))
-        except UserError as error:
-            raise UserError(f"{option}: {error}") from error
-    return sizes[0], sizes[1], sizes[2]
+    virt_bytes, res_bytes, vmpte_bytes = (_printed_size(option, text or "") for option, text in texts.items())
+    return virt_bytes, res_bytes, vmpte_bytes
+
+
+def _printed_size(option: str, text: str) -> int:
+    """The bytes of a size as tools print it. Raises UserError that names the option."""
+    from engine.model.arch import ARCHES
+    from sweep.process.printed_sizes import parse_printed_size
+
+    try:
+        return parse_printed_size(text, ARCHES[0].page_bytes)
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from error
 
 
 def _facts(inputs: Inputs, zaps: tuple[int, ...]) -> Iterator["Fact"]:
@@ -142,32 +194,22 @@ def _facts(inputs: Inputs, zaps: tuple[int, ...]) -> Iterator["Fact"]:
 
 
 def _kernel_rows() -> Iterator[tuple[str, str, str]]:
-    from sweep.process import advice
+    from sweep.process.advice import REFERENCE
+    from sweep.process.kernels import KERNELS_WITH_POLICY, running_kernel
 
-    for policy, releases in advice.KERNELS_WITH_POLICY:
-        yield policy, releases, advice.REFERENCE
-    yield "this kernel", advice.running_kernel(), "this machine"
+    for policy, releases in KERNELS_WITH_POLICY:
+        yield policy, releases, REFERENCE
+    yield "this kernel", running_kernel(), "this machine"
 
 
-def _knob_rows() -> Iterator[tuple[str, ...]]:
-    from sweep.process.allocator_settings import allocator_settings
-
-    for setting in allocator_settings():
+def _knob_rows(settings: "Iterable[AllocatorSetting]") -> Iterator[tuple[str, ...]]:
+    for setting in settings:
         source = f"documentation: {setting.source}"
         yield setting.allocator, setting.setting, setting.default, setting.effect, source
 
 
-def _print_tables(tables: dict[str, OutputTable], answer: list[str], form: str) -> None:
-    """Print the answer in sentences and then the tables; a single table without the answer."""
-    if form == "json" and len(tables) > 1:
-        objects = {
-            name: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for name, table in tables.items()
-        }
-        output_formats.print_json({"answer": answer, **objects})
-        return
-    if len(tables) > 1:
-        for line in (*answer, ""):
-            output_formats.print_line(line)
+def _print_tables(tables: dict[str, OutputTable], form: str) -> None:
+    """Print tables one below the other."""
     for number, (name, table) in enumerate(tables.items()):
         if number:
             output_formats.print_line()
@@ -193,7 +235,8 @@ def _with_units(fact: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _print_knobs(rows: list[tuple[Any, ...]]) -> None:
-    """Print three lines per setting: its sentences would make a table too wide."""
+    """Print a paragraph per setting: its sentences would make a table too wide."""
     for allocator, knob, default, effect, source in rows:
-        for line in (f"{allocator}: {knob} (default: {default})", f"    {effect}", f"    {source}"):
-            output_formats.print_line(line)
+        output_formats.print_paragraph(f"{allocator}: {knob} (default: {default})", " " * 4)
+        for text in (effect, source):
+            output_formats.print_paragraph(f"    {text}", " " * 4)
