@@ -17,7 +17,7 @@ import jinja2
 from sweep.plot import picture_file
 from sweep.plot.chart import Chart
 from sweep.plot.colours import colours_of
-from sweep.plot.vega_lite import Spec, panels, shapes_of
+from sweep.plot.vega_lite import Spec, panels, shapes_of, specification
 
 _FOLDER = Path(__file__).parent
 
@@ -123,6 +123,16 @@ def html(page: Page) -> bytes:
         hashes=" ".join(f"'sha256-{_hash(script)}'" for script in scripts),
     )
     return text.encode()
+
+
+def write_chart(chart: Chart, path: Path) -> None:
+    """Write a chart in the format of the file's ending; .html is a page of its own. Raises UserError."""
+    picture_file.check_ending(path)
+    if path.suffix.lower() == picture_file.HTML:
+        figure = figure_of(chart, "", chart.subtitle, height=360)
+        picture_file.write_file(path, html(Page(chart.title, figures=(figure,))))
+    else:
+        picture_file.write(specification(chart), path)
 
 
 def _hash(script: str) -> str:

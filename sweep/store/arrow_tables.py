@@ -58,6 +58,11 @@ def table_from_rows(columns: tuple[schema.Column, ...], rows: Iterable[Mapping[s
     return pa.Table.from_pylist([dict(row) for row in rows], arrow_schema(columns))
 
 
+def with_floats(table: Table, name: str, values: Sequence[float | None]) -> Table:
+    """The table with a further column of doubles."""
+    return table.append_column(pa.field(name, pa.float64()), pa.array(values, pa.float64()))
+
+
 def iter_rows(table: Table) -> Iterator[tuple[Any, ...]]:
     """The rows of a table as tuples of Python values."""
     for batch in table.to_batches(max_chunksize=16_384):

@@ -90,7 +90,10 @@ def plot(
     if output is None:
         _print(chart)
     else:
-        _write(chart, output)
+        from sweep.report.page import write_chart
+
+        write_chart(chart, output)
+        output_formats.print_note(f"wrote {output}")
     if show_sql:
         output_formats.print_text(f"\n{chart.sql}")
     return 0
@@ -101,17 +104,3 @@ def _print(chart: "Chart") -> None:
 
     for line in text_chart.lines(chart, shutil.get_terminal_size((80, 24)).columns):
         output_formats.print_line(line)
-
-
-def _write(chart: "Chart", path: Path) -> None:
-    from sweep.plot import picture_file
-    from sweep.plot.vega_lite import specification
-
-    if path.suffix.lower() == picture_file.HTML:
-        from sweep.report.page import Page, figure_of, html
-
-        figure = figure_of(chart, "", chart.subtitle, height=360)
-        picture_file.write_file(path, html(Page(chart.title, figures=(figure,))))
-    else:
-        picture_file.write(specification(chart), path)
-    output_formats.print_note(f"wrote {path}")
