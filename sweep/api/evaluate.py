@@ -22,7 +22,7 @@ def evaluate(*, policies: Sequence[str] | None = None, cost: str = cost_tables.D
     from engine.run import run_batch
     from sweep.grid.point_id import point_ids
     from sweep.query.database import cost_ns
-    from sweep.store import arrow_tables
+    from sweep.store import arrow_tables, result_tables
 
     varying = {name: list(values) for name, values in fields.items() if isinstance(values, list | tuple | range)}
     sections: dict[str, Any] = {"fixed": {name: value for name, value in fields.items() if name not in varying}}
@@ -33,7 +33,8 @@ def evaluate(*, policies: Sequence[str] | None = None, cost: str = cost_tables.D
         raise UserError(f"evaluate: {grid.raw_points:,} points; at most {MAX_POINTS:,}; launch a grid of them instead")
     (chunk,) = grid.chunks(MAX_POINTS)
     ids = point_ids(chunk.columns)
-    table = arrow_tables.outcome_table("", ids, chunk.repeat, chunk.columns, run_batch(chunk.columns), grid.policies)
+    results = run_batch(chunk.columns, grid.policies)
+    table = result_tables.outcome_table("", ids, chunk.repeat, chunk.columns, results, grid.policy_names)
     prices = cost_tables.choose(cost_tables.load_all([], []), cost)
     table = arrow_tables.with_floats(table, "cost_ns", cost_ns(table, prices))
     return Rows(table.drop_columns(list(_NOT_SHOWN)))

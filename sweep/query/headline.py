@@ -109,7 +109,7 @@ def _policy_order(policy: str) -> tuple[int, str]:
 
 
 def _focus(policies: Sequence[str]) -> str:
-    """The policy whose dependence on the axes is told: that of Linux, else the last that is not munmap."""
+    """The policy whose dependence on the axes is described: that of Linux, else the last that is not munmap."""
     others = [policy for policy in policies if policy not in (BASELINE, "munmap")]
     return IN_LINUX if IN_LINUX in policies else (others or list(policies))[-1]
 

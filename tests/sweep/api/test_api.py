@@ -166,10 +166,10 @@ def test_a_failed_point_is_no_exception(tmp_path: Path, monkeypatch: pytest.Monk
 
     real = engine.run.run_batch
 
-    def fails(columns: Any) -> Any:
+    def fails(columns: Any, *policies: Any) -> Any:
         if (columns["zap"] == 65536).any():
             raise RuntimeError("not today")
-        return real(columns)
+        return real(columns, *policies)
 
     monkeypatch.setattr("engine.run.run_batch", fails)
     monkeypatch.setattr("sweep.executors.worker._runners", {})
