@@ -9,19 +9,10 @@
     sweep.evaluate(virt="1TiB", sparsity=0.99, zap="2MiB")
 
 Bad input raises UserError with the line that the command prints. The names below are imported when they are used, so
-that commands start fast.
+that commands start fast; __init__.pyi has their types.
 """
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sweep.api.evaluate import evaluate as evaluate
-    from sweep.api.picture import Picture as Picture
-    from sweep.api.rows import Rows as Rows
-    from sweep.api.run import Run as Run
-    from sweep.api.run import launch as launch
-    from sweep.api.run import runs as runs
-    from sweep.common.errors import UserError as UserError
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["Picture", "Rows", "Run", "UserError", "__version__", "evaluate", "launch", "runs"]
