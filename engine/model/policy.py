@@ -47,7 +47,17 @@ MEANINGS: dict[str, dict[str, str]] = {
 """What each value of each rule field means. `size` and `rounds` stand for any size and any number of rounds."""
 CHOICES = {field: tuple(values) for field, values in MEANINGS.items() if field not in ("least", "every")}
 """Allowed values of each rule field that is a choice. Of the others, `least` is a size or SLOT and `every` a count."""
-RULE_FIELDS = tuple(MEANINGS)
+FIELD_MEANINGS = {
+    "when": "when a table is checked for emptiness",
+    "least": "the smallest piece of a call after which the table is checked: bytes, or SLOT",
+    "markers": "whether a table is checked if the zap passed over a guard marker in its piece",
+    "proof": "how the policy establishes that a table is empty",
+    "otherwise": "the fallback where `held` proves nothing",
+    "end_break": "whether a force break on the piece's last entry counts as dropping the PTE lock",
+    "lock": "how the PMD lock is taken where no lock has to be dropped first",
+    "every": "number of rounds between two scans of `when: round`",
+}
+RULE_FIELDS = tuple(FIELD_MEANINGS)
 MAX_EVERY = 1_000_000
 
 
@@ -61,16 +71,9 @@ class RuleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A named rule. MEANINGS says what the values mean; docs/method.md, section 4, defines their effect and cost.
+    """A named rule. FIELD_MEANINGS and MEANINGS say what its fields and their values mean.
 
-    when: when a table is checked for emptiness
-    least: the smallest piece of a call, in bytes, after which the table is checked, or SLOT
-    markers: whether a table is checked if the zap passed over a guard marker in its piece
-    proof: how the policy establishes that a table is empty
-    otherwise: the fallback where `held` proves nothing
-    end_break: whether a force break on the piece's last entry counts as dropping the lock
-    lock: how the PMD lock is taken where no lock has to be dropped first
-    every: number of rounds between two scans of `when: round`
+    docs/method.md, section 4, defines the effect and the cost of each. Beside the fields of the rule:
     like: name of the policy that this one was derived from; empty if none
     rule: the rule in a sentence
     source: the kernel release, commit or mail that the rule comes from

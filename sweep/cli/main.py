@@ -37,6 +37,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "grids": Command("grids", "List the grids that ship, with their questions."),
+    "policy": Command("policy", "List the policies, or show the rule of one as YAML for a grid."),
     "plan": Command("plan", "Count the points that a launch would run; estimate time and memory."),
     "launch": Command("launch", "Run the missing points of a grid and store the results."),
     "ls": Command("runs", "List the runs of a store."),

@@ -31,7 +31,7 @@ def _by_arch(values: Mapping[str, int]) -> str:
 _PAGE = _by_arch({arch.name: arch.page_bytes for arch in ARCHES})
 _ENTRIES = _by_arch({arch.name: arch.entries for arch in ARCHES})
 _CALL_PAGES = f"(least(zap, virt) / {_PAGE})"
-_FREES = "(advice = 'free' AND policy <> 'munmap')"
+_FREES = "(advice = 'free' AND NOT {unmaps})"
 _COVERED = "least(zap_calls * (least(zap, virt) / virt) / rounds, 1)"
 """Share of the VMA that the calls of one round cover."""
 _KEPT_ROUNDS = (
@@ -60,8 +60,8 @@ DERIVED = {
         f" * {_COVERED} ELSE 0 END)"
     ),
 }
-"""Counts derived from a row of outcomes, as SQL; `{cpus}` is the number of CPUs. Exact for one thread and calls of
-whole slots, otherwise the best bound.
+"""Counts derived from a row of outcomes, as SQL; `{cpus}` is the number of CPUs, `{unmaps}` the condition of
+CostTable.sql. Exact for one thread and calls of whole slots, otherwise the best bound.
 
 ptes_looked_at: entries in the tables that calls visit. tables_absent: slots without a table that calls walk over.
 calls_freeing: calls that free a table. flushes: TLB flushes of any size. interrupts: CPUs interrupted; a call that ends
@@ -106,12 +106,14 @@ class CostTable:
         names = [column.name for column in schema.COSTS if column.name != "name"]
         return [{"name": self.name, **{name: getattr(cost, name) for name in names}} for cost in self.costs]
 
-    @property
-    def sql(self) -> str:
-        """SQL expression for cost_ns over a row of outcomes; NULL if a counter with a price is NULL."""
+    def sql(self, unmaps: str = "policy = 'munmap'") -> str:
+        """SQL expression for cost_ns over a row of outcomes; NULL if a counter with a price is NULL.
+
+        `unmaps`: SQL condition for the rows of policies whose calls unmap their range
+        """
         cpus = "threads" if self.cpus is None else self.cpus
         # least() ignores NULL, but a counter that the live kernel does not show must give NULL: + 0 * table_visits.
-        counts = {name: f"({sql.format(cpus=cpus)} + 0 * table_visits)" for name, sql in DERIVED.items()}
+        counts = {name: f"({sql.format(cpus=cpus, unmaps=unmaps)} + 0 * table_visits)" for name, sql in DERIVED.items()}
         return " + ".join(f"{counts.get(cost.counter, cost.counter)} * {cost.ns:e}" for cost in self.costs) or "0e0"
 
     @property

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.model import results, scenario
+from engine.model import policy, results, scenario
 
 RUN_SCHEMA = "sweep-run/2"
 """Version of run.json and of the tables: raised if a column changes its meaning or is removed, not if one is added."""
@@ -31,6 +31,8 @@ _FIELD_MEANINGS = {
     "sparsity": "share of pages that are none after an install; 1 - res / virt where res was given",
     "res": "resident bytes after an install, on average; NULL where sparsity was given",
 }
+
+_EMPTY = "; NULL if it has no effect in this rule"
 
 SCENARIO = tuple(
     Column(
@@ -154,6 +156,23 @@ RUNS = (
 )
 """One row for each run, from its run.json."""
 
+POLICIES = (
+    _RUN,
+    _POLICY,
+    Column("built_in", "bool", "", "true for the seven designs that ship, false for a rule of the grid's own"),
+    Column("like", "string", "", "the policy from which the grid derives the rule; NULL if from none"),
+    *(
+        Column(
+            name, "int64" if name == "every" else "string", "rounds" if name == "every" else "", f"{meaning}{_EMPTY}"
+        )
+        for name, meaning in policy.FIELD_MEANINGS.items()
+    ),
+    Column("least_bytes", "int64", "bytes", "`least` as a number; NULL for whole slots and where `least` is NULL"),
+    Column("rule", "string", "", "the rule in a sentence"),
+    Column("source", "string", "", "kernel release, commit or mail that the rule comes from; NULL for own rules"),
+)
+"""One row for each run and policy of its grid, from its run.json. Fields of a rule are spelled as in a grid."""
+
 COSTS = (
     Column("name", "string", "", "the cost table"),
     Column("counter", "string", "", "the counter with this price: a column of outcomes, or a count derived from some"),
@@ -178,6 +197,7 @@ VIEWS = {
     "points": POINTS,
     "failures": POINTS,
     "runs": RUNS,
+    "policies": POLICIES,
     "costs": COSTS,
 }
 """Views of `sweep query`, with their columns."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from engine.model.policy import BUILT_IN, MEANINGS, SLOT, Policy
+from engine.model.policy import BUILT_IN, MEANINGS, RULE_FIELDS, SLOT, Policy
 from sweep.common.units import format_size
 
 
@@ -59,7 +59,7 @@ def policy_row(policy: Policy) -> dict[str, Any]:
         "policy": policy.name,
         "built_in": policy.name in BUILT_IN,
         "like": policy.like or None,
-        **dict.fromkeys(MEANINGS),
+        **dict.fromkeys(RULE_FIELDS),
         **spelled_fields(policy),
         "every": policy.effective.get("every"),
         "least_bytes": least if isinstance(least, int) else None,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from typing import Self
 
+from engine.model.policy import BUILT_IN, POLICIES
 from sweep.common import cost_tables, schema
 from sweep.common.errors import UserError
 from sweep.query import views
@@ -32,6 +33,8 @@ class Database:
         survey = store.survey()
         self.problems = cost_problems + ([] if run or runs else survey.problems)
         self._runs = [store.find(run)] if run else list(runs) or survey.runs
+        unmapped = [(r.run_id, p.name) for r in self._runs for p in r.policies if p.when == "unmap"]
+        self._cost_sql = chosen.sql(views.is_policy_of(unmapped))
         self._latest = list({r.grid: r for r in self._runs}.values())
         self._files = {run.run_id: CheckedFiles(run.path) for run in self._runs}
         self._connection = self._connect()
@@ -66,6 +69,12 @@ class Database:
         rows = self.query(f"{lacking} ORDER BY run_id").to_pylist()
         return [row["run_id"] for row in rows]
 
+    @property
+    def policy_names(self) -> list[str]:
+        """Names of the policies of all runs: built-in ones in the order of their proposal, then the runs' own."""
+        names = dict.fromkeys(policy.name for run in self._runs for policy in run.policies)
+        return [name for name in POLICIES if name in names or not names] + [n for n in names if n not in BUILT_IN]
+
     def close(self) -> None:
         self._connection.close()
 
@@ -83,7 +92,7 @@ class Database:
         connection = SealedConnection(
             [path for of_run in files for table in schema.TABLES for path in of_run.paths(table)]
         )
-        connection.execute(views.POLICIES_TYPE)
+        connection.execute(views.policies_type(self.policy_names))
         return connection
 
     def _reconnect(self) -> None:
@@ -121,6 +130,9 @@ class Database:
             return
         if view == "runs":
             self._connection.register(view, arrow_tables.table_from_rows(schema.RUNS, [run.row for run in self._runs]))
+        elif view == "policies":
+            rows = [row for run in self._runs for row in run.policy_rows]
+            self._connection.register(view, arrow_tables.table_from_rows(schema.POLICIES, rows))
         elif view == "costs":
             self._connection.register(view, arrow_tables.table_from_rows(schema.COSTS, self._cost_rows))
         else:
@@ -160,7 +172,7 @@ def cost_ns(outcomes: arrow_tables.Table, prices: cost_tables.CostTable) -> list
     connection = SealedConnection()
     try:
         connection.register("outcomes", outcomes)
-        rows = connection.fetch(f"SELECT {prices.sql} FROM outcomes")
+        rows = connection.fetch(f"SELECT {prices.sql()} FROM outcomes")
     finally:
         connection.close()
     return [row[0] for row in rows]

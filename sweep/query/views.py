@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.model.policy import POLICIES
 from sweep.common import schema
 
 _SQL_TYPES = {
@@ -19,10 +18,6 @@ _SQL_TYPES = {
 }
 _CATALOG = re.compile(r"\b(?:show|information_schema|pg_\w+|duckdb_\w+|sqlite_\w+|query|query_table)\b", re.IGNORECASE)
 
-POLICIES_TYPE = f"CREATE TYPE policies AS ENUM ({', '.join(f'{name!r}' for name in POLICIES)})"
-"""The one list of policies for SQL: `ORDER BY TRY_CAST(policy AS policies)` sorts by the order of their proposal, and
-`PIVOT (... FOR policy IN policies ...)` makes one column for each."""
-
 TABLES_OF: dict[str, tuple[str, ...]] = {
     "outcomes": ("outcomes",),
     "latest": ("outcomes",),
@@ -30,9 +25,19 @@ TABLES_OF: dict[str, tuple[str, ...]] = {
     "points": ("points",),
     "failures": ("points",),
     "runs": (),
+    "policies": (),
     "costs": (),
 }
 """The tables whose files a view reads."""
+
+
+def policies_type(names: Sequence[str]) -> str:
+    """SQL that creates the type `policies`, the one list of policies for SQL, in this order.
+
+    `ORDER BY TRY_CAST(policy AS policies)` sorts by it, and `PIVOT (... FOR policy IN policies ...)` makes one column
+    for each.
+    """
+    return f"CREATE TYPE policies AS ENUM ({', '.join(map(quoted, names))})"
 
 
 def views_named_in(sql: str) -> list[str]:
@@ -67,6 +72,12 @@ def points(source: str, *, failed: bool = False) -> str:
             " ON p.run_id = later.run_id AND p.point_id = later.point_id AND p.attempt < later.last"
         )
     return f"{sql} WHERE p.status <> 'ok'" if failed else sql
+
+
+def is_policy_of(policies: Sequence[tuple[str, str]]) -> str:
+    """A condition: the row is of one of these (run id, policy)."""
+    pairs = ", ".join(f"({quoted(run_id)}, {quoted(policy)})" for run_id, policy in policies)
+    return f"(run_id, policy) IN ({pairs})" if pairs else "false"
 
 
 def quoted(text: str) -> str:

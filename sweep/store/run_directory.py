@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.model.policy import Policy
 from sweep.common import schema
 from sweep.common.errors import DamagedError
 from sweep.grid.point_id import PointIds, id_strings
+from sweep.grid.rule_text import policy_row
 from sweep.store import arrow_tables, checked_parts, parts, run_document
 from sweep.store.id_set import IdSet, SortedIds, sort_ids
 from sweep.store.locks import holder
@@ -41,8 +43,14 @@ class RunInfo:
     host: str
     kernel: str
     cpu_model: str | None
+    policies: tuple[Policy, ...]
     path: Storage
     document: dict[str, Any]
+
+    @property
+    def policy_rows(self) -> list[dict[str, Any]]:
+        """Rows of the view `policies`."""
+        return [{"run_id": self.run_id, **policy_row(policy)} for policy in self.policies]
 
     @property
     def row(self) -> dict[str, Any]:
@@ -109,6 +117,10 @@ def add_points(ids: TriedPoints, points: Any, sorted_ids: SortedIds) -> None:
 def read_info(run: Storage) -> tuple[RunInfo, list[str]]:
     """A run as it is now, and a line for each damaged part. Takes no lock. UserError if run.json is wrong."""
     tree, checked = run_document.read(run)
+    try:
+        policies = run_document.policies_of(checked)
+    except DamagedError as error:
+        raise DamagedError(f"{run}/{run_document.FILE_NAME}: {error}") from error
     grid, last, counts = checked["grid"], checked["launches"][-1], checked["counts"]
     status, problems = checked["status"], list[str]()
     if status not in run_document.FINISHED:
@@ -135,6 +147,7 @@ def read_info(run: Storage) -> tuple[RunInfo, list[str]]:
         host=last.get("host", ""),
         kernel=last.get("kernel", ""),
         cpu_model=last.get("cpu_model"),
+        policies=policies,
         path=run,
         document=tree,
     )

@@ -11,8 +11,10 @@ from typing import Any
 import pydantic_core
 from pydantic_core import ValidationError, core_schema
 
+from engine.model.policy import BUILT_IN, CHOICES, POLICIES, Policy, RuleError, check_rule
 from sweep.common import schema
 from sweep.common.errors import DamagedError, UserError, one_line
+from sweep.grid.rules import MAX_POLICIES, POLICY_NAME
 from sweep.store.storage import Storage
 
 FILE_NAME = "run.json"
@@ -68,6 +70,14 @@ _GRID = _mapping(
     },
     {"source": _TEXT_OR_NONE, "overrides": _TEXTS},
 )
+_POLICY = _mapping(
+    {
+        "name": core_schema.str_schema(pattern=f"^{POLICY_NAME.pattern}$"),
+        **dict.fromkeys((*CHOICES, "like", "rule", "source"), _TEXT),
+        "least": core_schema.union_schema([_TEXT, _COUNT]),
+        "every": _COUNT,
+    }
+)
 _DOCUMENT = _mapping(
     {
         "engine": core_schema.literal_schema(["model", "kernel"]),
@@ -79,7 +89,8 @@ _DOCUMENT = _mapping(
         "grid": _GRID,
         "launches": core_schema.list_schema(_LAUNCH, min_length=1),
         "derived": core_schema.dict_schema(_TEXT, _TEXT),
-    }
+    },
+    {"policies": core_schema.list_schema(_POLICY, min_length=1, max_length=MAX_POLICIES)},
 )
 _VALIDATOR = pydantic_core.SchemaValidator(_DOCUMENT, core_schema.CoreConfig(strict=True))
 
@@ -111,6 +122,23 @@ def read(run: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
     if checked["status"] in FINISHED and (counts.get("ok") is None or counts.get("failed") is None):
         raise DamagedError(f"{path}: counts: ok and failed are required of a run that has ended")
     return tree, checked
+
+
+def policies_of(checked: dict[str, Any]) -> tuple[Policy, ...]:
+    """The policies of the run's grid in its order. Runs of earlier versions have the names of built-in ones only.
+
+    `checked`: as `read` returns it. Raises DamagedError for a rule that cannot be.
+    """
+    if "policies" not in checked:
+        names = checked["grid"]["content"].get("policies", POLICIES)
+        return tuple(BUILT_IN[name] for name in names if isinstance(name, str) and name in BUILT_IN)
+    policies = tuple(Policy(**fields) for fields in checked["policies"])
+    for policy in policies:
+        try:
+            check_rule(policy)
+        except RuleError as error:
+            raise DamagedError(f"policies: {policy.name}: {one_line(str(error), 100)}") from error
+    return policies
 
 
 def write(run: Storage, tree: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.model.policy import Policy
 from sweep.common import schema
 from sweep.common.errors import UserError, did_you_mean, one_line
 from sweep.grid.point_id import PointIds
@@ -44,6 +45,8 @@ class GridLike(Protocol):
     def repeats(self) -> int: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def policies(self) -> Sequence[Policy]: ...
     @property
     def derive(self) -> Mapping[str, str]: ...
     @property
@@ -259,6 +262,7 @@ def _document(grid: GridLike, engine: str) -> dict[str, Any]:
             "text": grid.text,
             "overrides": list(grid.overrides),
         },
+        "policies": [asdict(policy) for policy in grid.policies],
         "launches": [],
         "columns": {
             table: {c.name: {"type": c.type, "unit": c.unit, "meaning": c.meaning} for c in columns}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.model.policy import POLICIES
+from engine.model.policy import ALL, POLICIES, Policy
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.grid.point_id import PointIds
@@ -34,6 +34,7 @@ class FakeGrid:
     seed: int = 7
     derive: Mapping[str, str] = field(default_factory=dict)
     overrides: Sequence[str] = ()
+    policies: Sequence[Policy] = ALL
 
     def content(self) -> dict[str, Any]:
         return {"name": self.name}

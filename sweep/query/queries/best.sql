@@ -1,6 +1,6 @@
 -- For each point the cheapest policy that frees 90 % or more of the tables that are empty under none.
--- Of equally cheap policies the latest proposed one wins, so merged before the others, and async last, as it scans all tables.
--- none and munmap do not compete.
+-- Of equally cheap policies the latest proposed one wins, so merged before the others, then a grid's own in its order; those that scan
+-- all tables come last. Policies that free nothing or unmap do not compete.
 WITH against AS (
     SELECT run_id, point_id, pte_tables_empty_end AS empty, cost_ns AS none_ns
     FROM latest
@@ -15,10 +15,10 @@ SELECT
     zap / 1024 AS zap_kib,
     rounds,
     threads,
-    arg_min(policy, row(cost_ns, policy = 'async', -enum_code(TRY_CAST(policy AS policies))::INT)) AS best,
+    arg_min(policy, row(cost_ns, "when" = 'round', if(built_in, -1, 1) * enum_code(policy::policies)::INT)) AS best,
     round(arg_min(100 * (1 - pte_tables_empty_end / empty), cost_ns), 2) AS freed_percent,
     round(min(cost_ns - none_ns) / 1e3, 3) AS extra_us
-FROM latest JOIN against USING (run_id, point_id)
-WHERE policy NOT IN ('none', 'munmap') AND pte_tables_empty_end <= 0.1 * empty
+FROM latest JOIN against USING (run_id, point_id) JOIN policies USING (run_id, policy)
+WHERE "when" NOT IN ('never', 'unmap') AND pte_tables_empty_end <= 0.1 * empty
 GROUP BY run_id, point_id, virt, sparsity, "cluster", zap, rounds, threads
 ORDER BY run_id, virt, sparsity, "cluster", zap, rounds, threads, point_id;

@@ -16,6 +16,6 @@ WITH shares AS (
     WINDOW same_zap AS (PARTITION BY run_id, zap, zap_shift)
     QUALIFY bool_or(policy = 'none') OVER same_zap
 )
-SELECT run_id, zap_kib, shift_kib, * EXCLUDE (run_id, zap_kib, shift_kib, none, possible), possible
+SELECT COLUMNS(lambda c: c NOT IN ('none', 'possible')), possible
 FROM shares PIVOT (max(saved) FOR policy IN policies GROUP BY run_id, zap_kib, shift_kib, possible)
 ORDER BY run_id, zap_kib, shift_kib;

@@ -33,6 +33,6 @@ shares AS (
     WINDOW same_layout AS (PARTITION BY run_id, sparsity, "cluster", moment)
     QUALIFY bool_or(policy = 'none') OVER same_layout
 )
-SELECT run_id, sparsity, cluster_kib, moment, * EXCLUDE (run_id, sparsity, cluster_kib, moment, none, possible), possible
+SELECT COLUMNS(lambda c: c NOT IN ('none', 'possible')), possible
 FROM shares PIVOT (max(saved) FOR policy IN policies GROUP BY run_id, sparsity, cluster_kib, moment, possible)
 ORDER BY run_id, sparsity, cluster_kib, moment;

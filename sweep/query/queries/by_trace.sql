@@ -13,6 +13,6 @@ shares AS (
     WHERE trace IS NOT NULL AND against.none_kib > 0
     WINDOW same_trace AS (PARTITION BY run_id, trace)
 )
-SELECT run_id, trace, none_kib, * EXCLUDE (run_id, trace, none_kib, none, possible), possible
+SELECT COLUMNS(lambda c: c NOT IN ('none', 'possible')), possible
 FROM shares PIVOT (max(saved) FOR policy IN policies GROUP BY run_id, trace, none_kib, possible)
 ORDER BY run_id, trace;

@@ -15,6 +15,6 @@ WITH shares AS (
     WINDOW same_zap AS (PARTITION BY run_id, zap)
     QUALIFY bool_or(policy = 'none') OVER same_zap
 )
-SELECT run_id, zap_kib, * EXCLUDE (run_id, zap_kib, none, possible), possible
+SELECT COLUMNS(lambda c: c NOT IN ('none', 'possible')), possible
 FROM shares PIVOT (max(saved) FOR policy IN policies GROUP BY run_id, zap_kib, possible)
 ORDER BY run_id, zap_kib;

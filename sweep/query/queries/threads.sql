@@ -1,4 +1,4 @@
--- Effect of threads on the policies that free inline: fast and slow paths, failed trylocks, interrupts for each call.
+-- Effect of threads on the policies that free under the zap's own lock: fast and slow paths, failed trylocks, interrupts for each call.
 SELECT
     run_id,
     policy,
@@ -12,7 +12,7 @@ SELECT
     round(100 * sum(pmd_trylocks_failed) / nullif(sum(pmd_trylocks), 0), 3) AS failed_percent,
     sum(ipis) AS ipis,
     round(sum(ipis) / nullif(sum(zap_calls), 0), 3) AS ipis_a_call
-FROM latest
-WHERE policy IN ('seed_inline', 'merged')
+FROM latest JOIN policies USING (run_id, policy)
+WHERE proof = 'held'
 GROUP BY run_id, policy, threads, "partition"
-ORDER BY run_id, policy, threads, "partition";
+ORDER BY run_id, TRY_CAST(policy AS policies), threads, "partition";

@@ -1,6 +1,6 @@
 -- How often each policy is the cheapest that frees 90 % or more of the tables that are empty under none, by zap size.
--- Of equally cheap policies the latest proposed one wins, so merged before the others, and async last, as it scans all tables.
--- none and munmap do not compete.
+-- Of equally cheap policies the latest proposed one wins, so merged before the others, then a grid's own in its order; those that scan
+-- all tables come last. Policies that free nothing or unmap do not compete.
 WITH against AS (
     SELECT run_id, point_id, zap, pte_tables_empty_end AS empty
     FROM latest
@@ -9,9 +9,9 @@ WITH against AS (
 best AS (
     SELECT
         run_id, point_id,
-        arg_min(policy, row(cost_ns, policy = 'async', -enum_code(TRY_CAST(policy AS policies))::INT)) AS winner
-    FROM latest JOIN against USING (run_id, point_id)
-    WHERE policy NOT IN ('none', 'munmap') AND pte_tables_empty_end <= 0.1 * empty
+        arg_min(policy, row(cost_ns, "when" = 'round', if(built_in, -1, 1) * enum_code(policy::policies)::INT)) AS winner
+    FROM latest JOIN against USING (run_id, point_id) JOIN policies USING (run_id, policy)
+    WHERE "when" NOT IN ('never', 'unmap') AND pte_tables_empty_end <= 0.1 * empty
     GROUP BY run_id, point_id
 ),
 counts AS (
@@ -27,9 +27,6 @@ winners AS (
     FROM counts
     WINDOW same_zap AS (PARTITION BY run_id, zap_kib)
 )
-SELECT
-    run_id, zap_kib, points_with_empty_tables,
-    * EXCLUDE (run_id, zap_kib, points_with_empty_tables, none, munmap, nobody),
-    nobody
+SELECT COLUMNS(lambda c: c NOT IN ('none', 'munmap', 'nobody')), nobody
 FROM winners PIVOT (coalesce(sum(points), 0) FOR winner IN policies GROUP BY run_id, zap_kib, points_with_empty_tables, nobody)
 ORDER BY run_id, zap_kib;
