@@ -27,6 +27,7 @@ def print_plan(plan: "Plan", run_id: str | None, form: Format, *, points: bool =
 
 
 def _print_account(plan: "Plan", run_id: str | None, form: Format) -> None:
+    from engine.model.policy import BUILT_IN
     from sweep.common.units import human_ns, human_size
 
     rows = list(_account_rows(plan, run_id))
@@ -36,6 +37,9 @@ def _print_account(plan: "Plan", run_id: str | None, form: Format) -> None:
         time, memory = human_ns(plan.account.estimate_ns), human_size(plan.account.peak_bytes)
         output_formats.print_line()
         output_formats.print_line(f"CPU time about {time}; memory about {memory} per worker")
+        if own := sum(policy.name not in BUILT_IN for policy in plan.grid.policies):
+            rules = f"{own:,} by rules of its own (sweep policy ls --grid {plan.grid.source})"
+            output_formats.print_line(f"policies: {len(plan.grid.policies):,}, {rules}")
 
 
 def _account_rows(plan: "Plan", run_id: str | None) -> Iterator[tuple[str, int, str]]:
@@ -53,6 +57,7 @@ def _account_rows(plan: "Plan", run_id: str | None) -> Iterator[tuple[str, int, 
 
 def _account_json(plan: "Plan", run_id: str | None) -> dict[str, Any]:
     from sweep.grid.point_id import run_name
+    from sweep.grid.rule_text import policy_content
 
     account = plan.account
     rules = zip(plan.grid.excludes, account.excluded, strict=True)
@@ -62,6 +67,7 @@ def _account_json(plan: "Plan", run_id: str | None) -> dict[str, Any]:
         "run_name": run_name(plan.grid),
         "goes_on_with": run_id,
         "policies": list(plan.grid.policy_names),
+        "rules": [content for content in map(policy_content, plan.grid.policies) if isinstance(content, dict)],
         "raw": account.raw,
         "excluded": [{"rule": label, "because": rule.because, "dropped": n} for rule, (label, n) in rules],
         "where_dropped": account.where_dropped,

@@ -1,6 +1,6 @@
 """Compares two runs of a store: counted columns must be equal in matching rows, measured times are tested."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from sweep.common.errors import UserError
 from sweep.common.units import format_size
+from sweep.grid.rule_text import spelled_fields
 from sweep.query import compare_sql
 from sweep.query.database import Database
 from sweep.store.store import RunInfo, Store
@@ -68,6 +69,16 @@ class Comparison:
             if slower:
                 phrases.append(f"{column} is longer in {slower:,} of {count_text(self.count_timings(column), 'group')}")
         return phrases
+
+    @property
+    def rule_differences(self) -> list[str]:
+        """`the rule small differs: least is 64KiB in A, 4KiB in B`, for each policy of one name and two rules."""
+        rules_a = {policy.name: spelled_fields(policy) for policy in self.a.policies}
+        return [
+            f"the rule {policy.name} differs: {_field_differences(rules_a[policy.name], spelled_fields(policy))}"
+            for policy in self.b.policies
+            if policy.name in rules_a and rules_a[policy.name] != spelled_fields(policy)
+        ]
 
     def count_timings(self, column: str, verdict: str | None = None) -> int:
         """Timings of a column, with this verdict or with any."""
@@ -166,6 +177,13 @@ def _first_values(name: str, values: Sequence[Any]) -> str:
     in_bytes = name in compare_sql.IN_BYTES
     texts = ["absent" if v is None else format_size(v) if in_bytes else str(v) for v in values[:_SHOWN_VALUES]]
     return ", ".join(texts) + (", ..." if len(values) > _SHOWN_VALUES else "")
+
+
+def _field_differences(a: Mapping[str, str], b: Mapping[str, str]) -> str:
+    """`least is 64KiB in A, 4KiB in B`, for each field that differs; `without effect` where a rule lacks it."""
+    names = [name for name in dict.fromkeys((*a, *b)) if a.get(name) != b.get(name)]
+    none = "without effect"
+    return "; ".join(f"{name} is {a.get(name, none)} in A, {b.get(name, none)} in B" for name in names)
 
 
 def count_text(number: int, noun: str) -> str:

@@ -33,8 +33,6 @@ class Database:
         survey = store.survey()
         self.problems = cost_problems + ([] if run or runs else survey.problems)
         self._runs = [store.find(run)] if run else list(runs) or survey.runs
-        unmapped = [(r.run_id, p.name) for r in self._runs for p in r.policies if p.when == "unmap"]
-        self._cost_sql = chosen.sql(views.is_policy_of(unmapped))
         self._latest = list({r.grid: r for r in self._runs}.values())
         self._files = {run.run_id: CheckedFiles(run.path) for run in self._runs}
         self._connection = self._connect()
@@ -143,7 +141,8 @@ class Database:
         table = {"latest": "outcomes", "failures": "points"}.get(view, view)
         source = self._source(table, latest=view == "latest")
         if table == "outcomes":
-            return views.outcomes(source, self.prices.sql)
+            unmapped = [(run.run_id, p.name) for run in self._runs for p in run.policies if p.when == "unmap"]
+            return views.outcomes(source, self.prices.sql(views.is_policy_of(unmapped)))
         if table == "rounds":
             return views.rounds(source, self._source("outcomes", latest=False))
         return views.points(source, failed=view == "failures")

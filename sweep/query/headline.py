@@ -9,7 +9,6 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
-from engine.model.policy import POLICIES
 from sweep.common import schema
 from sweep.common.units import human_size
 from sweep.query.database import Database
@@ -80,7 +79,7 @@ def headline(database: Database) -> Headline:
     (facts,) = rows_of(
         f"SELECT coalesce(min(rounds), 1) AS fewest_rounds, list(DISTINCT policy) AS policies, {distinct} FROM latest"
     )
-    policies = sorted(facts["policies"] or (), key=_policy_order)
+    policies = [name for name in database.policy_names if name in (facts["policies"] or ())]
     moment = "peak" if facts["fewest_rounds"] > 1 else "end"
     if not policies:
         return Headline(moment, (), (), ())
@@ -101,11 +100,6 @@ _WORDS = {"zap": "calls of", "cluster": "extents of", "virt": "VIRT of", "sparsi
 def _rows(database: Database, sql: str) -> list[Row]:
     rows: list[Row] = database.query(sql, None).to_pylist()
     return rows
-
-
-def _policy_order(policy: str) -> tuple[int, str]:
-    """The order of proposal; own policies last, by name."""
-    return (POLICIES.index(policy) if policy in POLICIES else len(POLICIES), policy)
 
 
 def _focus(policies: Sequence[str]) -> str:
@@ -190,10 +184,11 @@ def _without_baseline(rows_of: Callable[[str], list[Row]]) -> list[str]:
     """For a run without the policy `none`, such as one on a live kernel: VmPTE before and after the zaps."""
     rows = rows_of(
         "SELECT policy, sum(vm_pte_kib_peak) AS peak, sum(vm_pte_kib_end) AS left_over FROM latest GROUP BY policy"
+        " ORDER BY TRY_CAST(policy AS policies)"
     )
     phrases = [
         f"{row['policy']} leaves {human_size(row['left_over'] << 10)} of {human_size(row['peak'] << 10)}"
-        for row in sorted(rows, key=lambda row: _policy_order(row["policy"]))
+        for row in rows
     ]
     return [", ".join(phrases) + " of page tables after the last calls."]
 

@@ -189,7 +189,15 @@ class _PlanBuilder:
             warnings=tuple(self._warnings()),
         )
 
+    def _equal_policies(self) -> Iterator[str]:
+        """A line for each rule of the grid's own with which another policy before it agrees in all that has effect."""
+        for i, policy in enumerate(self._grid.policies):
+            same = [p.name for p in self._grid.policies[:i] if p.effective == policy.effective]
+            if same:
+                yield f"{self._grid.location('policies')}: {policy.name} has the rule of {same[0]}, so the same results"
+
     def _warnings(self) -> Iterator[str]:
+        yield from self._equal_policies()
         for i, rule in enumerate(self._grid.excludes):
             if not self._excluded[i]:
                 matched = f"; earlier rules dropped the {self._matched[i]:,} it matches" if self._matched[i] else ""

@@ -133,6 +133,8 @@ def policies_of(checked: dict[str, Any]) -> tuple[Policy, ...]:
         names = checked["grid"]["content"].get("policies", POLICIES)
         return tuple(BUILT_IN[name] for name in names if isinstance(name, str) and name in BUILT_IN)
     policies = tuple(Policy(**fields) for fields in checked["policies"])
+    if len({policy.name.lower() for policy in policies}) < len(policies):
+        raise DamagedError("policies: a name is there twice")
     for policy in policies:
         try:
             check_rule(policy)

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from engine.model.arch import ARCHES, KIB, MIB, TIB
+from engine.model.policy import MAX_EVERY, MEANINGS
 from engine.model.scenario import ABSENT, FIELDS, ScenarioError, check, complete
 from sweep.cli import main as cli
 from sweep.cli.commands import compare
 from sweep.common import schema
 from sweep.common.units import format_size
+from sweep.grid.field_values import MAX_ROWS
 from sweep.grid.grid_file import TOP_KEYS, VALUE_RULES
 from sweep.grid.loader import load_grid, parse_grid
+from sweep.grid.rules import MAX_POLICIES
 from tests.docs.pages import DOCS, blocks, check_generated, table
 from tests.paths import ROOT
 
@@ -66,6 +69,26 @@ def test_fields() -> None:
     check_generated(DOCS / "grid.md", "fields", table(("field", "value", "default", "allowed", "meaning"), rows))
 
 
+def test_rules() -> None:
+    """grid.md's table has every value of every field of a rule with its meaning."""
+    rows = []
+    for field, meanings in MEANINGS.items():
+        for value, meaning in meanings.items():
+            shown = {"size": "a size", "rounds": f"1 to {MAX_EVERY:,}"}.get(value, value)
+            rows.append((f"`{field}`" if value == next(iter(meanings)) else "", shown, meaning))
+    check_generated(DOCS / "grid.md", "rules", table(("field", "value", "meaning"), rows))
+    text = (DOCS / "grid.md").read_text()
+    assert f"at most {MAX_POLICIES:,} policies, and at most {MAX_ROWS:,} rows" in text
+
+
+def test_rules_example() -> None:
+    """The rules in grid.md can be read."""
+    (example,) = [block for block in blocks((DOCS / "grid.md").read_text(), "yaml") if "like: merged" in block]
+    grid = parse_grid(f"schema: sweep/1\nname: rules\nfixed: {{virt: 1GiB, sparsity: 0.9}}\n{example}", "grid.md")
+    own = ["small", "r_rest_4KiB", "r_rest_slot", "r_keep_4KiB", "r_keep_slot"]
+    assert [policy.name for policy in grid.policies] == ["none", "merged", *own]
+
+
 def test_stated_defaults() -> None:
     """The defaults that depend on the architecture are one page, one page and the span S of a PTE table."""
     columns = complete({"virt": np.full(4, 64 * MIB), "arch": np.arange(len(ARCHES))}, len(ARCHES))
@@ -111,7 +134,7 @@ def test_grid_keys() -> None:
 
 def test_grid_example() -> None:
     """grid.md's example parses, uses every key but workload, and has as many points as its axes say."""
-    (example,) = blocks((DOCS / "grid.md").read_text(), "yaml")
+    (example,) = [block for block in blocks((DOCS / "grid.md").read_text(), "yaml") if "schema:" in block]
     grid = parse_grid(example, "grid.md")
     assert set(grid.root.entries) == set(TOP_KEYS) - {"workload"}
     assert grid.raw_points == (2 * 7 * 2 + 1) * 2

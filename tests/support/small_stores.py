@@ -109,9 +109,16 @@ def commit(
     writer.commit(outcomes if good else None, rounds if good else None, points)
 
 
-def opened(root: Storage | Path, name: str = "first-0123abcd", *, fresh: bool = False, **provenance: Any) -> RunWriter:
-    """A writer of a run of the invented grid whose name `name` starts with."""
-    grid = FakeGrid(name=name.rpartition("-")[0])
+def opened(
+    root: Storage | Path,
+    name: str = "first-0123abcd",
+    *,
+    fresh: bool = False,
+    rules: Sequence[Policy] = ALL,
+    **provenance: Any,
+) -> RunWriter:
+    """A writer of a run of the invented grid whose name `name` starts with; `rules`: the grid's policies."""
+    grid = FakeGrid(name=name.rpartition("-")[0], policies=rules)
     return Store(root).open_run(grid, name, fresh, {"version": "0", **provenance})
 
 

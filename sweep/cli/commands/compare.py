@@ -73,6 +73,7 @@ def _comparison_json(comparison: "Comparison", most: int) -> dict[str, Any]:
         "failed": comparison.failed,
         "failures": [{name: row[name] for name in ("point", "status", "error")} for row in comparison.failures],
         "timings": [asdict(timing) for timing in _most_certain(comparison.timings, most)],
+        "rules": comparison.rule_differences,
         "problems": comparison.problems,
     }
 
@@ -166,6 +167,8 @@ def _row_notes(comparison: "Comparison") -> Iterator[str]:
         a, b = getattr(comparison.a, name), getattr(comparison.b, name)
         if a != b:
             yield f"note: {name} is {a or 'unknown'} in A, {b or 'unknown'} in B"
+    for difference in comparison.rule_differences:
+        yield f"note: {difference}"
     for run in (comparison.a, comparison.b):
         if run.todo or run.status == "running":
             todo = "some" if run.todo is None else f"{run.todo:,}"

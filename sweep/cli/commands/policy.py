@@ -22,9 +22,7 @@ def policy(
         Literal["ls", "show"],
         typer.Argument(metavar="ls|show", help="ls: list the policies. show: print one as YAML, for a grid."),
     ],
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The policy to show.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The policy to show.", show_default=False)] = None,
     grid: Annotated[
         Path | None, typer.Option("--grid", metavar="GRID", help="The policies of this grid, with its own rules.")
     ] = None,
@@ -66,8 +64,8 @@ def _find(name: str | None, policies: "Sequence[Policy]", grid: Path | None) -> 
 def _described_yaml(policy: "Policy") -> str:
     from sweep.grid.rule_text import policy_yaml
 
-    words = "".join(f"# {text}\n" for text in (policy.rule, policy.source) if text)
-    return words + policy_yaml(policy)
+    comments = [line for text in (policy.rule, policy.source) for line in textwrap.wrap(text, WIDTH - 2)]
+    return "".join(f"# {line}\n" for line in comments) + policy_yaml(policy)
 
 
 def _print_list(policies: "Sequence[Policy]") -> None:

@@ -60,7 +60,7 @@ def query(
 ) -> int:
     """Query the results with SQL. Also works while a launch is running.
 
-    Views: outcomes, latest, rounds, points, failures, runs, costs (see --columns).
+    Views: outcomes, latest, rounds, points, failures, runs, policies, costs (see --columns).
 
     Example: sweep query savings --run last --format csv
     """

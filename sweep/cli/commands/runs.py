@@ -119,6 +119,7 @@ def _run_facts(info: "RunInfo") -> dict[str, Any]:
         "launches": len(launches),
         "like": last.get("like"),
         "packages": last.get("packages", {}),
+        "policies": [{name: row[name] for name in row if name != "run_id"} for row in info.policy_rows],
         "derived": info.document.get("derived", {}),
         "files": sum(len(layout.of(table)) for table in layout.files),
         "bytes": sum(layout.bytes_of(part) for part in layout.parts),
@@ -155,6 +156,9 @@ def _run_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "repeats", facts["like"]
     if facts["about"]:
         yield "about", facts["about"]
+    if any(not policy["built_in"] for policy in facts["policies"]):
+        rules = (p["policy"] + ("" if p["built_in"] else f" ({p['rule']})") for p in facts["policies"])
+        yield "policies", ", ".join(rules)
     yield "status", f"{facts['status']}: {facts['ok']:,} points ok, {facts['failed']:,} failed{todo}"
     yield "created", f"{created} UTC, updated {updated}; launches: {facts['launches']}"
     yield "engine", f"{facts['engine']}, model version {facts['model_version']}, ptsweep {facts['version']}{commit}"

@@ -1,8 +1,10 @@
 """sweep why: the values that make up the id of a point, and where they come from."""
 
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +17,11 @@ from sweep.common.errors import UserError, one_line
 if TYPE_CHECKING:
     from engine.model.scenario import Columns
     from sweep.grid.grid import Grid
-    from sweep.store.store import Store
+    from sweep.store.store import RunInfo, Store
 
 HASH = "blake2b, 10 bytes, of the JSON in ASCII"
 MOST_MATCHES = 6
+MOST_RULES, WIDTH = 20, 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ def why(
             f"{prefix!r} is {stored.point_id} in {results} and {planned.point_id} in {grid}; give more of it"
         )
     facts = _facts(match, stored.runs if stored else (), loaded)
+    facts["rules"] = _own_rules(loaded, [open_store(results).find(run["run_id"]) for run in facts["runs"]])
     if as_json:
         output_formats.print_json(facts)
     else:
@@ -164,6 +168,35 @@ def _facts(match: MatchingPoint, runs: tuple[dict[str, Any], ...], grid: "Grid |
     }
 
 
+def _own_rules(grid: "Grid | None", runs: "Sequence[RunInfo]") -> list[dict[str, Any]]:
+    """The rules that are not built in, of the grid and of runs: `of` (grid or run id), policy, like, and its fields."""
+    from engine.model.policy import BUILT_IN
+    from sweep.grid.rule_text import spelled_fields
+
+    places = ([(grid.source, grid.policies)] if grid else []) + [(run.run_id, run.policies) for run in runs]
+    return [
+        {"of": place, "policy": policy.name, "like": policy.like or None, "fields": spelled_fields(policy)}
+        for place, policies in places
+        for policy in policies
+        if policy.name not in BUILT_IN
+    ]
+
+
+def _rule_lines(rules: list[dict[str, Any]]) -> Iterator[str]:
+    """The rules as lines of text: where they are from, then for each its name and fields."""
+    width = max((len(rule["policy"]) for rule in rules), default=0) + 2
+    for place in dict.fromkeys(rule["of"] for rule in rules):
+        yield ""
+        yield f"rules of {place} beside the built-in ones, part of a run's identity, not of a point's:"
+        of_place = [rule for rule in rules if rule["of"] == place]
+        for rule in of_place[:MOST_RULES]:
+            text = ", ".join(f"{field}: {value}" for field, value in rule["fields"].items())
+            for label, line in zip_longest((rule["policy"],), textwrap.wrap(text, WIDTH - width), fillvalue=""):
+                yield f"{label:<{width}}{line}"
+        if len(of_place) > MOST_RULES:
+            yield f"and {len(of_place) - MOST_RULES:,} more; --json prints all"
+
+
 def _lines(match: MatchingPoint, facts: dict[str, Any]) -> Iterator[str]:
     """The facts as lines of text."""
     from sweep.grid.value_formats import format_column
@@ -186,3 +219,4 @@ def _lines(match: MatchingPoint, facts: dict[str, Any]) -> Iterator[str]:
         yield "run {run_id}: {status}, attempt {attempt}, repeat {repeat}, {engine}, {finished_at}".format(**run)
     if not facts["runs"]:
         yield "in no run yet"
+    yield from _rule_lines(facts["rules"])

@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from engine.model.policy import BUILT_IN
-from engine.model.results import Results
+from engine.model.policy import ALL, BUILT_IN, derive_policy
+from engine.model.results import COLUMNS, Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.common.atomic_write import is_temporary
 from sweep.common.errors import SweepFault, UserError
@@ -98,7 +98,8 @@ def same(a: Results | None, b: Results | None) -> bool:
 
 
 def test_every_executor_gives_the_same_rows(executor: Executor) -> None:
-    """The engine's results for mixed scenarios are equal bit for bit on every executor."""
+    """The engine's results for mixed scenarios and rules are equal bit for bit on every executor."""
+    own = derive_policy(BUILT_IN["merged"], "own", {"least": 1 << 16, "otherwise": "outside"})
     columns = columns_of(
         [
             Scenario(virt=64 << 20, sparsity=0.99, cluster=1 << 16, threads=8, rounds=3, seed=1),
@@ -106,11 +107,14 @@ def test_every_executor_gives_the_same_rows(executor: Executor) -> None:
             Scenario(virt=1 << 30, sparsity=0.5, arch="arm64-64k", advice="free"),
         ]
     )
-    here = run_batch(Batch(1, columns, runner=MODEL_RUNNER))
+    batch = Batch(1, columns, runner=MODEL_RUNNER, policies=(*ALL, own))
+    here = run_batch(batch)
+    assert here.results is not None
+    assert here.results.values.shape == (3, 8, len(COLUMNS))
     inline = Inline(MODEL_RUNNER)
     inline.start()
     for other in (inline, executor):
-        there = answers(other, Batch(1, columns, runner=MODEL_RUNNER))[1]
+        there = answers(other, batch)[1]
         assert there.status is BatchStatus.RAN
         assert there.cpu_ns > 0
         assert there.node

@@ -1,5 +1,6 @@
 """Named queries that compare with none give the same figures as a plain computation, point by point."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from engine.model.policy import BUILT_IN, POLICIES
+from engine.model.policy import BUILT_IN, POLICIES, derive_policy
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from sweep.query import views
+from sweep.grid.rules import RESERVED
 from sweep.query.database import Database
-from sweep.query.named_queries import named_query
+from sweep.query.named_queries import named_queries, named_query
 from sweep.store import result_tables
 from sweep.store.store import Store
-from tests.support.small_stores import MIB, filled, opened, point_id
+from tests.support.small_stores import MIB, commit, opened, point_id
 
 Rows = list[dict[str, Any]]
 KIB = 1024
@@ -189,10 +190,38 @@ def test_growth_uses_the_rounds_of_each_point(database: Database) -> None:
 
 
 @pytest.mark.parametrize("name", ["by_shift", "by_sparsity", "by_trace", "by_zap", "growth", "winners"])
-def test_a_new_policy_gets_a_column_without_an_edit_of_sql(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """The columns of the policies come from the type `policies` alone."""
-    monkeypatch.setattr(views, "POLICIES_TYPE", views.POLICIES_TYPE.replace("'munmap'", "'munmap', 'eighth'"))
-    with Database(filled(tmp_path)) as database:
-        assert "eighth" in database.query(named_query(name).sql).column_names
+def test_the_policies_of_the_runs_have_columns(tmp_path: Path, name: str) -> None:
+    """A rule of the grid's own has a column beside the built-in policies that the grid has, and others have none."""
+    own = derive_policy(BUILT_IN["merged"], "Eighth", {"least": 64 * KIB})
+    with opened(tmp_path, rules=(BUILT_IN["none"], BUILT_IN["merged"], own)) as writer:
+        commit(writer, 0, 2, policies=("none", "merged"))
+        writer.finish("ok", {})
+    with Database(Store(tmp_path)) as database:
+        columns = database.query(named_query(name).sql).column_names
+    shown = ["none", "merged", "Eighth"] if name == "growth" else ["merged", "Eighth"]
+    assert [column for column in columns if column in (*POLICIES, "Eighth")] == shown
+
+
+def test_names_that_columns_have() -> None:
+    """No policy can have the name of a column beside the columns of the policies."""
+    for question in named_queries():
+        for grouped_by in re.findall(r"FOR \w+ IN policies GROUP BY ([\w, ]+)\)", question.sql):
+            assert set(grouped_by.split(", ")) <= RESERVED, question.name
+
+
+def test_rules_of_two_runs(tmp_path: Path) -> None:
+    """Runs with rules of one name, or of names that differ in their case only, are asked together."""
+    for name, policy in (("one", "Own"), ("two", "own"), ("three", "own")):
+        least = 64 * KIB if name == "two" else 4 * KIB
+        own = derive_policy(BUILT_IN["merged"], policy, {"least": least})
+        with opened(tmp_path, f"{name}-0123abcd", rules=(BUILT_IN["none"], own)) as writer:
+            commit(writer, 0, 2, policies=("none", "merged"))
+            writer.finish("ok", {})
+    with Database(Store(tmp_path)) as database:
+        assert database.query(named_query("by_zap").sql).num_rows
+        rules = database.query("SELECT run_id, policy, least_bytes FROM policies WHERE NOT built_in").to_pylist()
+    assert [tuple(row.values()) for row in rules] == [
+        ("one-0123abcd", "Own", 4 * KIB),
+        ("two-0123abcd", "own", 64 * KIB),
+        ("three-0123abcd", "own", 4 * KIB),
+    ]
