@@ -454,7 +454,9 @@ static int play_step(const struct step *s)
 		for (u64 a = s->start; a < s->start + s->length; a += s->stride)
 			if (a / page != last) {
 				last = a / page;
-				madvise((void *)(last * page), page, s->argument);
+				/* A byte that is not zero: when a huge page is split, pages of zeros become the zero page. */
+				if (!madvise((void *)(last * page), page, s->argument) && s->argument == POPULATE_WRITE)
+					*(volatile char *)a = 1;
 			}
 		return 0;
 	}

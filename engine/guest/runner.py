@@ -30,6 +30,8 @@ UNMAP = -1
 RESERVE_BYTES = 64 * MIB
 """Memory of a guest that no point may take."""
 MAX_THREADS = 256
+STEP_MMAP, STEP_MUNMAP, STEP_MPROTECT, STEP_MADVISE, STEP_TOUCH = range(5)
+"""Kinds of operations of a recording (struct step in agent.c)."""
 
 _kvm_broken: dict[str, str] = {}
 """Machines whose guests do not boot with KVM here, and why."""
@@ -112,7 +114,7 @@ class GuestRunner:
         Raises RefusedError before anything is mapped, TimedOutError, LostError.
         """
         feasibility.check(scenario, unmap, self.machine, self.info.guards)
-        feasibility.check_memory(scenario, self._available_memory())
+        feasibility.check_memory(scenario, self.available_memory())
         return self.run_script(script.script_of(scenario, unmap))
 
     def run_script(self, point: Script) -> Observation:
@@ -135,12 +137,12 @@ class GuestRunner:
         entries_left = slots * point.scenario.geometry.entries
         return Observation(outcome.outcome_columns(point, rounds, entries_left), rounds, ns.copy(), drift)
 
-    def run_operations(self, operations: Sequence[Operation]) -> list[StepFigures]:
-        """Play a recording in a new process. Raises TimedOutError, LostError."""
+    def run_operations(self, operations: Sequence[Operation], thp_disable: bool = True) -> list[StepFigures]:
+        """Play a recording in a new process. Raises TimedOutError, LostError. thp_disable: without huge pages"""
         guest = self._fresh_guest()
         packed = b"".join(struct.pack("<2q3Q", *operation) for operation in operations)
         try:
-            guest.send(b"S" + struct.pack("<2I", len(operations), 1) + packed)
+            guest.send(b"S" + struct.pack("<2I", len(operations), thp_disable) + packed)
             return [StepFigures(*map(int, words[1:])) for words in guest.lines() if words[0] == "step"]
         except BaseException:
             self.close()
@@ -149,6 +151,16 @@ class GuestRunner:
     def read_file(self, path: str) -> str:
         """The content of a file in the guest."""
         return self._fresh_guest().read_file(path).decode(errors="replace")
+
+    def available_memory(self) -> AvailableMemory:
+        """Memory of the guest that a point may take."""
+        text = self.read_file("/proc/meminfo")
+        free = int(text.partition("MemAvailable:")[2].split()[0]) * KIB
+        return AvailableMemory(max(free - RESERVE_BYTES, 0), "the guest's MemAvailable")
+
+    def write_file(self, path: str, text: str) -> bool:
+        """Write a file in the guest. Returns whether that worked."""
+        return self._fresh_guest().write_file(path, text)
 
     def close(self) -> None:
         """End the guest. The next point boots another."""
@@ -200,11 +212,6 @@ class GuestRunner:
             cpus=int(facts["cpus"]),
         )
         self.info = ServerInfo(facts["guards"] == "1", facts["fifth_level"] == "1", loop_ns=0.0)
-
-    def _available_memory(self) -> AvailableMemory:
-        text = self.read_file("/proc/meminfo")
-        free = int(text.partition("MemAvailable:")[2].split()[0]) * KIB
-        return AvailableMemory(max(free - RESERVE_BYTES, 0), "the guest's MemAvailable")
 
 
 def pack_point(point: Script) -> bytes:

@@ -22,6 +22,14 @@ Where = Annotated[
     str | None, typer.Option("--where", metavar="SQL", help="Only points for which this SQL condition is true.")
 ]
 Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Longest time for one point.")]
+Kernels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kernel",
+        metavar="KERNEL",
+        help="running, the beginning of a release of sweep kernel ls, or a file; may be repeated.",
+    ),
+]
 Results = Annotated[
     str,
     typer.Option(

@@ -91,11 +91,15 @@ _WORK = {
 }
 STATE = tuple(Column(name, "int64", *_STATE[name]) for name in results.STATE)
 WORK = tuple(Column(name, "int64", *_WORK[name]) for name in results.WORK)
+_RELEASE = Column(
+    "kernel_release", "string", "", "uname -r of the kernel that ran it; NULL under the model", coded=True
+)
 KERNEL = (
     Column("install_ns", "int64", "ns", "measured time of all installs; NULL under the model"),
     Column("zap_ns", "int64", "ns", "measured time of all zaps; NULL under the model"),
-    Column("kernel_release", "string", "", "uname -r of the kernel that ran it; NULL under the model", coded=True),
+    _RELEASE,
     Column("pt_reclaim", "bool", "", "whether that kernel frees empty tables; NULL under the model"),
+    Column("accel", "string", "", "host, or kvm or tcg in a guest; times are NULL under tcg", coded=True),
 )
 
 OUTCOMES = (_RUN, _POINT, _REPEAT, _POLICY, _ENGINE, *POINT, *STATE, *WORK, *KERNEL)
@@ -111,6 +115,7 @@ ROUNDS = (
         Column(name, "int64", _STATE[name][0], _STATE[name][1].replace("the last", "the round's"))
         for name in results.ROUND_COLUMNS
     ),
+    _RELEASE,
 )
 """One row for each point, policy and round. Files have those of points with several rounds."""
 

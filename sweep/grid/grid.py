@@ -83,6 +83,8 @@ class Grid:
     root: yaml_nodes.Mapping = field(repr=False)
     traces: tuple[TraceFile, ...] = ()
     touch: str = TOUCH_RECORDED
+    kernels: tuple[str, ...] = ()  #: names of the kernels on which the kernel engine runs the points
+    kernel_images: tuple[str, ...] = ()  #: what identifies these kernels; set by a launch on them
 
     @property
     def combinations(self) -> int:
@@ -221,7 +223,7 @@ class Grid:
             "derive": self.derive,
             "repeats": self.repeats,
             "seed": self.seed,
-        }
+        } | ({"kernels": list(self.kernel_images)} if self.kernel_images else {})
 
 
 def _canonical_row(row: Mapping[str, Value]) -> dict[str, int | float | str]:

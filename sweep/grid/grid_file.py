@@ -99,6 +99,7 @@ class GridFile(StrictModel):
     name: Leaf
     about: Leaf | None = None
     policies: Any = None  #: sweep.grid.rules reads it, and checks its shape
+    kernels: OneOrMany | None = None
     workload: Workload | None = None
     fixed: dict[FieldName, Leaf] = {}
     axes: dict[FieldName, AxisEntry] = {}

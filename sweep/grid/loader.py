@@ -91,6 +91,7 @@ def parse_grid(text: str, source: str, overrides: Sequence[str] = ()) -> Grid:
         overrides=tuple(overrides),
         traces=traces,
         touch=touch,
+        kernels=_read_kernels(document),
         root=document.root,
     )
     if not traces:
@@ -133,6 +134,23 @@ def _read_count(document: GridDocument, key: str, default: int) -> int:
         return units.parse_count(scalar.text) if scalar else default
     except UserError as error:
         raise document.error((key,), str(error)) from None
+
+
+def _read_kernels(document: GridDocument) -> tuple[str, ...]:
+    """Names of kernels; a file's path is relative to the grid's folder. They are looked up when the points run."""
+    given = document.file.kernels
+    if given is None:
+        return ()
+    if given == []:
+        raise document.error(("kernels",), "an empty list; leave the key out for the running kernel")
+    names: list[str] = []
+    for path, scalar in _scalars(given, ("kernels",)):
+        folder = Path() if not scalar.position.line else Path(document.source).parent
+        name = str(folder / scalar.text) if "/" in scalar.text or (folder / scalar.text).is_file() else scalar.text
+        if not name.strip() or name in names:
+            raise error_at(scalar.position, path, f"{one_line(name)} is listed twice" if name.strip() else "is empty")
+        names.append(name)
+    return tuple(names)
 
 
 def _read_touch(document: GridDocument) -> str:

@@ -4,6 +4,7 @@ PTSWEEP/kernels/RELEASE/ has `vmlinuz` and `config`, PTSWEEP being $XDG_CACHE_HO
 """
 
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -100,7 +101,8 @@ def remove_kernels(names: Sequence[str]) -> list[Image]:
 def choose_kernels(names: Iterable[str], archs: Collection[str] = ()) -> list[KernelChoice]:
     """The kernels that `names` stand for, in order: `running`, a file, or the beginning of a release in the cache.
 
-    archs: those of the points; a release stands for the newest cached image of each. Raises UserError.
+    archs: those of the points; a release stands for the newest cached image of each, without archs for one. Raises
+    UserError.
     """
     choices: list[KernelChoice] = []
     cached: list[Image] | None = None
@@ -117,7 +119,11 @@ def choose_kernels(names: Iterable[str], archs: Collection[str] = ()) -> list[Ke
             if not wanted:
                 has, needs = ", ".join(sorted(str(arch) for arch in newest)), ", ".join(sorted(archs))
                 raise UserError(f"kernel {one_line(name)}: is there for {has}; the points need {needs}")
-            choices += [KernelChoice(name, image) for image in (wanted if archs else wanted[-1:])]
+            if not archs:  # the arch of this machine if it is among them
+                wanted = [
+                    max(wanted, key=lambda image: (image.machine == platform.machine(), release_key(image.release)))
+                ]
+            choices += [KernelChoice(name, image) for image in wanted]
     for choice in choices:
         check_options(choice)
     repeated = [c.label for at, c in enumerate(choices) if c.image in [d.image for d in choices[:at]]]

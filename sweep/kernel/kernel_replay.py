@@ -1,4 +1,4 @@
-"""Replays a kernel trace on the live kernel: a child performs it step by step, and /proc shows its memory.
+"""Replays a kernel trace on a kernel: a child performs it step by step, and /proc shows its memory.
 
 The child (replay_child.py) maps at the trace's addresses. A trace that needs more than half of the free memory, or
 addresses where the child itself is, is refused before it starts.
@@ -6,6 +6,7 @@ addresses where the child itself is, is refused before it starts.
 
 import array
 import errno
+import mmap
 import os
 import subprocess
 import sys
@@ -15,7 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.guest import runner as guest_runner
+from engine.guest.runner import GuestRunner
 from engine.isolated_python import SAFE_FOLDER
+from engine.model.arch import KIB
 from engine.model.policy import BUILT_IN
 from engine.traces.huge_pages import HugePages
 from engine.traces.operations import PURGES, Operation
@@ -24,7 +28,7 @@ from engine.traces.replay import Replay
 from sweep.common.errors import SweepFault, UserError
 from sweep.common.text_lines import TextLines
 from sweep.kernel import replay_child
-from sweep.process.proc import read_anon_huge_kib, read_mappings, read_sizes, read_thp_setting
+from sweep.process.proc import parse_maps, read_anon_huge_kib, read_mappings, read_sizes, read_thp_setting
 from sweep.traces.trace_reader import Step, detect_format, read_kernel_steps
 
 MAX_STEPS = 1 << 20
@@ -37,6 +41,16 @@ OUTCOME_COLUMNS = (
     "zap_calls",
 )
 """Outcome columns that can be observed. `peak` is the highest value after any step."""
+GUEST_OPERATIONS = {
+    "mmap": (guest_runner.STEP_MMAP, 0),
+    "munmap": (guest_runner.STEP_MUNMAP, 0),
+    "mprotect_ro": (guest_runner.STEP_MPROTECT, mmap.PROT_READ),
+    "mprotect_rw": (guest_runner.STEP_MPROTECT, mmap.PROT_READ | mmap.PROT_WRITE),
+    **{op: (guest_runner.STEP_TOUCH, advice) for op, advice in replay_child.POPULATE.items()},
+    **{op: (guest_runner.STEP_MADVISE, advice) for op, advice in replay_child.ADVICE.items()},
+}
+"""How the agent is asked for an operation: its kind, and the protection or advice."""
+THP_SETTING, GUEST_THP = "/sys/kernel/mm/transparent_hugepage/enabled", "madvise"
 _MUST_SUCCEED = {"mmap", "guard_install", "guard_remove", "dontneed_locked"}
 """Operations whose failure means that this kernel lacks or forbids them. The others may fail on a range with a hole."""
 
@@ -75,8 +89,13 @@ def probe_policy() -> str:
     return "merged" if purged.vm_pte_kib < touched.vm_pte_kib else "none"
 
 
-def thp_setting(wanted: str | None) -> str:
-    """This system's setting of transparent huge pages, or `never` if that is wanted. Raises UserError for another."""
+def thp_setting(wanted: str | None, guest: GuestRunner | None = None) -> str:
+    """The setting of transparent huge pages to replay under: in a guest the one that is wanted, by default madvise.
+
+    Else this system's, or `never` if that is wanted. Raises UserError for another.
+    """
+    if guest is not None:
+        return wanted or GUEST_THP
     setting = read_thp_setting()
     if wanted not in (None, setting, "never"):
         raise UserError(
@@ -86,16 +105,20 @@ def thp_setting(wanted: str | None) -> str:
     return wanted or setting
 
 
-def compare_steps(trace: list[Step], path: str, policy: str, thp: str = "never") -> Iterator[StepComparison]:
-    """Replay a trace live and in the model under `policy`; compare after each step but step 0.
+def compare_steps(
+    trace: list[Step], path: str, policy: str, thp: str = "never", guest: GuestRunner | None = None
+) -> Iterator[StepComparison]:
+    """Replay a trace on a kernel and in the model under `policy`; compare after each step but step 0.
 
-    path: for messages; thp: the setting of the system, or never. Raises UserError for a trace that this machine or
-    kernel cannot replay.
+    path: for messages; thp: the setting of the system, or never; guest: None for the running kernel. Raises UserError
+    for a trace that this machine or kernel cannot replay, and for a guest PointError.
     """
-    _check_memory(trace, path, policy, thp)
+    available_kib = _available_kib() if guest is None else guest.available_memory().free_bytes // KIB
+    _check_memory(trace, path, policy, thp, available_kib)
+    steps = _run_steps(trace, path, thp) if guest is None else _run_steps_in_guest(guest, trace, path, thp)
     replay = Replay([BUILT_IN[policy]], huge_pages=HugePages(thp))
     base: Memory | None = None
-    for step, memory in zip(trace, _run_steps(trace, path, thp), strict=True):
+    for step, memory in zip(trace, steps, strict=True):
         replay.apply(step.operation)
         base = base or memory
         if step.number:
@@ -104,9 +127,9 @@ def compare_steps(trace: list[Step], path: str, policy: str, thp: str = "never")
             yield StepComparison(step.number, live, model)
 
 
-def observe_outcome(trace: list[Step], path: str, policy: str) -> dict[str, int]:
-    """OUTCOME_COLUMNS of a live replay, as differences to after step 0. Raises UserError."""
-    steps = list(compare_steps(trace, path, policy, thp_setting(None)))
+def observe_outcome(trace: list[Step], path: str, policy: str, guest: GuestRunner | None = None) -> dict[str, int]:
+    """OUTCOME_COLUMNS of a replay on a kernel, as differences to after step 0. Raises as compare_steps()."""
+    steps = list(compare_steps(trace, path, policy, thp_setting(None, guest), guest))
     res, vm_pte = [step.live.res_kib << 10 for step in steps] or [0], [step.live.vm_pte_kib for step in steps] or [0]
     purges = sum(step.operation.op in PURGES for step in trace)
     return dict(zip(OUTCOME_COLUMNS, (max(res), res[-1], max(vm_pte), vm_pte[-1], max(vm_pte), purges), strict=True))
@@ -124,11 +147,11 @@ def read_trace(path: str, data: bytes | None = None) -> list[Step]:
     return trace
 
 
-def _check_memory(trace: list[Step], path: str, policy: str, thp: str) -> None:
-    """Raise UserError if the trace needs more than half of the free memory by the model, or is not a valid trace."""
+def _check_memory(trace: list[Step], path: str, policy: str, thp: str, available_kib: int) -> None:
+    """Raise UserError if the trace needs more than half of that memory by the model, or is not a valid trace."""
     if not trace or trace[0].operation.op != "mmap":
         raise UserError(f"{path}: on the live kernel a trace starts with an mmap, to which the figures are differences")
-    limit_kib = _available_kib() // 2
+    limit_kib = available_kib // 2
     replay = Replay([BUILT_IN[policy]], huge_pages=HugePages(thp))
     for step in trace:
         try:
@@ -157,14 +180,38 @@ def _run_steps(trace: list[Step], path: str, thp: str) -> Iterator[Memory]:
             _read_byte(child)
             for step in trace:
                 child.stdin.write(b"\0")
-                op, error = step.operation.op, _read_byte(child)
-                if error and op in _MUST_SUCCEED and (op == "mmap" or error != errno.ENOMEM):
-                    raise UserError(f"{path}: row {step.row}: this kernel refuses {op}: {os.strerror(error)}")
+                _check_error(step, path, _read_byte(child))
                 sizes = read_sizes(child.pid)
                 anon_huge_kib = read_anon_huge_kib(child.pid) if thp != "never" else 0
                 yield Memory(sizes.vm_pte_kib, sizes.vm_rss_kib, anon_huge_kib)
         finally:
             child.kill()
+
+
+def _run_steps_in_guest(guest: GuestRunner, trace: list[Step], path: str, thp: str) -> Iterator[Memory]:
+    """As _run_steps, in a guest. RES is counted entry by entry. Raises UserError, PointError."""
+    release, page = guest.machine.release, guest.machine.page_bytes
+    if page != PAGE:
+        raise UserError(f"{path}: a trace has pages of 4 KiB; Linux {release} has {page // KIB} KiB")
+    if not guest.write_file(THP_SETTING, thp) and thp != "never":
+        raise UserError(f"{path}: --thp {thp}: Linux {release} has no transparent huge pages")
+    own = parse_maps(guest.read_file("/proc/self/maps").splitlines())
+    _check_overlap(trace, path, [(mapping.start, mapping.end) for mapping in own if mapping.name != "[vsyscall]"])
+    operations = []
+    for step in trace:
+        o = step.operation
+        kind, argument = GUEST_OPERATIONS[o.op]
+        operations.append(guest_runner.Operation(kind, argument, o.start, o.length, o.stride or 1))
+    for step, figures in zip(trace, guest.run_operations(operations, thp == "never"), strict=True):
+        _check_error(step, path, figures.error)
+        yield Memory(figures.vm_pte_kib, figures.res_kib, figures.anon_huge_kib)
+
+
+def _check_error(step: Step, path: str, error: int) -> None:
+    """Raise UserError for an operation that this kernel refuses."""
+    op = step.operation.op
+    if error and op in _MUST_SUCCEED and (op == "mmap" or error != errno.ENOMEM):
+        raise UserError(f"{path}: row {step.row}: this kernel refuses {op}: {os.strerror(error)}")
 
 
 def _read_byte(child: "subprocess.Popen[bytes]") -> int:
@@ -186,7 +233,11 @@ def _pack(trace: list[Step]) -> bytes:
 
 def _check_addresses(trace: list[Step], path: str, pid: int) -> None:
     """Raise UserError if the trace uses addresses where the child (a process id) has mappings."""
-    own = [(mapping.start, mapping.end) for mapping in read_mappings(pid)]
+    _check_overlap(trace, path, [(mapping.start, mapping.end) for mapping in read_mappings(pid)])
+
+
+def _check_overlap(trace: list[Step], path: str, own: list[tuple[int, int]]) -> None:
+    """Raise UserError if the trace uses addresses in one of these ranges, which are the child's own."""
     for step in trace:
         start, end = step.operation.start, step.operation.end
         if any(start < high and low < end for low, high in own):

@@ -5,12 +5,11 @@ import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.model.arch import KIB, MIB
+from engine.model.arch import ARCHES, MIB, Arch
 from engine.model.scenario import Scenario
 from sweep.common.errors import UserError
 from sweep.kernel.validate import DIFFERS, FAILED, Verdict
 
-PAGE, TABLE = 4 * KIB, 512
 MAX_BYTES = 96 * MIB
 """Most resident memory of an install on average: a point then takes less than half a second."""
 MAX_CALLS = 20_000
@@ -22,11 +21,16 @@ class _DiffersError(Exception):
 
 
 def search(
-    compare: Callable[[Scenario], Iterable[Verdict]], number: int, seed: int, on_verdict: Callable[[Verdict], None]
+    compare: Callable[[Scenario], Iterable[Verdict]],
+    number: int,
+    seed: int,
+    on_verdict: Callable[[Verdict], None],
+    arch: Arch = ARCHES[0],
+    pinned: bool = True,
 ) -> Verdict | None:
     """Draw `number` scenarios and compare each. Returns the smallest that differs or fails, None if there is none.
 
-    `on_verdict` is called with every verdict, those met while shrinking included.
+    `on_verdict` is called with every verdict, those met while shrinking included. pinned: some have guard markers
     """
     hypothesis = _hypothesis()
     last: list[Verdict] = []
@@ -48,15 +52,16 @@ def search(
         verbosity=hypothesis.Verbosity.quiet,
         print_blob=False,
     )
-    test = hypothesis.seed(seed)(settings(hypothesis.given(scenarios(hypothesis.strategies))(check)))
+    test = hypothesis.seed(seed)(settings(hypothesis.given(scenarios(hypothesis.strategies, arch, pinned))(check)))
     # Flaky: a second run of the scenario agreed. It is returned all the same.
     with contextlib.suppress(_DiffersError, hypothesis.errors.Flaky):
         test()
     return last[0] if last else None
 
 
-def scenarios(st: Any) -> Any:
-    """A strategy for scenarios that an x86-64 kernel with 4 KiB pages can run. Values shrink towards the first ones."""
+def scenarios(st: Any, arch: Arch = ARCHES[0], pinned: bool = True) -> Any:
+    """A strategy for scenarios that a kernel of `arch` can run. Values shrink towards the first ones."""
+    table = arch.entries
 
     def near(unit: int, most: int) -> Any:
         """Numbers of pages: up to `most` units, exactly or a few pages off."""
@@ -64,18 +69,19 @@ def scenarios(st: Any) -> Any:
             lambda n, off: max(n * unit + off, 1), st.integers(0, most), st.sampled_from([0, 1, -1, 2, -2, unit // 2])
         )
 
-    pages = st.one_of(st.integers(1, 4 * TABLE), near(TABLE, 96), near(TABLE * TABLE, 2))
-    sizes = st.one_of(st.sampled_from([TABLE, 1, 16, 2 * TABLE, 5 * TABLE]), st.integers(1, 3 * TABLE), near(TABLE, 32))
+    pages = st.one_of(st.integers(1, 4 * table), near(table, 96), near(table * table, 2))
+    sizes = st.one_of(st.sampled_from([table, 1, 16, 2 * table, 5 * table]), st.integers(1, 3 * table), near(table, 32))
     share = st.one_of(st.sampled_from(SHARES), st.integers(0, 1000).map(lambda n: n / 1000))
-    few = st.sampled_from([0.0, 0.0, 0.0, 0.0001, 0.001, 0.01, 0.5, 1.0])
-    clusters = st.one_of(st.sampled_from([1, 2, 16, 64, 256, TABLE, 2 * TABLE]), st.integers(1, 3 * TABLE))
+    few = st.sampled_from([0.0, 0.0, 0.0, 0.0001, 0.001, 0.01, 0.5, 1.0]) if pinned else st.just(0.0)
+    clusters = st.one_of(st.sampled_from([1, 2, 16, 64, 256, table, 2 * table]), st.integers(1, 3 * table))
     return st.builds(
         _scenario,
+        arch=st.just(arch),
         pages=pages,
         sparsity=share,
         cluster=clusters,
         zap=sizes,
-        shift=st.one_of(st.just(0), st.integers(0, 2 * TABLE), near(TABLE, 4)),
+        shift=st.one_of(st.just(0), st.integers(0, 2 * table), near(table, 4)),
         coverage=st.one_of(st.just(1.0), share),
         order=st.sampled_from(["sequential", "random"]),
         rounds=st.sampled_from([1, 1, 2, 3, 6]),
@@ -87,19 +93,23 @@ def scenarios(st: Any) -> Any:
     )
 
 
-def _scenario(*, pages: int, sparsity: float, cluster: int, zap: int, shift: int, rounds: int, **rest: Any) -> Scenario:
+def _scenario(
+    *, arch: Arch, pages: int, sparsity: float, cluster: int, zap: int, shift: int, rounds: int, **rest: Any
+) -> Scenario:
     """A scenario from sizes in pages, with fewer pages or larger calls if it would exceed MAX_BYTES or MAX_CALLS."""
-    largest_share = MAX_BYTES / (pages * PAGE)
+    page = arch.page_bytes
+    largest_share = MAX_BYTES / (pages * page)
     if 1 - sparsity > largest_share:
         sparsity = round(1 - largest_share * 0.9, 4)
     zap = max(zap, pages * rounds // MAX_CALLS + 1)
     return Scenario(
-        virt=pages * PAGE,
+        virt=pages * page,
         sparsity=sparsity,
-        cluster=cluster * PAGE,
-        zap=zap * PAGE,
-        zap_shift=shift * PAGE,
+        cluster=cluster * page,
+        zap=zap * page,
+        zap_shift=shift * page,
         rounds=rounds,
+        arch=arch.name,
         **rest,
     )
 

@@ -30,7 +30,7 @@ OPERATIONS = (
     "collapse",
 )
 FIELDS = 5
-_ADVICE = {
+ADVICE = {
     "dontneed": 4,
     "dontneed_locked": 24,
     "free": 8,
@@ -40,7 +40,7 @@ _ADVICE = {
     "nohugepage": 15,
     "collapse": 25,
 }
-_POPULATE = {"read": 22, "write": 23}  # MADV_POPULATE_*: fails where an access would raise SIGSEGV
+POPULATE = {"read": 22, "write": 23}  # MADV_POPULATE_*: fails where an access would raise SIGSEGV
 _PRIVATE_ANONYMOUS_FIXED = 0x32
 _PR_SET_THP_DISABLE = 41
 
@@ -77,8 +77,8 @@ def perform(libc: ctypes.CDLL, rows: "array.array[int]", i: int) -> int:
     """Perform operation i. Returns its errno; 0 for reads and writes, which skip pages that they cannot access."""
     number, start, length, stride, page = rows[i * FIELDS : (i + 1) * FIELDS]
     op = OPERATIONS[number]
-    if op in _POPULATE:
-        advice, last_page = _POPULATE[op], -1
+    if op in POPULATE:
+        advice, last_page = POPULATE[op], -1
         for at in range(start, start + length, stride):
             if at // page != last_page:
                 last_page = at // page
@@ -93,7 +93,7 @@ def perform(libc: ctypes.CDLL, rows: "array.array[int]", i: int) -> int:
     elif op.startswith("mprotect"):
         result = libc.mprotect(start, length, 1 if op == "mprotect_ro" else 3)
     else:
-        result = libc.madvise(start, length, _ADVICE[op])
+        result = libc.madvise(start, length, ADVICE[op])
     return ctypes.get_errno() if result else 0
 
 

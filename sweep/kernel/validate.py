@@ -1,4 +1,4 @@
-"""Runs scenarios on the model and on the live kernel, and compares all figures.
+"""Runs scenarios on the model and on kernels, and compares all figures.
 
 VmPTE must agree to the byte after the installs and after the zaps of every round. So must RES, which is counted entry
 by entry. Before Linux 6.7, which lacks PAGEMAP_SCAN, RES is VmRSS, a counter that is kept per CPU in batches.
@@ -6,20 +6,27 @@ by entry. Before Linux 6.7, which lacks PAGEMAP_SCAN, RES is VmRSS, a counter th
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernel.runner import LostError, Observation, RefusedError, TimedOutError
+from engine.kernel.feasibility import RefusedError
+from engine.kernel.outcome import Observation
+from engine.kernel.server import PointError
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import FIELD, Scenario, columns_of, row
 from engine.run import run_batch
 from sweep.common.units import format_size, plain_number
 from sweep.grid.point_id import id_strings
-from sweep.kernel.kernel_driver import MUNMAP, Kernel
+from sweep.kernel.kernel_driver import MUNMAP, Target
+from sweep.kernel.open_kernels import HOST, Kernel, accel_of
 from sweep.run.plan import Plan
 
 AGREES, DIFFERS, REFUSED, FAILED = "agrees", "differs", "refused", "failed"
@@ -41,7 +48,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The comparison of one scenario under one policy. `error`: why there is no observation to compare."""
+    """The comparison of one scenario on one kernel under one policy. `error`: why there is nothing to compare."""
 
     scenario: Scenario
     policy: str
@@ -50,6 +57,7 @@ class Verdict:
     error: str = ""
     observation: Observation | None = None
     point_id: str = ""
+    release: str = ""
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -60,11 +68,45 @@ class Verdict:
         return s.rounds * -(-s.virt // s.zap), s.virt, changed, s.threads
 
 
-def compare_all(plan: Plan, kernel: Kernel, policies: Sequence[str], exact_res: bool) -> Iterator[Verdict]:
-    """Compare every point of a plan under each policy, in order. exact_res: see compare()."""
-    for chunk in plan.chunks():
-        for place, point_id in enumerate(id_strings(chunk.ids)):
-            yield from compare(row(chunk.columns, place), kernel, policies, exact_res, point_id)
+class Comparer:
+    """Compares scenarios on all targets. A context manager: kernels in guests run at the same time."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._targets = targets
+        self._threads = {i: ThreadPoolExecutor(1) for i, t in enumerate(targets) if accel_of(t.kernel) != HOST}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads.values():
+            thread.shutdown()
+
+    def compare_all(self, plan: Plan) -> Iterator[Verdict]:
+        """Compare every point of a plan, in order."""
+        for chunk in plan.chunks():
+            for place, point_id in enumerate(id_strings(chunk.ids)):
+                yield from self.compare(row(chunk.columns, place), point_id)
+
+    def compare(self, scenario: Scenario, point_id: str = "") -> list[Verdict]:
+        """Compare one scenario on the kernels of its arch, under each of their policies."""
+        chosen = [i for i, t in enumerate(self._targets) if t.kernel.machine.arch == scenario.arch]
+        chosen = chosen or list(range(len(self._targets)))  # each refuses it, with the reason
+
+        def verdicts(i: int) -> list[Verdict]:
+            target = self._targets[i]
+            return list(compare(scenario, target.kernel, target.policies, target.kernel.counts_pages, point_id))
+
+        calls = {i: self._threads[i].submit(verdicts, i) for i in chosen if i in self._threads}
+        return [verdict for i in chosen for verdict in (calls[i].result() if i in calls else verdicts(i))]
+
+
+_model_lock = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _model_results(scenario: Scenario) -> Results:
+    return run_batch(columns_of([scenario]))
 
 
 def compare(
@@ -74,21 +116,21 @@ def compare(
 
     The kernel runs first, as it may refuse a scenario that would take the model hours.
     """
-    model: Results | None = None
     for policy in policies:
+        verdict = Verdict(scenario, policy, AGREES, point_id=point_id, release=kernel.machine.release)
         try:
             observation = kernel.run(scenario, unmap=policy == MUNMAP)
         except RefusedError as error:
-            yield Verdict(scenario, policy, REFUSED, error=str(error), point_id=point_id)
+            yield replace(verdict, status=REFUSED, error=str(error))
             continue
-        except (TimedOutError, LostError) as error:
-            yield Verdict(scenario, policy, FAILED, error=str(error), point_id=point_id)
+        except PointError as error:
+            yield replace(verdict, status=FAILED, error=str(error))
             continue
-        model = model or run_batch(columns_of([scenario]))
+        with _model_lock:  # of several kernels, the first to need the model's results computes them
+            model = _model_results(scenario)
         noise_bytes = 0 if exact_res else rss_noise_pages() * scenario.geometry.page_bytes
         found = tuple(differences(model, POLICIES.index(policy), observation, noise_bytes))
-        status = DIFFERS if found else AGREES
-        yield Verdict(scenario, policy, status, found, observation=observation, point_id=point_id)
+        yield replace(verdict, status=DIFFERS if found else AGREES, differences=found, observation=observation)
 
 
 def differences(

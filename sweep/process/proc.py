@@ -101,10 +101,11 @@ def read_thp_events() -> tuple[int, int]:
 def read_mappings(pid: int) -> list[Mapping]:
     """The VMAs by address, without [vsyscall], which is the kernel's. Raises UserError."""
     lines = read_guarded(pid, partial(_read_lines, Path(f"/proc/{pid}/maps")))
-    return [mapping for mapping in _parse_maps(lines) if mapping.name != "[vsyscall]"]
+    return [mapping for mapping in parse_maps(lines) if mapping.name != "[vsyscall]"]
 
 
-def _parse_maps(lines: list[str]) -> Iterator[Mapping]:
+def parse_maps(lines: list[str]) -> Iterator[Mapping]:
+    """The VMAs in the lines of a file /proc/PID/maps."""
     for line in lines:
         fields = line.split(maxsplit=5)
         start, _, end = fields[0].partition("-")

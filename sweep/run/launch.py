@@ -34,7 +34,7 @@ class LaunchOptions:
     """Options of a launch beside the grid, as on the command line.
 
     `max_failures`: end once so many points are not ok. `like`: the id of the run that this one repeats. `runner`: the
-    function that runs a batch, `module:function`.
+    function that runs a batch, `module:function`. `kernels`: with the kernel engine, names that replace the grid's.
     """
 
     results: Path | Storage = Path("results")
@@ -48,6 +48,7 @@ class LaunchOptions:
     timeout_s: float | None = None
     like: str | None = None
     runner: str = MODEL_RUNNER
+    kernels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ SHORT_HASH = 12
 
 @dataclass(frozen=True, slots=True)
 class RepeatableRun:
-    """An earlier run, and the grid and --where condition that select its points."""
+    """An earlier run, and the grid and --where condition that select its points. kernels: names of those it ran on."""
 
     run: RunInfo
     grid: Grid
     where: str | None
+    kernels: tuple[str, ...] = ()
 
 
 def read_run(wanted: str, store: Store) -> RepeatableRun:
@@ -38,13 +39,15 @@ def read_run(wanted: str, store: Store) -> RepeatableRun:
     except UserError as error:
         hint = "; trace paths are relative to the grid's folder: run launch --like there"
         raise UserError(f"{error}{hint if stored['content'].get('workload') else ''}") from None
-    now, then = json.loads(json.dumps(grid.content())), stored["content"]
+    now, then = json.loads(json.dumps(grid.content())), dict(stored["content"])
+    then.pop("kernels", None)  # they are looked up anew
     if now != then:
         differ = ", ".join(name for name in dict.fromkeys((*then, *now)) if then.get(name) != now.get(name))
         raise UserError(
             f"{path}: this version reads the grid differently ({differ}); the run was made by ptsweep {run.version}"
         )
-    return RepeatableRun(run, grid, _combined_where(run.document["launches"]))
+    kernels = tuple(first_launch.get("kernels", ()))
+    return RepeatableRun(run, grid, _combined_where(run.document["launches"]), kernels)
 
 
 def is_unfinished_repeat(latest: RunInfo | None, run: RunInfo) -> bool:

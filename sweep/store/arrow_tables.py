@@ -37,6 +37,13 @@ def arrow_schema(columns: tuple[schema.Column, ...]) -> pa.Schema:
     )
 
 
+def concat_tables(tables: Sequence[Table]) -> Table:
+    """One table of the rows of several of the same columns, of which some have NULLs in one table only."""
+    if len(tables) == 1:
+        return tables[0]
+    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries().combine_chunks()
+
+
 def concat_arrays(arrays: Sequence[pa.Array]) -> pa.Array:
     """One Arrow array of the values of several."""
     return pa.concat_arrays(arrays)

@@ -49,6 +49,7 @@ def without_absent_columns(table: Table) -> Table:
         for columns, sign in ((schema.SCENARIO, "virt"), (schema.TRACE, "trace"), (schema.KERNEL, "kernel_release"))
         if sign in table.column_names and table.column(sign).null_count == len(table)
         for column in columns
+        if column.name in table.column_names
     ]
     return table.drop_columns(absent) if len(table) else table
 

@@ -22,12 +22,13 @@ from sweep.traces.trace_points import are_traces
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """Measurements of the live kernel. install_ns, zap_ns: int64[points, policies]; None for traces (not timed)."""
+    """Measurements of a kernel. install_ns, zap_ns: int64[points, policies]; None where nothing was timed."""
 
     install_ns: NDArray[np.int64] | None
     zap_ns: NDArray[np.int64] | None
     release: str
     pt_reclaim: bool
+    accel: str = "host"
 
 
 def outcome_table(
@@ -64,6 +65,7 @@ def outcome_table(
             arrays["zap_ns"] = pa.array(kernel.zap_ns.reshape(rows))
         arrays["kernel_release"] = _constant_array(kernel.release, rows)
         arrays["pt_reclaim"] = pa.array(np.full(rows, kernel.pt_reclaim))
+        arrays["accel"] = _constant_array(kernel.accel, rows)
     return declared(schema.OUTCOMES, arrays, rows)
 
 
@@ -74,6 +76,7 @@ def round_table(
     policies: Sequence[str] = POLICIES,
     *,
     engine: str = "model",
+    kernel_release: str | None = None,
 ) -> Table:
     """Rounds: one row for each point with several rounds, round and policy, in the order point, round, policy.
 
@@ -101,6 +104,8 @@ def round_table(
     }
     for name, row in zip(ROUND_COLUMNS, values, strict=True):
         arrays[name] = pa.array(row)
+    if kernel_release is not None:
+        arrays["kernel_release"] = _constant_array(kernel_release, rows)
     return declared(schema.ROUNDS, arrays, rows)
 
 

@@ -80,7 +80,7 @@ def _measure(
     from engine.kernel.microbench import Bench
     from sweep.common import cost_tables
     from sweep.kernel import calibrate as calibration
-    from sweep.kernel.kernel_driver import open_kernel
+    from sweep.kernel.open_kernels import open_kernel
     from sweep.run.progress import ProgressState
     from sweep.store.provenance import cpu_model
 

@@ -11,7 +11,18 @@ import typer
 
 from sweep.cli import output_formats
 from sweep.cli.launch_summary import print_summary
-from sweep.cli.options import STORE, AsJson, Format, OptionalGridFile, Override, Quiet, Results, Timeout, Where
+from sweep.cli.options import (
+    STORE,
+    AsJson,
+    Format,
+    Kernels,
+    OptionalGridFile,
+    Override,
+    Quiet,
+    Results,
+    Timeout,
+    Where,
+)
 from sweep.common.errors import UserError, one_line, unknown_name
 
 if TYPE_CHECKING:
@@ -41,6 +52,7 @@ def launch(
     engine: Annotated[
         str, typer.Option("--engine", metavar="NAME", help="model, or kernel: run the points on this machine's kernel.")
     ] = ENGINES[0],
+    kernel: Kernels = None,
     address: Annotated[
         str | None,
         typer.Option(
@@ -81,6 +93,8 @@ def launch(
 
     store, progress = _open_store(results), open_progress(quiet)
     is_kernel = _is_kernel(engine, executor, jobs, address)
+    if kernel and not (is_kernel or like):
+        raise UserError(f"--kernel {one_line(kernel[0])}: needs --engine kernel")
     options = LaunchOptions(
         store.root,
         where,
@@ -91,6 +105,7 @@ def launch(
         _is_rerun(rerun),
         1 if fail_fast else _check_positive("--max-failures", max_failures),
         _check_positive("--timeout", timeout),
+        kernels=tuple(kernel or ()),
     )
     if like is not None:
         loaded, options, is_kernel = _repeat_run(like, grid, override, is_kernel, options, store, progress)
@@ -161,7 +176,8 @@ def _repeat_run(
     progress.say(f"{run_id}: {'versions differ: ' + differ if differ else 'the same versions as then'}")
     latest = store.latest_run(run_name(old.grid), old.run.engine)
     is_resumed = not options.fresh and rerun.is_unfinished_repeat(latest, old.run)
-    return old.grid, replace(options, where=old.where, fresh=not is_resumed, like=run_id), is_kernel
+    kernels = options.kernels or old.kernels
+    return old.grid, replace(options, where=old.where, fresh=not is_resumed, like=run_id, kernels=kernels), is_kernel
 
 
 def _dry_run(
@@ -173,12 +189,10 @@ def _dry_run(
     from sweep.run.resume import plan_next_launch
 
     if is_kernel:
-        from sweep.kernel.kernel_driver import check_launch as check_kernel
-        from sweep.kernel.kernel_driver import open_kernel
+        from sweep.kernel.kernel_driver import open_targets, targets_text
 
-        with open_kernel(options.timeout_s) as runner:
-            policies = check_kernel(runner, grid, options)
-        place = f"the live kernel: {', '.join(policies)}"
+        with open_targets(grid, options, progress) as (grid, targets):
+            place = targets_text(targets)
     else:
         check_options(grid, options)
     plan, run_id = plan_next_launch(

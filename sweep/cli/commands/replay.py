@@ -1,13 +1,15 @@
 """sweep replay: replay traces under every policy, or on the live kernel. Tables go to stdout, notes to stderr."""
 
+import platform
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sweep.cli import output_formats
-from sweep.cli.options import JsonFormat, OutputFormat
-from sweep.common.errors import UserError, unknown_name
+from sweep.cli.options import JsonFormat, Kernels, OutputFormat
+from sweep.common.errors import UserError, one_line, unknown_name
 
 if TYPE_CHECKING:
     from engine.model.policy import Policy
@@ -71,6 +73,7 @@ def replay(
             show_default=False,
         ),
     ] = None,
+    kernel: Kernels = None,
     scan_every: Annotated[
         int,
         typer.Option("--scan-every", metavar="N", min=1, help="Steps between two scans of the policy async."),
@@ -91,7 +94,9 @@ def replay(
 
     form = "json" if as_json else format
     if engine == "kernel":
-        return _replay_on_kernel(traces, policy, touch, thp, steps, form)
+        return _replay_on_kernel(traces, policy, touch, thp, steps, form, kernel or ())
+    if kernel:
+        raise UserError(f"--kernel {one_line(kernel[0])}: needs --engine kernel")
     policies = _parse_policies(policy)
     replays = [
         TraceReplay(path, name, policies, touch_all=touch == "all", scan_every=scan_every, thp=thp)
@@ -117,10 +122,17 @@ def replay(
 
 
 def _replay_on_kernel(
-    traces: Sequence[str], policy: Sequence[str] | None, touch: str, thp: str | None, steps: bool, form: str
+    traces: Sequence[str],
+    policy: Sequence[str] | None,
+    touch: str,
+    thp: str | None,
+    steps: bool,
+    form: str,
+    names: Sequence[str],
 ) -> int:
-    """Run traces on the live kernel beside the model under the kernel's policy. Returns 1 if they differ."""
+    """Run traces on kernels beside the model under each kernel's policy. Returns 1 if they differ."""
     from sweep.kernel.kernel_replay import StepComparison, compare_steps, probe_policy, read_trace, thp_setting
+    from sweep.kernel.open_kernels import TRACE_NEEDS, guest_of, open_named
     from sweep.process.proc import read_thp_events
     from sweep.traces.trace_reader import trace_names
 
@@ -128,25 +140,35 @@ def _replay_on_kernel(
         raise UserError(
             "--engine kernel runs traces as recorded, under the kernel's own policy: no --policy, no --touch"
         )
-    setting, kernel_policy, events = thp_setting(thp), probe_policy(), read_thp_events()
-    names = trace_names(traces)
-    steps_by_trace: dict[str, list[StepComparison]] = {}
-    for path, name in zip(traces, names, strict=True):
-        steps_by_trace[name] = list(compare_steps(read_trace(path), path, kernel_policy, setting))
-    differ = sum(not step.agrees for rows in steps_by_trace.values() for step in rows)
-    if steps:
-        rows = _kernel_step_rows(steps_by_trace, kernel_policy)
-        output_formats.print_rows(STEP_COLUMNS, rows, form, most=MOST_ROWS)
-    else:
-        output_formats.print_rows(KERNEL_COLUMNS, _kernel_rows(steps_by_trace, kernel_policy), form)
-    total = sum(map(len, steps_by_trace.values()))
-    output_formats.print_note(f"{total - differ:,} of {total:,} steps: the live kernel agrees with {kernel_policy}")
-    if differ and read_thp_events() != events:
-        output_formats.print_note(
-            "meanwhile faults got no huge page, or khugepaged made some (thp_fault_fallback and thp_collapse_alloc of "
-            "/proc/vmstat): the model knows neither; run it again"
-        )
-    return 1 if differ else 0
+    read = {name: (path, read_trace(path)) for path, name in zip(traces, trace_names(traces), strict=True)}
+    rows, events, failed = list[Row](), read_thp_events(), 0
+    with ExitStack() as stack:
+        if names:
+            opened = stack.enter_context(open_named(names, lambda: TRACE_NEEDS, None, output_formats.print_note))
+            kernels = [(kernel.machine.release, kernel.policy, guest_of(kernel)) for kernel in opened]
+        else:
+            kernels = [(platform.release(), probe_policy(), None)]
+        for release, kernel_policy, guest in kernels:
+            setting = thp_setting(thp, guest)
+            compared: dict[str, list[StepComparison]] = {
+                name: list(compare_steps(trace, path, kernel_policy, setting, guest))
+                for name, (path, trace) in read.items()
+            }
+            of_kernel = (_kernel_step_rows if steps else _kernel_rows)(compared, kernel_policy)
+            rows += [(*row[:1], release, *row[1:]) if len(kernels) > 1 else row for row in of_kernel]
+            differ = sum(not step.agrees for several in compared.values() for step in several)
+            total, failed = sum(map(len, compared.values())), failed + differ
+            name = "the live kernel" if guest is None else f"Linux {release}"
+            output_formats.print_note(f"{total - differ:,} of {total:,} steps: {name} agrees with {kernel_policy}")
+            if differ and guest is None and read_thp_events() != events:
+                output_formats.print_note(
+                    "meanwhile faults got no huge page, or khugepaged made some (thp_fault_fallback and "
+                    "thp_collapse_alloc of /proc/vmstat): the model knows neither; run it again"
+                )
+    columns = STEP_COLUMNS if steps else KERNEL_COLUMNS
+    columns = (*columns[:1], "kernel", *columns[1:]) if len(kernels) > 1 else columns
+    output_formats.print_rows(columns, rows, form, most=MOST_ROWS if steps else 0)
+    return 1 if failed else 0
 
 
 def _kernel_step_rows(steps_by_trace: "dict[str, list[StepComparison]]", policy: str) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""sweep validate: the same points on the model and on the live kernel, compared."""
+"""sweep validate: the same points on the model and on kernels, compared."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweep.cli import output_formats
-from sweep.cli.options import Format, JsonFormat, OptionalGridFile, OutputFormat, Override, Quiet, Timeout, Where
+from sweep.cli.options import (
+    Format,
+    JsonFormat,
+    Kernels,
+    OptionalGridFile,
+    OutputFormat,
+    Override,
+    Quiet,
+    Timeout,
+    Where,
+)
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
-    from engine.kernel.runner import Runner
+    from sweep.kernel.kernel_driver import Target
     from sweep.kernel.validate import Verdict
     from sweep.run.progress import Progress
 
@@ -31,6 +41,7 @@ def validate(
     seed: Annotated[
         int, typer.Option("--seed", metavar="S", min=0, help="With --random: the seed of the scenarios.")
     ] = 0,
+    kernel: Kernels = None,
     timeout: Timeout = None,
     format: OutputFormat = "table",  # noqa: A002
     rows: Annotated[
@@ -42,86 +53,114 @@ def validate(
     as_json: JsonFormat = False,
     quiet: Quiet = False,
 ) -> int:
-    """Compare the model with the live kernel: page tables and pages, to the byte, after each install and each zap.
+    """Compare the model with kernels: page tables and pages, to the byte, after each install and each zap.
 
-    If they differ, the exit code is 1, and the smallest scenario that differs is printed as a grid.
+    Without --kernel it is the running one. If they differ, the exit code is 1, and the smallest scenario that differs
+    is printed as a grid.
 
     Example: sweep validate --random 100 --seed 1
     """
     from sweep.cli.progress import open_progress
-    from sweep.kernel.kernel_driver import open_kernel
 
     if (grid is None) == (random is None):
         raise UserError("validate: give a grid file, or --random N")
     if timeout is not None and timeout <= 0:
         raise UserError(f"--timeout {timeout:g}: must be above 0")
-    progress = open_progress(quiet)
-    with open_kernel(timeout) as runner:
-        progress.say(_kernel_text(runner))
-        try:
-            if grid is not None:
-                verdicts, smallest = _compare_grid(runner, grid, tuple(override or ()), where, progress), None
-            else:
-                verdicts, smallest = _compare_random(runner, random or 1, seed, progress)
-        finally:
-            progress.stop()
-        return _print_report(runner, verdicts, smallest, "json" if as_json else format, rows)
+    names, progress = tuple(kernel or ()), open_progress(quiet)
+    if grid is not None:
+        targets, verdicts = _compare_grid(grid, tuple(override or ()), where, names, timeout, progress)
+        smallest = None
+    else:
+        targets, verdicts, smallest = _compare_random(random or 1, seed, names, timeout, progress)
+    return _print_report(targets, verdicts, smallest, "json" if as_json else format, rows)
 
 
-def _kernel_text(runner: "Runner") -> str:
-    levels = "5 levels" if runner.info.fifth_level else "4 levels"
-    machine = runner.machine
-    reclaim = "frees empty tables" if runner.pt_reclaim else "frees no table"
-    kernel = f"Linux {machine.release}, {machine.machine}, {levels}, THP {machine.thp}"
-    return f"{kernel}: by probe, MADV_DONTNEED {reclaim}"
+def _kernel_text(target: "Target") -> str:
+    from sweep.kernel.open_kernels import HOST, accel_of
+
+    kernel, machine, accel = target.kernel, target.kernel.machine, accel_of(target.kernel)
+    levels = "5 levels" if kernel.info.fifth_level else "4 levels"
+    reclaim = "frees empty tables" if kernel.pt_reclaim else "frees no table"
+    place = "" if accel == HOST else f", in a guest ({accel})"
+    name = f"Linux {machine.release}, {machine.arch or machine.machine}, {levels}, THP {machine.thp}{place}"
+    return f"{name}: by probe, MADV_DONTNEED {reclaim}"
 
 
 def _compare_grid(
-    runner: "Runner", path: Path, overrides: tuple[str, ...], where: str | None, progress: "Progress"
-) -> list["Verdict"]:
-    """Run every point of a grid under those of its policies that this kernel has."""
+    path: Path,
+    overrides: tuple[str, ...],
+    where: str | None,
+    names: tuple[str, ...],
+    timeout: float | None,
+    progress: "Progress",
+) -> tuple[list["Target"], list["Verdict"]]:
+    """Run every point of a grid under those of its policies that each kernel has."""
     from sweep.grid.loader import load_grid
-    from sweep.kernel.kernel_driver import check_no_traces, supported_policies
-    from sweep.kernel.validate import AGREES, compare_all
+    from sweep.kernel.kernel_driver import Target, check_no_traces, supported_policies
+    from sweep.kernel.open_kernels import needs_of, open_named
+    from sweep.kernel.validate import DIFFERS, FAILED, Comparer
     from sweep.run.plan import make_plan
     from sweep.run.progress import ProgressState
 
     grid = load_grid(path, overrides)
     check_no_traces(grid)
-    policies = supported_policies(runner, grid)
     plan = make_plan(grid, where)
-    for warning in plan.account.warnings:
-        progress.say(f"warning: {warning}")
-    total, verdicts, bad = plan.account.todo, [], 0
-    for verdict in compare_all(plan, runner, policies, runner.counts_pages):
-        verdicts.append(verdict)
-        bad += verdict.status != AGREES
-        done = len(verdicts) // len(policies)
-        progress.show(ProgressState(total, done, bad, total, done))
-    return verdicts
+    verdicts: list[Verdict] = []
+    with open_named(names or grid.kernels, lambda: needs_of(plan), timeout, progress.say) as kernels:
+        targets = [Target(kernel, supported_policies(kernel, grid)) for kernel in kernels]
+        for target in targets:
+            progress.say(_kernel_text(target))
+        for warning in plan.account.warnings:
+            progress.say(f"warning: {warning}")
+        total, bad, points = plan.account.todo, 0, set[str]()
+        try:
+            with Comparer(targets) as comparer:
+                for verdict in comparer.compare_all(plan):
+                    verdicts.append(verdict)
+                    bad += verdict.status in (DIFFERS, FAILED)
+                    points.add(verdict.point_id)
+                    progress.show(ProgressState(total, len(points), bad, total, len(points)))
+        finally:
+            progress.stop()
+    return targets, verdicts
 
 
 def _compare_random(
-    runner: "Runner", number: int, seed: int, progress: "Progress"
-) -> tuple[list["Verdict"], "Verdict | None"]:
+    number: int, seed: int, names: tuple[str, ...], timeout: float | None, progress: "Progress"
+) -> tuple[list["Target"], list["Verdict"], "Verdict | None"]:
     """Run random scenarios until one differs. Returns all verdicts, and that of the scenario after it was shrunk."""
+    from engine.model.arch import ARCHES
+    from sweep.kernel.kernel_driver import MUNMAP, Target
+    from sweep.kernel.open_kernels import open_named, random_needs
     from sweep.kernel.random_scenarios import search
-    from sweep.kernel.validate import AGREES, compare
+    from sweep.kernel.validate import AGREES, Comparer
     from sweep.run.progress import ProgressState
 
     verdicts: list[Verdict] = []
-    policies = (runner.policy, "munmap")
+    drawn = set[int]()
 
     def report(verdict: "Verdict") -> None:
         verdicts.append(verdict)
-        bad, done = int(verdict.status != AGREES), min(len(verdicts) // len(policies), number)
+        drawn.add(id(verdict.scenario))
+        bad, done = int(verdict.status != AGREES), min(len(drawn), number)
         progress.show(ProgressState(number, done, bad, number, done))
 
-    return verdicts, search(lambda s: compare(s, runner, policies, runner.counts_pages), number, seed, report)
+    with open_named(names, lambda: random_needs(names), timeout, progress.say) as kernels:
+        targets = [Target(kernel, (kernel.policy, MUNMAP)) for kernel in kernels]
+        for target in targets:
+            progress.say(_kernel_text(target))
+        arch = next(arch for arch in ARCHES if arch.name == kernels[0].machine.arch)
+        has_guards = all(kernel.info.guards for kernel in kernels)
+        try:
+            with Comparer(targets) as comparer:
+                smallest = search(comparer.compare, number, seed, report, arch, has_guards)
+        finally:
+            progress.stop()
+    return targets, verdicts, smallest
 
 
 def _print_report(
-    runner: "Runner", verdicts: Sequence["Verdict"], smallest: "Verdict | None", form: Format, most: int
+    targets: Sequence["Target"], verdicts: Sequence["Verdict"], smallest: "Verdict | None", form: Format, most: int
 ) -> int:
     """Print a row per verdict, those that differ first, a summary, and the smallest scenario that differs as a grid.
 
@@ -133,16 +172,21 @@ def _print_report(
     wrong = sorted((v for v in verdicts if v.status in (DIFFERS, FAILED)), key=lambda v: v.size)
     smallest = smallest or (wrong[0] if wrong else None)
     grid = as_grid(smallest) if smallest else None
-    rows = [_row(verdict) for verdict in sorted(verdicts, key=lambda v: v.status == AGREES)]
+    by_status = sorted(verdicts, key=lambda v: v.status == AGREES)
+    columns: tuple[str, ...] = COLUMNS
+    rows = [_row(verdict) for verdict in by_status]
+    if len(targets) > 1:
+        columns = (*COLUMNS[:1], "kernel", *COLUMNS[1:])
+        rows = [[*values[:1], verdict.release, *values[1:]] for verdict, values in zip(by_status, rows, strict=True)]
     if form == "json":
-        points = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
-        output_formats.print_json(_kernel_json(runner) | {"counts": dict(counts), "grid": grid, "points": points})
+        points = [dict(zip(columns, values, strict=True)) for values in rows]
+        output_formats.print_json(_kernels_json(targets) | {"counts": dict(counts), "grid": grid, "points": points})
     else:
-        left_out = output_formats.print_rows(COLUMNS, rows, form, most=most)
+        left_out = output_formats.print_rows(columns, rows, form, most=most)
         if left_out:
             output_formats.print_line(f"... {left_out:,} more rows; --rows 0 prints all")
         print_line = output_formats.print_line if form == "table" else output_formats.print_note
-        lines = ["", *_summary_lines(runner, verdicts, counts)]
+        lines = ["", *_summary_lines(targets, verdicts, counts)]
         if grid is not None:
             lines += ["", "The smallest scenario that is not right, as a grid:", "", *grid.splitlines()]
         for line in lines:
@@ -164,29 +208,53 @@ def _row(verdict: "Verdict") -> list[object]:
     return [scenario, verdict.policy, verdict.status, *measured, because + (f"; {more} more" if more > 0 else "")]
 
 
-def _summary_lines(runner: "Runner", verdicts: Sequence["Verdict"], counts: Counter[str]) -> list[str]:
+def _summary_lines(targets: Sequence["Target"], verdicts: Sequence["Verdict"], counts: Counter[str]) -> list[str]:
+    """What was compared, and for each kernel how it came out."""
     seen = [verdict.observation for verdict in verdicts if verdict.observation is not None]
     moments, drift = sum(2 * len(one.rounds) for one in seen), max((one.drift_pages for one in seen), default=0)
     points = len({id(v.scenario) if not v.point_id else v.point_id for v in verdicts})
-    verbs = {"agrees": "agree", "differs": "differ"}
-    results = ", ".join(f"{count:,} {verbs.get(status, status)}" for status, count in counts.items())
-    kernel = f"Linux {runner.machine.release} ({runner.policy} by probe, munmap)"
-    lines = [
-        f"{points:,} points, {len(verdicts):,} comparisons on {kernel}: {results or 'nothing'}",
-        f"compared: VmPTE and RES at {moments:,} moments, and {len(runner.columns)} columns of every point",
-    ]
-    if runner.counts_pages:
+    lines = []
+    for target in targets:
+        release = target.kernel.machine.release
+        of_kernel = Counter(v.status for v in verdicts if v.release == release)
+        kernel = f"Linux {release} ({target.kernel.policy} by probe, munmap)"
+        if len(targets) == 1:
+            head = f"{points:,} points, {len(verdicts):,} comparisons on "
+            lines.append(f"{head}{kernel}: {_counts_text(of_kernel)}")
+        else:
+            lines.append(f"{of_kernel.total():,} comparisons on {kernel}: {_counts_text(of_kernel)}")
+    if len(targets) > 1:
+        lines.append(
+            f"{points:,} points, {len(verdicts):,} comparisons on {len(targets)} kernels: {_counts_text(counts)}"
+        )
+    columns = max(len(target.kernel.columns) for target in targets)
+    lines.append(f"compared: VmPTE and RES at {moments:,} moments, and {columns} columns of every point")
+    if all(target.kernel.counts_pages for target in targets):
         lines.append(f"RES is counted page by page; the kernel's own counter (VmRSS) was off by at most {drift} pages")
     return lines
 
 
-def _kernel_json(runner: "Runner") -> dict[str, object]:
-    machine = runner.machine
+def _counts_text(counts: Counter[str]) -> str:
+    verbs = {"agrees": "agree", "differs": "differ"}
+    return ", ".join(f"{count:,} {verbs.get(status, status)}" for status, count in counts.items()) or "nothing"
+
+
+def _kernels_json(targets: Sequence["Target"]) -> dict[str, object]:
+    """Facts of the kernel; of several, a list of them."""
+    several = [_kernel_json(target) for target in targets]
+    return several[0] if len(several) == 1 else {"kernels": several}
+
+
+def _kernel_json(target: "Target") -> dict[str, object]:
+    from sweep.kernel.open_kernels import accel_of
+
+    machine = target.kernel.machine
     return {
         "kernel_release": machine.release,
         "machine": machine.machine,
-        "pt_reclaim": runner.pt_reclaim,
-        "fifth_level": runner.info.fifth_level,
+        "accel": accel_of(target.kernel),
+        "pt_reclaim": target.kernel.pt_reclaim,
+        "fifth_level": target.kernel.info.fifth_level,
         "thp": machine.thp,
-        "columns": list(runner.columns),
+        "columns": list(target.kernel.columns),
     }

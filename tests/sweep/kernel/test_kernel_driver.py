@@ -1,5 +1,6 @@
 """sweep launch --engine kernel writes the model's rows with measured times; columns that are not observed are NULL."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from engine.model.results import WORK
 from sweep.cli.main import main
 from sweep.query.database import Database
 from sweep.store.store import Store
-from tests.support.fake_kernel import FakeKernel, install
+from tests.support.fake_kernel import MACHINE, SERVER_INFO, FakeKernel, fake_named, install
 from tests.support.live_kernel import kernel
 
 __all__ = ["kernel"]
@@ -136,3 +137,53 @@ def test_a_kernel_without_reclaim_runs_the_policy_none(monkeypatch: pytest.Monke
         {"policy": "munmap", "pt_reclaim": False},
         {"policy": "none", "pt_reclaim": False},
     ]
+
+
+def test_two_kernels_are_two_rows_of_a_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A point runs on each kernel under its own policy; `sweep query kernels` shows both beside the model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.yaml").write_text(GRID.replace("name: small", "name: two\nkernels: [old, new]"))
+    old = FakeKernel(policy="none", pt_reclaim=False, machine=replace(MACHINE, release="6.1-fake"))
+    fake_named(monkeypatch, {"old": old, "new": FakeKernel(), "newer": FakeKernel()})
+    assert main(["launch", "two.yaml", "--engine", "kernel"]) == 0
+    got = rows("SELECT kernel_release, policy, accel, count(*) AS n FROM outcomes GROUP BY ALL ORDER BY ALL")
+    assert [(row["kernel_release"], row["policy"], row["n"]) for row in got] == [
+        ("6.1-fake", "munmap", 4),
+        ("6.1-fake", "none", 4),
+        ("6.99-fake", "merged", 4),
+        ("6.99-fake", "munmap", 4),
+    ]
+    assert main(["launch", "two.yaml", "--executor", "inline"]) == 0
+    capsys.readouterr()
+    assert main(["query", "kernels", "--format", "csv"]) == 0
+    shown = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+    assert {line[shown[0].index("agree")] for line in shown[1:]} == {"4"}
+
+
+def test_kernels_that_lack_what_points_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No kernel of a point's arch, none with guard markers, one that no point is for: one line each, nothing stored."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(GRID)
+    old = FakeKernel(policy="none", info=replace(SERVER_INFO, guards=False))
+    arm = FakeKernel(machine=replace(MACHINE, machine="aarch64"))
+    fake_named(monkeypatch, {"old": old, "new": FakeKernel(), "arm": arm})
+    cases = {
+        ("--kernel", "old", "-S", "fixed.pinned=0.01"): "lacks MADV_GUARD_INSTALL (6.13)",
+        ("--kernel", "new", "-S", "fixed.arch=arm64-16k"): "arch arm64-16k: no kernel has it (6.99-fake: x86-64)",
+        ("--kernel", "new", "--kernel", "arm"): "is arm64-4k; the points need x86-64",
+    }
+    for options, why in cases.items():
+        assert main([*LIVE, *options]) == 2
+        error = capsys.readouterr().err
+        assert why in error
+        assert error.count("\n") == 1
+    assert main(["launch", "small.yaml", "--kernel", "new"]) == 2
+    assert "--kernel new: needs --engine kernel" in capsys.readouterr().err
+    assert not Path("results").exists()
+    pinned = ("--kernel", "old", "--kernel", "new", "-S", "fixed.pinned=0.01")
+    assert main([*LIVE, *pinned]) == 0  # runs on the kernel that has them
+    assert {row["policy"] for row in rows("SELECT DISTINCT policy FROM outcomes")} == {"merged", "munmap"}
