@@ -10,7 +10,9 @@ from tests.support.grid_fuzzing import limited
 HEAD = "schema: sweep/1\nname: a\n"
 BASE = HEAD + "fixed: {virt: 1GiB, sparsity: 0.9}\n"
 FIELDS = "known: " + ", ".join(FIELD)
-TOP = "known: schema, name, about, policies, workload, fixed, axes, zip, include, exclude, derive, repeats, seed"
+TOP = (
+    "known: schema, name, about, policies, kernels, workload, fixed, axes, zip, include, exclude, derive, repeats, seed"
+)
 
 
 def refused(text: str, *overrides: str) -> str:
