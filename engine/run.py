@@ -21,7 +21,7 @@ from engine.reclaim import parts, slots, walk
 from engine.reclaim.encode import Encoded, encode, encode_sizes
 from engine.reclaim.finish import Tally, blank, finish, named
 from engine.reclaim.point_groups import groups_of
-from engine.reclaim.records import COUNTERS, LANE, TOTALS, UPPER
+from engine.reclaim.records import CONTENT, COUNTERS, TOTALS, UPPER
 from engine.reclaim.rules import encode_rules
 
 POINT_NS = 6_000
@@ -194,7 +194,7 @@ def arguments(
     records = (
         named(out.upper, UPPER),
         named(out.counters, COUNTERS),
-        named(out.lanes, LANE),
+        named(out.contents, CONTENT),
         named(out.totals, TOTALS),
     )
     return scratch, rows, *inputs, out.tables, out.pages, *records

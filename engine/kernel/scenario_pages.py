@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.model.scenario import Scenario, columns_of
-from engine.numeric.bit_ops import ZERO, fill, first_set
+from engine.numeric.bit_ops import ZERO, fill_range, first_set
 from engine.numeric.jit import shared
 from engine.random.binomial import ALWAYS, MAYBE, NEVER
 from engine.random.splitmix import (
@@ -24,7 +24,7 @@ from engine.random.splitmix import (
     streams_of,
 )
 from engine.reclaim.encode import Encoded, encode
-from engine.reclaim.residency import cut, drawn_extents, place_extents, resident_extents
+from engine.reclaim.residency import clear_beyond, drawn_extents, place_extents, resident_extents
 
 Ranges = NDArray[np.int64]
 """int64[n, 2]: first and end page."""
@@ -152,11 +152,11 @@ def draw_markers(par: Any, cdfs: Any, pins: Any, table: Any, valid: Any, words: 
         return
     entries = par["entries"]
     if par["pin"] == ALWAYS:
-        fill(words, 0, entries)
+        fill_range(words, 0, entries)
     else:
         k = resident_extents(table, cdfs, par["pin_cdf"], pins)
         place_extents(words, scratch, table, entries, k, 1, cdfs, par["pin_spans"], pins)
-    cut(words, valid)
+    clear_beyond(words, valid)
 
 
 @shared
@@ -177,7 +177,7 @@ def draw_install(
     else:
         base = table * par["entries"]
         drawn_extents(words, base, valid, par["cluster"], mode, lim["install"], streams[OF_EXTENT])
-    cut(words, valid)
+    clear_beyond(words, valid)
 
 
 @shared

@@ -22,7 +22,19 @@ shared = njit(nogil=True, cache=True, error_model="numpy")
 
 def inner(function: Callable[..., Any]) -> Any:
     """Decorator for functions that only compiled code calls."""
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False, "error_model": "numpy"}
+    return _for_compiled_code(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """As `inner`, for functions called once per piece of a call, where passing the arguments would take longest.
+
+    An array or a NamedTuple of arrays is passed by value, which is up to a hundred words.
+    """
+    return _for_compiled_code(function, forceinline=True)
+
+
+def _for_compiled_code(function: Callable[..., Any], **more: bool) -> Any:
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False, "error_model": "numpy"} | more
     compiled = njit(**options)(function)
     template = compiled.get_call_template
     compiled.get_call_template = lambda args, kws: template(tuple(map(unliteral, args)), kws)

@@ -1,8 +1,9 @@
 """Threads in lock step: which trylocks of a PMD lock fail (docs/method.md, section 6)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.numeric.jit import inner
 from engine.random.splitmix import TRYLOCK, draw, key
@@ -12,16 +13,69 @@ ATTEMPT = record("step", "table", "tried", "fast")
 """Trylocks at one visit. tried: the policies that tried, a bit each; fast: those for which it was a fast path."""
 
 
-@inner
-def thread_of(call: Any, threads: Any, calls: Any, interleaved: Any) -> Any:
-    """The thread that makes a call."""
-    return call % threads if interleaved else call * threads // calls
+class LockStep(NamedTuple):
+    """Memory for threads in lock step. `rows` is 1 if every policy visits the same tables, else the number of policies.
+
+    pace: int64[rows, rounds x threads], visits that each thread has made
+    attempts: ATTEMPT[rows, rounds, tables of a PMD table]; attempted: int64[rows, rounds], how many of them are used
+    steps: int64[2, *], a hash table of steps
+    """
+
+    pace: NDArray[np.int64]
+    attempts: NDArray[np.void]
+    attempted: NDArray[np.int64]
+    steps: NDArray[np.int64]
+
+
+def lock_step_for(par: NDArray[np.void], rows: int) -> LockStep:
+    """Return the memory for the largest of these points, PARAMETERS[n]. It is empty if none has several threads.
+
+    There is at most one trylock per table and round: it frees the table, and what a refault brings back no later call
+    clears.
+    """
+    threaded = par[par["threads"] > 1]
+    trylocks = int(np.minimum(threaded["pmd_span"], threaded["end_table"]).max(initial=0))
+    rounds = int(threaded["rounds"].max(initial=0))
+    return LockStep(
+        np.zeros((rows, int((threaded["rounds"] * threaded["threads"]).max(initial=0))), np.int64),
+        np.zeros((rows, rounds, trylocks), ATTEMPT),
+        np.zeros((rows, rounds), np.int64),
+        np.zeros((2, 1 << max(2 * trylocks - 1, 1).bit_length()), np.int64),
+    )
 
 
 @inner
-def note_trylocks(attempt: Any, step: Any, table: Any, tried: Any, fast: Any) -> None:
-    """Fill one ATTEMPT."""
+def calls_per_thread(par: Any) -> Any:
+    """The number of calls that one thread makes in a round, at most."""
+    return (par.calls + par.threads - 1) // par.threads
+
+
+@inner
+def pace_index(par: Any, r: Any, call: Any) -> Any:
+    """The index in a row of `pace` for the thread that makes a call in round `r`, if the calls are in order."""
+    thread = call % par.threads if par.interleaved else call * par.threads // par.calls
+    return r * par.threads + thread
+
+
+@inner
+def note_trylocks(lock_step: Any, row: Any, r: Any, step: Any, table: Any, tried: Any, fast: Any) -> None:
+    """Add an ATTEMPT of round `r`."""
+    at = lock_step.attempted[row, r]
+    attempt = lock_step.attempts[row, r, at]
     attempt.step, attempt.table, attempt.tried, attempt.fast = step, table, tried, fast
+    lock_step.attempted[row, r] = at + 1
+
+
+@inner
+def settle_rounds(lock_step: Any, rounds: Any, seed: Any, limits: Any, entries: Any, counters: Any, rules: Any) -> None:
+    """Settle the trylocks of all rounds in the PMD table that the pass leaves, and forget them."""
+    for row in range(lock_step.attempted.shape[0]):
+        for r in range(rounds):
+            settle_trylocks(
+                lock_step.attempts[row, r], lock_step.attempted[row, r], seed, r, limits, lock_step.steps, entries,
+                counters, rules,
+            )  # fmt: skip
+            lock_step.attempted[row, r] = 0
 
 
 @inner

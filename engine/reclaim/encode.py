@@ -108,7 +108,7 @@ def encode_groups(
     cdfs, first_row = pool.table()
     for n, (least, most) in pool.ranges.items():
         same = par["places"] == n
-        par["spans"][same], par["least"][same], par["most"][same] = first_row.get(n, 0), least, most
+        par["spans"][same], par["fewest"][same], par["most"][same] = first_row.get(n, 0), least, most
         par["pin_spans"][entries == n] = first_row.get(n, 0)
     return par, lim, cdfs
 
@@ -138,7 +138,7 @@ def encode_sizes(columns: Columns) -> NDArray[np.void]:
     par["interleaved"] = columns["partition"] == INTERLEAVED
     fits = entries % par["cluster"] == 0
     par["places"] = np.where(fits, entries // par["cluster"], 0)
-    par["batch_slots"] = of_arch([a.gather_batch_slots for a in ARCHES])
+    par["batch_pages"] = of_arch([a.gather_batch_slots for a in ARCHES])
     par["batches"] = of_arch([a.gather_batches for a in ARCHES])
     par["table_batch"] = of_arch([a.table_batch for a in ARCHES])
     par["ceiling"] = of_arch([a.flush_ceiling for a in ARCHES])

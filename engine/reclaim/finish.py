@@ -11,7 +11,7 @@ from engine.model.policy import Policy
 from engine.model.results import COLUMNS, ROUND_COLUMNS, WORK, Results
 from engine.model.scenario import Columns
 from engine.reclaim.encode import Encoded
-from engine.reclaim.records import COUNTERS, LANE, PER_POINT, TOTALS, UPPER
+from engine.reclaim.records import CONTENT, COUNTERS, PER_POINT, PMD, PUD, TOTALS, UPPER
 
 Integers = NDArray[np.int64]
 
@@ -21,15 +21,15 @@ class Tally:
     """Raw counters of a batch. Those of different table ranges (shards) of the same points are added with `+`.
 
     tables: int64[all rounds, 2, policies], PTE tables at peak and end; pages: int64[all rounds, 2, 2], present entries
-    at peak and end where policies zap and where they unmap; upper, counters, lanes, totals: the records UPPER[all
-    rounds], COUNTERS[points, policies], LANE[points, 2] and TOTALS[points] as int64 columns
+    at peak and end where policies zap and where they unmap; upper, counters, contents, totals: the records UPPER[all
+    rounds, 2], COUNTERS[points, policies], CONTENT[points, 2] and TOTALS[points] as int64 columns
     """
 
     tables: Integers
     pages: Integers
     upper: Integers
     counters: Integers
-    lanes: Integers
+    contents: Integers
     totals: Integers
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -42,9 +42,9 @@ def blank(points: Encoded, policies: int) -> Tally:
     shapes = (
         (rounds, 2, policies),
         (rounds, 2, 2),
-        (rounds, len(UPPER.names or ())),
+        (rounds, 2, len(UPPER.names or ())),
         (n, policies, len(COUNTERS.names or ())),
-        (n, 2, len(LANE.names or ())),
+        (n, 2, len(CONTENT.names or ())),
         (n, len(TOTALS.names or ())),
     )
     return Tally(*(np.zeros(shape, np.int64) for shape in shapes))
@@ -59,9 +59,10 @@ def finish(points: Encoded, columns: Columns, tally: Tally, policies: Sequence[P
     """Outcomes and rounds of all points under these policies."""
     counts = np.diff(points.offsets)
     page = np.array([a.page_bytes for a in ARCHES], np.int64)[columns["arch"]]
-    lane_of = np.array([policy.when == "unmap" for policy in policies], np.intp)
-    counters, lanes, totals = named(tally.counters, COUNTERS), named(tally.lanes, LANE), named(tally.totals, TOTALS)
-    rounds, upper_end = finish_rounds(points.offsets, counts, np.repeat(page, counts), tally, lane_of)
+    kind_of = np.array([policy.when == "unmap" for policy in policies], np.intp)
+    counters, contents = named(tally.counters, COUNTERS), named(tally.contents, CONTENT)
+    totals = named(tally.totals, TOTALS)
+    rounds, upper_end = finish_rounds(points.offsets, counts, np.repeat(page, counts), tally, kind_of)
     last, kib = points.offsets[1:] - 1, page[:, None] // 1024
 
     out = np.zeros((len(COLUMNS), len(counts), len(policies)), np.int64)
@@ -70,33 +71,33 @@ def finish(points: Encoded, columns: Columns, tally: Tally, policies: Sequence[P
         at[name][:] = rounds[last, :, i]
     most = np.maximum(rounds[:, :, 2], rounds[:, :, 3])
     at["vm_pte_kib_max"][:] = np.maximum.reduceat(most, points.offsets[:-1], axis=0)
-    needed = lanes["needed_pte"] + lanes["needed_pmd"] + lanes["needed_pud"]
-    at["vm_pte_kib_needed_end"][:] = needed[:, lane_of] * kib
+    needed = contents["needed_pte"] + contents["needed_pmd"] + contents["needed_pud"]
+    at["vm_pte_kib_needed_end"][:] = needed[:, kind_of] * kib
     at["pte_tables_end"][:] = tally.tables[last, 1]
-    at["pte_tables_empty_end"][:] = tally.tables[last, 1] - lanes["needed_pte"][:, lane_of]
+    at["pte_tables_empty_end"][:] = tally.tables[last, 1] - contents["needed_pte"][:, kind_of]
     at["pmd_tables_end"][:], at["pud_tables_end"][:] = upper_end[0][last], upper_end[1][last]
     at["zap_calls"][:] = totals["calls"][:, None]
-    at["ptes_installed"][:], at["ptes_zapped"][:] = lanes["installed"][:, lane_of], lanes["zapped"][:, lane_of]
-    at["force_breaks"][:] = lanes["breaks"][:, lane_of]
+    at["ptes_installed"][:], at["ptes_zapped"][:] = contents["installed"][:, kind_of], contents["zapped"][:, kind_of]
+    at["force_breaks"][:] = contents["breaks"][:, kind_of]
     for name in WORK:
         if name not in PER_POINT:
             at[name][:] = counters[name]
     for p, policy in enumerate(policies):
         if policy.counts_entries:
-            at["atomics"][:, p] = (lanes["installed"] + lanes["zapped"])[:, 0] + totals["markers"]
+            at["atomics"][:, p] = (contents["installed"] + contents["zapped"])[:, 0] + totals["markers"]
     others = np.array([a.sends_ipis for a in ARCHES])[columns["arch"]] * (columns["threads"] - 1)
     at["ipis"][:] = counters["flushes"] * others[:, None]
     return Results(np.moveaxis(out, 0, 2), rounds, counts)
 
 
 def finish_rounds(
-    offsets: Integers, counts: Integers, page: Integers, tally: Tally, lane_of: NDArray[np.intp]
+    offsets: Integers, counts: Integers, page: Integers, tally: Tally, kind_of: NDArray[np.intp]
 ) -> tuple[Integers, tuple[Integers, Integers]]:
     """ROUND_COLUMNS in their order, int64[rounds, policies, 4]; PMD and PUD tables at each round's end, int64[rounds,
     policies] each.
 
     offsets: int64[n + 1], where a point's rounds begin; counts: int64[n], rounds; page: int64[rounds], bytes;
-    lane_of: 1 for a policy that unmaps, else 0
+    kind_of: 1 for a policy that unmaps, else 0
     """
     upper = named(tally.upper, UPPER)
 
@@ -107,13 +108,13 @@ def finish_rounds(
         return np.asarray(total - np.repeat(before, counts))
 
     def by_policy(zapping: Integers, unmapping: Integers) -> Integers:
-        return np.stack([zapping, unmapping], axis=1)[:, lane_of]
+        return np.stack([zapping, unmapping], axis=1)[:, kind_of]
 
-    pmd, pud = so_far(upper["pmd_new"]), so_far(upper["pud_new"])
-    out = np.moveaxis(np.empty((len(ROUND_COLUMNS), len(page), len(lane_of)), np.int64), 0, 2)
+    pmd, pud = so_far(upper["new"][:, PMD]), so_far(upper["new"][:, PUD])
+    out = np.moveaxis(np.empty((len(ROUND_COLUMNS), len(page), len(kind_of)), np.int64), 0, 2)
     ends = pmd[:, None], pud[:, None]
     for i, moment in enumerate(("peak", "end")):
-        ends = by_policy(pmd, upper[f"pmd_{moment}"]), by_policy(pud, upper[f"pud_{moment}"])
-        out[:, :, i] = tally.pages[:, i][:, lane_of] * page[:, None]
+        ends = by_policy(pmd, upper[moment][:, PMD]), by_policy(pud, upper[moment][:, PUD])
+        out[:, :, i] = tally.pages[:, i][:, kind_of] * page[:, None]
         out[:, :, 2 + i] = (tally.tables[:, i] + ends[0] + ends[1]) * (page[:, None] // 1024)
     return out, ends

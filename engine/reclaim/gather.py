@@ -1,15 +1,15 @@
-"""mmu_gather: TLB flushes, the tables that wait for one, and page slots (docs/method.md, section 5)."""
+"""mmu_gather: TLB flushes, the tables that wait for one, and page batches (docs/method.md, section 5)."""
 
 from typing import Any
 
 import numpy as np
 
-from engine.numeric.bit_ops import ONE, ZERO
+from engine.numeric.bit_ops import ONE, ZERO, count_and_ends, nth_set
 from engine.numeric.jit import inner
-from engine.reclaim.rules import FREE, KEEP
+from engine.reclaim.rules import FREED, STAYS
 
-STACK_SLOTS = 8
-"""MMU_GATHER_BUNDLE: page slots of a gather's first batch, which is on the stack (include/asm-generic/tlb.h)."""
+MMU_GATHER_BUNDLE = 8
+"""Entries of a gather's first page batch, which is on the stack (include/asm-generic/tlb.h)."""
 EMPTY_FIRST, EMPTY_END = np.int64(1) << np.int64(62), np.int64(-1)
 
 
@@ -26,14 +26,14 @@ def flush(counters: Any, first: Any, end: Any, stride: Any, ceiling: Any) -> Non
 
 
 @inner
-def flush_one_visit(counters: Any, cleared: Any, base: Any, mode: Any, entries: Any, ceiling: Any) -> None:
+def flush_one_visit(counters: Any, cleared: Any, base: Any, verdict: Any, entries: Any, ceiling: Any) -> None:
     """The flush of a call that has one piece: what it cleared (record CLEARED), and its table if that is freed."""
     if cleared.count > 0:
         first, end, stride = base + cleared.first, base + cleared.last + 1, 1
-        if mode != KEEP:
+        if verdict != STAYS:
             first, end = min(first, base), max(end, base + 1)
         flush(counters, first, end, stride, ceiling)
-    elif mode != KEEP:
+    elif verdict != STAYS:
         flush(counters, base, base + 1, entries, ceiling)
 
 
@@ -48,7 +48,7 @@ def open_gathers(gathers: Any) -> None:
 
 
 @inner
-def cover(gather: Any, first: Any, end: Any) -> None:
+def add_range(gather: Any, first: Any, end: Any) -> None:
     """Present entries for pages [first, end) were cleared."""
     gather.first, gather.end, gather.cleared = min(gather.first, first), max(gather.end, end), 1
 
@@ -62,23 +62,23 @@ def flush_gather(gather: Any, counters: Any, entries: Any, ceiling: Any) -> None
 
 @inner
 def gather_visit(
-    gather: Any, counters: Any, cleared: Any, base: Any, mode: Any, entries: Any, ceiling: Any, table_batch: Any
+    gather: Any, counters: Any, cleared: Any, base: Any, verdict: Any, entries: Any, ceiling: Any, table_batch: Any
 ) -> None:
     """Add one visit of a call that has several pieces: its entries, a break's flush, and its table if it is freed."""
     if cleared.count > 0:
         if cleared.broke >= 0:
-            cover(gather, base + cleared.first, base + cleared.broke + 1)
+            add_range(gather, base + cleared.first, base + cleared.broke + 1)
             flush_gather(gather, counters, entries, ceiling)
             if cleared.first_after >= 0:
-                cover(gather, base + cleared.first_after, base + cleared.last_after + 1)
+                add_range(gather, base + cleared.first_after, base + cleared.last_after + 1)
         else:
-            cover(gather, base + cleared.first, base + cleared.last + 1)
-    if mode == FREE:  # tlb_remove_table
+            add_range(gather, base + cleared.first, base + cleared.last + 1)
+    if verdict == FREED:  # tlb_remove_table
         gather.first, gather.end = min(gather.first, base), max(gather.end, base + 1)
         gather.tables += 1
         if gather.tables == table_batch:
             flush_gather(gather, counters, entries, ceiling)
-    elif mode != KEEP:
+    elif verdict != STAYS:
         gather.late_first, gather.late_end = min(gather.late_first, base), max(gather.late_end, base + 1)
         gather.late_tables += 1
         if gather.late_tables == table_batch:
@@ -123,13 +123,46 @@ def flush_scanned(scan: Any, counters: Any, entries: Any, ceiling: Any) -> None:
 
 
 @inner
-def fill_page_slots(
-    words: Any, first: Any, end: Any, folio: Any, slots: Any, batch: Any, batch_slots: Any, batches: Any
-) -> tuple[Any, Any, Any]:
-    """Put the present pages in [first, end) into a gather: (slots filled in its batch, its batch, entry of the force
-    break or -1).
+def flush_scans(scans: Any, counters: Any, rounds: Any, par: Any) -> None:
+    """The scans of all rounds leave a PMD table. scans: SCAN[rounds, policies]; counters: COUNTERS[policies]."""
+    for r in range(rounds):
+        for p in range(counters.size):
+            flush_scanned(scans[r, p], counters[p], par.entries, par.ceiling)
 
-    A run of pages of one folio takes two slots (__tlb_remove_folio_pages_size), a single page one.
+
+@inner
+def queue_pages(batches: Any, cleared: Any, words: Any, first: Any, end: Any, par: Any) -> None:
+    """Put the pages that a piece cleared into the gather's page batches, PAGE_BATCHES.
+
+    Sets cleared.broke to the entry at which they are full (a force break), and first_after and last_after.
+
+    words: present entries before the zap. A piece breaks at most once: a table has fewer entries than a gather holds.
+    """
+    cleared.broke, cleared.first_after, cleared.last_after = -1, -1, -1
+    if cleared.count == 0:
+        return
+    if par.folio == 1:
+        capacity = page_capacity(par)
+        batches.pages += cleared.count
+        if batches.pages >= capacity:
+            batches.pages -= capacity
+            cleared.broke = nth_set(words, first, end, cleared.count - batches.pages)
+    else:
+        batches.pages, batches.batch, cleared.broke = queue_folios(
+            words, first, end, par.folio, batches.pages, batches.batch, par.batch_pages, par.batches
+        )
+    if cleared.broke >= 0:
+        _, cleared.first_after, cleared.last_after = count_and_ends(words, cleared.broke + 1, end)
+
+
+@inner
+def queue_folios(
+    words: Any, first: Any, end: Any, folio: Any, filled: Any, batch: Any, batch_pages: Any, batches: Any
+) -> tuple[Any, Any, Any]:
+    """Put the present pages in [first, end) into page batches, folio by folio.
+
+    Returns (entries filled in the current batch, its number, entry of the force break or -1). A run of pages of one
+    folio takes two entries (__tlb_remove_folio_pages_size), a single page one.
     """
     broke = -1
     e = first
@@ -141,18 +174,26 @@ def fill_page_slots(
         last = e
         while last + 1 < stop and words[(last + 1) >> 6] & (ONE << np.uint64((last + 1) & 63)) != ZERO:
             last += 1
-        slots += 1 if last == e else 2
-        if slots >= (STACK_SLOTS if batch == 0 else batch_slots) - 1:
-            slots = 0
+        filled += 1 if last == e else 2
+        if filled >= (MMU_GATHER_BUNDLE if batch == 0 else batch_pages) - 1:
+            filled = 0
             batch += 1
             if batch > batches:
                 batch = 0
                 broke = last
         e = last + 1
-    return slots, batch, broke
+    return filled, batch, broke
 
 
 @inner
 def page_capacity(par: Any) -> Any:
-    """Single pages that fill a gather: a batch is left when it has one slot free (tlb_next_batch)."""
-    return STACK_SLOTS - 1 + par.batches * (par.batch_slots - 1)
+    """Single pages that fill a gather: a batch is left when it has one free entry (tlb_next_batch)."""
+    return MMU_GATHER_BUNDLE - 1 + par.batches * (par.batch_pages - 1)
+
+
+@inner
+def add_flushes(counters: Any, flushed: Any, times: Any) -> None:
+    """Add the flushes of one COUNTERS record to another, `times` (1 or -1) times."""
+    counters.flushes += times * flushed.flushes
+    counters.tlb_flushes_full += times * flushed.tlb_flushes_full
+    counters.tlb_invlpgs += times * flushed.tlb_invlpgs

@@ -9,35 +9,63 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.numeric.bit_ops import ONE, ONES, ZERO, fill, first_set, last_set, popcount, survey, window
-from engine.numeric.jit import inner, kernel
+from engine.numeric.bit_ops import (
+    ONE,
+    ONES,
+    ZERO,
+    add_set,
+    count_and_ends,
+    fill_range,
+    first_of,
+    first_set,
+    last_set,
+    popcount,
+    word_mask,
+)
+from engine.numeric.jit import inlined, inner, kernel
 from engine.random.binomial import MAYBE, NEVER
-from engine.random.splitmix import GOLDEN, OF_CALL, OF_CALL_LOW, OF_PLACE, STREAMS, call_key, draw, fill_streams, mix
-from engine.reclaim.gather import flush, flush_one_visit, flush_scanned
-from engine.reclaim.records import CLEARED, COUNTERS, SCAN, VISIT
-from engine.reclaim.residency_blocks import block_calls, block_counts, block_ends
-from engine.reclaim.rules import CALL, COUNT, FREE, KEEP, NO_BREAK, ROUND, count_scan, judge
-from engine.reclaim.rules import VISIT as AT_VISIT
-from engine.reclaim.slots import add_flushes, gather_block
-from engine.reclaim.walk import END, PEAK, UNMAPPED, ZAPPED, add_pages, draw_install, upper_if_unmapped
+from engine.random.splitmix import GOLDEN, OF_CALL, OF_CALL_LOW, OF_PLACE, call_key, draw, fill_streams, mix
+from engine.reclaim.blocks import (
+    BLOCK_TABLES,
+    CALLS,
+    DRAWN,
+    EMPTIED,
+    EVER,
+    HIGH,
+    LOW,
+    PAGES,
+    PLACED,
+    SEEN,
+    TABLES,
+    UNMAP_HAS,
+    Block,
+    block_for,
+    count_policies,
+    draw_block,
+    scanning_rules,
+    start_block,
+    start_point,
+)
+from engine.reclaim.gather import add_flushes, flush, flush_one_visit, flush_scans
+from engine.reclaim.records import END, PEAK, UNMAP, ZAP
+from engine.reclaim.residency import install_table
+from engine.reclaim.residency_blocks import block_calls
+from engine.reclaim.rules import AFTER_CALL, AT_VISIT, BY_COUNT, FREED, NO_BREAK, STAYS, judge
+from engine.reclaim.upper_tables import enter_tables, leave_tables, need_upper_tables
 
 BLOCK_CALLS = 1 << 12
-FRESH, LOW, HIGH, UNSURE, PAGES, EVER, UNMAP_HAS, FREED, FIRST, NUMBERS = range(10)
-"""Rows of `numbers`, one uint16 for each table: extents that an install draws; the outermost of them; scratch; pages;
-whether it ever had a page, and whether it has a table where ranges are unmapped; whether a scan frees it; its first
-page after the calls."""
-ANY, EMPTIED_KEPT, EMPTIED_FREED, LAST_KEPT, LAST_FREED, ACCOUNTS = range(6)
+ANY, EMPTIED_KEPT, EMPTIED_FREED, LAST_KEPT, LAST_FREED, FLUSH_KINDS = range(6)
 """Flushes of all calls; of those that clear a table's last page, if the table is kept and if it is freed; of a slot's
 last call likewise."""
 
 
 def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which points (PARAMETERS[n]) this pass is for, under these rules (RULE[policies])."""
+    """Return which points (PARAMETERS[n]) this pass can compute under these rules (RULE[policies]), as bool[n]."""
     entries, zap = par["entries"], par["zap"]
     aligned = (zap < entries) & (entries % zap == 0) & (par["shift"] % zap == 0) & (par["pages"] % entries == 0)
     plain = (par["free"] == 0) & (par["refault"] == NEVER) & (par["pin"] == NEVER)
-    looks = np.isin(rules["when"], (AT_VISIT, CALL))[None] & (rules["least"][None] <= zap[:, None])
-    counts = (rules["proof"] == COUNT)[None]
+    looks = np.isin(rules["when"], (AT_VISIT, AFTER_CALL))[None] & (rules["least"][None] <= zap[:, None])
+    counts = (rules["proof"] == BY_COUNT)[None]
     tries = (looks & rules["tries"].astype(bool)[None]).any(axis=1) & (par["threads"] > 1)
     return np.asarray(aligned & plain & ~(looks & ~counts).any(axis=1) & ~tries)
 
@@ -45,50 +73,17 @@ def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
 class Scratch(NamedTuple):
     """Memory that the pass works in."""
 
-    hashes: Any  #: uint64[4, *]
-    cells: Any  #: uint32[tables]
-    numbers: Any  #: uint16[NUMBERS, tables]
-    exists: Any  #: uint16[policies, tables]: of rules that scan every few rounds
-    present: Any  #: uint64[tables, words]: entries
-    drawn: Any  #: uint64[words]
-    seen: Any  #: uint64[words]
-    made: Any  #: uint16[*]: a flag for each call
-    keys: Any  #: uint16[entries]: upper 16 bits of call keys
-    part_masks: Any  #: uint64[2, 6]: for shifts inside a part
-    streams: Any  #: uint64[rounds, STREAMS]: keys of the random streams
-    flushed: Any  #: COUNTERS[ACCOUNTS]
-    cleared: Any  #: CLEARED[1]
-    visit: Any  #: VISIT[1]
-    spare: Any  #: COUNTERS[1]
-    scans: Any  #: SCAN[rounds, policies]
-    touched: Any  #: bool[2, rounds]: the PMD and PUD table at hand, where ranges are unmapped
-    mapped: Any  #: bool[2, rounds]
+    block: Block  #: its flushed is COUNTERS[FLUSH_KINDS]
+    keys: NDArray[np.uint16]  #: [entries]: upper 16 bits of call keys
+    part_masks: NDArray[np.uint64]  #: [6]: for shifts inside a part
 
 
 def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
-    """Scratch for the largest of these points, whose tables are of one size: PARAMETERS[n], RULE[policies]."""
-    entries, rounds, policies = int(par["entries"].max()), int(par["rounds"].max()), len(rules)
-    tables, calls = 512, BLOCK_CALLS + 4 * entries
-    return Scratch(
-        hashes=np.zeros((4, max(calls, tables) // 4 + 4), np.uint64),
-        cells=np.zeros(tables, np.uint32),
-        numbers=np.zeros((NUMBERS, tables), np.uint16),
-        exists=np.zeros((policies, tables), np.uint16),
-        present=np.zeros((tables, entries >> 6), np.uint64),
-        drawn=np.zeros(entries >> 6, np.uint64),
-        seen=np.zeros(max(entries >> 6, 1), np.uint64),
-        made=np.zeros(calls, np.uint16),
-        keys=np.zeros(entries, np.uint16),
-        part_masks=np.zeros((2, 6), np.uint64),
-        streams=np.zeros((rounds, STREAMS), np.uint64),
-        flushed=np.zeros(ACCOUNTS, COUNTERS),
-        cleared=np.zeros(1, CLEARED),
-        visit=np.zeros(1, VISIT),
-        spare=np.zeros(1, COUNTERS),
-        scans=np.zeros((rounds, policies), SCAN),
-        touched=np.zeros((2, rounds), np.bool_),
-        mapped=np.zeros((2, rounds), np.bool_),
-    )
+    """Return the memory for the largest of these points, PARAMETERS[n], under RULE[policies]."""
+    entries = int(par["entries"].max())
+    calls = BLOCK_CALLS + 4 * entries
+    block = block_for(par, len(rules), calls, BLOCK_TABLES, FLUSH_KINDS)
+    return Scratch(block, np.zeros(entries, np.uint16), np.zeros(6, np.uint64))
 
 
 @inner
@@ -105,7 +100,7 @@ def place_pages(row: Any, table: Any, places: Any, count: Any, first: Any, last:
     absent = within > between - within
     flip = ONES if absent else ZERO
     if absent:
-        fill(row, first, last)
+        fill_range(row, first, last)
     bits = first_set(np.uint64(places))
     low, shift, fields = np.uint64(places - 1), np.uint64(bits), 64 // bits
     before, reach = np.uint64(first + 1), np.uint64(between)
@@ -127,48 +122,35 @@ def place_pages(row: Any, table: Any, places: Any, count: Any, first: Any, last:
 
 
 @inner
-def install(n: Any, block: Any, par: Any, lim: Any, cdfs: Any, streams: Any, s: Any) -> Any:
+def install(n: Any, block: Any, par: Any, lim: Any, cdfs: Any, streams: Any, b: Any) -> Any:
     """Draw a round's install of a block and place its pages: updates PAGES and the rows; returns pages installed."""
-    size = (n + 3) & ~3
-    fresh, low, high, unsure = (
-        s.numbers[FRESH, :size],
-        s.numbers[LOW, :size],
-        s.numbers[HIGH, :size],
-        s.numbers[UNSURE, :size],
-    )
-    pages, cells = s.numbers[PAGES], s.cells[:size]
-    hashes, others = s.hashes[0, : size >> 2], s.hashes[1, : size >> 2]
-    entries, places, unit = par.entries, par.places, par.cluster
-    single = par.install == MAYBE and unit == 1 and places > 1
-    if par.install == MAYBE and places > 0:
-        block_counts(block, cdfs, par, streams, hashes, cells, fresh, unsure)
-        if single:
-            block_ends(block, places, fresh, cdfs, par, streams, hashes, others, cells, low, high, unsure)
-            z, step = streams[OF_PLACE] + np.uint64(block * 4096 + 1) * GOLDEN, np.uint64(4096) * GOLDEN
-            bags = s.hashes[3]
-            for i in range(n):
-                bags[i] = mix(z + np.uint64(i) * step)
-    else:
+    drawn, low, high, pages = b.numbers[DRAWN], b.numbers[LOW], b.numbers[HIGH], b.numbers[PAGES]
+    places = par.places
+    single = par.install == MAYBE and par.cluster == 1 and places > 1
+    draw_block(n, block, par, lim, cdfs, streams, b, single)
+    bags, placed = b.hashes[3], b.bits[PLACED]
+    if single:
+        z, step = streams[OF_PLACE] + np.uint64(block * 4096 + 1) * GOLDEN, np.uint64(4096) * GOLDEN
         for i in range(n):
-            fresh[i] = 0 if par.install == NEVER else 1 if places == 0 else places
+            bags[i] = mix(z + np.uint64(i) * step)
     total = np.int64(0)
     for i in range(n):
-        if fresh[i] == 0:
+        if drawn[i] == 0:
             continue
-        row, count = s.present[i], np.int64(fresh[i])
+        row, count = b.bits[TABLES + i], np.int64(drawn[i])
+        added = count
         if single and count < places:
             first, last = np.int64(low[i]), np.int64(high[i])
             if pages[i] == 0:
-                place_pages(row, block + i, places, count, first, last, s.hashes[3][i], streams[OF_PLACE])
-                added = count
+                place_pages(row, block + i, places, count, first, last, bags[i], streams[OF_PLACE])
             else:
-                s.drawn[:] = ZERO
-                place_pages(s.drawn, block + i, places, count, first, last, s.hashes[3][i], streams[OF_PLACE])
-                added = add_pages(row, s.drawn)
+                placed[:] = ZERO
+                place_pages(placed, block + i, places, count, first, last, bags[i], streams[OF_PLACE])
+                added = add_set(row, placed)
         else:
-            s.drawn[:] = ZERO
-            draw_install(s.drawn, s.seen, block + i, entries, count, par, lim, cdfs, streams)
-            added = add_pages(row, s.drawn)
+            placed[:] = ZERO
+            install_table(placed, b.bits[SEEN], block + i, par.entries, count, par, lim, cdfs, streams)
+            added = add_set(row, placed)
         pages[i] += np.uint16(added)
         total += added
     return total
@@ -215,33 +197,39 @@ def last_call(keys: Any, parts: Any, is_random: Any, streams: Any, first_call: A
 
 
 @inner
-def fill_part_masks(zap: Any, right: Any, left: Any) -> Any:
-    """Masks that keep a shift inside parts of `zap` bits, for steps 1, 2, 4, ...: writes uint64[6] each.
+def fill_part_masks(zap: Any, masks: Any) -> None:
+    """Write the masks for shifts by 1, 2, 4, ... inside parts of `zap` bits: uint64[6], as many as there are steps.
 
-    Returns a word with the lowest bit of each part.
+    A mask has the bits that a right shift of a word leaves in their part.
     """
+    lowest = lowest_of_parts(zap)
+    part, i, step = ONES >> np.uint64(64 - min(zap, 64)), 0, 1
+    while step < min(zap, 64):
+        masks[i] = lowest * (part >> np.uint64(step))
+        i += 1
+        step *= 2
+
+
+@inner
+def lowest_of_parts(zap: Any) -> Any:
+    """A word with the lowest bit of each part of `zap` bits; of larger parts the lowest bit of all."""
     lowest = ZERO
     for at in range(0, 64, zap):
         lowest |= ONE << np.uint64(at)
-    part, step = ONES >> np.uint64(64 - zap), 1
-    for i in range(6):
-        if step < zap:
-            right[i] = lowest * (part >> np.uint64(step))
-            left[i] = lowest * (part & ~((ONE << np.uint64(step)) - ONE))
-        step *= 2
     return lowest
 
 
 @inner
-def clear_small_parts(
-    row: Any, cleared: Any, made: Any, zap: Any, steps: Any, lowest: Any, right: Any, left: Any
-) -> Any:
-    """Clear the parts of up to 64 pages whose calls are made; writes the cleared entries to uint64[words].
+def clear_small_parts(row: Any, gone: Any, made: Any, zap: Any, masks: Any) -> Any:
+    """Clear the parts of up to 64 pages whose calls are made; writes the cleared entries to `gone`, uint64[words].
 
     Returns (entries cleared, pieces with one, pages from the first to the last of each piece, entries left). Works on
-    whole words: in each part of `zap` bits, smearing right and left leaves what lies between its outermost bits.
+    whole words: in each part of `zap` bits, `below` is all bits up to the last one, and `above` all bits from the first
+    one on, by a subtraction that no part borrows from the next.
     """
     in_word, part = 64 // zap, ONES >> np.uint64(64 - zap)
+    lowest, steps = lowest_of_parts(zap), first_set(np.uint64(zap))
+    highest = lowest << np.uint64(zap - 1)
     count, pieces, spans, kept = np.int64(0), np.int64(0), np.int64(0), ZERO
     for w in range(row.size):
         calls = ZERO
@@ -251,11 +239,11 @@ def clear_small_parts(
         x = row[w] & calls
         row[w] &= ~calls
         kept |= row[w]
-        cleared[w] = x
-        below, above = x, x
+        gone[w] = x
+        above = x | ((highest - (x & ~highest)) ^ (~x & highest))
+        below = x
         for i in range(steps):
-            below |= (below >> np.uint64(1 << i)) & right[i]
-            above |= (above << np.uint64(1 << i)) & left[i]
+            below |= (below >> np.uint64(1 << i)) & masks[i]
         count += popcount(x)
         pieces += popcount(below & lowest)
         spans += popcount(below & above)
@@ -263,22 +251,25 @@ def clear_small_parts(
 
 
 @inner
-def clear_large_parts(row: Any, cleared: Any, made: Any, zap: Any, ceiling: Any, flushed: Any) -> Any:
-    """The same for parts that are large enough for a full flush, or several words; counts their flushes itself."""
+def clear_large_parts(row: Any, gone: Any, made: Any, zap: Any, ceiling: Any, flushed: Any) -> Any:
+    """As clear_small_parts, for parts that are large enough for a full flush, or several words; counts their flushes.
+
+    Returns (entries cleared, entries left). flushed: COUNTERS
+    """
     count, kept = np.int64(0), ZERO
     for w in range(row.size):
-        cleared[w] = ZERO
+        gone[w] = ZERO
     for piece in range(row.size * 64 // zap):
         a = piece * zap
         if made[piece] == 0:
             continue
-        n, first, last = survey(row, a, a + zap)
+        n, first, last = count_and_ends(row, a, a + zap)
         if n == 0:
             continue
         count += n
         for w in range(a >> 6, (a + zap - 1 >> 6) + 1):
-            inside = window(w, a, a + zap)
-            cleared[w] |= row[w] & inside
+            inside = word_mask(w, a, a + zap)
+            gone[w] |= row[w] & inside
             row[w] &= ~inside
         flush(flushed, first, last + 1, 1, ceiling)
     for w in range(row.size):
@@ -312,312 +303,230 @@ def last_nonempty(cleared: Any, keys: Any, shift: Any, is_random: Any, streams: 
 
 
 @inner
-def first_set_in(row: Any) -> Any:
-    """The first entry set of uint64[words], at least one of which is."""
-    w = 0
-    while row[w] == ZERO:
-        w += 1
-    return w * 64 + first_set(row[w])
+def describe_last_page(visit: Any, pages: Any, entries: Any) -> None:
+    """Fill in the visit of a piece that clears a table's last page."""
+    visit.pages, visit.whole, visit.markers, visit.broke, visit.others = pages, 0, 0, NO_BREAK, 0
+    visit.after_break, visit.refaulted_early, visit.refaulted, visit.left, visit.reads = 0, -1, 0, -1, entries
+    visit.reads_rest, visit.rest_empty, visit.reads_outside, visit.outside_empty = 0, 1, 0, 1
+    visit.entries_inside, visit.unmaps = 0, 0
 
 
 @inner
-def describe_last_page(visit: Any, pages: Any, entries: Any, unmaps: Any) -> None:
-    """A piece that clears a table's last page, or the last piece of a slot that is unmapped part by part."""
-    visit.pages, visit.whole, visit.markers, visit.broke, visit.others = pages, 0, 0, NO_BREAK, 0
-    visit.after_break, visit.back_early, visit.back, visit.left, visit.reads = 0, -1, 0, -1, entries
-    visit.reads_rest, visit.rest_empty, visit.reads_outside, visit.outside_empty = 0, 1, 0, 1
-    visit.entries_inside, visit.unmaps = 0, unmaps
+def freeing_rules(rules: Any, visit: Any, spare: Any) -> Any:
+    """The rules that free a table at the visit that clears its last page, a bit each."""
+    frees = np.int64(0)
+    for p in range(rules.size):
+        frees |= np.int64(rules[p].unmaps == 0 and judge(rules[p], visit, spare, 1) != STAYS) << p
+    return frees
+
+
+@inner
+def draw_calls(base: Any, count: Any, par: Any, lim: Any, streams: Any, b: Any) -> Any:
+    """Write b.made, a flag for each of `count` parts from page `base` on; returns the number of the first part's call.
+
+    Parts before the first call have negative numbers and no call.
+    """
+    lead = min(max(par.shift - base, 0) // par.zap, count)
+    for j in range(lead):
+        b.made[j] = 0
+    first_call = (base + lead * par.zap - par.shift) // par.zap
+    if count > lead:
+        block_calls(first_call, count - lead, par, lim.cover, streams, b.hashes[2], b.made[lead:count])
+    return first_call - lead
+
+
+@inlined
+def copy_keys(first_call: Any, i: Any, parts: Any, s: Any) -> None:
+    """Write the upper 16 bits of the call keys of slot number `i` of a block to s.keys[:parts], 0 if there is no call.
+
+    first_call: number of the call of the block's first part, negative before the first call
+    """
+    drawn = s.block.hashes[2].view(np.uint16)  # by block_calls, from a multiple of 4 on
+    at = i * parts + max(first_call, 0) % 4 + min(first_call, 0)
+    for x in range(parts):
+        s.keys[x] = drawn[at + x] if at + x >= 0 else np.uint16(0)
+
+
+@inlined
+def flush_last_page(i: Any, keys: Any, par: Any, is_random: Any, streams: Any, first_call: Any, b: Any) -> Any:
+    """Count the flush of the call that clears a table's last page; returns how many calls of the slot come after it.
+
+    The entries cleared are in row PLACED of b.bits. first_call: number of the call of the slot's first part
+    """
+    parts = par.entries // par.zap
+    calls, gone, cleared = b.made[i * parts : (i + 1) * parts], b.bits[PLACED], b.cleared[0]
+    piece = last_nonempty(gone, keys, first_set(np.uint64(par.zap)), is_random, streams, first_call)
+    cleared.count, cleared.first, cleared.last = count_and_ends(gone, piece * par.zap, (piece + 1) * par.zap)
+    flush_one_visit(b.flushed[EMPTIED_KEPT], cleared, 0, STAYS, par.entries, par.ceiling)
+    flush_one_visit(b.flushed[EMPTIED_FREED], cleared, 0, FREED, par.entries, par.ceiling)
+    return later_calls(calls, keys, parts, piece, is_random, streams, first_call)
+
+
+@inlined
+def flush_last_call(keys: Any, par: Any, is_random: Any, streams: Any, first_call: Any, b: Any) -> None:
+    """Count the flush of the last call of a slot that is unmapped part by part. Arguments: see flush_last_page."""
+    gone, cleared = b.bits[PLACED], b.cleared[0]
+    piece = last_call(keys, par.entries // par.zap, is_random, streams, first_call)
+    cleared.count, cleared.first, cleared.last = count_and_ends(gone, piece * par.zap, (piece + 1) * par.zap)
+    flush_one_visit(b.flushed[LAST_KEPT], cleared, 0, STAYS, par.entries, par.ceiling)
+    flush_one_visit(b.flushed[LAST_FREED], cleared, 0, FREED, par.entries, par.ceiling)
+
+
+@inner
+def zap_block(
+    n: Any, first_call: Any, par: Any, streams: Any, s: Any, unmapping: Any, scanning: Any, counting: Any
+) -> Any:
+    """Make the calls of a block: clears entries, and fills CALLS, EMPTIED, LOW and the block's sums of this round.
+
+    first_call: number of the call of the block's first part, negative before the first call
+    Returns (calls made, pages zapped, whether every page is unmapped).
+    """
+    b = s.block
+    sums = b.sums[0]
+    pages, ever, unmap_has = b.numbers[PAGES], b.numbers[EVER], b.numbers[UNMAP_HAS]
+    calls_of, emptied, low = b.numbers[CALLS], b.numbers[EMPTIED], b.numbers[LOW]
+    entries, zap, ceiling = par.entries, par.zap, par.ceiling
+    parts = entries // zap
+    is_small = zap <= 64 and zap <= ceiling  # no flush of a piece is a full one
+    is_random = par.random != 0
+    gone, total_made, zapped, sent, ranged = b.bits[PLACED], np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    has, left, new, reads, visits, visits_ever, late = (
+        np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    )  # fmt: skip
+    freed, all_unmapped = np.int64(0), True
+    sums.unmap_new, sums.unmap_visits, sums.unmap_freed, sums.unmap_peak, sums.unmap_end = 0, 0, 0, 0, 0
+    for i in range(n):
+        calls = b.made[i * parts : (i + 1) * parts]
+        made16 = np.uint16(0)
+        for x in range(parts):
+            made16 = np.uint16(made16 + calls[x])
+        made, some = np.int64(made16), pages[i] != 0
+        calls_of[i], emptied[i] = made16, 0
+        total_made += made
+        has += some
+        new += some and ever[i] == 0
+        ever[i] |= np.uint16(some)
+        visits_ever += made if ever[i] else 0
+        is_unmapped = made == parts
+        all_unmapped = all_unmapped and is_unmapped
+        if unmapping:
+            sums.unmap_new += some and unmap_has[i] == 0
+            unmap_has[i] |= np.uint16(some)
+            sums.unmap_peak += unmap_has[i]
+            sums.unmap_visits += made if unmap_has[i] else 0
+        ends = unmapping != 0 and is_unmapped and unmap_has[i] != 0
+        if some:
+            visits += made
+            if made:
+                if is_small:
+                    cleared, pieces, spans, kept = clear_small_parts(b.bits[TABLES + i], gone, calls, zap, s.part_masks)
+                    sent += pieces
+                    ranged += spans
+                else:
+                    cleared, kept = clear_large_parts(b.bits[TABLES + i], gone, calls, zap, ceiling, b.flushed[ANY])
+                zapped += cleared
+                pages[i] -= np.uint16(cleared)
+                if kept == ZERO:
+                    emptied[i] = 1
+                    freed += 1
+                    if counting:
+                        if is_random:
+                            copy_keys(first_call, i, parts, s)
+                        late += flush_last_page(i, s.keys, par, is_random, streams, first_call + i * parts, b)
+        elif ends:
+            gone[:] = ZERO
+        if ends:
+            sums.unmap_freed += 1
+            unmap_has[i] = 0
+            if is_random:
+                copy_keys(first_call, i, parts, s)
+            flush_last_call(s.keys, par, is_random, streams, first_call + i * parts, b)
+        sums.unmap_end += unmap_has[i]
+        if pages[i]:
+            left += 1
+            if scanning:
+                low[i] = np.uint16(first_of(b.bits[TABLES + i]))
+                reads += low[i] + 1
+    b.flushed[ANY].flushes += sent
+    b.flushed[ANY].tlb_invlpgs += ranged
+    sums.had, sums.has, sums.left, sums.emptied, sums.new = sums.left, has, left, freed, new
+    sums.ever += new
+    sums.reads = reads + freed * entries
+    sums.visits, sums.visits_ever, sums.visits_until_empty = visits, visits_ever, visits - late
+    return total_made, zapped, all_unmapped
 
 
 @kernel
 def walk_parts(
     s: Any, rows: Any, groups: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
-    rules: Any, all_tables: Any, all_pages: Any, all_upper: Any, all_counters: Any, all_lanes: Any, all_totals: Any,
+    rules: Any, all_tables: Any, all_pages: Any, all_upper: Any, all_counters: Any, all_contents: Any, all_totals: Any,
 ) -> None:  # fmt: skip
-    """As engine.reclaim.walk.walk, which see for the arguments, for points that fit."""
-    visit, spare, cleared_range = s.visit[0], s.spare[0], s.cleared[0]
-    scanning, unmapping = np.int64(0), np.int64(0)
+    """Compute the points in `rows`, which fit this pass. Arguments: those of engine.reclaim.walk.walk."""
+    b = s.block
+    visit, sums, scanning, unmapping = b.visit[0], b.sums[0], scanning_rules(rules), np.int64(0)
     for p in range(rules.size):
-        scanning |= np.int64(rules[p].when == ROUND) << p
         unmapping |= np.int64(rules[p].unmaps) << p
-    pages_in, ever, unmap_has = s.numbers[PAGES], s.numbers[EVER], s.numbers[UNMAP_HAS]
-    freed, first_left = s.numbers[FREED], s.numbers[FIRST]
-
     for point in rows:
-        par = pars[groups[point]]
-        lim = lims[groups[point]]
-        seed = seeds[point]
+        par, lim, seed = pars[groups[point]], lims[groups[point]], seeds[point]
         tables = all_tables[offsets[point] : offsets[point + 1]]
         pages_of = all_pages[offsets[point] : offsets[point + 1]]
         upper = all_upper[offsets[point] : offsets[point + 1]]
-        counters, lanes = all_counters[point], all_lanes[point]
-        lane = lanes[ZAPPED]
-        totals = all_totals[point]
-        entries, rounds, ceiling, zap, shift = par.entries, par.rounds, par.ceiling, par.zap, par.shift
-        parts = entries // zap
-        shift_bits = first_set(np.uint64(zap))
-        is_small = zap <= 64 and zap <= ceiling  # no flush of a piece is a full one
-        steps = shift_bits
-        lowest = fill_part_masks(zap, s.part_masks[0], s.part_masks[1]) if is_small else ZERO
-        is_random = par.random != 0
-        counting = np.int64(0)
-        describe_last_page(visit, zap, entries, 0)
-        for p in range(rules.size):
-            counting |= np.int64(rules[p].unmaps == 0 and judge(rules[p], visit, spare, 1) != KEEP) << p
-        size = min(par.pmd_span, s.cells.size)
+        counters, contents, totals = all_counters[point], all_contents[point], all_totals[point]
+        content = contents[ZAP]
+        entries, rounds = par.entries, par.rounds
+        parts = entries // par.zap
+        fill_part_masks(par.zap, s.part_masks)
+        describe_last_page(visit, par.zap, entries)
+        frees = freeing_rules(rules, visit, b.spare[0])
+        size = min(par.pmd_span, BLOCK_TABLES)
         while size > 4 and size * parts > BLOCK_CALLS:
             size >>= 1
-
-        fill_streams(seed, rounds, s.streams)
-        touched, mapped = s.touched[:, :rounds], s.mapped[:, :rounds]
-        touched[:], mapped[:] = False, False
-        for a in range(ACCOUNTS):
-            s.flushed[a].flushes, s.flushed[a].tlb_flushes_full, s.flushed[a].tlb_invlpgs = 0, 0, 0
-        for r in range(rounds):
-            for p in range(rules.size):
-                s.scans[r, p].tables = 0
-        pmd_first, pud_first, pmd_needed, pud_needed = rounds, rounds, False, False
+        fill_streams(seed, rounds, b.streams)
+        start_point(b, rules, rounds)
+        enter_tables(b.levels, b.level_rounds, rounds)
         emptied = np.int64(0)
 
         for block in range(par.first_table, par.end_table, size):
             n = min(size, par.end_table - block)
+            start_block(b, n, rules)
             for i in range(n):
-                pages_in[i], ever[i], unmap_has[i] = 0, 0, 0
-                for w in range(s.drawn.size):
-                    s.present[i, w] = ZERO
-            for p in range(rules.size):
-                if rules[p].every > 1:
-                    for i in range(n):
-                        s.exists[p, i] = 0
-            base = block * entries
-            ever_count = np.int64(0)
-            left_tables = np.int64(0)
+                for w in range(entries >> 6):
+                    b.bits[TABLES + i, w] = ZERO
+            pages = np.int64(0)
             for r in range(rounds):
-                streams = s.streams[r]
-                before = np.int64(0)
-                for i in range(n):
-                    before += pages_in[i] != 0
-                held = np.int64(0)
-                for i in range(n):
-                    held += pages_in[i]
-                installed = install(n, block, par, lim, cdfs, streams, s)
-                lane.installed += installed
-                held += installed
-                pages_of[r, PEAK, ZAPPED] += held
-                pages_of[r, PEAK, UNMAPPED] += held
+                streams = b.streams[r]
+                installed = install(n, block, par, lim, cdfs, streams, b)
+                first_call = draw_calls(block * entries, n * parts, par, lim, streams, b)
+                made, zapped, all_unmapped = zap_block(n, first_call, par, streams, s, unmapping, scanning, frees)
+                totals.calls += made
+                content.installed += installed
+                content.zapped += zapped
+                pages += installed
+                for kind in range(2):
+                    pages_of[r, PEAK, kind] += pages
+                    pages_of[r, END, kind] += pages - zapped
+                pages -= zapped
+                emptied += sums.emptied
+                if sums.has > 0:
+                    need_upper_tables(b.levels, r)
+                    b.level_rounds[0, r].touched, b.level_rounds[1, r].touched = 1, 1
+                if not all_unmapped:
+                    b.level_rounds[0, r].mapped, b.level_rounds[1, r].mapped = 1, 1
+                count_policies(n, block, r, par, 1, b, rules, frees, counters, tables[r])
+            if sums.left > 0:
+                content.needed_pte += sums.left
+                b.levels[0].needed, b.levels[1].needed = 1, 1
+            if leave_tables(block + n, par, b.levels, b.level_rounds, upper, contents, rounds) and scanning:
+                flush_scans(b.scans, counters, rounds, par)
 
-                # Which calls are made, a flag each; those before the first call's start never.
-                lead = min(max(shift - base, 0) // zap, n * parts)
-                for j in range(lead):
-                    s.made[j] = 0
-                count = n * parts - lead
-                first_call = (base + lead * zap - shift) // zap
-                offset = first_call & 3
-                if count > 0:
-                    block_calls(first_call, count, par, lim.cover, streams, s.hashes[2], s.made[lead : n * parts])
-                keys = s.hashes[2].view(np.uint16)
-
-                has, new, freed_count, reads = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-                sent, ranged = np.int64(0), np.int64(0)
-                visits_ever, visits_has, visits_unmap, late = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-                peak_unmap, end_unmap, new_unmap, gone = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-                left_tables, freed_unmap, emptied_here = np.int64(0), np.int64(0), np.int64(0)
-                all_mapped = True
-                for i in range(n):
-                    calls = s.made[i * parts : (i + 1) * parts]
-                    n_made = np.uint16(0)
-                    for x in range(parts):
-                        n_made = np.uint16(n_made + calls[x])
-                    totals.calls += np.int64(n_made)
-                    some = pages_in[i] != 0
-                    has += some
-                    new += some and ever[i] == 0
-                    ever[i] |= np.uint16(some)
-                    visits_ever += np.int64(n_made) if ever[i] else 0
-                    is_unmapped = np.int64(n_made) == parts
-                    all_mapped = all_mapped and is_unmapped
-                    freed[i] = 0
-                    if unmapping:
-                        new_unmap += some and unmap_has[i] == 0
-                        unmap_has[i] |= np.uint16(some)
-                        peak_unmap += unmap_has[i]
-                        visits_unmap += np.int64(n_made) if unmap_has[i] else 0
-                    ends = unmapping != 0 and is_unmapped and unmap_has[i] != 0
-                    if not some and not ends:
-                        end_unmap += unmap_has[i]
-                        continue
-                    visits_has += np.int64(n_made) if some else 0
-                    first_of_slot = first_call - lead + i * parts
-                    at = i * parts - lead + offset
-                    own_keys = keys[at : at + parts] if at >= 0 and is_random else keys[:parts]
-                    if at < 0 and is_random:  # no call before the first: their keys are not asked for
-                        for x in range(parts):
-                            s.keys[x] = keys[at + x] if at + x >= 0 else np.uint16(0)
-                        own_keys = s.keys[:parts]
-                    if some and n_made:
-                        row = s.present[i]
-                        if is_small:
-                            cleared, pieces, spans, kept = clear_small_parts(
-                                row, s.drawn, calls, zap, steps, lowest, s.part_masks[0], s.part_masks[1]
-                            )
-                            sent += pieces
-                            ranged += spans
-                        else:
-                            cleared, kept = clear_large_parts(row, s.drawn, calls, zap, ceiling, s.flushed[ANY])
-                        gone += cleared
-                        pages_in[i] -= np.uint16(cleared)
-                        if kept == ZERO:
-                            freed[i] = 1
-                            freed_count += 1
-                            if counting:
-                                emptied_here += 1
-                                piece = last_nonempty(s.drawn, own_keys, shift_bits, is_random, streams, first_of_slot)
-                                late += later_calls(calls, own_keys, parts, piece, is_random, streams, first_of_slot)
-                                _, low, high = survey(s.drawn, piece * zap, (piece + 1) * zap)
-                                cleared_range.count, cleared_range.first, cleared_range.last = 1, low, high
-                                flush_one_visit(s.flushed[EMPTIED_KEPT], cleared_range, 0, KEEP, entries, ceiling)
-                                flush_one_visit(s.flushed[EMPTIED_FREED], cleared_range, 0, FREE, entries, ceiling)
-                    elif ends:
-                        s.drawn[:] = ZERO
-                    if ends:
-                        freed_unmap += 1
-                        unmap_has[i] = 0
-                        piece = last_call(own_keys, parts, is_random, streams, first_of_slot)
-                        count_last, low, high = survey(s.drawn, piece * zap, (piece + 1) * zap)
-                        cleared_range.count, cleared_range.first, cleared_range.last = count_last, low, high
-                        flush_one_visit(s.flushed[LAST_KEPT], cleared_range, 0, KEEP, entries, ceiling)
-                        flush_one_visit(s.flushed[LAST_FREED], cleared_range, 0, FREE, entries, ceiling)
-                    end_unmap += unmap_has[i]
-                    if pages_in[i]:
-                        left_tables += 1
-                        if scanning:
-                            row = s.present[i]
-                            first_left[i] = np.uint16(first_set_in(row))
-                            reads += first_left[i] + 1
-                s.flushed[ANY].flushes += sent
-                s.flushed[ANY].tlb_invlpgs += ranged
-                lane.zapped += gone
-                pages_of[r, END, ZAPPED] += held - gone
-                pages_of[r, END, UNMAPPED] += held - gone
-                emptied += emptied_here
-                ever_count += new
-                if has > 0:
-                    pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
-                    touched[0, r], touched[1, r] = True, True
-                if not all_mapped:
-                    mapped[0, r], mapped[1, r] = True, True
-                for p in range(rules.size):
-                    own = counters[p]
-                    if rules[p].unmaps:
-                        own.pte_tables_allocated += new_unmap
-                        own.table_visits += visits_unmap
-                        own.pte_tables_freed += freed_unmap
-                        tables[r, PEAK, p] += peak_unmap
-                        tables[r, END, p] += end_unmap
-                    elif (counting >> p) & 1:
-                        own.pte_tables_allocated += has - before
-                        own.table_visits += visits_has - late
-                        own.pte_tables_freed += emptied_here
-                        tables[r, PEAK, p] += has
-                        tables[r, END, p] += left_tables
-                    elif (scanning >> p) & 1 and rules[p].every == 1:
-                        own.pte_tables_allocated += has - before
-                        own.table_visits += visits_has
-                        tables[r, PEAK, p] += has
-                        tables[r, END, p] += left_tables
-                        count_scan(rules[p], own, has, freed_count, reads + freed_count * entries)
-                        gather_block(
-                            n, block, freed_count, freed, s.scans[r, p], own, entries, ceiling, par.table_batch
-                        )
-                    elif (scanning >> p) & 1:
-                        scan_every_few_rounds(
-                            n, block, (r + 1) % rules[p].every == 0, entries, pages_in, freed, s.made, parts,
-                            first_left, s.exists[p], s.numbers[UNSURE], own, tables[r], p, rules[p], s.scans[r, p],
-                            ceiling, par.table_batch,
-                        )  # fmt: skip
-                    else:
-                        own.pte_tables_allocated += new
-                        own.table_visits += visits_ever
-                        tables[r, PEAK, p] += ever_count
-                        tables[r, END, p] += ever_count
-            if left_tables > 0:
-                lane.needed_pte += left_tables
-                pmd_needed, pud_needed = True, True
-
-            done = block + n
-            if done % par.pmd_span == 0 or done == par.end_table:
-                if pmd_first < rounds:
-                    upper[pmd_first].pmd_new += 1
-                upper_if_unmapped(upper, touched[0], mapped[0], False)
-                lane.needed_pmd += pmd_needed
-                pmd_first, pmd_needed = rounds, False
-                if scanning:
-                    for r in range(rounds):
-                        for p in range(rules.size):
-                            flush_scanned(s.scans[r, p], counters[p], entries, ceiling)
-            if par.pud_span > 0 and (done % par.pud_span == 0 or done == par.end_table):
-                if pud_first < rounds:
-                    upper[pud_first].pud_new += 1
-                upper_if_unmapped(upper, touched[1], mapped[1], True)
-                lane.needed_pud += pud_needed
-                pud_first, pud_needed = rounds, False
-
-        other = lanes[UNMAPPED]
-        other.installed += lane.installed
-        other.zapped += lane.zapped
-        other.needed_pte += lane.needed_pte
-        other.needed_pmd += lane.needed_pmd
-        other.needed_pud += lane.needed_pud
+        contents[UNMAP] = content
+        describe_last_page(visit, par.zap, entries)
         for p in range(rules.size):
-            own = counters[p]
-            add_flushes(own, s.flushed[ANY])
+            add_flushes(counters[p], b.flushed[ANY], 1)
             if rules[p].unmaps:
-                move_flushes(own, s.flushed[LAST_KEPT], s.flushed[LAST_FREED])
-            elif (counting >> p) & 1:
-                describe_last_page(visit, zap, entries, 0)
-                judge(rules[p], visit, own, emptied)
-                move_flushes(own, s.flushed[EMPTIED_KEPT], s.flushed[EMPTIED_FREED])
-
-
-@inner
-def move_flushes(counters: Any, kept: Any, freed: Any) -> None:
-    """Count the flushes of visits that free a table in place of those that would keep it."""
-    add_flushes(counters, freed)
-    counters.flushes -= kept.flushes
-    counters.tlb_flushes_full -= kept.tlb_flushes_full
-    counters.tlb_invlpgs -= kept.tlb_invlpgs
-
-
-@inner
-def scan_every_few_rounds(
-    n: Any, block: Any, is_scan: Any, entries: Any, pages: Any, emptied: Any, made: Any, parts: Any,
-    first_left: Any, exists: Any, freed: Any, own: Any, tables: Any, p: Any, rule: Any, scan: Any, ceiling: Any,
-    table_batch: Any,
-) -> None:  # fmt: skip
-    """One round of a block under a rule that scans every few rounds.
-
-    pages, emptied: uint16[n], pages left, and whether the calls cleared the last; made: uint16[n x parts]; first_left:
-    uint16[n]; exists: uint16[n], updated; freed: uint16[n], scratch; tables: int64[2, policies] of the round
-    """
-    freed_count, peak, end, reads = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-    for i in range(n):
-        some = pages[i] != 0 or emptied[i] != 0
-        own.pte_tables_allocated += some and exists[i] == 0
-        exists[i] |= np.uint16(some)
-        freed[i] = 0
-        if exists[i] == 0:
-            continue
-        peak += 1
-        for x in range(i * parts, (i + 1) * parts):
-            own.table_visits += np.int64(made[x])
-        if is_scan:
-            reads += np.int64(first_left[i]) + 1 if pages[i] else entries
-            freed[i] = np.uint16(pages[i] == 0)
-            freed_count += freed[i]
-            exists[i] = np.uint16(pages[i] != 0)
-        end += exists[i]
-    tables[PEAK, p] += peak
-    tables[END, p] += end
-    if is_scan:
-        count_scan(rule, own, peak, freed_count, reads)
-        gather_block(n, block, freed_count, freed, scan, own, entries, ceiling, table_batch)
+                add_flushes(counters[p], b.flushed[LAST_FREED], 1)
+                add_flushes(counters[p], b.flushed[LAST_KEPT], -1)
+            elif (frees >> p) & 1:
+                judge(rules[p], visit, counters[p], emptied)
+                add_flushes(counters[p], b.flushed[EMPTIED_FREED], 1)
+                add_flushes(counters[p], b.flushed[EMPTIED_KEPT], -1)

@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from engine.numeric.bit_ops import ONE, ONES, ZERO, fill, window
+from engine.numeric.bit_ops import ONE, ONES, ZERO, fill_range, word_mask
 from engine.numeric.jit import inner
 from engine.random.binomial import ALWAYS, NEVER
 from engine.random.quantile import quantile
 from engine.random.splitmix import (
     OF_COUNT,
     OF_COUNT_LOW,
+    OF_EXTENT,
     OF_FIRST,
     OF_FIRST_LOW,
     OF_PLACE,
@@ -62,7 +63,7 @@ def place_extents(
     if k == 0:
         return
     if k == n:
-        fill(words, 0, n * extent)
+        fill_range(words, 0, n * extent)
         return
     places = seen if extent > 1 else words
     for w in range((n + 63) >> 6):
@@ -72,7 +73,7 @@ def place_extents(
     absent = within > between - within
     flip = ONES if absent else ZERO
     if absent:
-        fill(places, first, last)
+        fill_range(places, first, last)
     places[first >> 6] |= ONE << np.uint64(first & 63)
     places[last >> 6] |= ONE << np.uint64(last & 63)
     bits = bits_of(n)
@@ -95,7 +96,7 @@ def place_extents(
     if extent > 1:
         for place in range(n):
             if places[place >> 6] & (ONE << np.uint64(place & 63)) != ZERO:
-                fill(words, place * extent, (place + 1) * extent)
+                fill_range(words, place * extent, (place + 1) * extent)
 
 
 @inner
@@ -106,13 +107,33 @@ def drawn_extents(words: Any, base: Any, valid: Any, cluster: Any, mode: Any, li
     found = 0
     for e in range(base // cluster, (base + valid - 1) // cluster + 1):
         if mode == ALWAYS or draw(stream, e) < limit:
-            fill(words, max(e * cluster - base, 0), min((e + 1) * cluster - base, valid))
+            fill_range(words, max(e * cluster - base, 0), min((e + 1) * cluster - base, valid))
             found = 1
     return found
 
 
 @inner
-def cut(words: Any, valid: Any) -> None:
+def clear_beyond(words: Any, valid: Any) -> None:
     """Clear the entries beyond the VMA's end."""
     for w in range(valid >> 6, words.size):
-        words[w] &= ONES if w * 64 + 64 <= valid else (window(w, 0, valid) if w * 64 < valid else ZERO)
+        words[w] &= ONES if w * 64 + 64 <= valid else (word_mask(w, 0, valid) if w * 64 < valid else ZERO)
+
+
+@inner
+def install_table(
+    words: Any, seen: Any, table: Any, valid: Any, extents: Any, par: Any, lim: Any, cdfs: Any, streams: Any
+) -> Any:
+    """Write an install's pages of one table into cleared words; returns whether there are any, as 0 or 1.
+
+    valid: pages of the slot inside the VMA; extents: how many of its extents are resident; seen: scratch
+    """
+    if par.places == 0:
+        return drawn_extents(
+            words, table * par.entries, valid, par.cluster, par.install, lim.install, streams[OF_EXTENT]
+        )
+    if extents == 0:
+        return 0
+    place_extents(words, seen, table, par.places, extents, par.cluster, cdfs, par.spans, streams)
+    if valid < par.entries:
+        clear_beyond(words, valid)
+    return 1

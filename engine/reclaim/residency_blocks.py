@@ -87,7 +87,7 @@ def block_ends(
     draw_fields(streams[OF_SPAN], first, hashes)
     draw_fields(streams[OF_FIRST], first, others)
     upper, place = hashes.view(np.uint16), others.view(np.uint16)
-    least, most = np.uint16(par.least), np.uint16(par.most)
+    least, most = np.uint16(par.fewest), np.uint16(par.most)
     base = np.uint32(par.spans) << np.uint32(CELL_BITS)
     for i in range(counts.size):
         have = min(max(counts[i], least), most)

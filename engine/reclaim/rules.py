@@ -10,12 +10,12 @@ from engine.model.policy import CHOICES, SLOT, Policy
 from engine.numeric.jit import inner
 from engine.reclaim.records import RULE
 
-NEVER, VISIT, CALL, ROUND, UNMAP = range(5)  # when
-COUNT, HELD, SCAN = range(3)  # proof
-WHOLE_TABLE, REST, OUTSIDE, KEEP_TABLE = range(4)  # otherwise
+NEVER, AT_VISIT, AFTER_CALL, AFTER_ROUND, AT_UNMAP = range(5)  # when
+BY_COUNT, BY_HOLD, BY_SCAN = range(3)  # proof
+READ_ALL, READ_REST, READ_OUTSIDE, READ_NOTHING = range(4)  # otherwise
 NO_BREAK, END_BREAK, MID_BREAK = range(3)
-KEEP, FREE, FREE_AFTER_CALL = range(3)
-"""What becomes of the table: it stays, its page joins the gather now, or after the whole call is zapped."""
+STAYS, FREED, FREED_LATE, VERDICTS = range(4)
+"""What becomes of the table: it stays, its page joins the gather now, or when the whole call is zapped."""
 
 
 def encode_rules(policies: Sequence[Policy], page_bytes: int, entries: int) -> NDArray[np.void]:
@@ -36,37 +36,37 @@ def encode_rules(policies: Sequence[Policy], page_bytes: int, entries: int) -> N
 
 @inner
 def judge(rule: Any, visit: Any, counters: Any, times: Any) -> Any:
-    """KEEP, FREE or FREE_AFTER_CALL at a visit (records RULE and VISIT); adds what `times` such visits cost.
+    """Return STAYS, FREED or FREED_LATE for a visit (records RULE and VISIT), and add the cost of `times` such visits.
 
     docs/method.md, section 4, has the rules in words.
     """
     when = rule.when
-    if when == UNMAP:
-        return FREE_AFTER_CALL if visit.unmaps else KEEP
-    if (when != VISIT and when != CALL) or visit.pages < rule.least or (rule.skips_markers and visit.markers):
-        return KEEP
-    freed = FREE if when == VISIT else FREE_AFTER_CALL
-    if rule.proof == COUNT:
-        if when == VISIT:
-            at_last_drop = visit.back_early < 0
+    if when == AT_UNMAP:
+        return FREED_LATE if visit.unmaps else STAYS
+    if (when != AT_VISIT and when != AFTER_CALL) or visit.pages < rule.least or (rule.skips_markers and visit.markers):
+        return STAYS
+    freed = FREED if when == AT_VISIT else FREED_LATE
+    if rule.proof == BY_COUNT:
+        if when == AT_VISIT:
+            at_last_drop = visit.refaulted_early < 0
             at_break = visit.broke == MID_BREAK and visit.after_break == 0
             is_empty = visit.others == 0 and (at_last_drop or at_break)
         else:
             is_empty = visit.left < 0
         if not is_empty:
-            return KEEP
+            return STAYS
         lock_pmd(rule, counters, times)
         return freed
-    if rule.proof == HELD:
+    if rule.proof == BY_HOLD:
         was_dropped = visit.broke == MID_BREAK or (visit.broke == END_BREAK and rule.end_break_held == 0)
         if visit.whole and not was_dropped and visit.markers == 0:
             counters.fast_paths += times
             lock_pmd(rule, counters, times)
-            return FREE
-        if rule.otherwise == KEEP_TABLE:
-            return KEEP
+            return FREED
+        if rule.otherwise == READ_NOTHING:
+            return STAYS
         counters.slow_paths += times
-        if rule.otherwise == REST and visit.markers == 0:
+        if rule.otherwise == READ_REST and visit.markers == 0:
             if was_dropped and visit.broke == END_BREAK:  # all was cleared under the hold that the break ended
                 counters.pte_locks_extra += times
                 counters.ptes_rescanned += times * visit.reads
@@ -75,18 +75,18 @@ def judge(rule: Any, visit: Any, counters: Any, times: Any) -> Any:
                 counters.ptes_rescanned += times * visit.reads_rest
                 is_empty = visit.rest_empty != 0
             if not is_empty:
-                return KEEP
+                return STAYS
             lock_pmd(rule, counters, times)
-            return FREE
-        if rule.otherwise == OUTSIDE and not was_dropped and visit.entries_inside == 0:
+            return FREED
+        if rule.otherwise == READ_OUTSIDE and not was_dropped and visit.entries_inside == 0:
             counters.pmd_locks += times
             counters.pte_locks_extra += times
             counters.ptes_rescanned += times * visit.reads_outside
-            return FREE if visit.outside_empty else KEEP
+            return FREED if visit.outside_empty else STAYS
     counters.pmd_locks += times
     counters.pte_locks_extra += times
     counters.ptes_rescanned += times * visit.reads
-    return freed if visit.left < 0 else KEEP
+    return freed if visit.left < 0 else STAYS
 
 
 @inner
@@ -105,7 +105,7 @@ def count_scan(rule: Any, counters: Any, tables: Any, freed: Any, reads: Any) ->
     reads: entries read by a rule that proves by reading
     """
     counters.pte_tables_freed += freed
-    if rule.proof == COUNT:
+    if rule.proof == BY_COUNT:
         counters.pmd_locks += freed
     else:
         counters.pmd_locks += tables

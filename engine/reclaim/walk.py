@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.numeric.bit_ops import ONE, ZERO, clear, fill, first_set, nth, popcount, survey, window
+from engine.numeric.bit_ops import (
+    ONE,
+    ZERO,
+    add_set,
+    clear_range,
+    count_and_ends,
+    fill_range,
+    first_set,
+    word_mask,
+)
 from engine.numeric.jit import inner, kernel
 from engine.random.binomial import ALWAYS, MAYBE, NEVER
 from engine.random.splitmix import (
@@ -26,74 +35,74 @@ from engine.random.splitmix import (
     key,
     scale,
 )
-from engine.reclaim.contention import ATTEMPT, note_trylocks, settle_trylocks, thread_of
+from engine.reclaim.contention import (
+    LockStep,
+    calls_per_thread,
+    lock_step_for,
+    note_trylocks,
+    pace_index,
+    settle_rounds,
+)
 from engine.reclaim.gather import (
     close_gathers,
-    fill_page_slots,
     flush_one_visit,
-    flush_scanned,
+    flush_scans,
     gather_scanned,
     gather_visit,
     open_gathers,
     page_capacity,
+    queue_pages,
 )
-from engine.reclaim.records import CLEARED, GATHER, PAGE_SLOTS, SCAN, VISIT
-from engine.reclaim.residency import cut, drawn_extents, outermost, place_extents, resident_extents
+from engine.reclaim.records import CLEARED, END, GATHER, PAGE_BATCHES, PEAK, SCAN, UNMAP, VISIT, ZAP, record
+from engine.reclaim.residency import clear_beyond, install_table, outermost, place_extents, resident_extents
 from engine.reclaim.rules import (
-    CALL,
+    AFTER_CALL,
+    AFTER_ROUND,
+    AT_VISIT,
+    BY_HOLD,
     END_BREAK,
-    HELD,
-    KEEP,
     MID_BREAK,
     NO_BREAK,
-    OUTSIDE,
-    REST,
-    ROUND,
+    READ_OUTSIDE,
+    READ_REST,
+    STAYS,
     count_scan,
     judge,
 )
-from engine.reclaim.rules import VISIT as AT_VISIT
+from engine.reclaim.upper_tables import LEVEL, LEVEL_ROUND, LEVELS, enter_tables, leave_tables, need_upper_tables
 
-PRESENT, DIRTY, MARKER, DRAWN, SEEN, BACK, PRESENT_UNMAP, BIT_ROWS = range(8)
-"""Rows of a table's bit masks. Entries under zapping policies: present, written since MADV_FREE, guard marker; scratch;
-and present where ranges are unmapped."""
-ZAPPED, UNMAPPED = range(2)
-"""The two sets of entries: one for all policies that zap, one for those that unmap."""
-PEAK, END = range(2)
+PRESENT, DIRTY, MARKER, PLACED, SEEN, REFAULTED, PRESENT_UNMAP, BIT_ROWS = range(8)
+"""Rows of `bits`, the entries of the table at hand. Under policies that zap: present, written since MADV_FREE, guard
+marker. Scratch: the entries of one install or zap, extents, entries touched again. Last: present under munmap."""
+
+RULE_SET = record("zapping", "unmapping", "scanning", "reading", "reads_pieces", "acts_on_pieces")
+"""What a set of rules asks for. zapping, unmapping, scanning: the rules that do so, a bit each; reading: one of them
+reads entries; reads_pieces: one reads only some of a table's; acts_on_pieces: one acts on pieces below a slot."""
 
 
 class Scratch(NamedTuple):
     """Memory that the pass works in."""
 
-    bits: Any  #: uint64[BIT_ROWS, words] of the table at hand
-    order: Any  #: int64[calls]: calls that are made, in order
-    keys: Any  #: uint64[calls]: their keys
-    streams: Any  #: uint64[rounds, STREAMS]: keys of the random streams
-    pins: Any  #: uint64[7]: keys of the streams of pinned pages
-    visit: Any  #: VISIT[1]
-    cleared: Any  #: CLEARED[2]: by policies that zap, and that unmap
-    gathers: Any  #: GATHER[rounds, 2, policies]: of at most two calls that cross a table's border
-    page_slots: Any  #: PAGE_SLOTS[rounds, 2, 2]: theirs
-    side: Any  #: int64[rounds]: which of the two is open at the border
-    scans: Any  #: SCAN[rounds, policies]
-    touched: Any  #: bool[2, rounds]: the PMD and PUD table at hand, where ranges are unmapped
-    mapped: Any  #: bool[2, rounds]
-    pace: Any  #: int64[policies, rounds x threads]: visits of each thread
-    attempts: Any  #: ATTEMPT[policies, rounds, *]
-    attempted: Any  #: int64[policies, rounds]: how many of them
-    steps: Any  #: int64[2, *]: a hash table of steps
+    bits: NDArray[np.uint64]  #: [BIT_ROWS, words] of the table at hand
+    order: NDArray[np.int64]  #: [calls]: calls that are made, in order
+    keys: NDArray[np.uint64]  #: [calls]: their keys
+    streams: NDArray[np.uint64]  #: [rounds, STREAMS]: keys of the random streams
+    pins: NDArray[np.uint64]  #: [7]: keys of the streams of pinned pages
+    visit: NDArray[np.void]  #: VISIT[1]
+    cleared: NDArray[np.void]  #: CLEARED[2]: by policies that zap, and that unmap
+    gathers: NDArray[np.void]  #: GATHER[rounds, 2, policies]: of at most two calls that cross a table's border
+    page_batches: NDArray[np.void]  #: PAGE_BATCHES[rounds, 2, 2]: of these two, where policies zap and where they unmap
+    side: NDArray[np.int64]  #: [rounds]: which of the two is open at the border
+    scans: NDArray[np.void]  #: SCAN[rounds, policies]
+    rule_set: NDArray[np.void]  #: RULE_SET[1]
+    levels: NDArray[np.void]  #: LEVEL[LEVELS]
+    level_rounds: NDArray[np.void]  #: LEVEL_ROUND[LEVELS, rounds]
+    lock_step: LockStep  #: one row per policy
 
 
 def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
-    """Scratch for the largest of these points. par: PARAMETERS[n]; rules: RULE[policies]."""
+    """Return the memory for the largest of these points, PARAMETERS[n], under RULE[policies]."""
     entries, rounds, policies = int(par["entries"].max()), int(par["rounds"].max()), len(rules)
-    threaded = par[par["threads"] > 1]
-    trylocks, paces, threaded_rounds = 0, 0, 0
-    if threaded.size:
-        # One trylock a table and round: it frees the table, and what a refault brings back no later call clears.
-        trylocks = int(np.minimum(threaded["pmd_span"], threaded["end_table"]).max())
-        paces = int((threaded["rounds"] * threaded["threads"]).max())
-        threaded_rounds = int(threaded["rounds"].max())
     return Scratch(
         bits=np.zeros((BIT_ROWS, entries >> 6), np.uint64),
         order=np.zeros(entries + 2, np.int64),
@@ -103,15 +112,13 @@ def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
         visit=np.zeros(1, VISIT),
         cleared=np.zeros(2, CLEARED),
         gathers=np.zeros((rounds, 2, policies), GATHER),
-        page_slots=np.zeros((rounds, 2, 2), PAGE_SLOTS),
+        page_batches=np.zeros((rounds, 2, 2), PAGE_BATCHES),
         side=np.zeros(rounds, np.int64),
         scans=np.zeros((rounds, policies), SCAN),
-        touched=np.zeros((2, rounds), np.bool_),
-        mapped=np.zeros((2, rounds), np.bool_),
-        pace=np.zeros((policies, paces), np.int64),
-        attempts=np.zeros((policies, threaded_rounds, trylocks), ATTEMPT),
-        attempted=np.zeros((policies, threaded_rounds), np.int64),
-        steps=np.zeros((2, 1 << max(2 * trylocks - 1, 1).bit_length()), np.int64),
+        rule_set=np.zeros(1, RULE_SET),
+        levels=np.zeros(LEVELS, LEVEL),
+        level_rounds=np.zeros((LEVELS, rounds), LEVEL_ROUND),
+        lock_step=lock_step_for(par, policies),
     )
 
 
@@ -121,7 +128,7 @@ def first_entry(present: Any, marker: Any, first: Any, end: Any) -> Any:
     if end <= first:
         return np.int64(-1)
     for w in range(first >> 6, ((end - 1) >> 6) + 1):
-        x = (present[w] | marker[w]) & window(w, first, end)
+        x = (present[w] | marker[w]) & word_mask(w, first, end)
         if x != ZERO:
             return np.int64(w * 64 + first_set(x))
     return np.int64(-1)
@@ -161,58 +168,8 @@ def calls_made(order: Any, keys: Any, par: Any, cover_limit: Any, streams: Any, 
 
 
 @inner
-def draw_install(
-    words: Any, seen: Any, table: Any, valid: Any, resident: Any, par: Any, lim: Any, cdfs: Any, streams: Any
-) -> Any:
-    """Write an install's pages of one table into cleared words; returns 1 if there are any. resident: extents of it."""
-    if par.places == 0:
-        return drawn_extents(
-            words, table * par.entries, valid, par.cluster, par.install, lim.install, streams[OF_EXTENT]
-        )
-    if resident == 0:
-        return 0
-    place_extents(words, seen, table, par.places, resident, par.cluster, cdfs, par.spans, streams)
-    if valid < par.entries:
-        cut(words, valid)
-    return 1
-
-
-@inner
-def add_pages(words: Any, drawn: Any) -> Any:
-    """Set the drawn entries; returns how many were not set."""
-    fresh = np.int64(0)
-    for w in range(words.size):
-        fresh += popcount(drawn[w] & ~words[w])
-        words[w] |= drawn[w]
-    return fresh
-
-
-@inner
-def take_page_slots(slots: Any, cleared: Any, words: Any, a: Any, b: Any, par: Any) -> None:
-    """Put a piece's cleared pages into the gather's page slots; sets the entry of the force break, if there is one.
-
-    words: present entries before the zap. A piece breaks at most once: a table has fewer entries than a gather slots.
-    """
-    cleared.broke, cleared.first_after, cleared.last_after = -1, -1, -1
-    if cleared.count == 0:
-        return
-    if par.folio == 1:
-        capacity = page_capacity(par)
-        slots.slots += cleared.count
-        if slots.slots >= capacity:
-            slots.slots -= capacity
-            cleared.broke = nth(words, a, b, cleared.count - slots.slots)
-    else:
-        slots.slots, slots.batch, cleared.broke = fill_page_slots(
-            words, a, b, par.folio, slots.slots, slots.batch, par.batch_slots, par.batches
-        )
-    if cleared.broke >= 0:
-        _, cleared.first_after, cleared.last_after = survey(words, cleared.broke + 1, b)
-
-
-@inner
-def touch_again(present: Any, zapped: Any, back: Any, base: Any, stream: Any, always: Any, limit: Any) -> Any:
-    """Set the just-cleared entries that another thread touches again, in `present` and alone in `back`; how many."""
+def touch_again(present: Any, zapped: Any, refaulted: Any, base: Any, stream: Any, always: Any, limit: Any) -> Any:
+    """Set just-cleared entries that another thread touches again, in `present` and alone in `refaulted`: how many."""
     count = np.int64(0)
     for w in range(present.size):
         x, again = zapped[w], ZERO
@@ -222,19 +179,40 @@ def touch_again(present: Any, zapped: Any, back: Any, base: Any, stream: Any, al
             if always or draw(stream, base + w * 64 + first_set(bit)) < limit:
                 again |= bit
                 count += 1
-        back[w] = again
+        refaulted[w] = again
         present[w] |= again
     return count
 
 
 @inner
+def describe_rules(rules: Any, entries: Any, rule_set: Any) -> None:
+    """Fill in a RULE_SET."""
+    rule_set.unmapping, rule_set.scanning = 0, 0
+    reading, reads_pieces, acts_on_pieces = False, False, False
+    for p in range(rules.size):
+        rule = rules[p]
+        rule_set.unmapping |= rule.unmaps << p
+        rule_set.scanning |= np.int64(rule.when == AFTER_ROUND) << p
+        looks = rule.when == AT_VISIT or rule.when == AFTER_CALL
+        reading |= looks and (rule.counts == 0 or rule.when == AFTER_CALL)
+        reads_pieces |= (
+            looks and rule.proof == BY_HOLD and (rule.otherwise == READ_REST or rule.otherwise == READ_OUTSIDE)
+        )
+        # A counter that every piece asks needs no look at pieces that clear nothing, nor at what is left.
+        asks_always = rule.counts != 0 and rule.least <= 1 and rule.when == AT_VISIT
+        acts_on_pieces |= looks and rule.least < entries and not asks_always
+    rule_set.zapping = ((1 << rules.size) - 1) & ~rule_set.unmapping
+    rule_set.reading, rule_set.reads_pieces, rule_set.acts_on_pieces = reading, reads_pieces, acts_on_pieces
+
+
+@inner
 def describe_leftovers(
-    visit: Any, present: Any, marker: Any, a: Any, b: Any, broke: Any, entries: Any, reads_parts: Any
+    visit: Any, present: Any, marker: Any, a: Any, b: Any, broke: Any, entries: Any, reads_pieces: Any
 ) -> None:
-    """What a rule that reads entries would find: fills `left`, `reads` and, if asked, those of parts."""
+    """Fill in what a rule that reads entries would find: `left`, `reads` and, if asked, what concerns [a, b) alone."""
     visit.left = first_entry(present, marker, 0, entries)
     visit.reads = entries if visit.left < 0 else visit.left + 1
-    if not reads_parts:
+    if not reads_pieces:
         return
     before = visit.left if 0 <= visit.left < a else np.int64(-1)
     after = first_entry(present, marker, b, entries)
@@ -246,53 +224,83 @@ def describe_leftovers(
     visit.outside_empty = before < 0 and after < 0
     visit.reads_rest, visit.rest_empty = visit.reads_outside, visit.outside_empty
     if broke >= 0 and visit.broke == MID_BREAK and before < 0:  # what was cleared before the break is read too
-        if visit.back_early >= 0:
-            visit.reads_rest, visit.rest_empty = visit.back_early + 1, 0
+        if visit.refaulted_early >= 0:
+            visit.reads_rest, visit.rest_empty = visit.refaulted_early + 1, 0
         else:
             visit.reads_rest += broke + 1 - a
 
 
 @inner
-def apply_rules(
-    rules: Any, counters: Any, gathers: Any, visit: Any, cleared: Any, exists: Any, is_idle: Any, crosses: Any,
-    is_free: Any, par: Any, attempts: Any, attempted: Any, r: Any, table: Any, pace: Any, pace_at: Any,
-) -> Any:  # fmt: skip
-    """Every policy that has the table judges the visit and flushes; returns which still have it, a bit each.
+def describe_empty(visit: Any, a: Any, broke: Any, entries: Any) -> None:
+    """As describe_leftovers, for a table in which nothing is left."""
+    visit.left, visit.reads, visit.entries_inside = -1, entries, 0
+    visit.reads_outside, visit.outside_empty = entries - visit.pages, 1
+    visit.reads_rest, visit.rest_empty = visit.reads_outside, 1
+    if visit.broke == MID_BREAK:
+        visit.reads_rest += broke + 1 - a
 
-    rules: RULE[policies]; counters: COUNTERS[policies]; gathers: GATHER[policies] of the call, if it crosses tables;
-    cleared: CLEARED[2]; is_free: MADV_FREE, after which only unmapping frees tables
+
+@inner
+def apply_rules(
+    rules: Any, counters: Any, gathers: Any, visit: Any, cleared: Any, exists: Any, crosses: Any, is_free: Any, par: Any
+) -> Any:
+    """Judge and flush a visit under every policy that has the table; return which of them keep it, a bit each.
+
+    rules: RULE[policies]; counters: COUNTERS[policies]; cleared: CLEARED[2]
+    gathers: GATHER[policies] of the call, if it crosses a border of tables
+    is_free: the advice is MADV_FREE, after which only unmapping frees tables
+    Fills in visit.tried and visit.fast.
     """
     entries, ceiling = par.entries, par.ceiling
+    visit.tried, visit.fast = 0, 0
     for p in range(rules.size):
         if (exists >> p) & 1 == 0:
             continue
         rule = rules[p]
         own = counters[p]
-        own.table_visits += 1
-        if pace_at >= 0:
-            visit.step = pace[p, pace_at]
-            pace[p, pace_at] += 1
-        if is_idle:
-            continue
-        mode = KEEP
+        verdict = STAYS
         if rule.unmaps or not is_free:
             trylocks, fast = own.pmd_trylocks, own.fast_paths
-            mode = judge(rule, visit, own, 1)
-            if par.threads > 1 and own.pmd_trylocks > trylocks:
-                bit = 1 << p
-                note_trylocks(attempts[p, r, attempted[p, r]], visit.step, table, bit, (own.fast_paths > fast) * bit)
-                attempted[p, r] += 1
-        if mode != KEEP:
+            verdict = judge(rule, visit, own, 1)
+            visit.tried |= (own.pmd_trylocks > trylocks) << p
+            visit.fast |= (own.fast_paths > fast) << p
+        if verdict != STAYS:
             own.pte_tables_freed += 1
-            if visit.back > 0 and not rule.unmaps:
+            if visit.refaulted > 0 and not rule.unmaps:
                 own.pte_tables_allocated += 1
             else:
                 exists &= ~(1 << p)
         if crosses:
-            gather_visit(gathers[p], own, cleared[rule.unmaps], visit.base, mode, entries, ceiling, par.table_batch)
+            gather_visit(gathers[p], own, cleared[rule.unmaps], visit.base, verdict, entries, ceiling, par.table_batch)
         else:
-            flush_one_visit(own, cleared[rule.unmaps], visit.base, mode, entries, ceiling)
+            flush_one_visit(own, cleared[rule.unmaps], visit.base, verdict, entries, ceiling)
     return exists
+
+
+@inner
+def count_visits(counters: Any, exists: Any) -> None:
+    """Count a visit under every policy that has the table. exists: a bit each"""
+    for p in range(counters.size):
+        counters[p].table_visits += (exists >> p) & 1
+
+
+@inner
+def keep_pace(visit: Any, exists: Any, r: Any, table: Any, call: Any, par: Any, lock_step: Any) -> None:
+    """Let the thread that makes a call go one step on under each policy that had the table; note the trylocks.
+
+    visit.step is the step if the calls are in random order; else it is the number of visits that the thread has made
+    """
+    for p in range(lock_step.attempted.shape[0]):
+        if (exists >> p) & 1 == 0:
+            continue
+        step = visit.step
+        if not par.random:
+            at = pace_index(par, r, call)
+            step = lock_step.pace[p, at]
+            lock_step.pace[p, at] += 1
+        bit = 1 << p
+        if visit.tried & bit:
+            note_trylocks(lock_step, p, r, step, table, bit, visit.fast & bit)
 
 
 @inner
@@ -313,51 +321,41 @@ def count_tables(tables: Any, exists: Any) -> None:
 
 
 @inner
-def upper_if_unmapped(upper: Any, touched: Any, mapped: Any, is_pud: Any) -> None:
-    """One PMD or PUD table where ranges are unmapped: there once touched, gone when nothing under it is mapped."""
-    there = False
-    for r in range(touched.size):
-        there = there or touched[r]
-        at_peak = there
-        there = there and mapped[r]
-        if is_pud:
-            upper[r].pud_peak += at_peak
-            upper[r].pud_end += there
-        else:
-            upper[r].pmd_peak += at_peak
-            upper[r].pmd_end += there
-        touched[r], mapped[r] = False, False
+def scan_table(
+    exists: Any, first: Any, base: Any, r: Any, scans: Any, scanning: Any, rules: Any, counters: Any, par: Any
+) -> Any:
+    """The scans at the end of round `r`. Returns the policies that keep the table, a bit each, of those in `exists`.
+
+    first: the table's first entry, or -1; scans: SCAN[policies]; scanning: the rules that scan, a bit each
+    """
+    for p in range(rules.size):
+        if (exists & scanning) >> p & 1 and (r + 1) % rules[p].every == 0:
+            count_scan(rules[p], counters[p], 1, first < 0, par.entries if first < 0 else first + 1)
+            if first < 0:
+                exists &= ~(1 << p)
+                gather_scanned(scans[p], counters[p], base, par.entries, par.ceiling, par.table_batch)
+    return exists
 
 
 @kernel
 def walk(
     s: Any, rows: Any, groups: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
-    rules: Any, all_tables: Any, all_pages: Any, all_upper: Any, all_counters: Any, all_lanes: Any, all_totals: Any,
+    rules: Any, all_tables: Any, all_pages: Any, all_upper: Any, all_counters: Any, all_contents: Any, all_totals: Any,
 ) -> None:  # fmt: skip
     """Walk tables [first_table, end_table) of the points in `rows` and add to their tallies.
 
     s: Scratch of these points; rows: int64[*]. Of all n points groups, seeds: int64[n]; offsets: int64[n + 1], where a
     point's rounds begin in all_tables: int64[rounds, 2, policies], all_pages: int64[rounds, 2, 2] and all_upper:
-    UPPER[rounds]; all_counters: COUNTERS[n, policies]; all_lanes: LANE[n, 2]; all_totals: TOTALS[n]. Of all groups
-    pars: PARAMETERS[*]; lims: LIMITS[*]. cdfs: engine.random.inverse_cdf.Cdfs; contention: uint64[701]; rules:
+    UPPER[rounds, 2]; all_counters: COUNTERS[n, policies]; all_contents: CONTENT[n, 2]; all_totals: TOTALS[n]. Of all
+    groups pars: PARAMETERS[*]; lims: LIMITS[*]. cdfs: engine.random.inverse_cdf.Cdfs; contention: uint64[701]; rules:
     RULE[policies]
     """
     if rows.size == 0:
         return
-    unmapping, scanning = np.int64(0), np.int64(0)
-    reading, reads_parts, acts_on_parts = False, False, False
-    for p in range(rules.size):
-        rule = rules[p]
-        unmapping |= np.int64(rule.unmaps) << p
-        scanning |= np.int64(rule.when == ROUND) << p
-        looks = rule.when == AT_VISIT or rule.when == CALL
-        reading |= looks and (rule.counts == 0 or rule.when == CALL)
-        reads_parts |= looks and rule.proof == HELD and (rule.otherwise == REST or rule.otherwise == OUTSIDE)
-        # A counter that every piece asks needs no look at pieces that clear nothing, nor at what is left.
-        asks_always = rule.counts and rule.least <= 1 and rule.when == AT_VISIT
-        acts_on_parts |= looks and rule.least < pars[groups[rows[0]]].entries and not asks_always
-    everyone = (1 << rules.size) - 1
-    zapping = everyone & ~unmapping
+    rule_set = s.rule_set[0]
+    describe_rules(rules, pars[groups[rows[0]]].entries, rule_set)
+    unmapping, zapping, scanning = rule_set.unmapping, rule_set.zapping, rule_set.scanning
+    reading, acts_on_pieces = rule_set.reading != 0, rule_set.acts_on_pieces != 0
 
     for point in rows:
         par = pars[groups[point]]
@@ -366,46 +364,42 @@ def walk(
         tables = all_tables[offsets[point] : offsets[point + 1]]
         pages_of = all_pages[offsets[point] : offsets[point + 1]]
         upper = all_upper[offsets[point] : offsets[point + 1]]
-        counters, lanes = all_counters[point], all_lanes[point]
+        counters, contents = all_counters[point], all_contents[point]
         totals = all_totals[point]
-        zap_lane = lanes[ZAPPED]
-        unmap_lane = lanes[UNMAPPED]
+        content = contents[ZAP]
+        unmap_content = contents[UNMAP]
         entries, pages, rounds = par.entries, par.pages, par.rounds
         zap, shift = par.zap, par.shift
         is_free = par.free != 0
         refaults = par.refault != NEVER and not is_free
         split = is_free or refaults
         plain = not split and par.pin == NEVER
-        wide = par.places == 0 and par.cluster % entries == 0 and par.install == MAYBE
+        spans_slots = par.places == 0 and par.cluster % entries == 0 and par.install == MAYBE
         unit = par.cluster if par.places > 0 else entries
         places = par.places if par.places > 0 else np.int64(1)
 
         words = entries >> 6
         present, dirty, marker = s.bits[PRESENT][:words], s.bits[DIRTY][:words], s.bits[MARKER][:words]
-        drawn, seen, back = s.bits[DRAWN][:words], s.bits[SEEN][:words], s.bits[BACK][:words]
+        placed, seen, refaulted = s.bits[PLACED][:words], s.bits[SEEN][:words], s.bits[REFAULTED][:words]
         present_unmap = s.bits[PRESENT_UNMAP][:words] if split else present
         marker[:] = ZERO
         order, keys, cleared = s.order, s.keys, s.cleared
         visit = s.visit[0]
-        by_zap = cleared[ZAPPED]
-        by_unmap = cleared[UNMAPPED]
+        by_zap = cleared[ZAP]
+        by_unmap = cleared[UNMAP]
 
         fill_streams(seed, rounds, s.streams)
         fill_pins(seed, s.pins)
-        touched, mapped = s.touched[:, :rounds], s.mapped[:, :rounds]
-        touched[:], mapped[:] = False, False
+        enter_tables(s.levels, s.level_rounds, rounds)
         for r in range(rounds):
             s.side[r] = 0
             for p in range(rules.size):
                 s.scans[r, p].tables = 0
         threads = par.threads
         if threads > 1:
-            s.pace[:] = 0
-            s.attempted[:] = 0
-        hand = (par.calls + threads - 1) // threads
+            s.lock_step.pace[:] = 0
+        hand = calls_per_thread(par)
         pieces_per_call = (zap + entries - 1) // entries + 1
-        pmd_first, pud_first = rounds, rounds
-        pmd_needed, pud_needed, pmd_needed_unmap, pud_needed_unmap = False, False, False, False
 
         for table in range(par.first_table, par.end_table):
             base = table * entries
@@ -414,19 +408,19 @@ def walk(
             if par.pin != NEVER:  # the same in every round
                 marker[:] = ZERO
                 if par.pin == ALWAYS:
-                    fill(marker, 0, entries)
+                    fill_range(marker, 0, entries)
                 else:
                     pinned = resident_extents(table, cdfs, par.pin_cdf, s.pins)
                     place_extents(marker, seen, table, entries, pinned, 1, cdfs, par.pin_spans, s.pins)
-                cut(marker, valid)
-                marked, _, _ = survey(marker, 0, valid)
+                clear_beyond(marker, valid)
+                marked, _, _ = count_and_ends(marker, 0, valid)
                 totals.markers += marked
             present[:] = ZERO
             if split:
                 present_unmap[:] = ZERO
                 dirty[:] = ZERO
             exists = np.int64(0)
-            held, held_unmap, marks_unmap = np.int64(0), np.int64(0), marked
+            resident, resident_unmap, marks_unmap = np.int64(0), np.int64(0), marked
 
             begin, end = np.int64(0), np.int64(0)  # the calls that meet this table
             if base + valid > shift and par.calls > 0:
@@ -438,53 +432,53 @@ def walk(
             for r in range(rounds):
                 streams = s.streams[r]
                 # Install.
-                resident = np.int64(0)
-                if wide:
-                    resident = np.int64(draw(streams[OF_EXTENT], base // par.cluster) < lim.install)
+                extents = np.int64(0)
+                if spans_slots:
+                    extents = np.int64(draw(streams[OF_EXTENT], base // par.cluster) < lim.install)
                 elif par.install == ALWAYS:
-                    resident = places
+                    extents = places
                 elif par.install == MAYBE and par.places > 0:
-                    resident = resident_extents(table, cdfs, par.cdf, streams)
+                    extents = resident_extents(table, cdfs, par.cdf, streams)
                 # Of a table that one call zaps whole, or not at all, the outermost pages are all that is asked for.
-                counted = plain and held == 0 and one_call_covers and valid == entries
-                counted = counted and (par.places > 0 or wide or par.install != MAYBE)
+                counted = plain and resident == 0 and one_call_covers and valid == entries
+                counted = counted and (par.places > 0 or spans_slots or par.install != MAYBE)
                 if counted:
-                    held = resident * unit
-                    zap_lane.installed += held
-                    held_unmap = held
-                    unmap_lane.installed += held
-                elif resident > 0 or (par.install == MAYBE and par.places == 0 and not wide):
-                    drawn[:] = ZERO
-                    if draw_install(drawn, seen, table, valid, resident, par, lim, cdfs, streams):
+                    resident = extents * unit
+                    content.installed += resident
+                    resident_unmap = resident
+                    unmap_content.installed += resident
+                elif extents > 0 or (par.install == MAYBE and par.places == 0 and not spans_slots):
+                    placed[:] = ZERO
+                    if install_table(placed, seen, table, valid, extents, par, lim, cdfs, streams):
                         for w in range(words):
-                            drawn[w] &= ~marker[w]
-                        fresh = add_pages(present, drawn)
-                        held += fresh
-                        zap_lane.installed += fresh
+                            placed[w] &= ~marker[w]
+                        fresh = add_set(present, placed)
+                        resident += fresh
+                        content.installed += fresh
                         if split:
-                            fresh = add_pages(present_unmap, drawn)
+                            fresh = add_set(present_unmap, placed)
                             for w in range(words):
-                                dirty[w] |= drawn[w]
-                            held_unmap += fresh
+                                dirty[w] |= placed[w]
+                            resident_unmap += fresh
                         else:
-                            held_unmap = held
-                        unmap_lane.installed += fresh
-                if held + marked > 0:
-                    pmd_first, pud_first = min(pmd_first, r), min(pud_first, r)
+                            resident_unmap = resident
+                        unmap_content.installed += fresh
+                if resident + marked > 0:
+                    need_upper_tables(s.levels, r)
                     exists = allocate(counters, exists, zapping)
                 marks_unmap = marked
-                if held_unmap + marked > 0:
-                    touched[0, r], touched[1, r] = True, True
+                if resident_unmap + marked > 0:
+                    s.level_rounds[0, r].touched, s.level_rounds[1, r].touched = 1, 1
                     exists = allocate(counters, exists, unmapping)
                 count_tables(tables[r, PEAK], exists)
-                pages_of[r, PEAK, ZAPPED] += held
-                pages_of[r, PEAK, UNMAPPED] += held_unmap
+                pages_of[r, PEAK, ZAP] += resident
+                pages_of[r, PEAK, UNMAP] += resident_unmap
 
                 # Calls, in order.
                 made = calls_made(order, keys, par, lim.cover, streams, begin, end)
                 is_unmapped = begin < end and made == end - begin and base >= shift
                 if not is_unmapped:
-                    mapped[0, r], mapped[1, r] = True, True
+                    s.level_rounds[0, r].mapped, s.level_rounds[1, r].mapped = 1, 1
                 side_after = s.side[r]
                 for x in range(made):
                     start = shift + order[x] * zap
@@ -498,41 +492,41 @@ def walk(
                         side = 1 - side
                         side_after = side
                         open_gathers(s.gathers[r, side])
-                        for lane in range(2):
-                            s.page_slots[r, side, lane].slots, s.page_slots[r, side, lane].batch = 0, 0
+                        for kind in range(2):
+                            s.page_batches[r, side, kind].pages, s.page_batches[r, side, kind].batch = 0, 0
                     if exists:
                         # What the piece clears.
                         if counted:
-                            by_zap.count, by_zap.first, by_zap.last = held, -1, -1
-                            if held > 0:
-                                low, high = outermost(table, places, resident, cdfs, par.spans, streams)
+                            by_zap.count, by_zap.first, by_zap.last = resident, -1, -1
+                            if resident > 0:
+                                low, high = outermost(table, places, extents, cdfs, par.spans, streams)
                                 by_zap.first, by_zap.last = low * unit, (high + 1) * unit - 1
                         elif is_free:
-                            by_zap.count, by_zap.first, by_zap.last = survey(dirty, a, b)
+                            by_zap.count, by_zap.first, by_zap.last = count_and_ends(dirty, a, b)
                         else:
-                            by_zap.count, by_zap.first, by_zap.last = survey(present, a, b)
+                            by_zap.count, by_zap.first, by_zap.last = count_and_ends(present, a, b)
                         by_zap.broke = -1
                         by_unmap.count, by_unmap.first, by_unmap.last = by_zap.count, by_zap.first, by_zap.last
                         by_unmap.broke = -1
                         if split:
-                            by_unmap.count, by_unmap.first, by_unmap.last = survey(present_unmap, a, b)
+                            by_unmap.count, by_unmap.first, by_unmap.last = count_and_ends(present_unmap, a, b)
                         visit.pages, visit.whole = b - a, b - a == entries
                         visit.unmaps = is_unmapped and x == made - 1
                         if crosses:
-                            slots = s.page_slots[r, side]
-                            may_break = par.folio > 1 or slots[ZAPPED].slots + by_zap.count >= page_capacity(par)
+                            batches = s.page_batches[r, side]
+                            may_break = par.folio > 1 or batches[ZAP].pages + by_zap.count >= page_capacity(par)
                             if counted and by_zap.count > 0 and may_break:
-                                draw_install(present, seen, table, valid, resident, par, lim, cdfs, streams)
+                                install_table(present, seen, table, valid, extents, par, lim, cdfs, streams)
                             if not is_free:
-                                take_page_slots(slots[ZAPPED], by_zap, present, a, b, par)
-                                zap_lane.breaks += by_zap.broke >= 0
+                                queue_pages(batches[ZAP], by_zap, present, a, b, par)
+                                content.breaks += by_zap.broke >= 0
                             if split:
-                                take_page_slots(slots[UNMAPPED], by_unmap, present_unmap, a, b, par)
+                                queue_pages(batches[UNMAP], by_unmap, present_unmap, a, b, par)
                             else:
-                                slots[UNMAPPED].slots, slots[UNMAPPED].batch = slots[ZAPPED].slots, slots[ZAPPED].batch
+                                batches[UNMAP].pages, batches[UNMAP].batch = batches[ZAP].pages, batches[ZAP].batch
                                 by_unmap.broke = by_zap.broke
                                 by_unmap.first_after, by_unmap.last_after = by_zap.first_after, by_zap.last_after
-                            unmap_lane.breaks += by_unmap.broke >= 0
+                            unmap_content.breaks += by_unmap.broke >= 0
                         visit.broke = NO_BREAK
                         visit.after_break = 0
                         if by_zap.broke >= 0:
@@ -542,117 +536,89 @@ def walk(
                         # Clear.
                         count, count_unmap = by_zap.count, by_unmap.count
                         if refaults:
-                            drawn[:] = ZERO
+                            placed[:] = ZERO
                             if count > 0:
                                 for w in range(a >> 6, ((b - 1) >> 6) + 1):
-                                    drawn[w] = present[w] & window(w, a, b)
+                                    placed[w] = present[w] & word_mask(w, a, b)
                         if is_free:
-                            clear(dirty, a, b)
+                            clear_range(dirty, a, b)
                         else:
-                            clear(present, a, b)
-                            held -= count
-                            zap_lane.zapped += count
+                            clear_range(present, a, b)
+                            resident -= count
+                            content.zapped += count
                         if split:
-                            clear(present_unmap, a, b)
-                        held_unmap -= count_unmap
-                        unmap_lane.zapped += count_unmap
+                            clear_range(present_unmap, a, b)
+                        resident_unmap -= count_unmap
+                        unmap_content.zapped += count_unmap
                         marks = np.int64(0)
                         if marked > 0:
-                            marks, _, _ = survey(marker, a, b)
+                            marks, _, _ = count_and_ends(marker, a, b)
                             marks_unmap -= marks
-                            unmap_lane.zapped += marks
+                            unmap_content.zapped += marks
                         visit.markers = marks
-                        visit.others = held + marked
+                        visit.others = resident + marked
                         # Touch again.
-                        visit.back, visit.back_early = 0, -1
+                        visit.refaulted, visit.refaulted_early = 0, -1
                         if refaults and count > 0:
                             stream = key(seed, r, REFAULT)
-                            visit.back = touch_again(
-                                present, drawn, back, base, stream, par.refault == ALWAYS, lim.refault
+                            visit.refaulted = touch_again(
+                                present, placed, refaulted, base, stream, par.refault == ALWAYS, lim.refault
                             )
-                            if visit.broke == MID_BREAK and visit.back > 0:
-                                _, visit.back_early, _ = survey(back, a, by_zap.broke + 1)
-                            held += visit.back
-                            zap_lane.installed += visit.back
+                            if visit.broke == MID_BREAK and visit.refaulted > 0:
+                                _, visit.refaulted_early, _ = count_and_ends(refaulted, a, by_zap.broke + 1)
+                            resident += visit.refaulted
+                            content.installed += visit.refaulted
                         if not split:
-                            held_unmap = held
+                            resident_unmap = resident
 
                         is_idle = not crosses and count == 0 and count_unmap == 0
-                        is_idle = is_idle and not visit.whole and not visit.unmaps and not acts_on_parts
+                        is_idle = is_idle and not visit.whole and not visit.unmaps and not acts_on_pieces
                         visit.base = base
-                        if reading and not is_idle and (visit.whole or acts_on_parts):
-                            if held + marked == 0:
-                                visit.left, visit.reads, visit.entries_inside = -1, entries, 0
-                                visit.reads_outside, visit.outside_empty = entries - visit.pages, 1
-                                visit.reads_rest, visit.rest_empty = visit.reads_outside, 1
-                                if visit.broke == MID_BREAK:
-                                    visit.reads_rest += by_zap.broke + 1 - a
+                        if reading and not is_idle and (visit.whole or acts_on_pieces):
+                            if resident + marked == 0:
+                                describe_empty(visit, a, by_zap.broke, entries)
                             else:
-                                describe_leftovers(visit, present, marker, a, b, by_zap.broke, entries, reads_parts)
-                        pace_at = np.int64(-1)
+                                describe_leftovers(
+                                    visit, present, marker, a, b, by_zap.broke, entries, rule_set.reads_pieces
+                                )
+                        had = exists
+                        count_visits(counters, had)
+                        if not is_idle:
+                            exists = apply_rules(
+                                rules, counters, s.gathers[r, side], visit, cleared, had, crosses, is_free, par
+                            )
                         if threads > 1:
                             if par.random:
                                 visit.step = scale(keys[x], hand) * pieces_per_call + table - start // entries
-                            else:
-                                pace_at = r * threads + thread_of(order[x], threads, par.calls, par.interleaved)
-                        exists = apply_rules(
-                            rules, counters, s.gathers[r, side], visit, cleared, exists, is_idle, crosses, is_free,
-                            par, s.attempts, s.attempted, r, table, s.pace, pace_at,
-                        )  # fmt: skip
+                            if is_idle:
+                                visit.tried = 0
+                            keep_pace(visit, had, r, table, order[x], par, s.lock_step)
                     if crosses and ends:
                         close_gathers(s.gathers[r, side], counters, entries, par.ceiling)
                 s.side[r] = side_after
 
-                # Scans at the round's end.
                 if exists & scanning:
                     first = np.int64(-1)
-                    if counted:
-                        if held > 0:
-                            low, _ = outermost(table, places, resident, cdfs, par.spans, streams)
-                            first = low * unit
-                    elif held + marked > 0:
+                    if counted and resident > 0:
+                        low, _ = outermost(table, places, extents, cdfs, par.spans, streams)
+                        first = low * unit
+                    elif resident + marked > 0:
                         first = first_entry(present, marker, 0, entries)
-                    for p in range(rules.size):
-                        if (exists & scanning) >> p & 1 and (r + 1) % rules[p].every == 0:
-                            count_scan(rules[p], counters[p], 1, first < 0, entries if first < 0 else first + 1)
-                            if first < 0:
-                                exists &= ~(1 << p)
-                                gather_scanned(s.scans[r, p], counters[p], base, entries, par.ceiling, par.table_batch)
-                if counted and held > 0 and r + 1 < rounds:
-                    draw_install(present, seen, table, valid, resident, par, lim, cdfs, streams)
+                    exists = scan_table(exists, first, base, r, s.scans[r], scanning, rules, counters, par)
+                if counted and resident > 0 and r + 1 < rounds:
+                    install_table(present, seen, table, valid, extents, par, lim, cdfs, streams)
                 count_tables(tables[r, END], exists)
-                pages_of[r, END, ZAPPED] += held
-                pages_of[r, END, UNMAPPED] += held_unmap
+                pages_of[r, END, ZAP] += resident
+                pages_of[r, END, UNMAP] += resident_unmap
 
-            if held + marked > 0:
-                zap_lane.needed_pte += 1
-                pmd_needed, pud_needed = True, True
-            if held_unmap + marks_unmap > 0:
-                unmap_lane.needed_pte += 1
-                pmd_needed_unmap, pud_needed_unmap = True, True
-
-            # The PMD and the PUD table are left behind.
-            done = table + 1
-            if done % par.pmd_span == 0 or done == par.end_table:
-                if pmd_first < rounds:
-                    upper[pmd_first].pmd_new += 1
-                upper_if_unmapped(upper, touched[0], mapped[0], False)
-                zap_lane.needed_pmd += pmd_needed
-                unmap_lane.needed_pmd += pmd_needed_unmap
-                pmd_first, pmd_needed, pmd_needed_unmap = rounds, False, False
-                for r in range(rounds):
-                    for p in range(rules.size):
-                        flush_scanned(s.scans[r, p], counters[p], entries, par.ceiling)
-                        if threads > 1:
-                            settle_trylocks(
-                                s.attempts[p, r], s.attempted[p, r], seed, r, contention, s.steps, entries,
-                                counters, rules,
-                            )  # fmt: skip
-                            s.attempted[p, r] = 0
-            if par.pud_span > 0 and (done % par.pud_span == 0 or done == par.end_table):
-                if pud_first < rounds:
-                    upper[pud_first].pud_new += 1
-                upper_if_unmapped(upper, touched[1], mapped[1], True)
-                zap_lane.needed_pud += pud_needed
-                unmap_lane.needed_pud += pud_needed_unmap
-                pud_first, pud_needed, pud_needed_unmap = rounds, False, False
+            if resident + marked > 0:
+                content.needed_pte += 1
+                s.levels[0].needed, s.levels[1].needed = 1, 1
+            if resident_unmap + marks_unmap > 0:
+                unmap_content.needed_pte += 1
+                s.levels[0].needed_unmap, s.levels[1].needed_unmap = 1, 1
+            if leave_tables(table + 1, par, s.levels, s.level_rounds, upper, contents, rounds):
+                if scanning:
+                    flush_scans(s.scans, counters, rounds, par)
+                if threads > 1:
+                    settle_rounds(s.lock_step, rounds, seed, contention, entries, counters, rules)
