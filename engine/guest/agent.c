@@ -15,6 +15,7 @@
  * control that QEMU obeys.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -695,11 +696,23 @@ static void load_modules(void)
 	}
 }
 
-/* Find the virtio port. Its device may appear a moment after its driver. Returns whether there is one. */
+/* Whether a virtio device was found: then its port appears in a while. */
+static int has_virtio_device(void)
+{
+	DIR *devices = opendir("/sys/bus/virtio/devices");
+	int entries = 0;
+	while (devices && readdir(devices))
+		entries++;
+	if (devices)
+		closedir(devices);
+	return entries > 2; /* beside . and .. */
+}
+
+/* Find the virtio port. Returns whether there is one. */
 static int find_virtio_port(unsigned *major_number, unsigned *minor_number)
 {
 	char path[64], text[64];
-	for (int tries = 0; tries < 100 && !access("/sys/class/virtio-ports", F_OK); tries++) {
+	for (int tries = 0; tries < 1000 && has_virtio_device(); tries++) {
 		for (int i = 0; i < 2; i++) { /* the first port is 0 or 1, by QEMU's version */
 			snprintf(path, sizeof path, "/sys/class/virtio-ports/vport0p%d/dev", i);
 			if (sscanf(read_text(path, text, sizeof text), "%u:%u", major_number, minor_number) == 2)
@@ -717,10 +730,15 @@ static void open_channel(void)
 	struct termios raw;
 	find_virtio_port(&major_number, &minor_number);
 	mknod("/channel", S_IFCHR | 0600, makedev(major_number, minor_number));
-	channel = open("/channel", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	for (int tries = 0; tries < 250; tries++) { /* a port may be there before it can be opened */
+		channel = open("/channel", O_RDWR | O_NOCTTY | O_CLOEXEC);
+		if (channel >= 0)
+			break;
+		usleep(20000);
+	}
 	if (channel < 0)
-		printf("agent: neither a virtio port nor a second serial port: CONFIG_VIRTIO_CONSOLE and CONFIG_VIRTIO_PCI, or "
-		       "CONFIG_SERIAL_8250, are needed\n");
+		printf("agent: neither a virtio port nor a second serial port (%s): CONFIG_VIRTIO_CONSOLE and "
+		       "CONFIG_VIRTIO_PCI, or CONFIG_SERIAL_8250, are needed\n", strerror(errno));
 	else if (!tcgetattr(channel, &raw)) {
 		cfmakeraw(&raw);
 		cfsetspeed(&raw, B115200);

@@ -23,7 +23,9 @@ ACK_BYTES = 16384
 """After so many bytes the agent sends a `+` (agent.c)."""
 BOOT_S = {qemu.KVM: 15.0, qemu.TCG: 120.0}
 """Time limit of a boot. Emulation takes 4 to 8 s on an idle machine."""
-CONSOLE_LINES, LINE_LENGTH = 12, 200
+CONSOLE_LINES, LINE_LENGTH, CONSOLE_BYTES = 12, 200, 1 << 15
+ENDS = ("Kernel panic", "Out of memory", "blocked for more than", "soft lockup")
+"""Words in a line of the kernel that says why a guest ends, or a process in it."""
 PR_SET_PDEATHSIG = 1  # prctl(2)
 _libc = ctypes.CDLL(None)
 
@@ -132,11 +134,13 @@ class Guest:
                 return
 
     def console_lines(self) -> str:
-        """The last lines that the guest's kernel, or QEMU, printed."""
-        size = self._console.seek(0, os.SEEK_END)
-        self._console.seek(max(0, size - CONSOLE_LINES * LINE_LENGTH))
-        lines = self._console.read().decode(errors="replace").replace("\r", "").splitlines()
-        return "\n".join(line[:LINE_LENGTH] for line in lines[-CONSOLE_LINES:])
+        """What the guest's kernel, or QEMU, printed: the lines from the last that names an end, else the last ones."""
+        file = self._console.fileno()
+        # Not seek(): QEMU writes at the same file offset.
+        text = os.pread(file, CONSOLE_BYTES, max(0, os.fstat(file).st_size - CONSOLE_BYTES)).decode(errors="replace")
+        lines = [line[:LINE_LENGTH] for line in text.replace("\r", "").splitlines() if line.strip()]
+        ends = [at for at, line in enumerate(lines) if _names_end(line)]
+        return "\n".join(lines[ends[-1] :][:CONSOLE_LINES] if ends else lines[-CONSOLE_LINES:])
 
     def close(self) -> None:
         """Kill the guest."""
@@ -210,6 +214,10 @@ def _boot_message(image: Image, accel: str, error: Exception, console: str) -> s
     lines = console.splitlines()
     told = [line for line in lines if any(word in line for word in ("agent:", "Kernel panic", "error"))] or lines[-1:]
     return f"{name}: does not boot in a guest ({accel}): {told[0].partition('] ')[2] or told[0]}"
+
+
+def _names_end(line: str) -> bool:
+    return any(words in line for words in ENDS)
 
 
 def _text(data: bytes) -> bytes:

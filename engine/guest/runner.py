@@ -1,7 +1,8 @@
 """Runs scenarios and recordings on a kernel in a guest. Has the interface of engine.kernel.runner.Runner."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -119,13 +120,9 @@ class GuestRunner:
 
     def run_script(self, point: Script) -> Observation:
         """Run a script without checking whether the guest can run it. Raises as run() does."""
-        guest = self._fresh_guest()
-        try:
+        with self._use_guest() as guest:
             guest.send(pack_point(point))
             answers = list(guest.lines())
-        except BaseException:
-            self.close()  # the next point boots anew
-            raise
         if answers[-1][0] != "done":
             raise RefusedError(f"virt {point.scenario.virt}: cannot be mapped in a guest")
         halves = np.array([words[1:] for words in answers if words[0] == "half"], np.int64)
@@ -139,18 +136,15 @@ class GuestRunner:
 
     def run_operations(self, operations: Sequence[Operation], thp_disable: bool = True) -> list[StepFigures]:
         """Play a recording in a new process. Raises TimedOutError, LostError. thp_disable: without huge pages"""
-        guest = self._fresh_guest()
         packed = b"".join(struct.pack("<2q3Q", *operation) for operation in operations)
-        try:
+        with self._use_guest() as guest:
             guest.send(b"S" + struct.pack("<2I", len(operations), thp_disable) + packed)
             return [StepFigures(*map(int, words[1:])) for words in guest.lines() if words[0] == "step"]
-        except BaseException:
-            self.close()
-            raise
 
     def read_file(self, path: str) -> str:
-        """The content of a file in the guest."""
-        return self._fresh_guest().read_file(path).decode(errors="replace")
+        """The content of a file in the guest. Raises FileNotFoundError, TimedOutError, LostError."""
+        with self._use_guest() as guest:
+            return guest.read_file(path).decode(errors="replace")
 
     def available_memory(self) -> AvailableMemory:
         """Memory of the guest that a point may take."""
@@ -159,8 +153,9 @@ class GuestRunner:
         return AvailableMemory(max(free - RESERVE_BYTES, 0), "the guest's MemAvailable")
 
     def write_file(self, path: str, text: str) -> bool:
-        """Write a file in the guest. Returns whether that worked."""
-        return self._fresh_guest().write_file(path, text)
+        """Write a file in the guest. Returns whether that worked. Raises TimedOutError, LostError."""
+        with self._use_guest() as guest:
+            return guest.write_file(path, text)
 
     def close(self) -> None:
         """End the guest. The next point boots another."""
@@ -168,15 +163,22 @@ class GuestRunner:
         if guest is not None:
             guest.close()
 
-    def _fresh_guest(self) -> Guest:
-        """The running guest, with the time limit of a point; another if the last one ended."""
+    @contextmanager
+    def _use_guest(self) -> Iterator[Guest]:
+        """The running guest, with the time limit of a point; another if the last one ended. An error ends it."""
         if self._guest is None:
             try:
                 self._guest = self._boot()
             except BootError as error:
                 raise LostError(str(error), error.console) from error
         self._guest.set_limit(self.limit_s)
-        return self._guest
+        try:
+            yield self._guest
+        except FileNotFoundError:
+            raise
+        except BaseException:
+            self.close()  # the next point boots anew
+            raise
 
     def _boot(self) -> Guest:
         """Boot with KVM if that works, else in emulation."""
