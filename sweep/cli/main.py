@@ -25,7 +25,7 @@ from sweep.cli import output_formats
 from sweep.cli.options import Wide
 from sweep.cli.output_streams import visible_control_characters
 from sweep.cli.program_name import as_called, remember_program
-from sweep.common.errors import UserError, did_you_mean, one_line, printable, unknown_name
+from sweep.common.errors import UserError, UserErrors, did_you_mean, one_line, printable, unknown_name
 
 
 class Command(NamedTuple):
@@ -147,18 +147,18 @@ def _main(words: list[str]) -> int:
         words.remove("--debug")
     try:
         _check_utf8(words)
-        code, message = _run(words), ""
+        code, messages = _run(words), list[str]()
     except (Exception, KeyboardInterrupt) as error:
-        code, message = _code_and_message(error, debug)
-        if debug and message:
+        code, messages = _code_and_messages(error, debug)
+        if debug and messages:
             traceback.print_exc()
     cache_warning = getattr(sys.modules.get("engine.numeric.compiled_cache"), "refused", "")
     if cache_warning:
         _print_error(cache_warning)
     output_error = _flush(sys.stdout)
-    if output_error and not message:
-        code, message = BAD_USAGE, f"stdout: {output_error}"
-    if message:
+    if output_error and not messages:
+        code, messages = BAD_USAGE, [f"stdout: {output_error}"]
+    for message in messages:
         _print_error(message)
     _flush(sys.stderr)
     return code
@@ -204,20 +204,22 @@ def _run(words: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _code_and_message(error: BaseException, debug: bool) -> tuple[int, str]:
-    """The exit code for an exception, and the line to print; an empty line for a reader that closed the pipe."""
+def _code_and_messages(error: BaseException, debug: bool) -> tuple[int, list[str]]:
+    """The exit code for an exception, and the lines to print: none for a reader that closed the pipe."""
     if isinstance(error, BrokenPipeError):
-        return 0, ""
+        return 0, []
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted"
+        return INTERRUPTED, ["interrupted"]
+    if isinstance(error, UserErrors):
+        return BAD_USAGE, [str(one) for one in error.errors]
     if isinstance(error, UserError):
-        return BAD_USAGE, str(error)
+        return BAD_USAGE, [str(error)]
     if isinstance(error, TyperException):
-        return BAD_USAGE, _usage_message(error)
+        return BAD_USAGE, [_usage_message(error)]
     if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
-        return BAD_USAGE, f"{error.filename or 'output'}: {error.strerror}"
+        return BAD_USAGE, [f"{error.filename or 'output'}: {error.strerror}"]
     description = " ".join(f"{type(error).__name__}: {error}".split())
-    return INTERNAL_ERROR, f"internal error: {description}" + ("" if debug else "; run with --debug")
+    return INTERNAL_ERROR, [f"internal error: {description}" + ("" if debug else "; run with --debug")]
 
 
 def _usage_message(error: TyperException) -> str:

@@ -20,6 +20,8 @@ from sweep.common.text_lines import open_regular_file
 COSTS_SCHEMA = "sweep-costs/1"
 SHIPPED = Path(__file__).parent / "costs"
 DEFAULT = "published"
+MEASURED = "measured"
+"""The name that `sweep calibrate` gives its table by default."""
 MAX_BYTES, MAX_CPUS, MAX_NS = 1 << 20, 1 << 16, 1e18
 
 
@@ -175,7 +177,8 @@ def choose(tables: dict[str, CostTable], wanted: str) -> CostTable:
         return tables[wanted]
     if wanted.endswith(".json"):
         return load(Path(wanted))
-    raise UserError(unknown_name("cost table", wanted, sorted(tables)))
+    hint = "; sweep calibrate measures this machine and writes `measured`" if MEASURED not in tables else ""
+    raise UserError(unknown_name("cost table", wanted, sorted(tables)) + hint)
 
 
 def _cost(path: Path, counter: str, entry: Any) -> Cost:

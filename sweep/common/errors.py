@@ -9,6 +9,14 @@ class UserError(Exception):
     """Bad input. `str(error)` is one line: where, what, what is allowed. The command prints it and exits with 2."""
 
 
+class UserErrors(UserError):  # noqa: N818 - several errors
+    """Several mistakes at once. `str(error)` has a line for each."""
+
+    def __init__(self, errors: Iterable[UserError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(map(str, self.errors)))
+
+
 class DamagedError(UserError):
     """A file of the store does not hold what was written: it is cut short, overwritten, or missing."""
 

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from engine.model.scenario import FIELD
 from sweep.common.errors import UserError, one_line, unknown_name
 from sweep.grid import yaml_reader
-from sweep.grid.yaml_nodes import Mapping, Node, NodePath, Position, Scalar, Sequence, error_at, find_node
+from sweep.grid.yaml_nodes import GridError, Mapping, Node, NodePath, Position, Scalar, Sequence, error_at, find_node
 
 SCHEMA = "sweep/1"
 EXCLUDE_WORDS = ("where", "because")
@@ -138,13 +138,18 @@ class GridDocument:
         return error_at(self.position(*path), path, message)
 
 
-def read_grid_file(text: str, source: str, overrides: Iterable[str] = ()) -> GridDocument:
-    """Parse and check a grid's text, with `-S key=value` overrides put into its tree. Raises UserError."""
+def read_tree(text: str, source: str, overrides: Iterable[str] = ()) -> Mapping:
+    """The nodes of a grid's text, with `-S key=value` overrides put in. Raises UserError."""
     root = yaml_reader.parse_yaml(text, source)
     if not isinstance(root, Mapping):
         raise error_at(root.position, (), f"a grid is a mapping that starts with `schema: {SCHEMA}`")
     for override in overrides:
         root = _apply_override(root, override)
+    return root
+
+
+def check_shape(root: Mapping, source: str) -> GridDocument:
+    """The grid file that these nodes are. Raises GridError for the first one that has no place in it."""
     try:
         return GridDocument(GridFile.model_validate(_to_plain(root)), root, source)
     except ValidationError as error:
@@ -185,15 +190,15 @@ def _to_plain(node: Node) -> Any:
     return node
 
 
-def _first_error(errors: ValidationError, root: Mapping) -> UserError:
+def _first_error(errors: ValidationError, root: Mapping) -> GridError:
     """The error to report: unknown keys before missing ones, as one slip makes both, then the first in the file."""
     ranked = []
     for error in errors.errors(include_url=False, include_input=False, include_context=False):
         path = tuple(part for part in error["loc"] if part not in _NOT_IN_PATH)
         position, message, rank = _explain(error["type"], path, root)
         shown_path = path[:-1] if error["type"] in (*_UNKNOWN_KEY, "missing") else path
-        ranked.append((rank, position.line, position.column, str(error_at(position, shown_path, message))))
-    return UserError(min(ranked)[-1])
+        ranked.append((rank, position.line, position.column, error_at(position, shown_path, message, path)))
+    return min(ranked, key=lambda error: (*error[:3], str(error[3])))[-1]
 
 
 def _explain(error_type: str, path: NodePath, root: Mapping) -> tuple[Position, str, int]:

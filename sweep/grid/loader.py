@@ -24,22 +24,22 @@ from pathlib import Path
 from engine.model.policy import ALL
 from engine.model.scenario import FIELD
 from sweep.common import units
-from sweep.common.errors import UserError, one_line, unknown_name
+from sweep.common.errors import UserError, UserErrors, one_line, unknown_name
 from sweep.common.text_lines import STDIN, open_regular_file
 from sweep.grid import axes, shipped_grids, yaml_reader
 from sweep.grid.field_values import read_value, read_values
 from sweep.grid.grid import Axis, ExcludeRule, Grid
-from sweep.grid.grid_file import EXCLUDE_WORDS, SCHEMA, GridDocument, read_grid_file
+from sweep.grid.grid_file import EXCLUDE_WORDS, SCHEMA, GridDocument, check_shape, read_tree
 from sweep.grid.rules import read_policies
 from sweep.grid.value_formats import Value, format_value
-from sweep.grid.yaml_nodes import NodePath, Scalar, error_at
+from sweep.grid.yaml_nodes import GridError, NodePath, Scalar, error_at, find_node, without
 from sweep.traces import trace_points
 from sweep.traces.trace_points import TOUCH_CHOICES, TOUCH_RECORDED, TraceFile
 from sweep.traces.trace_reader import trace_names
 
 GRID_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 DERIVED_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-MAX_RULES, MAX_DERIVED = 1_000, 100
+MAX_RULES, MAX_DERIVED, MAX_MISTAKES = 1_000, 100, 20
 _NOT_WITH_TRACES = {
     **dict.fromkeys(("fixed", "axes", "zip", "include"), "a trace determines what is mapped and touched"),
     **dict.fromkeys(("repeats", "seed"), "nothing in a trace is random"),
@@ -56,9 +56,51 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
 
 
 def parse_grid(text: str, source: str, overrides: Sequence[str] = ()) -> Grid:
-    """The grid in a text; `source` names the file in messages. Raises UserError with the place of the value."""
-    document = read_grid_file(text, source, overrides)
-    file = document.file
+    """The grid in a text; `source` names the file in messages. Raises UserError with the place of each mistake.
+
+    After a mistake the rest is read without the value that is wrong. What is missing or empty only for that is no
+    mistake of its own.
+    """
+    root, mistakes = read_tree(text, source, overrides), list[GridError]()
+    for _ in range(MAX_MISTAKES):
+        try:
+            grid = _read_grid(check_shape(root, source), text, overrides)
+        except GridError as mistake:
+            wrong = find_node(root, mistake.node)[1]
+            if not _follows(mistake, wrong, mistakes):
+                mistakes.append(mistake)
+            if not wrong:
+                break  # a required key is missing
+            root = without(root, wrong)
+        except UserError:
+            if not mistakes:
+                raise
+            break
+        else:
+            if not mistakes:
+                return grid
+            break
+    if len(mistakes) == 1:
+        raise mistakes[0]
+    mistakes.sort(key=lambda mistake: (mistake.position.line, mistake.position.column))
+    raise UserErrors(mistakes)
+
+
+def _follows(mistake: GridError, wrong: NodePath, earlier: Sequence[GridError]) -> bool:
+    """Whether a mistake may only be there because earlier ones were taken out.
+
+    `wrong`: the part of its node that exists. The fields of a policy depend on each other.
+    """
+    is_missing = wrong != mistake.node
+    above = wrong if is_missing else mistake.node
+    if wrong[:1] == ("policies",):
+        above = wrong[:2]
+    return any(above == other.node[: len(above)] for other in earlier)
+
+
+def _read_grid(document: GridDocument, text: str, overrides: Sequence[str]) -> Grid:
+    """The grid of a file of the right shape. Raises UserError for the first wrong value."""
+    file, source = document.file, document.source
     _check_header(document)
     given = document.root.entries.get("policies")
     policies = read_policies(given, ("policies",)) if given else ALL

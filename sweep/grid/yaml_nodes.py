@@ -58,13 +58,24 @@ def format_path(path: Iterable[str | int]) -> str:
     return text
 
 
-def error_at(position: Position, path: NodePath, message: str) -> UserError:
-    """A UserError about a node: `grids/a.yaml:7:3: axes.zap[1]: message`, or `-S axes.zap: [1]: message`."""
+class GridError(UserError):
+    """Bad input at a node of a grid. `node`: its path, which may be longer than the one that the message names."""
+
+    def __init__(self, message: str, node: NodePath, position: Position) -> None:
+        super().__init__(message)
+        self.node, self.position = node, position
+
+
+def error_at(position: Position, path: NodePath, message: str, node: NodePath | None = None) -> GridError:
+    """A UserError about a node: `grids/a.yaml:7:3: axes.zap[1]: message`, or `-S axes.zap: [1]: message`.
+
+    `node`: the path of what is wrong, where the message names another one.
+    """
     where = format_path(path)
     if not position.line:  # an override: its source already names the key
         key = position.source.removeprefix("-S ")
         where = "" if f"{key}.".startswith(f"{where}.") else where.removeprefix(key).removeprefix(".")
-    return UserError(f"{position}: {where + ': ' if where else ''}{message}")
+    return GridError(f"{position}: {where + ': ' if where else ''}{message}", path if node is None else node, position)
 
 
 def find_node(root: Node, path: NodePath) -> tuple[Node, NodePath]:
@@ -78,3 +89,19 @@ def find_node(root: Node, path: NodePath) -> tuple[Node, NodePath]:
         else:
             return node, path[:depth]
     return node, path
+
+
+def without(root: Mapping, path: NodePath) -> Mapping:
+    """A copy of the tree without the key at `path`, which must exist; of a list item its whole list goes."""
+    while isinstance(path[-1], int):
+        path = path[:-1]
+    first, rest = path[0], path[1:]
+    entries = dict(root.entries)
+    if not rest:
+        del entries[str(first)]
+    elif isinstance(child := entries[str(first)], Mapping):
+        entries[str(first)] = without(child, rest)
+    elif isinstance(child, Sequence) and isinstance(rest[0], int) and isinstance(item := child.items[rest[0]], Mapping):
+        items = [*child.items[: rest[0]], without(item, rest[1:]), *child.items[rest[0] + 1 :]]
+        entries[str(first)] = Sequence(items, child.position)
+    return Mapping(entries, {key: root.key_positions[key] for key in entries}, root.position)

@@ -1,7 +1,7 @@
 """Compares two runs of a store: counted columns must be equal in matching rows, measured times are tested."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from sweep.common.units import format_size
 from sweep.grid.rule_text import spelled_fields
 from sweep.query import compare_sql
 from sweep.query.database import Database
-from sweep.store.store import RunInfo, Store
+from sweep.store.store import RunInfo, Store, find_run
 
 if TYPE_CHECKING:
     from sweep.query.statistics import Shift
@@ -43,7 +43,8 @@ class Comparison:
     """The result for run B against run A.
 
     `columns`: the counted columns that differ, with totals. `differences`, `failures`: rows, at most as many as asked
-    for. `failed`: points that failed in B and not in A. `problems`: parts that could not be read.
+    for. `failed`: points that failed in B and not in A. `problems`: parts that could not be read. `seeds_differ`: the
+    runs have no seed in common, so rows are paired by all other values, and counters differ by chance.
     """
 
     a: RunInfo
@@ -57,11 +58,13 @@ class Comparison:
     failures: list[Row]
     timings: list[Timing]
     problems: list[str]
+    seeds_differ: bool
 
     @property
     def regressions(self) -> list[str]:
         """One phrase for each way in which B is worse."""
-        phrases = [f"{c['column']} is higher in {count_text(c['worse'], 'row')}" for c in self.columns if c["worse"]]
+        worse = [] if self.seeds_differ else [c for c in self.columns if c["worse"]]
+        phrases = [f"{c['column']} is higher in {count_text(c['worse'], 'row')}" for c in worse]
         if self.failed:
             phrases.append(f"{count_text(self.failed, 'point')} failed in B and not in A")
         for column in compare_sql.TIMES:
@@ -88,14 +91,20 @@ class Comparison:
 def compare(store: Store, a: str, b: str, max_rows: int) -> Comparison:
     """Compare run A with run B, which may be worse. At most `max_rows` differences and failures; 0 for all.
 
-    Raises UserError if a run does not exist, or if the runs have no row in common.
+    A run of another store is given as STORE/RUN. Raises UserError if a run does not exist, or if the runs have no row
+    in common.
     """
     run_a, run_b = _find_runs(store, a, b)
-    with Database(store, runs=(run_a, run_b)) as database:
-        rows_of, ids = _unlimited(database), (run_a.run_id, run_b.run_id)
+    sides = [replace(run_a, run_id="A"), replace(run_b, run_id="B")]  # two stores may have the same id
+    with Database(store, runs=sides) as database:
+        rows_of, ids = _unlimited(database), ("A", "B")
         varying = rows_of(compare_sql.varying_columns(*ids))[0]["names"]
         keys = [name for name in compare_sql.ROW if name in varying or name == "policy"]
         (account,) = rows_of(compare_sql.match_counts(*ids, keys))
+        seeds_differ = not account["matched"] and "seed" in keys
+        if seeds_differ:
+            keys = [name if name != "seed" else compare_sql.PAIRED for name in keys]
+            (account,) = rows_of(compare_sql.match_counts(*ids, keys))
         both_live = run_a.engine == run_b.engine == KERNEL
         timings = _timings(rows_of(compare_sql.times_by_group(*ids))) if both_live else []
         if not account["matched"] and not timings:
@@ -119,13 +128,14 @@ def compare(store: Store, a: str, b: str, max_rows: int) -> Comparison:
             failures=failures,
             timings=timings,
             problems=database.problems,
+            seeds_differ=seeds_differ,
         )
 
 
 def _find_runs(store: Store, a: str, b: str) -> tuple[RunInfo, RunInfo]:
-    run_a, run_b = store.find(a), store.find(b)
-    if run_a.run_id == run_b.run_id:
-        raise UserError(f"compare: both are {run_a.run_id}; give two runs (sweep ls has them)")
+    run_a, run_b = find_run(a, store), find_run(b, store)
+    if str(run_a.path) == str(run_b.path):
+        raise UserError(f"compare: both are {run_a.run_id}; give two runs (sweep ls has them, STORE/RUN names others)")
     return run_a, run_b
 
 

@@ -4,7 +4,7 @@ A row is identified by its scenario or trace, policy and engine. Point ids would
 version. The seed of a scenario is that of the repeat, so repeats match too.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sweep.common import schema
 from sweep.query.views import quoted
@@ -17,6 +17,8 @@ ROW = ("engine", "policy", *POINT)
 """Columns that identify a row of outcomes."""
 GROUP = tuple(name for name in ROW if name != "seed")
 """Columns that identify a group: the seeds of a scenario are its repeated measurements."""
+PAIRED = "paired"
+"""Number of a row, from 1 by seed, among those that differ in nothing else: a column of the sides to pair seeds."""
 IN_BYTES = frozenset(column.name for column in schema.POINT if column.unit == "bytes")
 SHOWN = tuple(column.name for column in schema.POINT if column.name not in ("trace_hash", "trace_rows"))
 """Columns that describe a point to the user, where they vary."""
@@ -54,7 +56,7 @@ def varying_columns(a: str, b: str) -> str:
     return f"SELECT {varying} AS names FROM outcomes WHERE run_id IN ({quoted(a)}, {quoted(b)})"
 
 
-def match_counts(a: str, b: str, keys: Iterable[str]) -> str:
+def match_counts(a: str, b: str, keys: Collection[str]) -> str:
     """One row: `matched`, `only_a`, `only_b` rows, and `differ`, the list of compared columns that differ in any.
 
     `keys`, also of the functions below: the columns of ROW that vary, and policy.
@@ -62,26 +64,28 @@ def match_counts(a: str, b: str, keys: Iterable[str]) -> str:
     both = "FILTER (a.run_id IS NOT NULL AND b.run_id IS NOT NULL)"
     differ = _names_where((name, f'bool_or(a."{name}" IS DISTINCT FROM b."{name}") {both}') for name in COMPARED)
     return f"""
-        {_with_sides("outcomes", a, b)}
+        {_with_sides("outcomes", a, b, pairs=PAIRED in keys)}
         SELECT count(*) {both} AS matched, count(*) FILTER (b.run_id IS NULL) AS only_a,
             count(*) FILTER (a.run_id IS NULL) AS only_b, {differ} AS differ
         FROM a FULL JOIN b ON {_same(keys)}"""
 
 
-def column_totals(a: str, b: str, keys: Iterable[str], names: Sequence[str]) -> str:
+def column_totals(a: str, b: str, keys: Collection[str], names: Sequence[str]) -> str:
     """One row for each of these columns: rows that differ, sums over all matched rows, the largest difference."""
     return f"""
-        {_with_sides("outcomes", a, b)}
+        {_with_sides("outcomes", a, b, pairs=PAIRED in keys)}
         SELECT c.* FROM (SELECT unnest([{", ".join(map(_column, names))}]) AS c FROM a JOIN b ON {_same(keys)})"""
 
 
-def differences(a: str, b: str, keys: Iterable[str], names: Sequence[str], shown: Iterable[str], max_rows: int) -> str:
+def differences(
+    a: str, b: str, keys: Collection[str], names: Sequence[str], shown: Iterable[str], max_rows: int
+) -> str:
     """One row for each value that differs in these columns: worse ones first, then the largest. 0: no limit."""
     fields = "".join(f', a."{name}"' for name in shown)
     values = ", ".join(f"""{{'column': '{c}', 'a': a."{c}", 'b': b."{c}", 'verdict': {_verdict(c)}}}""" for c in names)
     where = " OR ".join(f'a."{c}" IS DISTINCT FROM b."{c}"' for c in names)
     return f"""
-        {_with_sides("outcomes", a, b)}
+        {_with_sides("outcomes", a, b, pairs=PAIRED in keys)}
         SELECT * EXCLUDE (verdict), 100 * (b - a) / nullif(a, 0)::DOUBLE AS percent, verdict FROM (
             SELECT b.point_id AS point, a.policy{fields}, unnest([{values}], recursive := true)
             FROM a JOIN b ON {_same(keys)} WHERE {where}
@@ -124,9 +128,11 @@ def key_values(a: str, b: str) -> str:
     return f"SELECT {lists} FROM outcomes WHERE run_id IN ({quoted(a)}, {quoted(b)})"
 
 
-def _with_sides(view: str, a: str, b: str, where: str = "true") -> str:
-    """WITH clause: the rows of each run as `a` and `b`."""
-    rows = f"SELECT * FROM {view} WHERE {where} AND run_id ="
+def _with_sides(view: str, a: str, b: str, where: str = "true", *, pairs: bool = False) -> str:
+    """WITH clause: the rows of each run as `a` and `b`; `pairs`: with the column PAIRED."""
+    group = ", ".join(f'"{name}"' for name in GROUP)
+    paired = f", row_number() OVER (PARTITION BY {group} ORDER BY seed) AS {PAIRED}" if pairs else ""
+    rows = f"SELECT *{paired} FROM {view} WHERE {where} AND run_id ="
     return f"WITH a AS ({rows} {quoted(a)}), b AS ({rows} {quoted(b)})"
 
 

@@ -25,7 +25,11 @@ class Database:
     def __init__(
         self, store: Store, cost: str = cost_tables.DEFAULT, *, run: str | None = None, runs: Sequence[RunInfo] = ()
     ) -> None:
-        """`cost`: name or file of the cost table for `cost_ns`. `run`, `runs`: only this run, or these."""
+        """`cost`: name or file of the cost table for `cost_ns`. `run`, `runs`: only this run, or these.
+
+        These may be of other stores. Their rows have the `run_id` of their RunInfo, also if a copy of the run got
+        another name.
+        """
         cost_problems: list[str] = []
         tables = cost_tables.load_all(store.cost_files(), cost_problems)
         self.prices = chosen = cost_tables.choose(tables, cost)
@@ -33,6 +37,7 @@ class Database:
         survey = store.survey()
         self.problems = cost_problems + ([] if run or runs else survey.problems)
         self._runs = [store.find(run)] if run else list(runs) or survey.runs
+        self._renames = bool(run or runs)
         self._latest = list({r.grid: r for r in self._runs}.values())
         self._files = {run.run_id: CheckedFiles(run.path) for run in self._runs}
         self._connection = self._connect()
@@ -155,14 +160,18 @@ class Database:
 
     def _new_source(self, table: str, runs: Sequence[RunInfo]) -> str:
         """Files of local directories by name; files of an object store as one Arrow dataset for each run."""
-        files = [self._files[run.run_id] for run in runs]
-        local = [path for of_run in files for path in of_run.paths(table)]
-        sources = [views.parquet_source(local)] if local else []
-        for i, of_run in enumerate(files):
-            if copies := of_run.copies(table):
-                name = f"{table}_of_{i}_{len(runs)}"
-                self._connection.register(name, parquet.dataset_of(copies))
-                sources.append(name)
+        groups = [[run] for run in runs] if self._renames else [list(runs)]
+        sources: list[str] = []
+        for group in groups:
+            files = [self._files[run.run_id] for run in group]
+            local = [path for of_run in files for path in of_run.paths(table)]
+            found = [views.parquet_source(local)] if local else []
+            for i, of_run in enumerate(files):
+                if copies := of_run.copies(table):
+                    name = f"{table}_of_{len(sources)}_{i}_{len(runs)}"
+                    self._connection.register(name, parquet.dataset_of(copies))
+                    found.append(name)
+            sources += [views.renamed_source(source, group[0].run_id) for source in found] if self._renames else found
         return views.union_source(sources)
 
 

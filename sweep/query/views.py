@@ -95,6 +95,11 @@ def parquet_source(paths: Sequence[Path]) -> str:
     return f"read_parquet({path_list(paths)}, union_by_name = true, hive_partitioning = false)"
 
 
+def renamed_source(source: str, run_id: str) -> str:
+    """A source with the rows of one run, whose id is this one."""
+    return f"(SELECT * REPLACE ({quoted(run_id)} AS run_id) FROM {source})"
+
+
 def union_source(sources: Sequence[str]) -> str:
     """A source with the rows of all sources; empty if there are none."""
     if len(sources) < 2:

@@ -8,7 +8,7 @@ from typing import Any
 from sweep.common.errors import UserError
 from sweep.grid.grid import Grid
 from sweep.grid.loader import parse_grid
-from sweep.store.store import RunInfo, Store, open_store
+from sweep.store.store import RunInfo, Store, find_run
 
 VERSIONS = ("version", "model_version", "git_commit", "engine_sha256", "lock_sha256", "python")
 SHORT_HASH = 12
@@ -29,8 +29,7 @@ def read_run(wanted: str, store: Store) -> RepeatableRun:
 
     Raises UserError if there is no such run, or if its grid cannot be read as it was.
     """
-    place, slash, name = wanted.rstrip("/").rpartition("/")
-    run = open_store(place or "/").find(name) if slash else store.find(wanted)
+    run = find_run(wanted, store)
     stored, path = run.document["grid"], f"{run.path}/run.json"
     first_launch = (run.document["launches"] or [{}])[0]
     overrides = tuple(stored.get("overrides", first_launch.get("overrides", ())))

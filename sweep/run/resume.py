@@ -33,7 +33,7 @@ def plan_next_launch(
 
     Takes no lock and writes nothing.
     """
-    run = None if fresh else store.latest_run(run_name(grid), engine)
+    run = None if fresh else store.latest_run(run_name(grid), engine, of_all_points=where is None)
     if run is None:
         return make_plan(grid, where), None
     return make_plan(grid, where, store.done_check(run.run_id, rerun_failed)), run.run_id

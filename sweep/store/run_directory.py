@@ -53,6 +53,12 @@ class RunInfo:
         return [{"run_id": self.run_id, **policy_row(policy)} for policy in self.policies]
 
     @property
+    def is_partial(self) -> bool:
+        """Whether every launch of the run was one of part of the grid's points (--where)."""
+        launches = self.document["launches"]
+        return bool(launches) and all(launch.get("where") is not None for launch in launches)
+
+    @property
     def row(self) -> dict[str, Any]:
         """A row of the view `runs`."""
         return {column.name: getattr(self, column.name) for column in schema.RUNS}

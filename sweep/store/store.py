@@ -67,6 +67,12 @@ def open_store(place: str) -> "Store":
     return Store(open_storage(place))
 
 
+def find_run(wanted: str, store: "Store") -> RunInfo:
+    """A run of the store, or of any other by its path `STORE/RUN`. Raises UserError."""
+    place, slash, name = wanted.rstrip("/").rpartition("/")
+    return open_store(place or "/").find(name) if slash else store.find(wanted)
+
+
 class Store:
     """The runs under `root`, which need not exist yet."""
 
@@ -76,6 +82,11 @@ class Store:
             with os_errors_as_user_errors(self.root.path):
                 if self.root.path.exists() and not self.root.path.is_dir():
                     raise UserError(f"{root}: not a directory; give the directory of the runs")
+
+    @property
+    def place(self) -> str:
+        """Where the store is, for messages: an absolute path, or a URI."""
+        return str(self.root.path.absolute()) if isinstance(self.root, LocalStorage) else str(self.root)
 
     @property
     def exists(self) -> bool:
@@ -109,7 +120,7 @@ class Store:
         if wanted == LAST:
             runs = self.runs()
             if not runs:
-                raise UserError(f"no run in {self.root} yet; the next command: sweep launch GRID")
+                raise UserError(f"no run in {self.place} yet; the next command: sweep launch GRID")
             return runs[-1]
         return self._info(self.find_name(wanted))
 
@@ -126,8 +137,8 @@ class Store:
         shown = repr(one_line(wanted))
         if close:
             raise UserError(f"run {shown} could be {_some(close)}; give more of it")
-        known = f" known: {_some(names)}" if names else f" no run in {self.root} yet"
-        raise UserError(f"no run {shown}{did_you_mean(wanted, names) or ';'}{known}")
+        known = f" known: {_some(names)}" if names else " it has no run yet"
+        raise UserError(f"no run {shown} in {self.place}{did_you_mean(wanted, names) or ';'}{known}")
 
     def remove(self, run_id: str) -> None:
         """Delete a run; UserError while it is being written."""
@@ -153,19 +164,21 @@ class Store:
         ids, _ = run_directory.read_tried_points(self.root.child(run_id))
         return lambda wanted: ids.is_done(wanted, rerun_failed)
 
-    def latest_run(self, run_name: str, engine: str = "model") -> RunInfo | None:
-        """The run that a launch of this grid resumes: the last of NAME, NAME-2, NAME-3, ... of this engine."""
-        for name in self._named(run_name):
-            run = self._info(name)
-            if run.engine == engine:
-                return run
-        return None
+    def latest_run(self, run_name: str, engine: str = "model", *, of_all_points: bool = False) -> RunInfo | None:
+        """The run that a launch of this grid resumes: the last of NAME, NAME-2, NAME-3, ... of this engine.
+
+        `of_all_points`: rather than one that only ever had part of the points (--where), the last that had all.
+        """
+        runs = [run for run in map(self._info, self._named(run_name)) if run.engine == engine]
+        whole = [run for run in runs if not run.is_partial] if of_all_points else []
+        return next(iter(whole or runs), None)
 
     def open_run(self, grid: GridLike, run_name: str, fresh: bool, provenance: Mapping[str, Any]) -> RunWriter:
         """Resume the latest run of this name, or start one. `provenance`: facts of the launch, such as `engine`."""
         engine = str(provenance.get("engine", "model"))
         self._remove_leftovers_of_earlier_versions()
-        found = None if fresh else self.latest_run(run_name, engine)
+        of_all_points = provenance.get("where") is None
+        found = None if fresh else self.latest_run(run_name, engine, of_all_points=of_all_points)
         name = found.run_id if found else self._free_name(run_name)
         run = self.root.child(name)
         lock = locks.acquire(run)

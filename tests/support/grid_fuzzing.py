@@ -16,7 +16,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from sweep.common import units
-from sweep.common.errors import UserError
+from sweep.common.errors import UserError, UserErrors
 from sweep.grid import axes, field_values, grid, grid_file, loader, sql_expressions, yaml_reader
 from sweep.grid.loader import parse_grid
 from sweep.run import plan
@@ -91,10 +91,10 @@ def memory_mib() -> int:
 
 
 def check_message(error: UserError) -> None:
-    """Raise Violation unless the message is one printable line of at most 2,000 characters."""
-    text = str(error)
-    if not text or len(text) > 2000 or not text.isprintable():
-        raise Violation(f"not one clean line: {text!r}")
+    """Raise Violation unless each message is one printable line of at most 2,000 characters."""
+    for text in map(str, error.errors if isinstance(error, UserErrors) else (error,)):
+        if not text or len(text) > 2000 or not text.isprintable():
+            raise Violation(f"not one clean line: {text!r}")
 
 
 def check_grid(text: str) -> bool:

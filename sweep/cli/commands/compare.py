@@ -24,7 +24,8 @@ VERDICTS = ("slower", "faster", "not told apart", "too few times")
 
 def compare(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="The run to compare with: its id, the start of its id, or last.")
+        str,
+        typer.Argument(metavar="A", help="The run to compare with: its id, the start of its id, last, or STORE/RUN."),
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="The run that may be worse.")],
     rows: Annotated[
@@ -35,7 +36,9 @@ def compare(
 ) -> int:
     """Compare two runs: what differs in B, and whether it is worse. The exit code is 5 if it is.
 
-    Rows with the same scenario, seed, policy and engine are compared, whatever the version of the model.
+    Rows with the same scenario, seed, policy and engine are compared, whatever the version of the model. STORE/RUN is
+    a run of another store. If the runs have no seed in common, rows are paired by all other values: their counters
+    then differ by chance, and are not judged.
 
     Counted columns must be equal. Worse is more VmPTE, tables or work (entries rescanned, locks, atomics, flushes,
     IPIs), or a point that failed only in B. RES, entries, calls, and tables needed, allocated or freed are never worse.
@@ -75,6 +78,7 @@ def _comparison_json(comparison: "Comparison", most: int) -> dict[str, Any]:
         "timings": [asdict(timing) for timing in _most_certain(comparison.timings, most)],
         "rules": comparison.rule_differences,
         "problems": comparison.problems,
+        "seeds_differ": comparison.seeds_differ,
     }
 
 
@@ -96,19 +100,24 @@ def _print_overview(comparison: "Comparison") -> None:
         lines.append(f"{column:10} {count_text(comparison.count_timings(column), 'group')}: {verdicts}")
     if comparison.failed:
         lines.append(f"failed     {count_text(comparison.failed, 'point')} in B and not in A")
+    if comparison.seeds_differ:
+        lines.append("seeds      none in common: rows are paired by all other values, and differ by chance")
     lines.append(
         f"verdict    {'worse: ' + '; '.join(comparison.regressions) if comparison.regressions else 'no regression'}"
     )
     for line in lines:
-        output_formats.print_line(line)
+        output_formats.print_paragraph(line, " " * 11)
 
 
 def _print_tables(comparison: "Comparison", most: int, results: str) -> None:
     """Print the columns, rows, times and points that differ."""
-    if comparison.columns:
+    if comparison.columns and comparison.seeds_differ:
+        title = "Counted columns that differ, summed over all pairs of rows:"
+        _print_table(title, ("column", "rows", "a_total", "b_total", "percent"), _total_rows(comparison))
+    elif comparison.columns:
         title = "Counted columns that differ, and the largest difference of each:"
         _print_table(title, (*COLUMNS, "largest", *EXAMPLE_COLUMNS), _column_rows(comparison))
-    if comparison.differences:
+    if comparison.differences and not comparison.seeds_differ:
         title = f"Differences, the worst first (sweep why POINT{results_option(results)} explains a point):"
         _print_table(title, list(comparison.differences[0]), (list(row.values()) for row in comparison.differences))
     if comparison.timings:
@@ -127,6 +136,12 @@ def _print_tables(comparison: "Comparison", most: int, results: str) -> None:
 def _run_text(run: "RunInfo") -> str:
     engine = f"kernel {run.kernel}" if run.engine == "kernel" else f"model, version {run.model_version}"
     return f"{run.run_id}: {run.status}, {engine}"
+
+
+def _total_rows(comparison: "Comparison") -> Iterator[list[Any]]:
+    for row in comparison.columns:
+        a, b = row["a_total"], row["b_total"]
+        yield [row["column"], row["rows"], a, b, 100 * (b - a) / a if a and b is not None else None]
 
 
 def _column_rows(comparison: "Comparison") -> Iterator[list[Any]]:
@@ -154,7 +169,7 @@ def _most_certain(timings: "Sequence[Timing]", most: int) -> "list[Timing]":
 
 def _print_table(title: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     output_formats.print_line()
-    output_formats.print_line(title)
+    output_formats.print_paragraph(title)
     output_formats.print_line()
     output_formats.print_rows(names, rows, "table")
 

@@ -118,10 +118,12 @@ def launch(
     else:
         from sweep.run.launch import launch as run
     summary = run(loaded, options, progress)
+    if summary.status == "interrupted" and not quiet:  # first: Ctrl-C also ends what reads this process's output
+        output_formats.print_note(
+            "sweep: interrupted; nothing that has finished is lost, the same command continues from here"
+        )
     with suppress(BrokenPipeError):  # the rows are stored; the exit code still reports how the launch ended
         print_summary(summary, store, is_kernel, results, as_json=as_json, quiet=quiet, show_sql=show_sql)
-        if summary.status == "interrupted" and not quiet:
-            output_formats.print_note("sweep: interrupted; the same command continues from here")
     return EXIT_CODES[summary.status]
 
 

@@ -110,7 +110,7 @@ def _run_query(question: "NamedQuery", results: str, cost: str, run: str | None,
         raise UserError("--run: is empty; give an id, the start of one, or last, or leave it out for all runs")
     store = open_store(results)
     if not store.exists and set(views_named_in(question.sql)) - {"costs"}:
-        raise UserError(f"{store.root}: no store there; check --results, or launch a grid: sweep launch GRID")
+        raise UserError(f"{store.place}: no store there; check --results, or launch a grid: sweep launch GRID")
     with Database(store, cost, run=run) as database:
         output_formats.print_missing_baseline(database, question)
         table = database.query(question.sql, seconds)

@@ -34,12 +34,14 @@ def ls(
     survey = store.survey()
     form = "json" if as_json else format
     names = LISTED_COLUMNS if form in ("table", "md") else tuple(column.name for column in schema.RUNS)
-    output_formats.print_rows(names, ([run.row[name] for name in names] for run in survey.runs), form)
+    if survey.runs or form != "table":
+        output_formats.print_rows(names, ([run.row[name] for name in names] for run in survey.runs), form)
     for problem in survey.problems:
         output_formats.print_note(f"warning: {problem}")
     if not survey.runs:
         command = f"sweep launch GRID{results_option(results)}"
-        output_formats.print_note(f"no run in {store.root}; the next command: {command}")
+        where = "no run in" if store.exists else "there is no store at"
+        output_formats.print_note(f"{where} {store.place} (--results DIR names another); the next command: {command}")
     return 0
 
 

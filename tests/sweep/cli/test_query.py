@@ -257,7 +257,7 @@ def test_control_characters_in_a_path(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_ls_and_show(sweep: Sweep, tmp_path: Path) -> None:
     """ls lists runs with their counts; show has a run's provenance, its failures and its grid's text."""
-    assert sweep("ls")[2].startswith("no run in")
+    assert sweep("ls")[2].startswith(f"no run in {tmp_path} (--results DIR names another)")
     with opened(tmp_path) as writer:
         commit(writer, 0, 3)
         commit(writer, 3, 2, "failed", error="it broke")

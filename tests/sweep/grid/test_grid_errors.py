@@ -3,7 +3,7 @@
 import pytest
 
 from engine.model.scenario import FIELD
-from sweep.common.errors import UserError
+from sweep.common.errors import UserError, UserErrors
 from sweep.grid.loader import parse_grid
 from tests.support.grid_fuzzing import limited
 
@@ -238,3 +238,23 @@ def test_huge_grids_are_refused_at_once() -> None:
     with limited():
         assert "216,000,000,000,000 points" in refused(f"{BASE}axes: {{{axes}}}")
         assert "at most 10,000,000" in refused(BASE + "axes: {zap: {range: {from: 4K, to: 128TiB, step: 4K}}}")
+
+
+def test_every_mistake_is_shown() -> None:
+    """A grid with several mistakes shows all of them, in their order, and nothing that only follows from them."""
+    text = """schema: sweep/1
+name: bad
+policies: [none, mergd]
+fixed: {virt: 64GB, coverag: 0.9}
+axes:
+  sparsity: [0.9, 1.5]
+  zap: {pow2: {from: 64KiB, too: 8MiB}}
+repeats: 0
+"""
+    with pytest.raises(UserErrors) as caught:
+        parse_grid(text, "g.yaml")
+    lines = str(caught.value).splitlines()
+    starts = ("3:18: policies[1]", "4:15: fixed.virt", "4:21: fixed", "6:19: axes.sparsity[1]", "7:29: axes.zap.pow2")
+    assert [line.split(": ")[:2] for line in lines] == [
+        [f"g.yaml:{place}", what] for place, what in (s.split(": ") for s in (*starts, "8:10: repeats"))
+    ]

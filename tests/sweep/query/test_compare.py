@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS, Results
 from engine.model.scenario import Scenario, columns_of
+from sweep.cli.commands.compare import REGRESSION
 from sweep.cli.main import main
 from sweep.common import schema
 from sweep.query import compare_sql
@@ -280,7 +282,7 @@ def test_measured_times(tmp_path: Path, compare: Compare, zap: float, code: int)
     ended, out, _ = compare("--json")
     facts = json.loads(out)
     assert ended == code
-    assert facts["rows"] == {"matched": 0, "only_a": 8, "only_b": 8}
+    assert facts["rows"] == {"matched": 8, "only_a": 0, "only_b": 0}
     found = {timing["column"]: timing for timing in facts["timings"]}
     verdicts = {1.5: "slower", 1.0: "not told apart", 0.7: "faster"}
     assert found["zap_ns"]["shift"]["verdict"] == verdicts[zap]
@@ -317,9 +319,9 @@ def test_repeats_for_many_groups(tmp_path: Path, compare: Compare) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        (A, A, f"compare: both are {A}; give two runs (sweep ls has them)"),
-        ("last", B, f"compare: both are {B}; give two runs (sweep ls has them)"),
-        ("frist", B, "no run 'frist'; known: "),
+        (A, A, f"compare: both are {A}; give two runs (sweep ls has them, STORE/RUN names others)"),
+        ("last", B, f"compare: both are {B}; give two runs (sweep ls has them, STORE/RUN names others)"),
+        ("frist", B, "; known: "),
         ("first", B, "run 'first' could be "),
         ("other", B, "virt is 2MiB in A, 64MiB in B; seed is 5, 6, 7, ... in A, 1, 2 in B"),
         ("thin", B, "policy is none in A, "),
@@ -341,8 +343,8 @@ def test_what_cannot_be_compared(tmp_path: Path, compare: Compare, a: str, b: st
     if a == "empty":
         opened(tmp_path, "empty-00000000").close()
     if a == "crossed":
-        write(tmp_path, "crossed-00000000", [*scenarios([1], sparsity=0.5), *scenarios([2])])
-        points = [*scenarios([2], sparsity=0.5), *scenarios([1])]
+        write(tmp_path, "crossed-00000000", [*scenarios([1], sparsity=0.5), *scenarios([1], threads=2)])
+        points = [*scenarios([1], sparsity=0.5, threads=2), *scenarios([1])]
     write(tmp_path, B, points, policies=["merged", "refcount"] if a == "thin" else POLICIES)
     code, out, err = compare(a=a, b=b)
     assert (code, out) == (2, "")
@@ -384,3 +386,32 @@ def test_a_damaged_part_is_named_and_left_out(tmp_path: Path, compare: Compare) 
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"{A} has no rows" in err
     assert f"; left out: {tmp_path / A}/outcomes/{only.name}" in err
+
+
+def test_runs_of_two_stores(tmp_path: Path, compare: Compare) -> None:
+    """STORE/RUN names a run of another store, which may have the same id; a copy may have another name."""
+    points = scenarios([1, 2])
+    write(tmp_path, A, points)
+    write(tmp_path / "theirs", A, points, add("vm_pte_kib_end", 1))
+    shutil.copytree(tmp_path / A, tmp_path / "copied")
+    code, out, _ = compare(b=f"{tmp_path}/theirs/{A}")
+    assert code == REGRESSION
+    assert "verdict    worse: vm_pte_kib_end is higher in 1 row" in out
+    code, out, _ = compare(b="copied")
+    assert code == 0
+    assert f"{2 * len(POLICIES)} matched; 0 only in A, 0 only in B" in out
+    assert "B          copied: ok" in out
+    assert compare(b=f"{tmp_path}/{A}")[0] == 2
+
+
+def test_runs_that_differ_in_the_seed(tmp_path: Path, compare: Compare) -> None:
+    """Without a seed in common rows are paired by all other values, and counters that differ are not judged."""
+    write(tmp_path, A, scenarios([1, 2]))
+    write(tmp_path, B, scenarios([7, 8, 9]), add("vm_pte_kib_end", 100))
+    code, out, _ = compare()
+    assert code == 0
+    assert f"rows       {2 * len(POLICIES)} matched; 0 only in A, {len(POLICIES)} only in B" in out
+    assert "seeds      none in common: " in out
+    assert "worse" not in out
+    end = sum(cell("vm_pte_kib_end", point, policy) for point in (0, 1) for policy in POLICIES)
+    assert re.search(rf"^vm_pte_kib_end +1 +{end:,} +{end + 100:,} ", out, re.MULTILINE)

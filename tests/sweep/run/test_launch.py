@@ -301,3 +301,13 @@ def test_what_is_reported_to_progress(options: LaunchOptions) -> None:
     assert progress.states[-1].waiting == ""
     assert (progress.states[-1].points, progress.states[-1].done) == (1, 1)
     assert progress.stopped
+
+
+def test_a_partial_run_does_not_hide_a_whole_one(options: LaunchOptions) -> None:
+    """After `--fresh --where` a plain launch resumes the older run that has all points, and computes nothing again."""
+    whole = run(grid([1, 2, 3]), options)
+    part = run(grid([1, 2, 3]), replace(options, fresh=True, where="seed = 1"))
+    assert part.run_id != whole.run_id
+    again = run(grid([1, 2, 3]), options)
+    assert (again.run_id, again.planned, again.done_before) == (whole.run_id, 0, 3)
+    assert run(grid([1, 2, 3]), replace(options, where="seed = 2")).run_id == part.run_id

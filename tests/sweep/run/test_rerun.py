@@ -133,9 +133,9 @@ def test_a_run_of_traces_is_repeated_from_the_grids_folder(
         (["twice.yaml", "--like", "last"], "launch --like: GRID: is taken from the run"),
         (["--like", "last", "-S", "seed=1"], "launch --like: -S: is taken from the run"),
         (["--like", "last", "--where", "true"], "launch --like: --where: is taken from the run"),
-        (["--like", "nosuch"], "no run 'nosuch'"),
-        (["--like", "nowhere/twice"], "no run 'twice'"),
-        (["--like", ""], "no run ''"),
+        (["--like", "nosuch"], "no run 'nosuch' in /"),
+        (["--like", "nowhere/twice"], "no run 'twice' in /"),
+        (["--like", ""], "no run '' in /"),
     ],
 )
 def test_what_like_does_not_take(run: str, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
