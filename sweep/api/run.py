@@ -97,6 +97,18 @@ class Run:
             _warn(database.problems)
         return Picture(chart if title is None else replace(chart, title=title))
 
+    def report(self, path: str | Path, *, cost: str = cost_tables.DEFAULT) -> Path:
+        """Write the page that `sweep report` writes. Raises UserError."""
+        from sweep.plot import picture_file
+        from sweep.report.page import html
+        from sweep.report.report import report
+
+        path = Path(path)
+        picture_file.check_ending(path, picture_file.PAGE_ENDINGS)
+        results = str(self._store.root)
+        picture_file.write_file(path, html(report(self._store, self.info, cost, None if results == STORE else results)))
+        return path
+
     def __repr__(self) -> str:
         info = self.info
         failed = f", {info.failed:,} failed" if info.failed else ""

@@ -45,6 +45,7 @@ COMMANDS = {
     "why": Command("why", "Show the values that make up the id of a point."),
     "rm": Command("runs", "Delete runs."),
     "query": Command("query", "Query the results with SQL: text, a file or a named query."),
+    "report": Command("report", "Write a page about a run: question, answer, pictures, tables."),
     "plot": Command("plot", "Draw a run: a picture file, or bars in the terminal."),
     "compare": Command("compare", "Compare two runs: what differs, and whether it is worse."),
     "calibrate": Command("calibrate", "Measure the costs of this machine; write a cost table."),

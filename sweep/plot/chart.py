@@ -15,6 +15,8 @@ SERIES, VALUE = "series", "value"
 """Columns of rows that were melted: which of several y it is, and its value."""
 _ENOUGH_FOR_A_LINE = 3
 _BYTES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+MOST_MARKS = 1_500
+"""More points than a picture of this size can show; a page holds several pictures in 3 MB."""
 _EQUAL_DIGITS = 9
 """Sums of doubles in another order differ in their last digits: two values are equal if they agree in so many."""
 
@@ -83,8 +85,13 @@ def make(
     sql: str,
     title: str = "",
     subtitle: str = "",
+    *,
+    may_merge: bool = True,
 ) -> Chart:
-    """A chart of rows with a column for each quantity. Rows without a value of y or x are left out."""
+    """A chart of rows with a column for each quantity. Rows without a value of y or x are left out.
+
+    `may_merge`: whether equal series become one.
+    """
     kept = [row for row in rows if row[y.name] is not None and row[x.name] is not None]
     if x.is_number and x.unit in _BYTES:
         kept = [{**row, x.name: row[x.name] * _BYTES[x.unit]} for row in kept]
@@ -98,7 +105,9 @@ def make(
         Mark(x_of(row[x.name]), float(row[y.name]) / divisor, by_of(_get(row, by)), facet_of(_get(row, facet)))
         for row in kept
     ]
-    marks, series, leaders = _merge_equal(marks, "by", _ordered(kept, by))
+    series = leaders = tuple(_ordered(kept, by))
+    if may_merge:
+        marks, series, leaders = _merge_equal(marks, "by", series)
     facets = tuple(_ordered(kept, facet))
     if facet is not None and facet.name == POLICY:
         marks, facets, _ = _merge_equal(marks, "facet", facets)
@@ -116,6 +125,22 @@ def make(
         () if is_numeric else tuple(_ordered(kept, x)),
         y_unit,
         sql,
+    )
+
+
+def thinned(chart: Chart) -> Chart:
+    """The chart with at most MOST_MARKS marks, those of every k-th x; the subtitle then says so."""
+    every = -(-len(chart.marks) // MOST_MARKS)
+    if every < 2:
+        return chart
+    found: list[Any] = list(chart.x_labels) or chart.x_values
+    kept = set(found[::every])
+    note = f"drawn at {len(kept):,} of {len(found):,} values of {chart.x.name}"
+    return replace(
+        chart,
+        subtitle="; ".join(filter(None, (chart.subtitle, note))),
+        marks=tuple(mark for mark in chart.marks if mark.x in kept),
+        x_labels=tuple(label for label in chart.x_labels if label in kept),
     )
 
 

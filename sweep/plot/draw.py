@@ -18,7 +18,7 @@ from sweep.query.views import views_named_in
 from sweep.store.arrow_tables import Table
 from sweep.store.store import RunInfo
 
-_NAMED = 3
+_NAMED, _MOST_SERIES, _MOST_FACETS = 3, 40, 40
 
 
 def draw_run(database: Database, run: RunInfo, wanted: PlotRequest, *, may_facet: bool = True) -> Chart:
@@ -122,7 +122,11 @@ def _chart_of(
         title = (
             title or f"{_listed([each.name for each in ys]) if len(ys) <= _NAMED else f'{len(ys)} columns'} by {x.name}"
         )
-    return chart.make(rows, x, y, by, facet, sql, title, subtitle)
+    for option, quantity, most in (("--by", by, _MOST_SERIES), ("--facet", facet, _MOST_FACETS)):
+        count = 0 if quantity is None else len({row[quantity.name] for row in rows})
+        if count > most and quantity is not None:
+            raise UserError(f"{option} {quantity.name}: has {count:,} values; at most {most}; draw it with --x")
+    return chart.thinned(chart.make(rows, x, y, by, facet, sql, title, subtitle))
 
 
 def _cells(table: Table) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from sweep.common.errors import UserError, did_you_mean, one_line
 from sweep.plot.vega_lite import Spec
 
 HTML = ".html"
+PAGE_ENDINGS = (HTML, ".htm")
 PNG_SCALE = 2.0
 """Pixels of a PNG for each unit of the drawing: sharp on screens and in slides."""
 VL_VERSION = "6.4"

@@ -80,8 +80,13 @@ def known_quantities(run: RunInfo) -> dict[str, Quantity]:
     return quantities.by_name(quantities.MEASURES) | quantities.columns_of_run(run.document.get("derived", {}))
 
 
-def grouped_sql(keys: Sequence[Quantity], values: Sequence[Quantity], derived: Iterable[str]) -> str:
-    """SQL with one row for each combination of the keys: these columns, then the values."""
+def grouped_sql(
+    keys: Sequence[Quantity], values: Sequence[Quantity], derived: Iterable[str], *, totals: str | None = None
+) -> str:
+    """SQL with one row for each combination of the keys: these columns, then the values.
+
+    `totals`: a key for each of whose values there is also a row over all others, which are NULL in it.
+    """
     names, none_columns = [key.name for key in keys], list(dict.fromkeys(c for v in values for c in v.none_columns))
     used = {*names, *re.findall(r"\w+", " ".join(value.sql for value in values))}
     source = ["FROM latest"]
@@ -106,7 +111,9 @@ def grouped_sql(keys: Sequence[Quantity], values: Sequence[Quantity], derived: I
     ]
     lines = ["SELECT", *(f"    {item}{',' * (item is not selected[-1])}" for item in selected), *source]
     if names:
-        lines += [f"GROUP BY {_names(names, derived)}", f"ORDER BY {_names(names, derived)}"]
+        grouping = _names(names, derived)
+        sets = f"GROUPING SETS (({_name(totals, derived)}), ({grouping}))" if totals in names[1:] else grouping
+        lines += [f"GROUP BY {sets}", f"ORDER BY {grouping}"]
     return "\n".join(lines)
 
 

@@ -22,6 +22,10 @@ _CHARACTER, _SYMBOL = 6.2, 44.0
 _MOST_TICKS = 9
 _LOG_RANGE = 50
 """Largest y divided by the smallest from which lines in a row of powers are drawn on a logarithmic axis."""
+_CELL_HEIGHT, _AXIS_HEIGHT, _MOST_NUMBERS = 32, 48, 14
+_HEAT_SCHEME, _ON_DARK, _ON_BRIGHT = "cividis", "#fffffe", "#000001"
+"""cividis runs evenly from dark blue to yellow for every kind of colour vision. Texts on it are not of the page's ink
+colour, which changes with its theme."""
 _SIZE_LABEL = (
     "datum.value >= 1099511627776 ? format(datum.value / 1099511627776, '.4~r') + ' TiB' :"
     " datum.value >= 1073741824 ? format(datum.value / 1073741824, '.4~r') + ' GiB' :"
@@ -108,6 +112,44 @@ def panels(chart: Chart, height: int = 280) -> list[tuple[str, Spec]]:
     return made
 
 
+def heat_panels(chart: Chart) -> list[tuple[str, Spec]]:
+    """(heading, specification) for each facet: a cell for each x (columns) and series (rows), with y as its colour."""
+    order = list(dict.fromkeys(mark.x for mark in sorted(chart.marks, key=lambda mark: _x_order(chart, mark.x))))
+    columns = [x if isinstance(x, str) else value_text(x, chart.x.unit) for x in order]
+    made = []
+    for facet in chart.facets:
+        values = [mark_values(chart, mark) for mark in chart.marks if mark.facet == facet]
+        x: Spec = {"field": "x_text", "type": "ordinal", "sort": columns, "title": chart.x.name}
+        y: Spec = {"field": "by", "type": "ordinal", "sort": list(chart.series)}
+        y["title"] = chart.by.name if chart.by is not None else None
+        colour = {
+            "field": "y",
+            "type": "quantitative",
+            "scale": {"scheme": _HEAT_SCHEME, "domain": [0, 100]},
+            "legend": None,
+        }
+        text_colour = {"condition": {"test": "datum.y > 55", "value": _ON_BRIGHT}, "value": _ON_DARK}
+        number = {"field": "y", "type": "quantitative", "format": ".0f"}
+        cell = {"mark": {"type": "rect", "cornerRadius": 2}, "encoding": {"color": colour, "tooltip": _tooltip(chart)}}
+        text = {"mark": {"type": "text", "fontSize": 11}, "encoding": {"text": number, "color": text_colour}}
+        spec: Spec = {
+            "$schema": SCHEMA,
+            "data": {"values": values},
+            "width": "container",
+            "height": _CELL_HEIGHT * len(chart.series) + _AXIS_HEIGHT,
+            "autosize": {"type": "fit", "contains": "padding"},
+            "encoding": {"x": x | {"axis": {"labelAngle": 0}}, "y": y},
+            "layer": [cell, text] if len(columns) <= _MOST_NUMBERS else [cell],
+            "config": CONFIG | {"scale": {"bandPaddingInner": 0.04, "bandPaddingOuter": 0}},
+        }
+        made.append((facet, spec))
+    return made
+
+
+def _x_order(chart: Chart, x: Any) -> float:
+    return float(chart.x_labels.index(x)) if isinstance(x, str) else float(x)
+
+
 def layers(chart: Chart, width: int, legend: Spec | None) -> Spec:
     """Mark and encoding of a chart, without size and data; `width`: of a panel, in pixels."""
     x, y = _x_channel(chart, width), _y_channel(chart)
@@ -130,14 +172,14 @@ def layers(chart: Chart, width: int, legend: Spec | None) -> Spec:
         return {"encoding": encoding, "layer": [{"mark": line}, {"mark": point | {"size": 60}}]}
     # Earlier series are drawn first and wider, so that one under an equal one can be seen.
     steps = [(len(domain) - 1 - i) / max(1, len(domain) - 1) for i in range(len(domain))]
-    shape = {"domain": domain, "range": [colours.SHAPES[i % len(colours.SHAPES)] for i in range(len(domain))]}
+    shapes = _by_series(domain, shapes_of(chart), legend) | {"type": "nominal"}
     widths = _by_series(domain, [2 + 2.5 * step for step in steps], None)
     sizes = _by_series(domain, [50 + 60 * step for step in steps], None)
     return {
         "encoding": encoding,
         "layer": [
             {"mark": line, "encoding": {"strokeWidth": widths}},
-            {"mark": point, "encoding": {"shape": _by_series(domain, shape["range"], legend), "size": sizes}},
+            {"mark": point, "encoding": {"shape": shapes, "size": sizes}},
         ],
     }
 

@@ -41,7 +41,7 @@
   if (data.table) setUpTable(data.table);
 
   function setUpTable({ numbers, rows }) {
-    const STEP = 100;
+    const STEP = 25;
     const table = document.getElementById("rows");
     const headings = [...table.tHead.rows[0].cells];
     const names = headings.map((heading) => heading.textContent.trim());
@@ -111,7 +111,7 @@
       });
     });
     input.addEventListener("input", select);
-    more.addEventListener("click", () => { limit += 5 * STEP; show(); });
+    more.addEventListener("click", () => { limit += 10 * STEP; show(); });
     document.getElementById("save").addEventListener("click", () => {
       const quoted = (value) => {
         const text = value === null ? "" : String(value);

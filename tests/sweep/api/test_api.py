@@ -100,6 +100,7 @@ def test_answer_and_picture(run: sweep.Run, tmp_path: Path) -> None:
     assert picture.sql.startswith("SELECT")
     assert run.plot(y=["vm_pte_kib_peak", "vm_pte_kib_end"], x="zap").spec["data"]["values"]
     assert run.plot(query="by_zap").chart.is_by_policy
+    assert run.answer in run.report(tmp_path / "a.html").read_text()
 
 
 def test_evaluate(run: sweep.Run) -> None:

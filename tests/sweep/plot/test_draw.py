@@ -11,7 +11,7 @@ from engine.model.policy import POLICIES
 from sweep.common import schema
 from sweep.common.errors import UserError
 from sweep.plot import draw, picture_file, text_chart
-from sweep.plot.chart import Chart
+from sweep.plot.chart import MOST_MARKS, Chart
 from sweep.plot.colours import OF_POLICY, colours_of
 from sweep.plot.quantities import MEASURES
 from sweep.plot.request import PlotRequest, known_quantities
@@ -171,6 +171,17 @@ def test_queries_refused(store: Store) -> None:
         with pytest.raises(UserError) as caught:
             drawn(store, query=NamedQuery("", "", sql), **names)
         assert message in str(caught.value)
+
+
+def test_many_values(store: Store) -> None:
+    """A picture of too many points is drawn at some, and says so; too many series or panels are refused."""
+    question = NamedQuery("", "", "SELECT i AS x, i % 7 AS y, i % 50 AS z, policy FROM latest, range(1, 1000) AS r(i)")
+    chart = drawn(store, query=question, x="x", y=("y",), by="policy")
+    assert len(chart.marks) <= MOST_MARKS
+    assert chart.subtitle.endswith("of 999 values of x")
+    for role in ("by", "facet"):
+        with pytest.raises(UserError, match=f"--{role} z: has 50 values; at most 40; draw it with --x"):
+            drawn(store, query=question, x="x", y=("y",), **{role: "z"})
 
 
 def test_without_none(store: Store, tmp_path: Path) -> None:
