@@ -1,6 +1,6 @@
 """Replay of a trace's operations on one address space: entries, and the tables that exist under each rule.
 
-Models x86-64 with 4 KiB pages, one process that never forks, and no memory pressure. docs/traces.md is the
+Models x86-64 with 4 KiB pages, and no memory pressure. docs/traces.md is the
 specification. The policies that zap share one AddressSpace until huge pages come in; munmap, under which a purge unmaps
 its range, has its own (engine/traces/replay.py).
 """
@@ -9,12 +9,13 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Self
 
 from engine.traces.huge_pages import HugePages
 from engine.traces.operations import Operation
 from engine.traces.page_tables import ALL_ENTRIES, ENTRIES, PAGE, PMD_SPAN, SLOT, PageTables, PteTable, mask_of
 from engine.traces.trace_rules import GatherSlots, TraceRule
-from engine.traces.vmas import READ, WRITE, Piece, Vma, Vmas
+from engine.traces.vmas import ANONYMOUS, READ, WRITE, Piece, Vma, Vmas
 
 
 @dataclass(slots=True)
@@ -73,6 +74,28 @@ class AddressSpace:
         other._scan_candidates = {rule: list(self._scan_candidates[rule])} if rule.when == "scan" else {}
         other.page_tables = self.page_tables.copy(other._all_bits)
         return other
+
+    def fork(self, vmas: Vmas, allowed: HugePages) -> Self:
+        """Return the child's address space, whose VMAs are `vmas`: a copy of the VMAs that have an anon_vma.
+
+        Follows vma_needs_copy: files and shared memory are faulted in anew. The figures begin with what is copied.
+        """
+        child = copy.copy(self)
+        child.vmas, child._allowed = vmas, None if self._allowed is None else allowed
+        child.page_tables = self.page_tables.fork(self._ranges_to_copy())
+        tables = list(child.page_tables.all_tables())
+        child.present_pages = child.max_present_pages = sum(table.present.bit_count() for table in tables)
+        child.huge_pages = child.max_huge_pages = sum(table.huge and bool(table.folio) for table in tables)
+        child.installed = child.zapped = child.thp_faults = child.thp_splits = 0
+        child.counts = {}
+        for rule, bit in self._bits.items():
+            number = sum(bool(table.exists & bit) for table in tables)
+            child.counts[rule] = TableCounts(number, number + child.page_tables.upper_tables, allocated=number)
+        child._scan_candidates = {rule: list(slots) for rule, slots in self._scan_candidates.items()}
+        return child
+
+    def _ranges_to_copy(self) -> list[tuple[int, int]]:
+        return [(vma.start, vma.end) for vma in self.vmas if vma.anon]
 
     def vm_pte_kib(self, rule: TraceRule) -> int:
         """Return VmPTE in KiB: the memory of the tables of all levels."""
@@ -225,6 +248,29 @@ class AddressSpace:
                 self.page_tables.free_uppers(lo, hi, self.is_mapped)
         return entries
 
+    def move(self, start: int, end: int, to: int) -> None:
+        """Move the entries of [start, end) to `to`, where nothing is mapped but the new VMA (move_page_tables).
+
+        A whole slot takes its table along if the new place is aligned alike (move_normal_pmd, move_huge_pmd). Otherwise
+        tables are allocated there, also for empty ones, and the old ones stay until they are unmapped.
+        """
+        for slot, table in self.page_tables.tables_between(start // SLOT, (end - 1) // SLOT):
+            mask = mask_of(start, end, slot)
+            new_slot, shift = divmod(slot * ENTRIES + (to - start) // PAGE, ENTRIES)
+            if mask == ALL_ENTRIES and not shift and self.page_tables.get(new_slot) is None:
+                self.page_tables.move(slot, new_slot)
+                self._note_most_tables()
+                continue
+            if table.huge:
+                self._split(table)
+            for into, by in ((new_slot, shift), (new_slot + 1, shift - ENTRIES)):
+                if mask << by & ALL_ENTRIES if by >= 0 else mask >> -by:
+                    new_table = self.page_tables.install(into)
+                    new_table.add_entries(table, mask, by)
+                    self._allocate(new_table, table.exists)
+            table.clear_entries(mask)
+            self._note_for_scans(slot, table)
+
     def is_mapped(self, start: int, end: int) -> bool:
         """Whether anything in [start, end) is mapped, so that free_pgtables keeps its tables."""
         return self.vmas.any_in(start, end)
@@ -239,7 +285,8 @@ class AddressSpace:
     def _install(self, vma: Vma, slot: int, mask: int, write: bool) -> None:
         """Fault in the entries of `mask`: a write maps pages, a read the zero page where none is mapped.
 
-        Follows do_anonymous_page. Markers and present entries do not change.
+        A read of a file or of shared memory maps pages as well. Follows do_anonymous_page, do_read_fault. Markers and
+        present entries do not change.
         """
         if self._allowed is not None and self._install_huge(vma, slot, mask, write):
             return
@@ -254,6 +301,9 @@ class AddressSpace:
                     self.vmas.prepare_anon(vma)
                 table.present |= mask
                 table.zero &= ~mask
+                self.present_pages += mask.bit_count()
+            elif vma.backing > ANONYMOUS:
+                table.present |= mask
                 self.present_pages += mask.bit_count()
             else:
                 table.zero |= mask
@@ -320,16 +370,20 @@ class AddressSpace:
         for rule in self._bits:
             self._free(table, rule)
 
-    def _allocate(self, table: PteTable) -> None:
-        """Let the table exist under every rule. Counts it for those under which it was missing."""
+    def _allocate(self, table: PteTable, bits: int = -1) -> None:
+        """Let the table exist under the rules of `bits`, by default all. Counts it where it was missing."""
+        bits &= self._all_bits & ~table.exists
         for rule, bit in self._bits.items():
-            if not table.exists & bit:
-                counts = self.counts[rule]
-                counts.allocated += 1
-                counts.tables += 1
-                # An operation that allocates tables frees none, so the maximum is reached at an allocation.
-                counts.max_tables = max(counts.max_tables, counts.tables + self.page_tables.upper_tables)
-        table.exists = self._all_bits
+            if bits & bit:
+                self.counts[rule].allocated += 1
+                self.counts[rule].tables += 1
+        table.exists |= bits
+        # An operation that allocates tables frees none, so the maximum is reached at an allocation.
+        self._note_most_tables()
+
+    def _note_most_tables(self) -> None:
+        for counts in self.counts.values():
+            counts.max_tables = max(counts.max_tables, counts.tables + self.page_tables.upper_tables)
 
     def _zap(self, table: PteTable, mask: int) -> int:
         """Clear the entries of `mask` except markers. Returns the number of cleared entries of the table.

@@ -21,7 +21,7 @@ class HugePages:
 
     def allows_fault(self, vma: Vma) -> bool:
         """Whether a page fault may bring a huge page."""
-        if vma.backing != ANONYMOUS or vma.advice == "nohugepage" or self.disabled == "all":
+        if vma.backing > ANONYMOUS or vma.advice == "nohugepage" or self.disabled == "all":
             return False
         if vma.advice == "hugepage":
             return self.setting != "never"
@@ -29,7 +29,7 @@ class HugePages:
 
     def allows_collapse(self, vma: Vma) -> bool:
         """Whether MADV_COLLAPSE may make huge pages. It disregards the setting of the system."""
-        if vma.backing != ANONYMOUS or vma.advice == "nohugepage" or self.disabled == "all":
+        if vma.backing > ANONYMOUS or vma.advice == "nohugepage" or self.disabled == "all":
             return False
         has_whole_slot = -(-vma.start // SLOT) < vma.end // SLOT
         return bool(vma.anon) and has_whole_slot

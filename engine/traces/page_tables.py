@@ -4,7 +4,7 @@ Memory use is proportional to the number of tables. Several policies share one P
 table are equal under all of them, and PteTable.exists records under which ones the table exists.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from engine.model.arch import ARCHES
@@ -45,6 +45,17 @@ class PteTable:
     def is_empty(self) -> bool:
         return not (self.present | self.zero | self.marker)
 
+    def add_entries(self, other: "PteTable", mask: int, by: int = 0) -> None:
+        """Copy the entries of `mask` from another table, `by` places further up, or down if it is negative."""
+        for name in ("present", "zero", "marker", "folio", "written"):
+            bits = getattr(other, name) & mask
+            setattr(self, name, getattr(self, name) | (bits << by & ALL_ENTRIES if by >= 0 else bits >> -by))
+
+    def clear_entries(self, mask: int) -> None:
+        """Clear the entries of `mask`, markers too."""
+        for name in ("present", "zero", "marker", "folio", "written"):
+            setattr(self, name, getattr(self, name) & ~mask)
+
 
 class PageTables:
     """PTE tables by slot number (address // SLOT), and the PMD and PUD tables above them."""
@@ -74,6 +85,32 @@ class PageTables:
         }
         other.pte_tables, other.upper_tables = self.pte_tables, self.upper_tables
         return other
+
+    def fork(self, ranges: Iterable[tuple[int, int]]) -> "PageTables":
+        """Return the tables that a child has of the address ranges [start, end) that it copies (copy_page_range).
+
+        Tables are copied at all levels, empty ones too; entries only as far as they are in the ranges.
+        """
+        child = PageTables()
+        for start, end in ranges:
+            for number in _keys(self._puds, start // PUD_SPAN, (end - 1) // PUD_SPAN):
+                child._puds.setdefault(number, 0)
+            for number in _keys(self._pmds, start // PMD_SPAN, (end - 1) // PMD_SPAN):
+                if number not in child._pmds:
+                    child._install_upper(number << 9)
+                pmd, copied = self._pmds[number], child._pmds[number]
+                for slot in _keys(pmd, start // SLOT, (end - 1) // SLOT):
+                    if slot not in copied:
+                        copied[slot] = PteTable(exists=pmd[slot].exists, huge=pmd[slot].huge)
+                        child.pte_tables += 1
+                    copied[slot].add_entries(pmd[slot], mask_of(start, end, slot))
+        child.upper_tables = len(child._pmds) + len(child._puds)
+        return child
+
+    def all_tables(self) -> Iterator[PteTable]:
+        """All PTE tables."""
+        for pmd in self._pmds.values():
+            yield from pmd.values()
 
     def install(self, slot: int) -> PteTable:
         """Return the slot's PTE table, creating it and the upper tables if they are missing.
@@ -120,6 +157,12 @@ class PageTables:
         """Free the slot's PTE table, which must exist. The upper tables remain."""
         del self._pmds[slot >> 9][slot]
         self.pte_tables -= 1
+
+    def move(self, slot: int, new_slot: int) -> None:
+        """Let the table of `slot` be that of `new_slot`, which has none."""
+        table = self._pmds[slot >> 9].pop(slot)
+        pmd = self._pmds.get(new_slot >> 9)
+        (self._install_upper(new_slot) if pmd is None else pmd)[new_slot] = table
 
     def free_uppers(self, start: int, end: int, is_mapped: Callable[[int, int], bool]) -> None:
         """Free the PMD and PUD tables over [start, end) in whose span nothing is mapped, as free_pgtables does.

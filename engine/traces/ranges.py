@@ -40,3 +40,15 @@ class Ranges:
         """Whether every address of [start, end), which must not be empty, is in the set."""
         i = bisect_right(self._starts, start) - 1
         return i >= 0 and self._ends[i] >= end
+
+    def rest_of(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the ranges of [start, end) that are not in the set."""
+        first, last = bisect_right(self._ends, start), bisect_left(self._starts, end)
+        edges = [start, *(edge for i in range(first, last) for edge in (self._starts[i], self._ends[i])), end]
+        return [(lo, hi) for lo, hi in zip(edges[::2], edges[1::2], strict=True) if lo < hi]
+
+    def copy(self) -> "Ranges":
+        """Return a copy."""
+        other = Ranges()
+        other._starts, other._ends = list(self._starts), list(self._ends)
+        return other

@@ -1,6 +1,9 @@
 """Replay of a trace under any policies. Those that zap share one AddressSpace; munmap has an UnmappingSpace."""
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Self
 
 from engine.model.policy import ALL, Policy
 from engine.traces.address_space import AddressSpace
@@ -48,6 +51,14 @@ class UnmappingSpace(AddressSpace):
         for _, lo, hi in pieces:
             self._unmapped.subtract(lo, hi)
         return entries
+
+    def fork(self, vmas: Vmas, allowed: HugePages) -> Self:
+        child = super().fork(vmas, allowed)
+        child._unmapped = self._unmapped.copy()
+        return child
+
+    def _ranges_to_copy(self) -> list[tuple[int, int]]:
+        return [part for start, end in super()._ranges_to_copy() for part in self._unmapped.rest_of(start, end)]
 
     def touch(self, operation: Operation, pieces: list[Piece]) -> None:
         self._map_again(pieces, WRITE if operation.op == "write" else READ)
@@ -117,8 +128,7 @@ class Replay:
             case "collapse":
                 self.collapse(start, end)
             case "guard_install" | "guard_remove":
-                for space in self._spaces:
-                    getattr(space, op)(self.vmas.pieces(start, end))
+                self.guard(op, start, end)
         self.end_operation()
 
     def end_operation(self) -> None:
@@ -126,16 +136,89 @@ class Replay:
         for space in self._spaces:
             space.end_operation()
 
-    def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0) -> None:
-        """Map [start, end), unmapping first what is mapped there (MAP_FIXED). Arguments as of Vma."""
-        self.munmap(start, end)
-        self.vmas.mmap(start, end, rights, backing, anon)
+    def fork(self) -> "Replay":
+        """Return the child's replay. The figures of the child begin with what it copies."""
+        child = copy(self)
+        child.vmas, child.huge_pages = self.vmas.fork(), replace(self.huge_pages)
+        spaces = {space: space.fork(child.vmas, child.huge_pages) for space in self._spaces}
+        child._space_of = {rule: spaces[space] for rule, space in self._space_of.items()}
+        child._spaces = list(spaces.values())
+        return child
 
-    def munmap(self, start: int, end: int) -> None:
+    def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0) -> int:
+        """Map [start, end), unmapping first what is mapped there (MAP_FIXED). Arguments as of Vma.
+
+        Returns the bytes that were unmapped.
+        """
+        unmapped = self.munmap(start, end)
+        self.vmas.mmap(start, end, rights, backing, anon)
+        return unmapped
+
+    def munmap(self, start: int, end: int) -> int:
+        """Unmap [start, end). Returns the bytes that were mapped there."""
         unmapped = self.vmas.munmap(start, end)
-        if unmapped:
-            for space in self._spaces:
-                space.unmap(unmapped)
+        if not unmapped:
+            return 0
+        for space in self._spaces:
+            space.unmap(unmapped)
+        return sum(hi - lo for _, lo, hi in unmapped)
+
+    def mremap(self, old_start: int, old_end: int, start: int, end: int, *, keep: bool, number: int) -> int:
+        """Resize or move mappings (mm/mremap.c). Memory that is not known counts as one that is readable and writable.
+
+        keep: the old range stays mapped, without its entries (MREMAP_DONTUNMAP)
+        number: another one for each call. An anonymous VMA that was moved keeps its vm_pgoff, so it merges with no
+        neighbour: its backing is -number
+        Returns by how many bytes the mapped memory grew.
+        """
+        if start == old_start:
+            return self._resize(old_end, start, end)
+        length = min(old_end - old_start, end - start)
+        grown = -self.munmap(old_start + length, old_end)
+        pieces = self.vmas.pieces(old_start, old_start + length)
+        if not pieces:
+            grown += end - start - self.munmap(start, end)
+            self.vmas.mmap(start, end, READ | WRITE, -number)
+        elif len(pieces) == 1 and pieces[0][1:] == (old_start, old_start + length):
+            grown += self._move(pieces[0], start, end, keep, number)
+        else:  # several VMAs, moved one by one; what is mapped between their new places stays (remap_move, Linux 6.17)
+            for piece in pieces:
+                to = start + piece[1] - old_start
+                grown += self._move(piece, to, to + piece[2] - piece[1], keep, number)
+        return grown
+
+    def _resize(self, old_end: int, start: int, end: int) -> int:
+        """Let the mapping that began at `start` and ended at `old_end` end at `end`. Returns as mremap."""
+        if end <= old_end:
+            return -self.munmap(end, old_end)
+        unmapped = self.munmap(old_end, end)
+        vma = self.vmas.find(start)
+        if vma is not None and vma.end == old_end:
+            vma.end = end
+        else:
+            self.vmas.mmap(old_end, end, READ | WRITE)
+        return end - old_end - unmapped
+
+    def _move(self, piece: Piece, start: int, end: int, keep: bool, number: int) -> int:
+        """Move a piece of one VMA to [start, end), which may be longer. Returns as mremap."""
+        vma, old_start, old_end = piece
+        unmapped = self.munmap(start, end)
+        backing = vma.backing if vma.backing > ANONYMOUS else -number
+        is_whole = (vma.start, vma.end) == (old_start, old_end)
+        self.vmas.mmap(start, end, vma.rights, backing, vma.anon, vma.advice)
+        for space in self._spaces:
+            space.move(old_start, old_end, start)
+        if not keep:
+            unmapped += self.munmap(old_start, old_end)
+        elif is_whole:
+            vma.anon = 0  # unlink_anon_vmas
+        return end - start - unmapped
+
+    def guard(self, op: str, start: int, end: int) -> None:
+        """MADV_GUARD_INSTALL or MADV_GUARD_REMOVE, `guard_install` or `guard_remove`."""
+        pieces = self.vmas.pieces(start, end)
+        for space in self._spaces:
+            getattr(space, op)(pieces)
 
     def mprotect(self, start: int, end: int, rights: int) -> None:
         self.vmas.mprotect(start, end, rights)

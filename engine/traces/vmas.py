@@ -13,9 +13,11 @@ from engine.traces.page_tables import TraceError
 
 READ, WRITE = 1, 2
 ANONYMOUS = 0
-"""Backing of private anonymous memory. Each file mapping has another, unique number, and never merges."""
+"""Backing of private anonymous memory. Each mapping of a file or of shared memory has a number of its own above
+it, each moved anonymous one a number below it (Replay.mremap); these never merge."""
 UNSEEN = -1
-"""The anon_vma of memory whose mmap is not in the trace. All of it has this one, so adjacent ranges merge."""
+"""The anon_vma of memory whose mmap is not in the trace. All of it has this one, so adjacent ranges merge. Numbers
+below it are those of VMAs that a fork copied (vma_is_fork_child): they are shared with no other VMA."""
 MAX_VMAS = 1 << 20
 """Limit of a replay. The kernel's default vm.max_map_count is 65,530; servers with many mappings raise it."""
 
@@ -65,6 +67,15 @@ class Vmas:
     def __len__(self) -> int:
         return len(self._vmas)
 
+    def fork(self) -> "Vmas":
+        """Return the child's VMAs (dup_mmap). Each one that has an anon_vma gets one of its own (anon_vma_fork)."""
+        child = Vmas()
+        child._starts, child._vmas = list(self._starts), [replace(vma) for vma in self._vmas]
+        for i, vma in enumerate(child._vmas):
+            if vma.anon and vma.anon != UNSEEN:
+                vma.anon = UNSEEN - 1 - i
+        return child
+
     def overlapping(self, start: int, end: int) -> list[Vma]:
         """Return the VMAs that overlap [start, end). The list is a copy."""
         return self._vmas[self._first(start) : bisect_left(self._starts, end)]
@@ -88,13 +99,15 @@ class Vmas:
         i = self._first(address)
         return self._vmas[i] if i < len(self._vmas) and self._starts[i] <= address else None
 
-    def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0) -> None:
+    def mmap(
+        self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0, advice: str = ""
+    ) -> None:
         """Map [start, end), which must be unmapped, and merge it with adjacent VMAs (vma_merge_new_range).
 
         Raises TraceError above MAX_VMAS.
         """
         # accountable_mapping(): private and writable. File mappings never merge, so their flag has no effect.
-        new = Vma(start, end, rights, backing, account=bool(rights & WRITE), anon=anon)
+        new = Vma(start, end, rights, backing, account=bool(rights & WRITE), anon=anon, advice=advice)
         i = bisect_left(self._starts, start)
         before = self._vmas[i - 1] if i else None
         after = self._vmas[i] if i < len(self._vmas) else None
@@ -144,9 +157,11 @@ class Vmas:
         i = bisect_left(self._starts, vma.start)
         after = self._vmas[i + 1] if i + 1 < len(self._vmas) else None
         before = self._vmas[i - 1] if i else None
-        if after is not None and after.anon and after.start == vma.end and vma.has_shareable_flags(after):
+        if after is not None and _is_shareable(after) and after.start == vma.end and vma.has_shareable_flags(after):
             vma.anon = after.anon
-        elif before is not None and before.anon and before.end == vma.start and before.has_shareable_flags(vma):
+        elif (
+            before is not None and _is_shareable(before) and before.end == vma.start and before.has_shareable_flags(vma)
+        ):
             vma.anon = before.anon
         else:
             self._anon_vmas += 1
@@ -253,5 +268,12 @@ class Vmas:
 
 
 def _mergeable(one: Vma, other: Vma) -> bool:
-    """Whether two adjacent VMAs may merge: is_mergeable_vma and is_mergeable_anon_vma, for a process without forks."""
-    return one.has_mergeable_flags(other) and (not one.anon or not other.anon or one.anon == other.anon)
+    """Whether two adjacent VMAs may merge: is_mergeable_vma and is_mergeable_anon_vma."""
+    if not one.has_mergeable_flags(other):
+        return False
+    return one.anon == other.anon or (min(one.anon, other.anon) >= UNSEEN and not (one.anon and other.anon))
+
+
+def _is_shareable(vma: Vma) -> bool:
+    """Whether the VMA has an anon_vma that a neighbour may share (reusable_anon_vma): not one that a fork copied."""
+    return bool(vma.anon) and vma.anon >= UNSEEN

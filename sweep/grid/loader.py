@@ -33,7 +33,7 @@ from sweep.grid.grid_file import EXCLUDE_WORDS, SCHEMA, GridDocument, check_shap
 from sweep.grid.rules import read_policies
 from sweep.grid.value_formats import Value, format_value
 from sweep.grid.yaml_nodes import GridError, NodePath, Scalar, error_at, find_node, without
-from sweep.traces import trace_points
+from sweep.traces import forms, trace_points
 from sweep.traces.trace_points import TOUCH_CHOICES, TOUCH_RECORDED, TraceFile
 from sweep.traces.trace_reader import trace_names
 
@@ -232,7 +232,7 @@ def _read_trace(document: GridDocument, path: NodePath, scalar: Scalar, name: st
         trace = trace_points.read_trace_file(folder / scalar.text, name)
     except UserError as error:
         raise error_at(scalar.position, path, str(error)) from None
-    if trace.format != "kernel" and touch == TOUCH_RECORDED:
+    if trace.form != forms.KERNEL and touch == TOUCH_RECORDED:
         message = f"{one_line(name)} records no touches; add `touch: all`, which bounds VmPTE from above"
         raise error_at(scalar.position, path, message)
     return trace

@@ -29,7 +29,8 @@ from sweep.common.errors import SweepFault, UserError
 from sweep.common.text_lines import TextLines
 from sweep.kernel import replay_child
 from sweep.process.proc import parse_maps, read_anon_huge_kib, read_mappings, read_sizes, read_thp_setting
-from sweep.traces.trace_reader import Step, detect_format, read_kernel_steps
+from sweep.traces import forms
+from sweep.traces.trace_reader import Step, read_kernel_steps
 
 MAX_STEPS = 1 << 20
 OUTCOME_COLUMNS = (
@@ -138,8 +139,7 @@ def observe_outcome(trace: list[Step], path: str, policy: str, guest: GuestRunne
 def read_trace(path: str, data: bytes | None = None) -> list[Step]:
     """All steps of a kernel trace, from `data` or else from the file. Raises UserError for any other trace."""
     with TextLines(path, data) as rows:
-        first = next(iter(rows), None)
-        if first is None or detect_format(rows, first[1]) != "kernel":
+        if forms.recognise(rows).form != forms.KERNEL:
             raise UserError(f"{rows.path}: on the live kernel only kernel traces can be played")
         trace = list(islice(read_kernel_steps(rows), MAX_STEPS + 1))
     if len(trace) > MAX_STEPS:

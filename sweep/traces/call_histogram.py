@@ -106,6 +106,16 @@ class CallHistogram:
                 reached.bytes += sum(end - start for _, start, end in pieces)
                 reached.reached_bytes += reached_bytes
 
+    def add(self, other: "CallHistogram") -> None:
+        """Add the calls of another histogram of the same rules."""
+        for key, counts in other._counts.items():
+            self._counts[key] = self._counts.get(key, CallCounts()) + counts
+        for least, reached in other._reached.items():
+            own = self._reached[least]
+            own.calls += reached.calls
+            own.bytes += reached.bytes
+            own.reached_bytes += reached.reached_bytes
+
     def by_size(self) -> Iterator[tuple[str, str, CallCounts]]:
         """(kind, size class, counts) of all pairs that have calls, kinds in the order of KINDS, sizes ascending."""
         for kind in KINDS:

@@ -1,190 +1,215 @@
-"""Parse the output of `strace -f -e trace=mmap,munmap,madvise,mremap,brk,mprotect,prctl` into calls.
+"""Read the output of strace, in any of its forms, as events.
 
-Lines may have process numbers, times, call numbers and instruction pointers before the call (-f, -t, -r, -n, -i). A
-call that is cut in two by `<unfinished ...>` and `<... resumed>` is joined.
+Before a call there may be process numbers, times, call numbers, instruction pointers (-f, -t, -r, -n, -i), and what
+mail and shells put there. A call that `<unfinished ...>` and `<... resumed>` cut in two is joined, and so is a line
+that strace's own words tore (`madvise(0x7f..., 4096strace: Process 7 attached`).
 """
 
 import re
 from collections.abc import Iterator
 
-from engine.traces.page_tables import PAGE
-from engine.traces.vmas import READ, WRITE
-from sweep.common.errors import UserError, one_line
-from sweep.common.text_lines import TextLines
-from sweep.traces.trace_reader import ADVICE, MAX_THREADS, Call, ProgramTracker, SkippedRows, check_call
+from engine.traces.page_tables import TraceError
+from sweep.common.text_lines import MAX_LINE_CHARACTERS
+from sweep.traces.calls import MAX_THREADS, CallBegun, Event, SkippedRows, SystemCall, ThreadEvent
+from sweep.traces.kernel_calls import MEMORY_CALLS, PROCESS_CALLS, PROGRAM_32_BIT, STARTS, UNKNOWN_EFFECT
 
 # Lines are at most 64 KiB. No two quantifiers of these patterns can match the same characters next to each other, so
 # matching takes linear time.
-_LINE = re.compile(
+_PREFIX = (
+    r"[\s>|]*"  # -r, and lines that were quoted in mail
     r"(?:\[pid +(?P<pid>\d{1,10})(?:<[^>]*>)?\] +|(?P<number>\d{1,10})(?:<[^>]*>)? +)?"  # <comm>: --decode-pids
     r"(?:\(\+ *[\d.]+\) +|[\d:]{1,20}(?:\.\d+)? +)?"  # a time: -t, -tt, -ttt, -r
-    r"(?:\[[ \da-f]+\] +)*"  # call number and instruction pointer: -n, -i
-    r"(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<call>\w+)\()(?P<rest>.*)",
+    r"(?:\[[ \w:?]{1,80}\] +)*"  # call number, instruction pointer, security context: -n, -i, --secontext
+)
+_LINE = re.compile(_PREFIX + r"(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<call>[a-z_]\w*)\()(?P<rest>.*)", re.ASCII)
+_END = re.compile(_PREFIX + r"\+\+\+ (?:(?P<exited>exited with|killed by)|superseded by execve in pid (?P<by>\d+))")
+_RESULT = re.compile(
+    r"(?P<arguments>.*)\) *= (?P<result>0x[0-9a-f]{1,16}|-?\d{1,20}|\?)(?: (?P<why>[A-Z]\w*|/\* \d{1,10} in strace))?",
     re.ASCII,
 )
-_RESULT = re.compile(r"(?P<arguments>.*)\) *= (?P<result>0x[0-9a-f]+|-?\d+|\?)(?P<why>.*)", re.ASCII)
-_RAW_ADVICE = re.compile(r"0x\w+ /\* (\w+) \*/", re.ASCII)
-_UNFINISHED = "<unfinished ...>"
-_OTHER_OUTPUT = ("+++", "---", "strace: ")
-_ADVICE = ADVICE | {  # by name, or by number with -X raw
-    "0x4": "dontneed",
-    "0x18": "dontneed",
-    "0x8": "free",
-    "0xe": "hugepage",
-    "0xf": "nohugepage",
-    "0x19": "collapse",
-}
-_SHARED, _ANONYMOUS, _STACK = 0x1, 0x20, 0x20000  # include/uapi/linux/mman.h, asm-generic/mman.h
-_ARGUMENT_COUNTS = {"mmap": 6, "munmap": 2, "madvise": 3, "mprotect": 3, "mremap": 4, "brk": 1, "prctl": 2}
-_THP_DISABLE, _EXCEPT_ADVISED = ("PR_SET_THP_DISABLE", "0x29"), ("PR_THP_DISABLE_EXCEPT_ADVISED", "0x2")
-_MAX_UNFINISHED_CHARACTERS = 4096
+_OWN_WORDS = re.compile(
+    r"(?:(?:/[\w/.-]{1,80}/)?strace: )?(?:Process (?P<pid>\d{1,10}) (?:attached|detached|suspended|resumed)"
+    r"(?: with (?P<threads>\d{1,10}) threads)?(?: - interrupt to quit)?"
+    r"|\[ Process PID=\d{1,10} runs in (?P<mode>32 bit|x32) mode\. \])",
+    re.ASCII,
+)
+_STACK_LINE = re.compile(r"\s*> .*\[0x[0-9a-f]+\]\s*$")  # -k
+_VECTOR_CALL = re.compile(r"([^,]*), (\[.*\]|\w+), (\w+), ([^,]+)(?:, .*)?", re.ASCII)
+_UNFINISHED = re.compile(r" *(?:<unfinished \.\.\.>|<detached \.\.\.>)\s*$")
+_QUIET_MARKS = ("+++", "---", "strace:", "# ")
+_MOST_UNFINISHED_BYTES = 64 << 20
+_LONGEST_PROGRAM_NAME = 4096
+_COUNTED = {**MEMORY_CALLS, **dict.fromkeys(PROCESS_CALLS, 0)}
 
 
-def read_strace_calls(lines: Iterator[tuple[int, str]], rows: TextLines, skipped: SkippedRows) -> Iterator[Call]:
-    """The successful calls of (row, line) pairs; adds the other rows to `skipped`. `rows` gives errors their place.
+def is_strace(line: str, *, only_known: bool = False) -> bool:
+    """Whether a row can be strace's: a call that returned or was cut in two, or the end of a thread.
 
-    Raises UserError if there is no call at all.
+    only_known: only for calls that count
     """
-    parser = _Parser()
+    match = _LINE.match(line)
+    if match is None:
+        return _END.match(line) is not None
+    if only_known and (match["call"] or match["resumed"]) not in _COUNTED:
+        return False
+    rest = match["rest"]
+    return bool(match["resumed"] or _RESULT.match(rest) or _UNFINISHED.search(rest) or _OWN_WORDS.search(rest))
+
+
+def read_strace_events(lines: Iterator[tuple[int, str]], skipped: SkippedRows, thread: int = 0) -> Iterator[Event]:
+    """The events of (row, line) pairs; adds the other rows to `skipped`.
+
+    thread: of lines that name none. Raises TraceError above the limits of a replay.
+    """
+    parser = StraceParser(skipped, thread)
     for row, line in lines:
-        try:
-            call = parser.parse_line(row, line)
-        except UserError as error:
-            raise rows.error(str(error)) from error
-        if isinstance(call, Call):
-            call = check_call(call)
-        if isinstance(call, Call):
-            yield call
-        elif call:
-            skipped.add(call, row)
-    if not parser.calls_seen:
-        raise UserError(f"{rows.path}: {rows.row} rows, and not one call of {', '.join(_ARGUMENT_COUNTS)} in them")
-    if parser.unfinished_calls:
-        skipped.add(f"{parser.unfinished_calls} calls that never returned", rows.row)
+        yield from parser.parse_line(row, line)
+    parser.end()
 
 
-class _Parser:
-    """State over lines: calls that have not returned, the program break, the threads of the traced program."""
+class StraceParser:
+    """State over lines: calls that have not returned, torn lines, which thread a line without a number is of."""
 
-    def __init__(self) -> None:
-        self.calls_seen = 0
+    def __init__(self, skipped: SkippedRows, thread: int = 0) -> None:
+        self._skipped, self._thread = skipped, thread
+        self._row = 0
+        self._torn = ""
         self._unfinished: dict[int, tuple[str, str]] = {}  # thread: (name of the call, its text so far)
-        self._programs = ProgramTracker()
-        self._break = 0
+        self._unfinished_bytes = 0
+        self._alive: set[int] = set()
+        self._children: set[int] = set()  # threads that were started or attached while strace ran
+        self._main: int | None = None  # the number of the thread whose lines had none at first
+        self._is_renamed = False
 
-    @property
-    def unfinished_calls(self) -> int:
-        return len(self._unfinished)
-
-    def parse_line(self, row: int, line: str) -> Call | str:
-        """A call, or the reason to skip the line, or an empty string for a line without a call. Raises UserError."""
+    def parse_line(self, row: int, line: str) -> Iterator[Event]:
+        self._row = row
+        if self._torn or "rocess" in line:
+            is_torn = False
+            for own in _OWN_WORDS.finditer(line):
+                yield from self._own_words(row, own)
+                is_torn = not own["mode"] and own.end() == len(line.rstrip())
+            line, self._torn = self._torn + _OWN_WORDS.sub("", line), ""
+            if is_torn and len(line) < MAX_LINE_CHARACTERS:
+                self._torn = line if line.strip(" \t>|") else ""
+                return
         match = _LINE.match(line)
         if match is None:
-            is_expected = not line.strip() or any(mark in line for mark in _OTHER_OUTPUT)
-            return "" if is_expected else "not a line of strace's"
-        thread = int(match["pid"] or match["number"] or 0)
+            yield from self._no_call(row, line)
+            return
         name, rest = match["call"], match["rest"]
-        if match["resumed"]:
+        resumed = match["resumed"]
+        if (resumed or name) not in _COUNTED:
+            name = resumed or name
+            if name in UNKNOWN_EFFECT and not (rest.rstrip().endswith("...>") or "= -1 " in rest):
+                self._skipped.add_doubt(f"{name} {UNKNOWN_EFFECT[name]}", row)
+            else:
+                self._skipped.add("other system calls", row)
+            self._thread_of(match, resumed)
+            return
+        thread = self._thread_of(match, resumed)
+        if self._is_renamed:
+            self._is_renamed = False
+            yield ThreadEvent(row, self._thread, "numbered", str(self._main))
+        if resumed:
             name, beginning = self._unfinished.pop(thread, ("", ""))
-            if name != match["resumed"]:
-                return "resumed, but not begun in this file"
+            self._unfinished_bytes -= len(beginning)
+            if name != resumed:
+                self._skipped.add_doubt(f"{resumed} resumed, but not begun in this file", row)
+                return
             rest = beginning + rest
-        if name not in _ARGUMENT_COUNTS:
-            return f"{one_line(name)} is none of {', '.join(_ARGUMENT_COUNTS)}"
-        if rest.rstrip().endswith(_UNFINISHED):
-            if len(self._unfinished) >= MAX_THREADS:
-                raise UserError(f"more than {MAX_THREADS:,} unfinished calls")
-            if len(rest) > _MAX_UNFINISHED_CHARACTERS:
-                raise UserError(f"an unfinished call of more than {_MAX_UNFINISHED_CHARACTERS:,} characters")
-            self._unfinished[thread] = (name, rest.rstrip().removesuffix(_UNFINISHED).rstrip())
-            return ""
-        return self._parse_finished(row, thread, name, rest)
+        assert name is not None
+        if unfinished := _UNFINISHED.search(rest):
+            yield from self._begin(row, thread, name, rest[: unfinished.start()])
+            return
+        yield from self._finish(row, thread, name, rest)
 
-    def _parse_finished(self, row: int, thread: int, name: str, rest: str) -> Call | str:
+    def end(self) -> None:
+        """Note the memory calls that never returned."""
+        names = [name for name, _ in self._unfinished.values() if name in MEMORY_CALLS]
+        if names:
+            self._skipped.add_doubt(f"{len(names):,} calls such as {names[0]} that never returned", self._row)
+        if self._torn:
+            self._skipped.add_doubt("cut off", self._row)
+
+    def _begin(self, row: int, thread: int, name: str, text: str) -> Iterator[Event]:
+        if name.startswith("execve"):
+            text = text[:_LONGEST_PROGRAM_NAME]
+        self._unfinished_bytes += len(text)
+        if len(self._unfinished) >= MAX_THREADS or self._unfinished_bytes > _MOST_UNFINISHED_BYTES:
+            raise TraceError(
+                f"more than {MAX_THREADS:,} unfinished calls, or {_MOST_UNFINISHED_BYTES >> 20} MiB of them"
+            )
+        self._unfinished[thread] = (name, text)
+        if name in STARTS:
+            yield CallBegun(row, thread, name, text.split(", "))
+
+    def _finish(self, row: int, thread: int, name: str, rest: str) -> Iterator[Event]:
         """`rest` is all after the opening parenthesis: `NULL, 4096, ...) = 0x7f...`."""
         match = _RESULT.match(rest)
         if match is None:
-            return "cut off, or not a line of strace's"
-        arguments = match["arguments"].split(", ", _ARGUMENT_COUNTS[name] - 1)
-        if len(arguments) < _ARGUMENT_COUNTS[name]:
-            return f"{name} with {len(arguments)} arguments"
-        self.calls_seen += 1
-        try:
-            return self._call(row, thread, name, arguments, match["result"])
-        except ValueError:
-            return f"{name} with arguments that are no numbers"
+            self._skipped.add_doubt(f"{name}: cut off, or not a line of strace's", row)
+            return
+        text, why = match["arguments"], match["why"] or ""
+        result = None if match["result"] == "?" else int(match["result"], 0)
+        if name == "process_madvise" and (vector := _VECTOR_CALL.fullmatch(text)):
+            arguments = list(vector.groups())
+        else:
+            arguments = text.split(", ", _COUNTED[name] or -1)
+        if why.startswith("/*"):  # the child's number outside of its PID namespace
+            result, why = int(why.split()[1]), ""
+        if name in STARTS and result and result > 0:
+            self._children.add(result)
+        error = (why or "failed") if result is None or result < 0 else ""
+        yield SystemCall(row, thread, name, arguments, result, error)
 
-    def _call(self, row: int, thread: int, name: str, arguments: list[str], result: str) -> Call | str:
-        """Raises ValueError for an argument that should be a number."""
-        if name == "prctl":
-            return self._prctl(row, thread, arguments, result)
-        start = _number(arguments[0])
-        length = _number(arguments[1]) if len(arguments) > 1 else 0
-        if self._programs.is_foreign(thread, name, start, length):
-            return "another program's call, started by this one"
-        if result == "?" or result.startswith("-"):
-            return f"{name} that failed"
-        match name:
-            case "mmap":
-                anonymous, stack = _anonymous_and_stack(arguments[3])
-                return Call(row, "mmap", int(result, 16), length, _rights(arguments[2]), anonymous, stack)
-            case "mremap":
-                new_length = _number(arguments[2])
-                return Call(row, "mremap", int(result, 16), new_length, moved_from=start, old_length=length)
-            case "madvise":
-                raw = _RAW_ADVICE.fullmatch(arguments[2])
-                advice = _ADVICE.get(raw[1] if raw else arguments[2])
-                return Call(row, advice, start, length) if advice else f"{one_line(arguments[2])} gives nothing back"
-            case "mprotect":
-                return Call(row, "mprotect", start, length, _rights(arguments[2]))
-            case "brk":
-                return self._brk(row, start, int(result, 16))
-        return Call(row, "munmap", start, length)
+    def _no_call(self, row: int, line: str) -> Iterator[Event]:
+        if end := _END.match(line):
+            thread = self._thread_of(end, None)
+            if end["exited"]:
+                self._alive.discard(thread)
+                self._unfinished.pop(thread, None)
+                yield ThreadEvent(row, thread, "exited")
+            else:
+                # The thread that executes the program gets the number of the first thread, which ends here.
+                by = int(end["by"])
+                if by in self._unfinished:
+                    self._unfinished[thread] = self._unfinished.pop(by)
+                self._alive.discard(by)
+        elif line.strip(" \t>|`") and not any(mark in line for mark in _QUIET_MARKS) and not _STACK_LINE.match(line):
+            self._skipped.add("not a line of strace's", row)
 
-    def _prctl(self, row: int, thread: int, arguments: list[str], result: str) -> Call | str:
-        """PR_SET_THP_DISABLE; other settings of a process do not matter here. Raises ValueError as _call does."""
-        if arguments[0] not in _THP_DISABLE or result != "0" or self._programs.is_foreign(thread, "prctl", 0, 0):
-            return ""
-        disable, flags, *_ = [*arguments[1].split(", "), "0"]
-        how = "unadvised" if flags.startswith(_EXCEPT_ADVISED) else "all"
-        return Call(row, "thp_disable", 0, 0, thp_disabled=how if _number(disable) else "")
+    def _own_words(self, row: int, own: re.Match[str]) -> Iterator[Event]:
+        """`strace: Process 4002 attached`: a child, or a process that ran before if nothing was seen yet."""
+        if own["mode"]:
+            self._skipped.remark(PROGRAM_32_BIT)
+        elif not self._alive or own["threads"]:
+            pid = int(own["pid"])
+            if not self._thread:
+                self._thread = self._main = pid
+            yield ThreadEvent(row, pid, "attached")
+        else:
+            self._children.add(int(own["pid"]))
 
-    def _brk(self, row: int, requested: int, new_break: int) -> Call | str:
-        """The mmap or munmap of the pages between the old break and the new one.
+    def _thread_of(self, match: re.Match[str], resumed: str | None) -> int:
+        """The thread of a line. Lines have a number only while strace follows more than one thread (-f to a terminal).
 
-        brk(NULL) only queries the break, and may come from a program that was just started.
+        So the first thread, 0 so far, gets a number later; and when one thread is left, its lines have none.
         """
-        old_break = self._break
-        if requested or not old_break:
-            self._break = new_break
-        old_end, new_end = -(-old_break // PAGE) * PAGE, -(-new_break // PAGE) * PAGE
-        if not old_break or not requested or old_end == new_end:
-            return ""
-        if new_end > old_end:
-            return Call(row, "mmap", old_end, new_end - old_end)
-        return Call(row, "munmap", new_end, old_end - new_end)
-
-
-def _number(text: str) -> int:
-    """NULL, a hexadecimal or a decimal number. Raises ValueError for anything else."""
-    if text == "NULL":
-        return 0
-    value = int(text, 16) if text.startswith("0x") else int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _anonymous_and_stack(flags: str) -> tuple[bool, bool]:
-    """Whether a mapping is private and anonymous, and whether it is a stack. `flags`: MAP_ names, or a number."""
-    if flags.startswith("0x") and "MAP_" not in flags:
-        number = int(flags, 16)
-        return bool(number & _ANONYMOUS) and not number & _SHARED, bool(number & _STACK)
-    return "MAP_ANON" in flags and "MAP_SHARED" not in flags, "MAP_STACK" in flags
-
-
-def _rights(text: str) -> int:
-    """READ and WRITE of PROT_ names, or of the number that -X raw prints (PROT_READ 1, PROT_WRITE 2)."""
-    if text.startswith("0x") and "PROT" not in text:
-        return int(text, 16) & (READ | WRITE)
-    return (READ if "PROT_READ" in text else 0) | (WRITE if "PROT_WRITE" in text else 0)
+        number = int(match["pid"] or match["number"] or 0)
+        if not number:
+            if self._thread in self._alive or len(self._alive) != 1:
+                self._alive.add(self._thread)
+                return self._thread
+            return next(iter(self._alive))
+        if number == self._main:
+            return self._thread
+        if number not in self._alive:
+            if self._main is None and self._thread in self._alive and number not in self._children:
+                waiting = self._unfinished.get(self._thread)
+                if waiting is None or (resumed and waiting[0] == resumed):
+                    self._main, self._is_renamed = number, True
+                    return self._thread
+            if len(self._alive) >= MAX_THREADS:
+                raise TraceError(f"more than {MAX_THREADS:,} threads: too many to tell apart")
+            self._alive.add(number)
+        return number

@@ -19,10 +19,10 @@ from engine.model.policy import ALL, Policy
 from engine.model.results import COLUMNS as OUTCOME_COLUMNS
 from engine.model.results import ROUND_COLUMNS, STATE, Results
 from engine.model.scenario import Columns, complete
-from sweep.common.errors import UserError, printable
+from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
-from sweep.traces.trace_reader import detect_format
-from sweep.traces.trace_replay import TraceReplay
+from sweep.traces import forms
+from sweep.traces.trace_replay import TraceReplay, total_figures
 
 COLUMNS = ("trace", "trace_hash", "trace_rows", "touch")
 TOUCH_RECORDED, TOUCH_ALL = "recorded", "all"
@@ -43,7 +43,7 @@ class TraceFile:
 
     path: Path
     name: str
-    format: str  #: kernel, allocator or strace
+    form: str  #: one of those in forms.py
     digest: str  #: blake2b of the decompressed text, in hexadecimal: a .csv and its .csv.gz are one point
     rows: int
 
@@ -70,16 +70,13 @@ def read_trace_file(path: Path, name: str) -> TraceFile:
     """Hash a trace and count its rows; `name` is its name in tables. Raises UserError: unreadable, empty, no trace."""
     digest, line_ends, last_block = blake2b(digest_size=HASH_BYTES), 0, b"\n"
     with TextLines(str(path)) as lines:
-        first = next(iter(lines), None)
-        if first is None:
-            raise UserError(f"{printable(str(path))}: is empty")
-        trace_format = detect_format(lines, first[1])
+        form = forms.recognise(lines).form
     with TextLines(str(path)) as lines:
         for block in lines.read_blocks():
             digest.update(block)
             line_ends, last_block = line_ends + block.count(b"\n"), block
     rows = line_ends + (not last_block.endswith(b"\n"))
-    return TraceFile(path, name, trace_format, digest.hexdigest(), rows)
+    return TraceFile(path, name, form, digest.hexdigest(), rows)
 
 
 def are_traces(columns: Mapping[str, Any]) -> bool:
@@ -129,8 +126,9 @@ def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
         trace = TraceReplay(name, name, policies, touch_all=touch == TOUCH_ALL, data=content)
         for _ in trace:
             pass
+        figures = total_figures(trace.processes)
         for i, policy in enumerate(policies):
-            outcome = trace.replay.outcome(policy.name) | {"zap_calls": trace.histogram.purge_calls}
+            outcome = figures[policy.name] | {"zap_calls": trace.histogram.purge_calls}
             values[point, i] = [outcome.get(column, 0) for column in OUTCOME_COLUMNS]
         remarks.append("; ".join(trace.notes()) or None)
     no_rounds = np.zeros((0, len(policies), len(ROUND_COLUMNS)), np.int64)

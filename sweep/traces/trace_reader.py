@@ -1,23 +1,22 @@
-"""Read trace files row by row: kernel traces as operations, allocator traces as calls. docs/traces.md has the formats.
+"""Read traces that are tables: kernel traces as operations, allocator traces as calls. docs/traces.md has the forms.
 
 A kernel trace is exact: a row with an error ends it. An allocator trace is read as far as its rows say something; every
-other row is counted under its reason in `SkippedRows`. strace output, the third format, is read by strace_parser.
+other row is counted under its reason in `SkippedRows`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import NamedTuple
 
-from engine.traces.operations import MAX_ADDRESS, OPS, TOUCHES, Operation
+from engine.traces.operations import OPS, TOUCHES, Operation
 from engine.traces.page_tables import PAGE
-from engine.traces.vmas import READ, WRITE
+from sweep.common.decompression import ENDINGS
 from sweep.common.errors import UserError, one_line, unknown_name
 from sweep.common.text_lines import TextLines
+from sweep.traces.calls import MAX_THREADS, READ_WRITE, Call, SkippedRows
+from sweep.traces.forms import ALLOCATOR_HEADER, KERNEL_HEADER
+from sweep.traces.kernel_calls import MemoryCalls
 
-KERNEL_HEADER = "step,op,start,length,stride"
-ALLOCATOR_HEADER = "tid,op,addr,len"
-READ_WRITE = READ | WRITE
 ADVICE = {
     "MADV_DONTNEED": "dontneed",
     "MADV_DONTNEED_LOCKED": "dontneed",
@@ -26,7 +25,6 @@ ADVICE = {
     "MADV_NOHUGEPAGE": "nohugepage",
     "MADV_COLLAPSE": "collapse",
 }
-MAX_THREADS = 1 << 16
 _LARGEST_NUMBER = (1 << 64) - 1
 _MAX_DIGITS = 20
 _KNOWN_OPS = frozenset(OPS)
@@ -40,50 +38,10 @@ class Step(NamedTuple):
     operation: Operation
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A successful system call of an allocator trace or of strace output. Addresses and lengths are in bytes."""
-
-    row: int
-    op: str  #: mmap, munmap, mprotect, dontneed, free, mremap, hugepage, nohugepage, collapse, or thp_disable
-    start: int
-    length: int
-    rights: int = READ_WRITE  #: of mmap and mprotect
-    anonymous: bool = True
-    stack: bool = False  #: mmap with MAP_STACK
-    moved_from: int = 0  #: of mremap: the old start; `start` and `length` are the new ones
-    old_length: int = 0
-    thp_disabled: str = ""  #: of thp_disable: see HugePages.disabled
-
-    @property
-    def end(self) -> int:
-        """The end of the range, rounded up to a page as the kernel does."""
-        return self.start + -(-self.length // PAGE) * PAGE
-
-
-@dataclass(slots=True)
-class SkippedRows:
-    """The rows of a trace that count for nothing, by reason: [how many, the first of them]."""
-
-    MAX_REASONS = 100  #: hostile files could name a new reason in every row
-    reasons: dict[str, list[int]] = field(default_factory=dict)
-
-    def add(self, reason: str, row: int) -> None:
-        """Count a row under its reason, or under `other reasons` once there are MAX_REASONS."""
-        if reason not in self.reasons and len(self.reasons) >= self.MAX_REASONS:
-            reason = "other reasons"
-        self.reasons.setdefault(reason, [0, row])[0] += 1
-
-    def lines(self) -> Iterator[str]:
-        """One line for the user per reason."""
-        for reason, (count, row) in self.reasons.items():
-            yield f"{count:,} row{'s' if count > 1 else ''} skipped, the first is row {row}: {reason}"
-
-
 def trace_name(path: str) -> str:
-    """The name of a trace in tables: its file name without .csv, .txt, .strace and .gz."""
+    """The name of a trace in tables: its file name without .csv, .txt, .strace, and .gz and the like."""
     name = PurePath(path).name
-    for ending in (".gz", ".csv", ".txt", ".strace"):
+    for ending in (*ENDINGS, ".csv", ".txt", ".strace"):
         name = name.removesuffix(ending)
     return name or path
 
@@ -94,21 +52,6 @@ def trace_names(paths: Sequence[str]) -> list[str]:
     return [
         PurePath(path).as_posix() if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)
     ]
-
-
-def detect_format(rows: TextLines, first_line: str) -> str:
-    """`kernel`, `allocator` or `strace`, by the first line of `rows`. Raises UserError for any other file.
-
-    The message does not show the line: a grid may name any file that its reader may not want to be shown.
-    """
-    header = first_line.strip().lower()
-    if header in (KERNEL_HEADER, ALLOCATOR_HEADER):
-        return "kernel" if header == KERNEL_HEADER else "allocator"
-    if "(" in header or header.startswith(("strace:", "+++", "---")):
-        return "strace"
-    raise rows.error(
-        f"a trace starts with {KERNEL_HEADER} or {ALLOCATOR_HEADER}, or is the output of strace -f; this file does not"
-    )
 
 
 def read_kernel_steps(rows: TextLines) -> Iterator[Step]:
@@ -135,7 +78,7 @@ def read_allocator_calls(rows: TextLines, skipped: SkippedRows) -> Iterator[Call
 
     Raises UserError for a row that is not `tid,op,addr,len`.
     """
-    programs = ProgramTracker()
+    programs, memory_calls = ProgramTracker(), MemoryCalls(skipped)
     for row, line in rows:
         fields = line.split(",")
         if len(fields) != 4:
@@ -151,11 +94,12 @@ def read_allocator_calls(rows: TextLines, skipped: SkippedRows) -> Iterator[Call
             continue
         call = _allocator_call(row, op, start, length)
         if isinstance(call, Call):
-            call = check_call(call)
-        if isinstance(call, Call):
-            yield call
-        else:
-            skipped.add(call, row)
+            reason = memory_calls.reason_to_refuse(call)
+            if not reason:
+                yield call
+                continue
+            call = reason
+        skipped.add(call, row)
 
 
 def _allocator_call(row: int, op: str, start: int, length: int) -> Call | str:
@@ -176,19 +120,6 @@ def _allocator_call(row: int, op: str, start: int, length: int) -> Call | str:
     if op in ("brk", "mremap"):
         return f"{op} without the address that it got"
     return f"unknown call {one_line(op)!r}"
-
-
-def check_call(call: Call) -> Call | str:
-    """`call` itself, or the reason for which the kernel would have refused it."""
-    if call.op == "thp_disable":
-        return call
-    if call.end > MAX_ADDRESS or call.moved_from + call.old_length > MAX_ADDRESS:
-        return "beyond what a process can map"
-    if call.start % PAGE:
-        return f"start is not on a {PAGE}-byte page"
-    if not call.length:
-        return f"{call.op} of no bytes"
-    return call
 
 
 def parse_number(rows: TextLines, what: str, text: str) -> int:

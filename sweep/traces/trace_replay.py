@@ -1,51 +1,47 @@
-"""Replay a trace file: apply each operation under every policy, and count the calls that give memory back.
+"""Replay a trace file, process by process: apply operations under every policy, count calls that give memory back.
 
 Memory grows with what is mapped and with the tables that exist, never with the length of the trace.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain
+from typing import NamedTuple
 
 from engine.model.policy import ALL, Policy
-from engine.traces.huge_pages import HugePages
-from engine.traces.operations import HUGE_ADVICE, PURGES
-from engine.traces.page_tables import PAGE, TraceError
-from engine.traces.replay import Replay
+from engine.traces.page_tables import TraceError
 from engine.traces.trace_rules import trace_rule
-from engine.traces.vmas import ANONYMOUS, READ, UNSEEN, WRITE, Piece
-from sweep.common.errors import UserError
-from sweep.common.text_lines import TextLines
-from sweep.traces.call_histogram import KINDS, STACK_BYTES, CallHistogram
-from sweep.traces.strace_parser import read_strace_calls
-from sweep.traces.trace_reader import (
-    Call,
-    SkippedRows,
-    detect_format,
-    read_allocator_calls,
-    read_kernel_steps,
-    trace_name,
-)
+from sweep.common.errors import UserError, one_line, printable
+from sweep.common.text_lines import STDIN, TextLines
+from sweep.traces import forms
+from sweep.traces.call_histogram import CallHistogram
+from sweep.traces.calls import END, Event, SkippedRows
+from sweep.traces.ff_files import FfFiles, read_ff_events
+from sweep.traces.kernel_calls import MemoryCalls
+from sweep.traces.perf_parser import read_perf_events
+from sweep.traces.process_replay import ProcessReplay
+from sweep.traces.process_tree import ProcessTree
+from sweep.traces.strace_parser import read_strace_events
+from sweep.traces.trace_reader import read_allocator_calls, read_kernel_steps, trace_name
 
-MAX_STACKS = 1 << 16
-UNMAP_OR_PURGE = (*PURGES, "munmap")
+
+class Applied(NamedTuple):
+    """An operation or call that was just applied: the step of a kernel trace or the row of a call, and its process."""
+
+    number: int
+    process: ProcessReplay
 
 
 class TraceReplay:
     """The replay of one trace file. Iterate over it once; then the results are complete.
 
-    Iteration yields the step numbers of a kernel trace, or the row numbers of calls, each when it has been applied.
-
-    - `format`: `kernel`, `allocator` or `strace`
-    - `replay`: the engine's figures of each policy. Without any policy where VmPTE is unknown, that is for a trace that
-      records no touches, unless `touch_all`
-    - `histogram`: the calls that give memory back
-    - `steps`: operations or calls applied; `unknown_calls`: those that gave back memory that was never seen mapped
+    - `form`: one of those in forms.py
+    - `processes`: in the order of their first call; one, without a pid, for traces that are tables
     - `skipped`, `remarks`: see `notes`
     """
 
     def __init__(
         self,
-        path: str,
+        path: str | FfFiles,
         name: str,
         policies: Sequence[Policy],
         *,
@@ -54,105 +50,147 @@ class TraceReplay:
         thp: str | None = None,
         data: bytes | None = None,
     ) -> None:
-        """`touch_all`: every mapped page counts as written between two calls. `scan_every`: of the async policy, in
-        operations. `thp`: the system's setting of huge pages; None if it is unknown, and then madvise is assumed.
-        `data` is read in place of the file, and `path` then only names it in messages.
+        """`path`: a file, `-`, or the files of strace -ff; `data` is read in its place, and `path` then names it only.
+        `touch_all`: every mapped page counts as written between two calls. `scan_every`: of the async policy,
+        in operations. `thp`: the system's setting of huge pages; None if it is unknown, and then madvise is assumed.
         """
-        self.path, self.name, self.format = path, name, ""
-        self.histogram, self.skipped = CallHistogram(map(trace_rule, policies)), SkippedRows()
-        self.remarks: list[str] = []
-        self.steps, self.unknown_calls = 0, 0
-        self.replay = Replay(())
+        self._files = path if isinstance(path, FfFiles) else None
+        self.path = path.name if isinstance(path, FfFiles) else path
+        self.name, self.form = name, forms.STRACE if self._files else ""
+        self.processes: list[ProcessReplay] = []
+        self.skipped = SkippedRows()
         self._policies, self._touch_all, self._scan_every, self._data = policies, touch_all, scan_every, data
         self._thp = thp
-        self._untouched = (0, 0)  # the range of the last call: its pages count as written before the next one
+        self._tree: ProcessTree | None = None
+        self._calls_seen = 0
 
-    def __iter__(self) -> Iterator[int]:
+    @property
+    def counts(self) -> bool:
+        """Whether VmPTE is known: touches are recorded, or every page counts as touched."""
+        return self.form == forms.KERNEL or self._touch_all
+
+    @property
+    def histogram(self) -> CallHistogram:
+        """The calls of all processes that give memory back."""
+        return self.histogram_of(self.processes)
+
+    def histogram_of(self, processes: Sequence[ProcessReplay]) -> CallHistogram:
+        """The calls of some processes that give memory back."""
+        total = CallHistogram(map(trace_rule, self._policies))
+        for process in processes:
+            total.add(process.histogram)
+        return total
+
+    def label(self, process: ProcessReplay) -> str | None:
+        """What names the process in tables; None for a trace that is a table."""
+        return self._tree.label(process) if self._tree is not None else None
+
+    def __iter__(self) -> Iterator[Applied]:
         """Raises UserError with the row: the file is no trace, or an operation cannot be applied."""
-        with TextLines(self.path, self._data) as rows:
-            first = next(iter(rows), None)
-            if first is None:
-                raise UserError(f"{rows.path}: is empty")
-            self.format = detect_format(rows, first[1])
-            if self.format == "kernel" or self._touch_all:
-                huge_pages = HugePages(self._thp or "madvise")
-                self.replay = Replay(self._policies, scan_every=self._scan_every, huge_pages=huge_pages)
+        if self._files is not None:
             try:
-                yield from self._apply_steps(rows) if self.format == "kernel" else self._apply_calls(rows, first)
+                yield from self._apply_events(read_ff_events(self._files, self.skipped))
             except TraceError as error:
-                raise rows.error(str(error)) from error
-            if not self.steps and not self.skipped.reasons:
-                raise UserError(f"{rows.path}: no row after the header")
-            if rows.last_line_unterminated:
-                self.remarks.append("the last row has no line end: it may be cut off")
+                raise UserError(f"{printable(self.path)}: {error}") from error
+        else:
+            yield from self._apply_file()
+        for process in self.processes:
+            process.finish()
+
+    def _apply_file(self) -> Iterator[Applied]:
+        with TextLines(self.path, self._data) as lines:
+            recognised = forms.recognise(lines)
+            self.form = recognised.form
+            try:
+                if self.form == forms.KERNEL:
+                    yield from self._apply_steps(lines)
+                elif self.form == forms.ALLOCATOR:
+                    yield from self._apply_calls(lines)
+                else:
+                    yield from self._apply_events(self._events(recognised.rows))
+            except TraceError as error:
+                raise lines.error(str(error)) from error
+            if not any(process.steps for process in self.processes) and not self._notes_anything():
+                raise UserError(f"{lines.path}: no row after the header")
+            if lines.last_line_unterminated:
+                self.skipped.remark("the last row has no line end: it may be cut off")
 
     def notes(self) -> Iterator[str]:
         """Lines for the user after the replay: which rows were skipped, and what may be wrong."""
         yield from self.skipped.lines()
-        yield from self.remarks
-        if self._thp is None and self.replay.has_huge_advice:
+        unknown = sum(process.unknown_calls for process in self.processes)
+        if unknown:
+            yield f"{unknown:,} calls gave back memory that the trace does not map; it counts as mapped"
+        unmapped = sum(process.unmapped_calls for process in self.processes)
+        if unmapped:
+            yield f"{unmapped:,} munmap calls of memory that the trace does not map count for nothing"
+        if self._thp is None and self._has_huge_advice:
             yield "the system's setting of transparent huge pages is not in the trace: madvise is assumed (see --thp)"
 
-    def _apply_steps(self, rows: TextLines) -> Iterator[int]:
-        """Apply the rows of a kernel trace; yields their step numbers."""
-        vmas, apply = self.replay.vmas, self.replay.apply
-        first = last = None
-        for _, last, operation in read_kernel_steps(rows):
-            first = last if first is None else first
-            if self._touch_all and operation.op not in HUGE_ADVICE:
-                self._touch_last_range()
-                self._untouched = (operation.start, operation.end)
-            if operation.op in UNMAP_OR_PURGE:
-                kind = operation.op.removesuffix("_locked")
-                self.histogram.add_call(kind, operation.length, vmas.pieces(operation.start, operation.end))
-            apply(operation)
-            self.steps += 1
-            yield last
-        missing = last - first + 1 - self.steps if last is not None and first is not None else 0
-        if missing:
-            self.remarks.append(f"{missing:,} steps are missing between the first and the last")
+    @property
+    def _has_huge_advice(self) -> bool:
+        return any(process.has_huge_advice for process in self.processes)
 
-    def _apply_calls(self, rows: TextLines, first: tuple[int, str]) -> Iterator[int]:
-        """Apply the calls of an allocator trace or of strace output; yields their row numbers."""
-        stacks: set[int] = set()
-        if self.format == "strace":
-            calls = read_strace_calls(_chain(first, rows), rows, self.skipped)
-        else:
-            calls = read_allocator_calls(rows, self.skipped)
-        for call in calls:
-            is_advice = call.op in HUGE_ADVICE  # given before the first touch, so that it has an effect
-            if not is_advice:
-                self._touch_last_range()
-            if call.op == "mmap" and call.stack and len(stacks) < MAX_STACKS:
-                stacks.add(call.start)
-            if call.op in KINDS:
-                self._count_call(call, is_stack=call.length == STACK_BYTES or call.start in stacks)
-            _apply(self.replay, call)
-            self.replay.end_operation()
-            if not is_advice:
-                self._untouched = (call.start, call.end)
-            self.steps += 1
-            yield call.row
-        if self.unknown_calls:
-            self.remarks.append(
-                f"{self.unknown_calls:,} calls gave back memory that the trace does not map; it counts as mapped"
+    def _notes_anything(self) -> bool:
+        return bool(self.skipped.reasons or self.skipped.doubts)
+
+    def _new_process(self, pid: int, program: str) -> ProcessReplay:
+        return ProcessReplay(
+            pid,
+            program,
+            self._policies,
+            counts=self.counts,
+            touch_all=self._touch_all,
+            scan_every=self._scan_every,
+            thp=self._thp or "madvise",
+        )
+
+    def _apply_steps(self, lines: TextLines) -> Iterator[Applied]:
+        """Apply the rows of a kernel trace."""
+        process = self._new_process(0, "")
+        self.processes.append(process)
+        first = last = None
+        for _, last, operation in read_kernel_steps(lines):
+            first = last if first is None else first
+            process.apply_operation(operation)
+            yield Applied(last, process)
+        missing = last - first + 1 - process.steps if last is not None and first is not None else 0
+        if missing:
+            self.skipped.remark(f"{missing:,} steps are missing between the first and the last")
+
+    def _apply_calls(self, lines: TextLines) -> Iterator[Applied]:
+        """Apply the calls of an allocator trace."""
+        process = self._new_process(0, "")
+        self.processes.append(process)
+        for call in read_allocator_calls(lines, self.skipped):
+            process.apply(call)
+            yield Applied(call.row, process)
+
+    def _apply_events(self, events: Iterator[Event]) -> Iterator[Applied]:
+        """Apply the calls of strace's and perf's output, each to its process."""
+        self._tree = tree = ProcessTree(self._new_process, self.skipped)
+        self.processes = tree.processes
+        decoder, calls_seen = MemoryCalls(self.skipped), 0
+        for event in chain(events, [END]):
+            for call, process in tree.handle(event):
+                calls_seen += 1
+                for change in decoder.decode(call, process):
+                    if not process.steps:
+                        tree.count(process)
+                    process.apply(change)
+                    yield Applied(change.row, process)
+        if not calls_seen:
+            names = "mmap, munmap, madvise, mprotect, mremap, brk"
+            raise UserError(f"{printable(self.path)}: not one call of {names} in it")
+        if decoder.beyond_x86:
+            self.skipped.remark(
+                "maps memory above 128 TiB, as arm64 does: counted with the tables of arm64-4k, those of x86-64"
             )
 
-    def _count_call(self, call: Call, is_stack: bool) -> None:
-        """Count a call that gives memory back. Its whole range was mapped then, even if the trace lacks the mmap."""
-        pieces = self.replay.vmas.pieces(call.start, call.end)
-        holes = list(_holes(pieces, call.start, call.end))
-        for start, end in holes:
-            self.replay.mmap(start, end, READ | WRITE, anon=UNSEEN)
-            self.replay.touch_all(start, end)
-        if holes:
-            self.unknown_calls += 1
-            pieces = self.replay.vmas.pieces(call.start, call.end)
-        self.histogram.add_call(call.op, call.length, pieces, is_stack=is_stack and call.op == "dontneed")
-
-    def _touch_last_range(self) -> None:
-        """Write all pages of the last call's range; every other mapped page has been written before."""
-        self.replay.touch_all(*self._untouched)
+    def _events(self, rows: Iterator[tuple[int, str]]) -> Iterator[Event]:
+        if self.form == forms.STRACE:
+            return read_strace_events(rows, self.skipped)
+        return read_perf_events(rows, self.skipped, self.form)
 
 
 def replay_calls(path: str) -> TraceReplay:
@@ -166,47 +204,42 @@ def replay_calls(path: str) -> TraceReplay:
     return trace
 
 
-def _apply(replay: Replay, call: Call) -> None:
-    start, end = call.start, call.end
-    match call.op:
-        case "mmap":
-            replay.mmap(start, end, call.rights, ANONYMOUS if call.anonymous else call.row)
-        case "munmap":
-            replay.munmap(start, end)
-        case "mprotect":
-            replay.mprotect(start, end, call.rights)
-        case "dontneed":
-            replay.dontneed(start, end)
-        case "free":
-            replay.free(start, end)
-        case "hugepage" | "nohugepage":
-            replay.advise(start, end, call.op)
-        case "collapse":
-            replay.collapse(start, end)
-        case "thp_disable":
-            replay.huge_pages.disabled = call.thp_disabled
-        case "mremap":
-            _mremap(replay, start, end, call)
+def is_selected(trace: TraceReplay, process: ProcessReplay, choice: str) -> bool:
+    """Whether a process is chosen by `all`, by its pid, or by its label, such as 4001.2."""
+    return choice == "all" or choice in (str(process.pid), trace.label(process))
 
 
-def _mremap(replay: Replay, start: int, end: int, call: Call) -> None:
-    """Move or resize a mapping. All its pages count as written before the next call, so moving is mapping anew."""
-    old_end = call.moved_from + -(-call.old_length // PAGE) * PAGE
-    if start != call.moved_from:
-        replay.munmap(call.moved_from, old_end)
-        replay.mmap(start, end, READ | WRITE, backing=call.row)  # vm_pgoff of its old address: it merges with nothing
-    elif end > old_end:
-        replay.mmap(old_end, end, READ | WRITE)
-    elif end < old_end:
-        replay.munmap(end, old_end)
+def selected(trace: TraceReplay, choice: str) -> list[ProcessReplay]:
+    """The processes of a replayed trace that `all`, `largest` or a pid chooses. Raises UserError if there is none.
+
+    largest: the one that had the most memory mapped at one time. A trace that is a table has no pids and one process.
+    """
+    if trace.form in forms.TABLES or not trace.processes:
+        return trace.processes
+    if choice == "largest":
+        return [max(trace.processes, key=lambda process: process.max_mapped_bytes)]
+    processes = [process for process in trace.processes if is_selected(trace, process, choice)]
+    if not processes:
+        labels = [str(trace.label(process)) for process in trace.processes]
+        known = ", ".join(labels[:10]) + (f" and {len(labels) - 10:,} more" if len(labels) > 10 else "")
+        raise UserError(f"--process {one_line(choice)}: {printable(trace.path)} has {known}; or largest, or all")
+    return processes
 
 
-def _holes(pieces: list[Piece], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The ranges of [start, end) that no piece covers."""
-    edges = [start, *(edge for _, lo, hi in pieces for edge in (lo, hi)), end]
-    yield from ((lo, hi) for lo, hi in list(pairwise(edges))[::2] if lo < hi)
+def total_figures(processes: Sequence[ProcessReplay]) -> dict[str, dict[str, int]]:
+    """The sum of the figures of processes, by policy. Maxima are summed though they need not be at one time."""
+    total: dict[str, dict[str, int]] = {}
+    for process in processes:
+        for policy, figures in process.figures.items():
+            sums = total.setdefault(policy, dict.fromkeys(figures, 0))
+            for column, value in figures.items():
+                sums[column] += value
+    return total
 
 
-def _chain(first: tuple[int, str], rows: TextLines) -> Iterator[tuple[int, str]]:
-    yield first
-    yield from rows
+def records_processes(trace: TraceReplay) -> bool:
+    """Whether a trace is of a form that tells processes apart. Reads its first rows if it has not been replayed."""
+    if not trace.form and trace.path != STDIN:
+        with TextLines(trace.path) as lines:
+            return forms.recognise(lines).form not in forms.TABLES
+    return trace.form not in forms.TABLES

@@ -9,7 +9,13 @@ from pathlib import Path
 from tests.paths import ROOT
 
 SOURCES = sorted(path for package in ("engine", "sweep") for path in (ROOT / package).rglob("*.py"))
-DISTRIBUTION = {"yaml": "pyyaml", "pydantic_core": "pydantic", "vl_convert": "vl-convert-python"}
+DISTRIBUTION = {
+    "yaml": "pyyaml",
+    "pydantic_core": "pydantic",
+    "vl_convert": "vl-convert-python",
+    "backports": "backports-zstd",  # whose module is `compression.zstd` from Python 3.14 on
+    "compression": "backports-zstd",
+}
 
 
 def imported_packages(path: Path) -> set[str]:

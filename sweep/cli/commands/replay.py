@@ -3,7 +3,8 @@
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -14,17 +15,18 @@ from sweep.common.errors import UserError, one_line, unknown_name
 if TYPE_CHECKING:
     from engine.model.policy import Policy
     from sweep.kernel.kernel_replay import StepComparison
+    from sweep.traces.call_histogram import CallHistogram
     from sweep.traces.trace_replay import TraceReplay
 
 Row = tuple[Any, ...]
 
 STEP_COLUMNS = ("trace", "step", "policy", "vm_pte_kib", "res_kib", "anon_huge_kib")
 POLICY_COLUMNS = (
-    *("trace", "policy", "purges", "acting", "acting_share", "purged_bytes", "acting_bytes"),
+    *("policy", "purges", "acting", "acting_share", "purged_bytes", "acting_bytes"),
     *("acting_bytes_share", "reached_bytes_share", "tables_freed", "vm_pte_kib_max", "vm_pte_kib_end", "res_kib_end"),
 )
 SIZE_COLUMNS = (
-    *("trace", "call", "size", "calls", "bytes", "whole_calls", "whole_calls_share"),
+    *("call", "size", "calls", "bytes", "whole_calls", "whole_calls_share"),
     *("whole_bytes", "whole_bytes_share", "whole_slots"),
 )
 KERNEL_COLUMNS = ("trace", "policy", "steps", "agree", "first_to_differ", "vm_pte_kib_max", "vm_pte_kib_end")
@@ -36,7 +38,8 @@ def replay(
         list[str],
         typer.Argument(
             metavar="TRACE...",
-            help="Kernel or allocator traces (.csv, .csv.gz), output of strace, or - for stdin.",
+            help="Recordings: output of sweep record, strace, perf trace or perf script; kernel and allocator traces; "
+            "- for stdin. May be compressed.",
             show_default=False,
         ),
     ],
@@ -54,6 +57,14 @@ def replay(
             help="all: assume that every mapped page is written between calls; gives an upper bound of VmPTE.",
         ),
     ] = "recorded",
+    process: Annotated[
+        str,
+        typer.Option(
+            "--process",
+            metavar="PID|largest|all",
+            help="Which processes of a recording: one, the one that mapped most, or all and their sum.",
+        ),
+    ] = "all",
     by: Annotated[
         Literal["policy", "size"] | None,
         typer.Option(
@@ -83,12 +94,14 @@ def replay(
 ) -> int:
     """Replay traces under every policy: VmPTE, tables freed, and the share of calls that cover whole slots.
 
-    Kernel traces are replayed exactly. Allocator traces and strace output record no page accesses: their calls are
-    assessed by what they cover, and --touch all bounds VmPTE. Column acting: calls after which the policy may free a
-    table, without those for thread stacks; column reached: the share of all purged bytes whose table it may free.
+    Kernel traces are replayed exactly. Other recordings have no page accesses: their calls are assessed by what they
+    cover, and --touch all bounds VmPTE. Each process has rows of its own. Column acting: calls after which the policy
+    may free a table, without those for thread stacks; column reached: the share of all purged bytes whose table it may
+    free.
 
     Example: sweep replay calls.strace --by size
     """
+    from sweep.traces.ff_files import group_ff_files
     from sweep.traces.trace_reader import trace_names
     from sweep.traces.trace_replay import TraceReplay
 
@@ -98,27 +111,70 @@ def replay(
     if kernel:
         raise UserError(f"--kernel {one_line(kernel[0])}: needs --engine kernel")
     policies = _parse_policies(policy)
+    items = group_ff_files(traces)
+    names = trace_names([item if isinstance(item, str) else item.name.removesuffix(".*") for item in items])
     replays = [
-        TraceReplay(path, name, policies, touch_all=touch == "all", scan_every=scan_every, thp=thp)
-        for path, name in zip(traces, trace_names(traces), strict=True)
+        TraceReplay(item, name, policies, touch_all=touch == "all", scan_every=scan_every, thp=thp)
+        for item, name in zip(items, names, strict=True)
     ]
     if steps:
-        rows = (row for replay in replays for row in _step_rows(replay))
-        left_out = output_formats.print_rows(STEP_COLUMNS, rows, form, most=MOST_ROWS)
-        if left_out:
-            output_formats.print_note(f"{left_out:,} more rows; --format csv prints all")
+        _print_steps(replays, process, form)
         return 0
-    for replay in replays:
-        for _ in replay:
-            pass
-        _print_notes(replay)
+    parts = [part for replay in replays for part in _parts(replay, process)]
+    shows_processes = len(parts) > len(replays)
     tables = [by] if by else ["policy"] if form in ("csv", "json") else ["policy", "size"]
     for number, table in enumerate(tables):
         if number:
             output_formats.print_line()
         columns, rows_of = (POLICY_COLUMNS, _policy_rows) if table == "policy" else (SIZE_COLUMNS, _size_rows)
-        output_formats.print_rows(columns, (row for replay in replays for row in rows_of(replay, policies)), form)
+        rows = ((*part.place(shows_processes), *row) for part in parts for row in rows_of(part, policies))
+        place = ("trace", "process", "program") if shows_processes else ("trace",)
+        output_formats.print_rows((*place, *columns), rows, form)
     return 0
+
+
+class Part(NamedTuple):
+    """What a row of a table is about: a process of a trace, or the sum of several (`process` is then `sum`)."""
+
+    trace: str
+    process: str | None
+    program: str
+    histogram: "CallHistogram"
+    figures: "dict[str, dict[str, int]]"
+
+    def place(self, with_process: bool) -> Row:
+        return (self.trace, self.process, self.program) if with_process else (self.trace,)
+
+
+def _parts(replay: "TraceReplay", choice: str) -> list[Part]:
+    """Replay a trace to its end; the processes that were chosen, and their sum if they are several."""
+    from sweep.traces.trace_replay import selected, total_figures
+
+    for _ in replay:
+        pass
+    _print_notes(replay)
+    processes = selected(replay, choice)
+    parts = [Part(replay.name, replay.label(p), p.program, p.histogram, p.figures) for p in processes]
+    if len(parts) > 1:
+        parts.append(Part(replay.name, "sum", "", replay.histogram_of(processes), total_figures(processes)))
+    return parts
+
+
+def _print_steps(replays: "Sequence[TraceReplay]", process: str, form: str) -> None:
+    from sweep.traces.trace_replay import records_processes
+
+    if process == "largest":
+        raise UserError("--process largest: which process mapped most shows at the end; with --steps name a PID")
+    rows: Iterator[Row] = (row for replay in replays for row in _step_rows(replay, process))
+    first = next(rows, None)
+    rows = chain([] if first is None else [first], rows)
+    if any(map(records_processes, replays)):
+        columns: tuple[str, ...] = ("trace", "process", *STEP_COLUMNS[1:])
+    else:
+        columns, rows = STEP_COLUMNS, ((trace, *rest) for trace, _, *rest in rows)
+    left_out = output_formats.print_rows(columns, rows, form, most=MOST_ROWS)
+    if left_out:
+        output_formats.print_note(f"{left_out:,} more rows; --format csv prints all")
 
 
 def _replay_on_kernel(
@@ -197,18 +253,18 @@ def _parse_policies(texts: Sequence[str] | None) -> "tuple[Policy, ...]":
     return tuple(policy for policy in ALL if policy.name in names)
 
 
-def _step_rows(replay: "TraceReplay") -> Iterator[Row]:
+def _step_rows(replay: "TraceReplay", choice: str) -> Iterator[Row]:
     """A row per step and policy, without step 0, which sets up the mappings. Prints notes after the last step."""
-    for step in replay:
-        if not replay.replay.policies:
-            raise UserError(
-                f"{replay.path}: an allocator trace records no touches; --touch all bounds VmPTE from above"
-            )
-        if step:
-            for policy in replay.replay.policies:
-                state = replay.replay
-                memory = state.vm_pte_kib(policy), state.res_kib(policy), state.anon_huge_kib(policy)
-                yield replay.name, step, policy, *memory
+    from sweep.traces.trace_replay import is_selected
+
+    for step, process in replay:
+        if not replay.counts:
+            raise UserError(f"{replay.path}: this recording has no touches; --touch all bounds VmPTE from above")
+        if step and is_selected(replay, process, choice):
+            state = process.replay
+            for policy in state.policies:
+                figures = state.vm_pte_kib(policy), state.res_kib(policy), state.anon_huge_kib(policy)
+                yield replay.name, replay.label(process), step, policy, *figures
     _print_notes(replay)
 
 
@@ -217,32 +273,25 @@ def _print_notes(replay: "TraceReplay") -> None:
         output_formats.print_note(f"{replay.path}: {note}")
 
 
-def _policy_rows(replay: "TraceReplay", policies: "Sequence[Policy]") -> Iterable[Row]:
+def _policy_rows(part: Part, policies: "Sequence[Policy]") -> Iterable[Row]:
     from engine.traces.trace_rules import trace_rule
 
-    purges = replay.histogram.purge_totals()
+    purges = part.histogram.purge_totals()
     for policy in policies:
-        calls, size, reached = replay.histogram.acting_calls(trace_rule(policy))
+        calls, size, reached = part.histogram.acting_calls(trace_rule(policy))
+        figures = part.figures.get(policy.name, {})  # none for a trace without page accesses
         yield (
-            *(replay.name, policy.name, purges.calls, calls, _share(calls, purges.calls)),
+            *(policy.name, purges.calls, calls, _share(calls, purges.calls)),
             *(purges.bytes, size, _share(size, purges.bytes), _share(reached, purges.bytes)),
-            *_memory(replay, policy.name),
+            *(figures.get(name) for name in ("pte_tables_freed", "vm_pte_kib_max", "vm_pte_kib_end")),
+            figures["res_bytes_end"] >> 10 if figures else None,
         )
 
 
-def _memory(replay: "TraceReplay", policy: str) -> tuple[int | None, ...]:
-    """Tables freed, largest VmPTE, VmPTE and RES at the end; None for a trace without page accesses."""
-    state = replay.replay
-    if not state.policies:
-        return None, None, None, None
-    end = state.vm_pte_kib(policy), state.res_kib(policy)
-    return state.tables_freed(policy), state.vm_pte_kib_max(policy), *end
-
-
-def _size_rows(replay: "TraceReplay", policies: "Sequence[Policy]") -> Iterable[Row]:
-    for kind, size, totals in replay.histogram.by_size():
+def _size_rows(part: Part, policies: "Sequence[Policy]") -> Iterable[Row]:
+    for kind, size, totals in part.histogram.by_size():
         yield (
-            *(replay.name, kind, size, totals.calls, totals.bytes),
+            *(kind, size, totals.calls, totals.bytes),
             *(totals.whole_calls, _share(totals.whole_calls, totals.calls)),
             *(totals.whole_bytes, _share(totals.whole_bytes, totals.bytes), totals.whole_slots),
         )

@@ -146,7 +146,8 @@ def test_skipped_rows_are_remarks(folder: Path, capsys: pytest.CaptureFixture[st
     outcomes = {row["trace"]: (row["status"], row["error"], row["remarks"]) for row in points}
     assert outcomes["cut"][0] == "failed"
     assert "cut: row 9: " in outcomes["cut"][1]
-    assert outcomes["threads"] == ("ok", None, None)
+    assert outcomes["threads"][:2] == ("ok", None)
+    assert "which threads share memory is a guess" in outcomes["threads"][2]
     assert "counts as mapped" in outcomes["tcmalloc_large"][2]
 
 

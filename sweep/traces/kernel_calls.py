@@ -1,0 +1,296 @@
+"""What system calls mean to the kernel: from the arguments that a tracer prints to calls on an address space.
+
+Numbers count where a tracer has no name: `0x8 /* MADV_??? */` is MADV_FREE. They are those of x86-64 and arm64
+(include/uapi/asm-generic/mman-common.h, mman.h, include/uapi/linux/mman.h, sched.h).
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Protocol
+
+from engine.traces.vmas import READ, WRITE
+from sweep.common.errors import one_line
+from sweep.traces.calls import Call, CallBegun, SkippedRows, SystemCall
+
+MAX_ADDRESS = 1 << 48
+"""End of what a process of x86-64 (2^47) or arm64 (2^48) can map with four levels of tables."""
+MEMORY_CALLS = {
+    "mmap": 6,
+    "mmap2": 6,
+    "old_mmap": 6,
+    "munmap": 2,
+    "madvise": 3,
+    "mprotect": 3,
+    "pkey_mprotect": 3,
+    "mremap": 4,
+    "brk": 1,
+    "process_madvise": 4,
+    "prctl": 2,
+}
+"""The calls that count, and how many of their arguments are read."""
+PROCESS_CALLS = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "exit", "exit_group")
+STARTS = ("clone", "clone3", "fork", "vfork")
+UNKNOWN_EFFECT = {
+    "shmat": "maps System V memory of unknown size",
+    "shmdt": "unmaps System V memory of unknown size",
+    "remap_file_pages": "changes a file mapping",
+    "map_shadow_stack": "maps a shadow stack",
+}
+"""Calls that change what is mapped and are not counted."""
+PROGRAM_32_BIT = "a 32-bit program: counted with the tables of a 64-bit kernel, which are those of x86-64"
+
+_PROT = {"PROT_NONE": 0, "PROT_READ": READ, "PROT_WRITE": WRITE, "PROT_EXEC": 4}
+_MAP = {
+    "MAP_SHARED": 0x1,
+    "MAP_PRIVATE": 0x2,
+    "MAP_SHARED_VALIDATE": 0x3,
+    "MAP_ANONYMOUS": 0x20,
+    "MAP_ANON": 0x20,
+    "MAP_STACK": 0x20000,
+    "MAP_HUGETLB": 0x40000,
+}
+_MREMAP = {"MREMAP_MAYMOVE": 1, "MREMAP_FIXED": 2, "MREMAP_DONTUNMAP": 4}
+_CLONE = {"CLONE_VM": 0x100, "CLONE_VFORK": 0x4000, "CLONE_THREAD": 0x10000}
+CLONE_VM, CLONE_VFORK, CLONE_THREAD = _CLONE.values()
+_ADVICE = {
+    "MADV_NORMAL": 0,
+    "MADV_RANDOM": 1,
+    "MADV_SEQUENTIAL": 2,
+    "MADV_WILLNEED": 3,
+    "MADV_DONTNEED": 4,
+    "MADV_FREE": 8,
+    "MADV_REMOVE": 9,
+    "MADV_DONTFORK": 10,
+    "MADV_DOFORK": 11,
+    "MADV_MERGEABLE": 12,
+    "MADV_UNMERGEABLE": 13,
+    "MADV_HUGEPAGE": 14,
+    "MADV_NOHUGEPAGE": 15,
+    "MADV_DONTDUMP": 16,
+    "MADV_DODUMP": 17,
+    "MADV_WIPEONFORK": 18,
+    "MADV_KEEPONFORK": 19,
+    "MADV_COLD": 20,
+    "MADV_PAGEOUT": 21,
+    "MADV_POPULATE_READ": 22,
+    "MADV_POPULATE_WRITE": 23,
+    "MADV_DONTNEED_LOCKED": 24,
+    "MADV_COLLAPSE": 25,
+    "MADV_HWPOISON": 100,
+    "MADV_SOFT_OFFLINE": 101,
+    "MADV_GUARD_INSTALL": 102,
+    "MADV_GUARD_REMOVE": 103,
+}
+_ADVICE_NAMES = {number: name for name, number in _ADVICE.items()}
+ADVICE_OPS = {
+    14: "hugepage",
+    15: "nohugepage",
+    25: "collapse",
+    4: "dontneed",
+    24: "dontneed",
+    8: "free",
+    102: "guard_install",
+    103: "guard_remove",
+    22: "read",
+    23: "write",
+}
+_ACT_DESPITE_HOLES = ("madvise", "process_madvise", "mprotect")
+"""Calls that fail with ENOMEM at a hole after they acted: advice on all that is mapped, mprotect up to the hole."""
+_COMMENT = re.compile(r" */\*([^*]*)\*/", re.ASCII)
+_VECTOR = re.compile(r"iov_base=(0x[0-9a-f]{1,16}|NULL), iov_len=(0x[0-9a-f]{1,16}|\d{1,20})", re.ASCII)
+
+
+class HasBreak(Protocol):
+    """A process that knows its program break."""
+
+    def set_break(self, row: int, requested: int, new_break: int) -> Call | None: ...
+
+
+class MemoryCalls:
+    """Turns system calls on memory into Calls. Counts those without use in `skipped`.
+
+    `beyond_x86`: whether memory was mapped at an address that arm64 has and x86-64 with four levels has not.
+    """
+
+    def __init__(self, skipped: SkippedRows) -> None:
+        self._skipped = skipped
+        self.beyond_x86 = False
+
+    def decode(self, call: SystemCall, process: HasBreak) -> Iterator[Call]:
+        """The Calls of a system call of MEMORY_CALLS by `process`; none for one that changed nothing."""
+        try:
+            for change in self._decode(call, process):
+                if isinstance(change, str):
+                    self._skipped.add(change, call.row)
+                elif reason := self.reason_to_refuse(change):
+                    self._skipped.add(reason, call.row)
+                else:
+                    yield change
+        except ValueError:
+            self._skipped.add_doubt(f"{call.name} with arguments that are no numbers", call.row)
+
+    def reason_to_refuse(self, call: Call) -> str:
+        """Why the kernel would have refused this call, or an empty string."""
+        if call.op == "thp_disable":
+            return ""
+        end = max(call.end, call.moved_from + call.old_length)
+        if end > MAX_ADDRESS and call.op != "munmap":
+            return "beyond what a process can map"
+        if call.start % 4096:
+            return "start is not on a 4096-byte page"
+        if not call.length:
+            return f"{call.op} of no bytes"
+        if end > MAX_ADDRESS >> 1 and call.op in ("mmap", "mremap"):
+            self.beyond_x86 = True
+        return ""
+
+    def _decode(self, call: SystemCall, process: HasBreak) -> Iterator[Call | str]:
+        """Raises ValueError for an argument that should be a number."""
+        row, _, name, arguments, result, error = call
+        if len(arguments) < MEMORY_CALLS[name]:
+            self._skipped.add_doubt(f"{name} with {len(arguments)} arguments", row)
+            return
+        if result is None or (error and not (error == "ENOMEM" and name in _ACT_DESPITE_HOLES)):
+            yield f"{name} that failed"
+            return
+        if name == "process_madvise":
+            yield from self._vector(row, arguments, max(result, 0))
+            return
+        if name == "prctl":
+            yield from _thp_disable(row, arguments)
+            return
+        start = number(arguments[0])
+        if name == "brk":
+            change = process.set_break(row, start, result)
+            if change is not None:
+                yield change
+            return
+        length = number(arguments[1])
+        if name in ("mmap", "mmap2", "old_mmap"):
+            if name != "mmap":
+                self._skipped.remark(PROGRAM_32_BIT)
+            flags = flag_bits("MAP_", arguments[3])
+            anonymous = bool(flags & 0x20) and flags & 0x3 == 2
+            rights = flag_bits("PROT_", arguments[2]) & (READ | WRITE)
+            yield Call(row, "mmap", result, length, rights, anonymous, bool(flags & 0x20000), not flags & 0x40000)
+        elif name == "mremap":
+            kept = bool(flag_bits("MREMAP_", arguments[3]) & 4) or not length
+            new_length = number(arguments[2])
+            yield Call(row, "mremap", result, new_length, moved_from=start, old_length=length, keeps_old=kept)
+        elif name == "madvise":
+            advice = advice_number(arguments[2])
+            if advice in ADVICE_OPS:
+                yield self._advice(row, advice, start, length)._replace(has_holes=bool(error))
+            else:
+                yield f"{advice_name(advice)} gives nothing back"
+        elif name == "munmap":
+            yield Call(row, "munmap", start, length)
+        else:
+            yield Call(row, "mprotect", start, length, flag_bits("PROT_", arguments[2]) & (READ | WRITE))
+
+    def _vector(self, row: int, arguments: list[str], advised: int) -> Iterator[Call | str]:
+        """process_madvise: a call for each range of the vector, as far as `advised` bytes reach, and for one more.
+
+        That one failed, most likely as it has a hole; what is mapped of it was acted on, as with madvise. Advice that
+        gives memory back is allowed for the caller's own memory only (process_madvise_remote_valid), so which process
+        the descriptor means does not matter.
+        """
+        advice = advice_number(arguments[3])
+        if advice not in ADVICE_OPS:
+            yield f"{advice_name(advice)} gives nothing back"
+            return
+        for i, (base, size) in enumerate(_VECTOR.findall(arguments[1])):
+            length = number(size)
+            has_holes = length > advised
+            yield self._advice(row, advice, number(base), length)._replace(continues=i > 0, has_holes=has_holes)
+            advised -= length
+            if has_holes:
+                return
+        if advised > 0:
+            self._skipped.add_doubt("process_madvise with ranges that are not shown (strace -v shows them)", row)
+
+    def _advice(self, row: int, advice: int, start: int, length: int) -> Call:
+        return Call(row, ADVICE_OPS[advice], start, length)
+
+
+def _thp_disable(row: int, arguments: list[str]) -> Iterator[Call]:
+    """PR_SET_THP_DISABLE; other settings of a process do not matter. Raises ValueError as number does."""
+    if _COMMENT.sub("", arguments[0]).removeprefix("PR_") in ("SET_THP_DISABLE", "0x29", "41"):
+        flags = arguments[2] if len(arguments) > 2 else "0"
+        excepts_advised = "EXCEPT_ADVISED" in flags or flags in ("0x2", "2")
+        disabled = ("unadvised" if excepts_advised else "all") if number(arguments[1]) else ""
+        yield Call(row, "thp_disable", 0, 0, thp_disabled=disabled)
+
+
+def number(text: str) -> int:
+    """NULL, a hexadecimal or a decimal number, perhaps with a comment. Raises ValueError for anything else."""
+    if text == "NULL":
+        return 0
+    if "/*" in text:
+        text = _COMMENT.sub("", text)
+    if len(text) > 24:
+        raise ValueError
+    value = int(text, 16) if text.startswith("0x") else int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def advice_number(text: str) -> int:
+    """MADV_DONTNEED, DONTNEED, 0x4 or `0x4 /* MADV_DONTNEED */`. Raises ValueError for a name that is unknown."""
+    text = _COMMENT.sub("", text)
+    name = text if text.startswith("MADV_") else f"MADV_{text}"
+    value = _ADVICE.get(name)
+    return number(text) if value is None else value
+
+
+def advice_name(advice: int) -> str:
+    return _ADVICE_NAMES.get(advice, f"advice {advice:#x}")
+
+
+_FLAGS = {"PROT_": _PROT, "MAP_": _MAP, "MREMAP_": _MREMAP, "CLONE_": _CLONE}
+
+
+@lru_cache(4096)
+def flag_bits(prefix: str, text: str) -> int:
+    """The bits of names and numbers joined by |, such as PROT_READ|0x8.
+
+    Names may lack their prefix, as perf prints them. Those that say nothing here are 0.
+    """
+    bits, names = 0, _FLAGS[prefix]
+    for word in _COMMENT.sub("", text).split("|"):
+        word = word.strip()
+        if word[:1].isdigit():
+            bits |= number(word)
+        else:
+            bits |= names.get(word if word.startswith(prefix) else prefix + word, 0)
+    return bits
+
+
+def clone_flags(call: SystemCall | CallBegun) -> int | None:
+    """CLONE_ bits of a call that starts a thread or process; None where the tracer does not show them.
+
+    CLONE_VM: shares the address space; CLONE_THREAD: is of the same process; CLONE_VFORK: until it executes a program.
+    """
+    if call.name == "fork":
+        return 0
+    if call.name == "vfork":
+        return CLONE_VM | CLONE_VFORK
+    text = ", ".join(call.arguments)
+    if match := _CLONE_FLAGS.search(text):
+        return flag_bits("CLONE_", match[1])
+    if call.name == "clone" and call.arguments and call.arguments[0].startswith("0x"):
+        return number(call.arguments[0])  # -e raw=clone: flags are the first argument of x86-64 and arm64
+    return None
+
+
+_CLONE_FLAGS = re.compile(r"\bflags=([\w|]+)", re.ASCII)
+
+
+def program_name(call: SystemCall) -> str:
+    """The file name of the program of an execve, as strace prints it; empty if it is not shown."""
+    for argument in call.arguments[:2]:
+        if argument.startswith('"'):
+            return one_line(argument.strip('".').rpartition("/")[2])[:32]
+    return ""

@@ -1,0 +1,155 @@
+"""Recordings of the kinds that reports show: each must give what the same calls give on the live kernel, or by hand."""
+
+import csv
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+
+from sweep.cli.main import main
+from tests.paths import DATA
+
+RECORDINGS = DATA / "recordings"
+
+
+def replayed(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[list[dict[str, str]], str]:
+    """The rows of the policies none and merged under --touch all, and stderr."""
+    assert main(["replay", "--touch", "all", "--policy", "none,merged", "--format", "csv", *map(str, words)]) == 0
+    out, err = capsys.readouterr()
+    return list(csv.DictReader(io.StringIO(out))), err
+
+
+def refusal(capsys: pytest.CaptureFixture[str], path: Path) -> str:
+    """The one line that `replay` prints for a file that it refuses."""
+    assert main(["replay", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err.removeprefix(f"sweep: {path}: ").strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "purges", "acting", "purged_bytes", "most", "end_none", "end_merged", "res"),
+    [
+        # by hand, from the lines
+        ("perf-trace.txt", 6, 3, 12_779_520, 136, 136, 136, 65_472),
+        # 6 PTE tables and two above them; the munmap is of nothing
+        ("arm32.strace", 1, 1, 4_194_304, 32, 32, 32, 12_288),
+        ("first-row-mode.strace", 1, 1, 4_194_304, 32, 32, 32, 12_288),
+        # the same program under strace -T
+        ("relative-times.strace", 4, 1, 11_538_432, 196, 180, 180, 75_808),
+        # the same calls on Linux 6.18 with all pages touched
+        ("go.strace", 4, 1, 6_332_416, 44, 40, 36, 4_356),
+        ("dontunmap.strace", 1, 1, 2_097_152, 48, 48, 44, 14_336),
+        ("huge-munmap.strace", 0, 0, 0, 24, 0, 0, 0),
+        ("guard.strace", 1, 1, 8_388_608, 24, 24, 20, 0),
+        # include/uapi/asm-generic/mman-common.h: MADV_FREE, DONTNEED_LOCKED, GUARD_INSTALL by number
+        ("unnamed-advice.strace", 3, 2, 12_582_912, 40, 40, 32, 8_192),
+        # by hand
+        ("torn.strace", 2, 1, 4_198_400, 16, 16, 8, 0),
+        ("first-row-old.strace", 0, 0, 0, 520, 520, 520, 262_144),
+        ("first-row-prompt.strace", 0, 0, 0, 520, 520, 520, 262_144),
+    ],
+)
+def test_one_process(
+    name: str,
+    purges: int,
+    acting: int,
+    purged_bytes: int,
+    most: int,
+    end_none: int,
+    end_merged: int,
+    res: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Calls, bytes, VmPTE and RES of recordings of one process."""
+    (none, merged), _ = replayed(capsys, RECORDINGS / name)
+    assert (merged["purges"], merged["acting"], merged["purged_bytes"]) == tuple(
+        map(str, (purges, acting, purged_bytes))
+    )
+    assert (none["vm_pte_kib_max"], none["vm_pte_kib_end"]) == (str(most), str(end_none))
+    assert (merged["vm_pte_kib_max"], merged["vm_pte_kib_end"]) == (str(most), str(end_merged))
+    assert merged["res_kib_end"] == str(res)
+
+
+def test_a_fork_copies(capsys: pytest.CaptureFixture[str]) -> None:
+    """The parent keeps its own tables whatever the children unmap: on the live kernel 32 tables more, then 2 less."""
+    rows, err = replayed(capsys, RECORDINGS / "fork.strace")
+    parent, child = ({row["policy"]: row for row in rows if row["process"] == pid} for pid in ("4001", "4002"))
+    assert err == ""
+    assert (parent["merged"]["purges"], parent["merged"]["res_kib_end"]) == ("1", str(60 * 1024 + 8))
+    ends = [int(parent[policy]["vm_pte_kib_end"]) for policy in ("none", "merged")]
+    assert ends == [148, 140]
+    assert (child["merged"]["purged_bytes"], child["merged"]["res_kib_end"]) == (
+        str(32 << 20),
+        str((32 + 16 << 10) + 8),
+    )
+    assert [row["process"] for row in rows[::2]] == ["4001", "4002", "4003", "sum"]
+
+
+def test_one_process_of_several(capsys: pytest.CaptureFixture[str]) -> None:
+    """--process takes a pid or the largest; an unknown one is refused with those that there are."""
+    path = RECORDINGS / "fork.strace"
+    assert [row["purged_bytes"] for row in replayed(capsys, path, "--process", "4002")[0]] == [str(32 << 20)] * 2
+    largest, _ = replayed(capsys, path, "--process", "largest")
+    assert largest == replayed(capsys, path, "--process", "4001")[0]  # the children unmap before they map more
+    assert main(["replay", str(path), "--process", "7"]) == 2
+    assert "--process 7:" in (err := capsys.readouterr().err)
+    assert "4001, 4002, 4003; or largest, or all" in err
+
+
+@pytest.mark.parametrize("name", ["static-child.strace", "exec-same-process.strace"])
+def test_programs_without_the_calls_that_start_them(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A break that nobody set shows another program: a child's, or one that was executed in the same process."""
+    rows, err = replayed(capsys, RECORDINGS / name)
+    assert "has no calls that start processes" in err
+    assert len({row["process"] for row in rows}) == 3
+    assert all(int(row["vm_pte_kib_max"]) <= 52 for row in rows)
+    labels = [row["process"] for row in rows[::2]]
+    assert labels == (["4001", "4002", "sum"] if name.startswith("static") else ["639.1", "639.2", "sum"])
+
+
+def test_lines_of_any_length(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A write of 70,000 or 5 million characters between the calls is passed over."""
+    for size in (70_000, 5_000_000):
+        path = tmp_path / "long.strace.gz"
+        text = f'write(1, "{"x" * size}", {size}) = {size}'
+        call = "madvise(0x100000000000, 4194304, MADV_DONTNEED) = 0"
+        flags = "PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0"
+        path.write_bytes(gzip.compress(f"mmap(NULL, 4194304, {flags}) = 0x100000000000\n{text}\n{call}\n".encode()))
+        (_, merged), err = replayed(capsys, path)
+        assert (merged["purges"], merged["acting"]) == ("1", "1")
+        assert "1 row skipped, the first is row 2: other system calls" in err
+
+
+def test_a_summary_is_refused_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    """strace -c prints no addresses; its table comes after what the program prints."""
+    text = refusal(capsys, RECORDINGS / "summary.txt")
+    assert text == "this is the summary that strace -c prints, which has no addresses; trace without -c"
+
+
+@pytest.mark.parametrize(
+    ("rows", "tool"),
+    [
+        ("malloc(24)  = 0x5581\nfree(0x5581) = <void>\n+++ exited (status 0) +++\n", "ltrace's output"),
+        ("SYS_mmap(0, 8192, 3, 34) = 0x7f1c\n", "ltrace's output"),
+        ("mmap(0x0,135168,PROT_READ,MAP_ANON,-1,0x0) = 34366324736 (0x800628000)\n", "truss's output"),
+        ("app 7 [000] 1.2: raw_syscalls:sys_enter: NR 9 (0, 2000)\n", "perf script of raw_syscalls"),
+        ("00400000-0040b000 r-xp 00000000 08:01 131   /bin/cat\n", "/proc/PID/maps"),
+        ("7 12:00:01.5 0 app (7) > mmap addr=0\n", "sysdig's output"),
+        ("# tracer: nop\n#\n", "ftrace's or trace-cmd's output"),
+        ("==7== Memcheck\n", "valgrind's output"),
+        ("Attaching 2 probes...\n@: 7\n", "the output of a bpftrace script"),
+        ("PERFILE2\0\0\x1b[0m", "perf's data file"),
+        ('{"a": 1}\n', "JSON"),
+    ],
+)
+def test_other_tools_are_refused_by_name(
+    rows: str, tool: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The line says whose output the file is and what to do, and shows nothing of it."""
+    path = tmp_path / "t.txt"
+    path.write_text(rows)
+    text = refusal(capsys, path)
+    assert tool in text
+    assert "; " in text
