@@ -5,7 +5,7 @@ Numbers count where a tracer has no name: `0x8 /* MADV_??? */` is MADV_FREE. The
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -117,18 +117,22 @@ class MemoryCalls:
         self._skipped = skipped
         self.beyond_x86 = False
 
-    def decode(self, call: SystemCall, process: HasBreak) -> Iterator[Call]:
+    def decode(self, call: SystemCall, process: HasBreak) -> Sequence[Call]:
         """The Calls of a system call of MEMORY_CALLS by `process`; none for one that changed nothing."""
         try:
-            for change in self._decode(call, process):
-                if isinstance(change, str):
-                    self._skipped.add(change, call.row)
-                elif reason := self.reason_to_refuse(change):
-                    self._skipped.add(reason, call.row)
-                else:
-                    yield change
+            changes = self._decode(call, process)
         except ValueError:
             self._skipped.add_doubt(f"{call.name} with arguments that are no numbers", call.row)
+            return ()
+        if isinstance(changes, str):
+            if changes:
+                self._skipped.add(changes, call.row)
+            return ()
+        for change in changes:
+            if reason := self.reason_to_refuse(change):
+                self._skipped.add(reason, call.row)
+                return [change for change in changes if not self.reason_to_refuse(change)]
+        return changes
 
     def reason_to_refuse(self, call: Call) -> str:
         """Why the kernel would have refused this call, or an empty string."""
@@ -145,51 +149,44 @@ class MemoryCalls:
             self.beyond_x86 = True
         return ""
 
-    def _decode(self, call: SystemCall, process: HasBreak) -> Iterator[Call | str]:
-        """Raises ValueError for an argument that should be a number."""
+    def _decode(self, call: SystemCall, process: HasBreak) -> Sequence[Call] | str:
+        """The Calls, or the reason to skip the row. Raises ValueError for an argument that should be a number."""
         row, _, name, arguments, result, error = call
         if len(arguments) < MEMORY_CALLS[name]:
             self._skipped.add_doubt(f"{name} with {len(arguments)} arguments", row)
-            return
+            return ""
         if result is None or (error and not (error == "ENOMEM" and name in _ACT_DESPITE_HOLES)):
-            yield f"{name} that failed"
-            return
+            return f"{name} that failed"
         if name == "process_madvise":
-            yield from self._vector(row, arguments, max(result, 0))
-            return
+            return self._vector(row, arguments, max(result, 0))
         if name == "prctl":
-            yield from _thp_disable(row, arguments)
-            return
+            return _thp_disable(row, arguments)
         start = number(arguments[0])
         if name == "brk":
             change = process.set_break(row, start, result)
-            if change is not None:
-                yield change
-            return
+            return () if change is None else (change,)
         length = number(arguments[1])
+        if name == "madvise":
+            advice = advice_number(arguments[2])
+            if advice not in ADVICE_OPS:
+                return f"{advice_name(advice)} gives nothing back"
+            return (Call(row, ADVICE_OPS[advice], start, length, has_holes=bool(error)),)
+        if name == "munmap":
+            return (Call(row, "munmap", start, length),)
         if name in ("mmap", "mmap2", "old_mmap"):
             if name != "mmap":
                 self._skipped.remark(PROGRAM_32_BIT)
             flags = flag_bits("MAP_", arguments[3])
             anonymous = bool(flags & 0x20) and flags & 0x3 == 2
             rights = flag_bits("PROT_", arguments[2]) & (READ | WRITE)
-            yield Call(row, "mmap", result, length, rights, anonymous, bool(flags & 0x20000), not flags & 0x40000)
-        elif name == "mremap":
+            return (Call(row, "mmap", result, length, rights, anonymous, bool(flags & 0x20000), not flags & 0x40000),)
+        if name == "mremap":
             kept = bool(flag_bits("MREMAP_", arguments[3]) & 4) or not length
             new_length = number(arguments[2])
-            yield Call(row, "mremap", result, new_length, moved_from=start, old_length=length, keeps_old=kept)
-        elif name == "madvise":
-            advice = advice_number(arguments[2])
-            if advice in ADVICE_OPS:
-                yield self._advice(row, advice, start, length)._replace(has_holes=bool(error))
-            else:
-                yield f"{advice_name(advice)} gives nothing back"
-        elif name == "munmap":
-            yield Call(row, "munmap", start, length)
-        else:
-            yield Call(row, "mprotect", start, length, flag_bits("PROT_", arguments[2]) & (READ | WRITE))
+            return (Call(row, "mremap", result, new_length, moved_from=start, old_length=length, keeps_old=kept),)
+        return (Call(row, "mprotect", start, length, flag_bits("PROT_", arguments[2]) & (READ | WRITE)),)
 
-    def _vector(self, row: int, arguments: list[str], advised: int) -> Iterator[Call | str]:
+    def _vector(self, row: int, arguments: list[str], advised: int) -> Sequence[Call] | str:
         """process_madvise: a call for each range of the vector, as far as `advised` bytes reach, and for one more.
 
         That one failed, most likely as it has a hole; what is mapped of it was acted on, as with madvise. Advice that
@@ -197,46 +194,46 @@ class MemoryCalls:
         the descriptor means does not matter.
         """
         advice = advice_number(arguments[3])
+        calls: list[Call] = []
         if advice not in ADVICE_OPS:
-            yield f"{advice_name(advice)} gives nothing back"
-            return
-        for i, (base, size) in enumerate(_VECTOR.findall(arguments[1])):
+            return f"{advice_name(advice)} gives nothing back"
+        for base, size in _VECTOR.findall(arguments[1]):
             length = number(size)
             has_holes = length > advised
-            yield self._advice(row, advice, number(base), length)._replace(continues=i > 0, has_holes=has_holes)
+            op = ADVICE_OPS[advice]
+            calls.append(Call(row, op, number(base), length, continues=bool(calls), has_holes=has_holes))
             advised -= length
             if has_holes:
-                return
+                return calls
         if advised > 0:
             self._skipped.add_doubt("process_madvise with ranges that are not shown (strace -v shows them)", row)
-
-    def _advice(self, row: int, advice: int, start: int, length: int) -> Call:
-        return Call(row, ADVICE_OPS[advice], start, length)
+        return calls
 
 
-def _thp_disable(row: int, arguments: list[str]) -> Iterator[Call]:
+def _thp_disable(row: int, arguments: list[str]) -> Sequence[Call]:
     """PR_SET_THP_DISABLE; other settings of a process do not matter. Raises ValueError as number does."""
-    if _COMMENT.sub("", arguments[0]).removeprefix("PR_") in ("SET_THP_DISABLE", "0x29", "41"):
-        flags = arguments[2] if len(arguments) > 2 else "0"
-        excepts_advised = "EXCEPT_ADVISED" in flags or flags in ("0x2", "2")
-        disabled = ("unadvised" if excepts_advised else "all") if number(arguments[1]) else ""
-        yield Call(row, "thp_disable", 0, 0, thp_disabled=disabled)
+    if _COMMENT.sub("", arguments[0]).removeprefix("PR_") not in ("SET_THP_DISABLE", "0x29", "41"):
+        return ()
+    flags = arguments[2] if len(arguments) > 2 else "0"
+    excepts_advised = "EXCEPT_ADVISED" in flags or flags in ("0x2", "2")
+    disabled = ("unadvised" if excepts_advised else "all") if number(arguments[1]) else ""
+    return (Call(row, "thp_disable", 0, 0, thp_disabled=disabled),)
 
 
 def number(text: str) -> int:
     """NULL, a hexadecimal or a decimal number, perhaps with a comment. Raises ValueError for anything else."""
-    if text == "NULL":
-        return 0
-    if "/*" in text:
-        text = _COMMENT.sub("", text)
-    if len(text) > 24:
-        raise ValueError
-    value = int(text, 16) if text.startswith("0x") else int(text)
+    try:
+        value = int(text, 0)
+    except ValueError:
+        if text == "NULL":
+            return 0
+        value = int(_COMMENT.sub("", text), 0)
     if value < 0:
         raise ValueError
     return value
 
 
+@lru_cache(4096)
 def advice_number(text: str) -> int:
     """MADV_DONTNEED, DONTNEED, 0x4 or `0x4 /* MADV_DONTNEED */`. Raises ValueError for a name that is unknown."""
     text = _COMMENT.sub("", text)

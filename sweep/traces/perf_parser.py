@@ -33,6 +33,7 @@ _PERF_SCRIPT = re.compile(
 _RESULT = re.compile(
     r"(?P<arguments>.*)\) *= (?P<result>0x[0-9a-f]{1,16}|-?\d{1,20}|\?|$)(?: (?P<why>E\w+))?", re.ASCII
 )
+_UNFINISHED = re.compile(r"\) *\.\.\.\s*$")
 _ARGUMENT = re.compile(r"(\w{1,40}): ([^,]*)", re.ASCII)
 _NEW_TASK = re.compile(r"pid=(\d{1,10}) .*clone_flags=([0-9a-f]{1,16})\b", re.ASCII)
 _LOST = re.compile(r"LOST (\d{1,20}) events|RECORD_LOST", re.ASCII)
@@ -98,8 +99,8 @@ class _PerfParser:
             elif name in MEMORY_CALLS:
                 self._skipped.add_doubt(f"{name} continued, but not begun in this file", row)
                 return
-        if text.rstrip().endswith(") ..."):
-            yield from self._begin(row, thread, name, text.rstrip()[:-5])
+        if unfinished := _UNFINISHED.search(text):
+            yield from self._begin(row, thread, name, text[: unfinished.start()])
             return
         result = _RESULT.match(text)
         if result is None:
@@ -177,7 +178,9 @@ class _PerfParser:
     def _finish(self, row: int, thread: int, name: str, text: str, result: int | None, error: str) -> Iterator[Event]:
         if name in STARTS and result == 0:
             return  # as the child sees it
-        yield SystemCall(row, thread, name, _arguments(name, text), result, error)
+        program = self._programs.get(thread, "")
+        arguments = [f'"{program}"'] if name.startswith("execve") else _arguments(name, text)
+        yield SystemCall(row, thread, name, arguments, result, error)
 
     def _no_call(self, row: int, line: str) -> None:
         if lost := _LOST.search(line):

@@ -30,6 +30,7 @@ from sweep.traces.kernel_calls import (
 )
 from sweep.traces.process_replay import ProcessReplay
 
+_PLAIN_CALLS = frozenset(MEMORY_CALLS) - {"brk"}
 MAX_PROCESSES = 1 << 14
 """Most processes that are kept apart."""
 MAX_WAITING_EVENTS = 1 << 16
@@ -68,6 +69,15 @@ class ProcessTree:
         self._unseen: dict[int, None] = {}  # children that clone named and that did nothing yet, in order
         self._sees_starts = self._sees_execs = False
         self._programs: dict[int, int] = {}  # by pid: how many programs made calls
+
+    def process_of(self, event: SystemCall) -> ProcessReplay | None:
+        """The process of a call of memory by a thread that is known, the usual case. None for all else (`handle`)."""
+        task = self._tasks.get(event.thread)
+        if task is None or event.name not in _PLAIN_CALLS:
+            return None
+        if self._unseen:
+            self._unseen.pop(event.thread, None)
+        return task.space
 
     def handle(self, event: Event) -> Iterator[tuple[SystemCall, ProcessReplay]]:
         """Follow an event. Yields the calls of memory that are due, each with its process. Raises TraceError."""
@@ -131,15 +141,15 @@ class ProcessTree:
                 self._exit(other)
 
     def _child(self, parent: Task, child: int, flags: int | None) -> Iterator[tuple[SystemCall, ProcessReplay]]:
-        """A thread or process that `parent` started. Unknown flags: a thread, which clone3 is mostly used for."""
+        """A thread or process that `parent` started. Unknown flags: CLONE_VM, as the C library uses clone3."""
         if child in self._tasks:
             return
         self._dead.discard(child)
         if flags is None:
             self._skipped.remark(
-                "the flags of clone3 are not shown: its children count as threads until they execute a program"
+                "the flags of clone3 are not shown: its children share memory until they execute a program"
             )
-            flags = CLONE_VM | CLONE_THREAD
+            flags = CLONE_VM
         if flags & CLONE_THREAD:
             self._join(child, parent)
         elif flags & CLONE_VM:

@@ -14,7 +14,7 @@ from sweep.common.errors import UserError, one_line, printable
 from sweep.common.text_lines import STDIN, TextLines
 from sweep.traces import forms
 from sweep.traces.call_histogram import CallHistogram
-from sweep.traces.calls import END, Event, SkippedRows
+from sweep.traces.calls import END, Event, SkippedRows, SystemCall
 from sweep.traces.ff_files import FfFiles, read_ff_events
 from sweep.traces.kernel_calls import MemoryCalls
 from sweep.traces.perf_parser import read_perf_events
@@ -172,7 +172,9 @@ class TraceReplay:
         self.processes = tree.processes
         decoder, calls_seen = MemoryCalls(self.skipped), 0
         for event in chain(events, [END]):
-            for call, process in tree.handle(event):
+            known = tree.process_of(event) if isinstance(event, SystemCall) else None
+            due = [(event, known)] if isinstance(event, SystemCall) and known is not None else tree.handle(event)
+            for call, process in due:
                 calls_seen += 1
                 for change in decoder.decode(call, process):
                     if not process.steps:
