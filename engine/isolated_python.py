@@ -12,13 +12,18 @@ SAFE_FOLDER = "/"
 """Working folder of child processes: Numba reads settings from the current folder. Only root can write here."""
 
 
-def isolated_command(code: str, *arguments: str) -> list[str]:
+def isolated_command(code: str, *arguments: str, prefix: str = sys.prefix) -> list[str]:
     """A command that runs `code` with sys.argv[1:] = arguments and sys.path = import_path().
 
     To be started in SAFE_FOLDER with isolated_environment(). Not `-I`, which would ignore PYTHONHASHSEED and others.
+    `prefix`: another path of the directory sys.prefix, by which the interpreter and its packages are then found.
     """
-    boot = f"import sys; sys.path[:] = {import_path()!r}; {code}"
-    return [sys.executable, "-P", "-s", "-c", boot, *arguments]
+
+    def moved(path: str) -> str:
+        return prefix + path.removeprefix(sys.prefix) if path.startswith(sys.prefix + os.sep) else path
+
+    boot = f"import sys; sys.path[:] = {[moved(entry) for entry in import_path()]!r}; {code}"
+    return [moved(sys.executable), "-P", "-s", "-c", boot, *arguments]
 
 
 def isolated_environment(**changes: str) -> dict[str, str]:

@@ -2,6 +2,6 @@
 
 import sys
 
-from sweep.cli.main import main
+from sweep.cli.__main__ import run
 
-sys.exit(main())
+sys.exit(run())

@@ -25,7 +25,9 @@ from sweep.cli import output_formats
 from sweep.cli.options import Wide
 from sweep.cli.output_streams import visible_control_characters
 from sweep.cli.program_name import as_called, remember_program
+from sweep.cli.signals import INTERRUPTED, LINE
 from sweep.common.errors import UserError, UserErrors, did_you_mean, one_line, printable, unknown_name
+from sweep.executors import ray_session_dir
 
 
 class Command(NamedTuple):
@@ -56,7 +58,7 @@ COMMANDS = {
     "inspect": Command("inspect", "Count the empty page tables of a live process."),
 }
 
-BAD_USAGE, INTERRUPTED, INTERNAL_ERROR = 2, 3, 4
+BAD_USAGE, INTERNAL_ERROR = 2, 4
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a full or failing disk. They are reported as such wherever they occur, not as internal errors."""
 COMPLETION = "_SWEEP_COMPLETE"
@@ -148,6 +150,7 @@ def _main(words: list[str]) -> int:
         words.remove("--debug")
     try:
         _check_utf8(words)
+        ray_session_dir.remove_abandoned()
         code, messages = _run(words), list[str]()
     except (Exception, KeyboardInterrupt) as error:
         code, messages = _code_and_messages(error, debug)
@@ -210,7 +213,7 @@ def _code_and_messages(error: BaseException, debug: bool) -> tuple[int, list[str
     if isinstance(error, BrokenPipeError):
         return 0, []
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, ["interrupted"]
+        return INTERRUPTED, [LINE]
     if isinstance(error, UserErrors):
         return BAD_USAGE, [str(one) for one in error.errors]
     if isinstance(error, UserError):

@@ -5,7 +5,7 @@ Imports neither Ray nor the engine's compiled code. What runs in a worker is in 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,8 @@ from engine.model.policy import ALL, Policy
 from engine.model.results import Results
 from engine.model.scenario import Columns
 from engine.reclaim.finish import Tally
+from sweep.common.errors import UserError
+from sweep.executors.failure import Failure
 from sweep.grid.point_id import PointIds
 from sweep.store.parts import PartFile
 
@@ -25,8 +27,8 @@ MODEL_RUNNER = "engine.run:run_batch"
 TRACE_RUNNER = "sweep.traces.trace_points:run_batch"
 """The entry point for points that are traces."""
 
-ERROR_LENGTH = 300
-LAST_LINES, LINE_LENGTH = 12, 200
+
+NO_FAILURE = Failure()
 
 
 class BatchStatus(Enum):
@@ -96,15 +98,6 @@ def _unpickled(points: int, columns: Columns, number: int, *others: Any) -> Batc
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a point has no results, or a batch no answer. `kind`: class of the exception, or name of the signal."""
-
-    error: str = ""
-    kind: str = ""
-    last_lines: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Done:
     """The answer to a batch.
 
@@ -120,12 +113,16 @@ class Done:
     status: BatchStatus = BatchStatus.RAN
     results: Results | None = None
     failures: tuple[tuple[int, Failure], ...] = ()
-    failure: Failure = Failure()
+    failure: Failure = NO_FAILURE
     node: str = ""
     cpu_ns: int = 0
     wall_ns: int = 0
     tally: Tally | None = None
     files: Mapping[str, PartFile] | None = None
+
+
+class ExecutorLostError(UserError):
+    """The executor is gone, such as a Ray that was killed. Finished points are kept; a launch can continue."""
 
 
 class Executor(Protocol):
@@ -146,44 +143,31 @@ class Executor(Protocol):
         ...
 
     @property
+    def is_started(self) -> bool:
+        """Whether the number of workers is known. `wait` goes on with the start until then."""
+        ...
+
+    @property
     def is_warm(self) -> bool:
         """Whether at least one worker has loaded the engine. Kernels may still have to be compiled."""
         ...
 
     def start(self, kernels: Sequence[int] = ()) -> None:
-        """Start the workers. Each loads those of `kernels` (positions in engine.run.KERNELS) that are compiled."""
+        """Begin to start workers. Each loads those of `kernels` (positions in engine.run.KERNELS) that are compiled."""
         ...
 
     def submit(self, batch: Batch) -> None: ...
 
     def wait(self, seconds: float) -> list[Done]:
-        """Return all answers that have arrived, after waiting up to `seconds` for the first."""
+        """Return all answers that have arrived, after waiting up to `seconds` for the first.
+
+        Raises ExecutorLostError if no worker can answer any more.
+        """
         ...
 
     def stop(self, kill: bool = False) -> None:
         """End all workers and leave no process behind; `kill`: at once, in the middle of work. Can be called twice."""
         ...
-
-
-def failure_lines(text: str) -> str:
-    """The last LAST_LINES lines of a text, each cut to LINE_LENGTH characters."""
-    lines = text.rstrip().splitlines()[-LAST_LINES:]
-    return "\n".join(line if len(line) <= LINE_LENGTH else line[: LINE_LENGTH - 3] + "..." for line in lines)
-
-
-def describe(error: BaseException) -> str:
-    """`ValueError: message` in one line of at most ERROR_LENGTH characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
-    return text if len(text) <= ERROR_LENGTH else text[: ERROR_LENGTH - 3] + "..."
-
-
-def with_own_arrays(done: Done) -> Done:
-    """Copy the arrays of an answer, so that the shared memory in which it arrived can be freed."""
-    if done.results is None:
-        return done
-    values, rounds = done.results.values.copy("K"), done.results.rounds.copy("K")
-    counts = done.results.round_counts.copy()
-    return replace(done, results=replace(done.results, values=values, rounds=rounds, round_counts=counts))
 
 
 def batch_limit_s(points: int, point_limit_s: float, expected_s: float) -> float:

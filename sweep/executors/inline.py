@@ -10,6 +10,7 @@ class Inline:
     name = "inline"
     workers = 1
     is_local = True
+    is_started = True
     capacity = 1
 
     def __init__(self, runner: str = MODEL_RUNNER) -> None:

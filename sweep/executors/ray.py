@@ -1,53 +1,50 @@
 """Runs batches as Ray tasks, on a private Ray of this machine or on a cluster.
 
-Only this module, ray_task and ray_cluster import ray. Ray's own retries are off: the driver counts attempts, so that a
-task lost with its worker is known and reported.
+Ray may end the process in which it is used, with an exit code and lines of its own, or block it for a minute. It also
+replaces signal handlers. So Ray is used in a process of its own (ray_driver), and this module, which does not import
+Ray, starts and watches that process.
 """
 
-import contextlib
-import logging
 import os
 import pickle
 import re
 import secrets
-import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-# Not /proc by hand: psutil compares start times before it signals a process, so a reused process id is not killed.
+# Not /proc by hand: psutil compares start times, so that a reused process id is not taken for the process.
 import psutil
 
-from engine.isolated_python import SAFE_FOLDER
+from engine.isolated_python import isolated_environment
 from sweep.common.errors import SweepFault, UserError
-from sweep.executors import ray_session_dir, ray_task
-from sweep.executors.base import (
-    MODEL_RUNNER,
-    Batch,
-    BatchStatus,
-    Done,
-    Failure,
-    describe,
-    failure_lines,
-    with_own_arrays,
-)
-from sweep.executors.ray_cluster import UNREACHABLE_S, ClusterWatch, check_reachable, refusal
+from sweep.executors import ray_session_dir
+from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, ExecutorLostError
+from sweep.executors.child_process import ChildProcess, failure_of_exit, start_child
+from sweep.executors.ray_cluster import check_reachable
+from sweep.executors.ray_messages import Alive, Answered, Died, Refused, Settings, Stop, Submit
 
-OBJECT_STORE_BYTES = 256 << 20
+DRIVER_CODE = "from sweep.executors.ray_driver import main; main()"
 STOP_S = 5.0
-"""Time for the private Ray's processes to end before they are killed, and again after that."""
+"""Time for the driver process to disconnect from Ray before it is killed."""
+START_S, SILENT_S = 120.0, 25.0
+"""How long a driver process may be silent: while it connects to Ray, and later."""
+CHECK_S = 0.5
+SERVERS = ("gcs_server", "raylet")
+"""The children of the driver process without which a private Ray does not work."""
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship the working directory and build another venv
+    # Else a private Ray waits for all its workers before its start is over, for a minute if one is killed meanwhile.
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_register_timeout_seconds": "20",  # until another worker is started in place of one that was killed
     "RAY_task_oom_retries": "0",  # endless otherwise, whatever max_retries says
 }
 RAY_PATHS = ("RAY_AUTH_TOKEN_PATH", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
-_token = ""
-_NODE_ID = re.compile(r"\bID: ([0-9a-f]{56})\b")
 
 
 @dataclass
@@ -58,6 +55,7 @@ class RayTasks:
     jobs: most workers, default: all CPUs
     has_time_limit: whether batches have a limit_s
     session_dir: the private Ray's directory
+    driver: the process that uses Ray
     """
 
     address: str | None = None
@@ -65,17 +63,15 @@ class RayTasks:
     runner: str = MODEL_RUNNER
     has_time_limit: bool = False
     name: str = "ray"
+    is_started: bool = False
     is_warm: bool = False
     workers: int = 0
     session_dir: Path | None = None
+    driver: ChildProcess | None = None
     _session_lock: int = -1
-    _ray_processes: list[psutil.Process] = field(default_factory=list)
-    _refs: dict[Any, Batch] = field(default_factory=dict)
-    _probe: Any = None
-    _task: Any = None
-    _fingerprint: str = ""
-    _note_prefix: bytes = b""
-    _watch: ClusterWatch | None = None
+    _servers: dict[str, psutil.Process] = field(default_factory=dict)
+    _last_message: float = 0.0
+    _last_check: float = 0.0
 
     def __post_init__(self) -> None:
         self.workers = self.jobs or len(os.sched_getaffinity(0))
@@ -90,240 +86,165 @@ class RayTasks:
         return self.workers if self.has_time_limit else 2 * self.workers
 
     def start(self, kernels: Sequence[int] = ()) -> None:
-        for name, value in RAY_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        # Before Ray starts: a second Ray node of this host unpacks a job's folder again, while we would read it.
-        self._fingerprint = ray_task.fingerprint()
+        environment, prefix = isolated_environment(), sys.prefix
+        environment = RAY_SETTINGS | environment | _absolute_paths()
         if self.address is None:
-            self._start_local()
+            self.session_dir, self._session_lock = ray_session_dir.create()
+            prefix = _safe_prefix(self.session_dir)
+            environment["PYTHONPATH"] = _worker_pythonpath()
+            environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            environment.pop("RAY_AUTH_MODE", None)  # Ray asks for a token unless this says otherwise
         else:
-            self._join_cluster(self.address)
-        ray = _ray()
-        self._note_prefix = f"sweep:{ray.get_runtime_context().get_job_id()}:".encode()
-        self._watch = ClusterWatch(self._note_prefix)
-        if self.address is not None:
-            self._count_workers()
-        self._task = ray_task.pack(ray)
-        self._probe = self._send(tuple(kernels))
+            check_reachable(self.address)
+            # Seconds of retries on a head that refuses, else 20.
+            environment.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
+        self._last_message = time.monotonic()
+        self.driver = start_child(DRIVER_CODE, [], environment, prefix)
+        if self.session_dir is not None:
+            ray_session_dir.note_session(self.session_dir, self.driver.process.pid)
+        directory = str(self.session_dir) if self.session_dir else None
+        jobs = self.workers if self.address is None else self.jobs or 0
+        self._send(Settings(self.address, jobs, self.runner, tuple(kernels), directory))
 
     def submit(self, batch: Batch) -> None:
-        self._refs[self._send(batch)] = batch
+        self._send(Submit(batch.number, batch.limit_s, pickle.dumps(batch)))
 
     def wait(self, seconds: float) -> list[Done]:
-        ray = _ray()
-        assert self._watch is not None
-        if self._watch.is_unreachable():
-            raise UserError(self._unreachable())
-        if self.address is not None:
-            self._count_workers()
-        self._check_probe(0.0 if self._refs else seconds)
-        refs = list(self._refs)
-        if not refs:
-            return []
-        ready, rest = ray.wait(refs, num_returns=1, timeout=seconds)
-        if ready and rest:
-            ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
-        return [self._answer(ref, self._refs.pop(ref)) for ref in ready]
+        assert self.driver is not None
+        answers: list[Done] = []
+        while self.driver.pipe.poll(0.0 if answers else seconds):
+            seconds = 0.0
+            if (answer := self._receive()) is not None:
+                answers.append(answer)
+        self._check()
+        return answers
 
     def stop(self, kill: bool = False) -> None:
-        if "ray" not in sys.modules:
-            return
-        ray = _ray()
-        processes = self._list_ray_processes()
-        if self._watch is not None:
-            self._watch.stop()
         try:
-            if self.address is not None:
-                for ref in filter(None, [*self._refs, self._probe]):
-                    with contextlib.suppress(Exception):
-                        ray.cancel(ref, force=True)  # a plain cancel never ends compiled code
-            self._refs.clear()
-            self._probe = None
-            ray.shutdown()
-        finally:
-            self._clean_up(processes)
+            self._stop(kill)
+        except KeyboardInterrupt:  # by a second signal; a third would be ignored
+            self._stop(kill=True)
+            raise
 
-    def _start_local(self) -> None:
-        before = psutil.Process().children()
-        ray_session_dir.remove_abandoned()
-        self.session_dir, self._session_lock = ray_session_dir.create()
-        os.environ.pop("RAY_AUTH_MODE", None)  # a Ray that starts here asks for a token, unless this says otherwise
-        os.environ["RAY_AUTH_TOKEN"] = _session_token()
-        ray = _ray()
-        try:
-            with _safe_folder(), _packages_on_pythonpath():
-                ray.init(
-                    address="local",
-                    num_cpus=self.workers,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.CRITICAL,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=str(self.session_dir / "r"),  # Ray opens it to everybody
-                )
-        except Exception as error:
-            raise UserError(f"a local Ray did not start: {describe(error)}; --executor processes needs none") from error
-        finally:
-            self._ray_processes = [process for process in psutil.Process().children() if process not in before]
-
-    def _join_cluster(self, address: str) -> None:
-        check_reachable(address)
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # seconds of retries on a head that refuses; else 20
-        ray = _ray()
-        import engine
-        import sweep
-
-        # Workers get the driver's code even where ptsweep is installed: another version would give other rows.
-        code = {"py_modules": [str(Path(m.__path__[0])) for m in (engine, sweep)], "excludes": ["**/__pycache__/**"]}
-        try:
-            with _safe_folder():
-                ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level=logging.CRITICAL)
-        except Exception as error:
-            raise UserError(f"--address {address}: {refusal(error)}") from error
-
-    def _send(self, given: Batch | tuple[int, ...]) -> Any:
-        """Submit a batch, or the numbers of kernels to load. Returns Ray's reference to the answer."""
-        return self._task.remote(self._fingerprint, self._note_prefix, self.runner, pickle.dumps(given))
-
-    def _count_workers(self) -> None:
-        """Update `workers`: the number of CPUs of a cluster changes while it runs."""
-        assert self._watch is not None
-        self.workers = min(self.jobs or self._watch.cpus, self._watch.cpus) or 1
-
-    def _unreachable(self) -> str:
-        subject = f"--address {self.address}: the cluster" if self.address else "the local Ray"
-        kept = "finished points are kept, and the same command goes on"
-        return f"{subject} is gone: no answer in {UNREACHABLE_S:g} s; {kept}"
-
-    def _check_probe(self, seconds: float) -> None:
-        """Wait up to `seconds` for the task that loads the engine. Raises if no worker can run our code."""
-        ray = _ray()
-        if self._probe is None or not ray.wait([self._probe], timeout=seconds)[0]:
-            return
-        probe, self._probe = self._probe, None
-        try:
-            ray.get(probe)
-        except ray.exceptions.RayError as error:
-            self._raise_if_permanent(error)  # another error is left to the batches to report
-        self.is_warm = True
-
-    def _answer(self, ref: Any, batch: Batch) -> Done:
-        """The answer of a finished task; TIMEOUT or LOST if its worker died."""
-        ray = _ray()
-        try:
-            done: Done = ray.get(ref)
-        except ray.exceptions.RayError as error:
-            self._raise_if_permanent(error)
-            node, start = self._node_and_start(batch, error)
-            timed_out = batch.limit_s is not None and start and time.time() - start >= batch.limit_s
-            status = BatchStatus.TIMEOUT if timed_out else BatchStatus.LOST
-            return Done(batch.number, status, failure=_failure_of(error), node=node)
-        self.is_warm = True
-        return with_own_arrays(done)
-
-    def _node_and_start(self, batch: Batch, error: Exception) -> tuple[str, float]:
-        """The node on which a lost batch ran, and when it started (seconds since the epoch); "" and 0.0 if unknown.
-
-        From Ray's error if it names the node, else from the note that the batch wrote. Ray does not report the signal
-        of which a worker died, and reports the death a second late: a death so shortly before the limit counts as a
-        timeout.
-        """
-        assert self._watch is not None
-        node_id = _NODE_ID.search(str(error))
-        if node_id:
-            return self._watch.node_names.get(node_id[1], node_id[1][:8]), 0.0
-        node, _, start = self._watch.read_note(batch.number).partition(" ")
-        return node, float(start or 0)
-
-    def _raise_if_permanent(self, error: Exception) -> None:
-        """Raise if no further attempt can succeed: a worker cannot get or import our code, or has another version."""
-        ray = _ray()
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, ImportError):
-            why = f"Ray's workers cannot load the engine ({describe(cause)})"
-            raise UserError(f"{why}; every node needs ptsweep's packages: pip install -r requirements.lock")
-        if isinstance(cause, RuntimeError) and str(cause).startswith(ray_task.WRONG_VERSION):
-            raise UserError(str(cause))
-        if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
-            raise UserError(f"Ray's workers cannot get the code: {describe(error)}")
-        if isinstance(error, ray.exceptions.RayTaskError):
-            raise SweepFault(f"a Ray task failed outside the engine: {describe(error)}")
-
-    def _list_ray_processes(self) -> list[psutil.Process]:
-        """The private Ray's processes: the children that its start left us, and their descendants."""
-        processes = list(self._ray_processes)
-        for root in self._ray_processes:
-            with contextlib.suppress(psutil.Error):
-                processes += root.children(recursive=True)
-        return processes
-
-    def _clean_up(self, processes: list[psutil.Process]) -> None:
-        """Wait until the private Ray's processes have ended, kill those that do not, and remove its directory."""
-        _, alive = psutil.wait_procs(processes, timeout=STOP_S)
-        for process in alive:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(alive, timeout=STOP_S)
-        self._ray_processes = []
+    def _stop(self, kill: bool) -> None:
+        if self.driver is not None:
+            try:
+                if self.is_started and not (kill and self.is_local):
+                    self._end(self.driver)
+            finally:
+                self.driver.kill()
         if self.session_dir is not None:
-            shutil.rmtree(self.session_dir, ignore_errors=True)
+            ray_session_dir.remove(self.session_dir)
             os.close(self._session_lock)
             self.session_dir = None
+        if self.driver is not None:
+            self.driver.close()
+            self.driver = None
+
+    def _end(self, driver: ChildProcess) -> None:
+        """Have the driver process disconnect from Ray and end, within STOP_S."""
+        try:
+            driver.pipe.send(Stop())
+            driver.process.wait(STOP_S)
+        except (OSError, subprocess.TimeoutExpired):
+            return
+
+    def _send(self, message: Settings | Submit) -> None:
+        """Send a message. If the driver process is dead, the next wait() reads the end of its pipe, and raises."""
+        assert self.driver is not None
+        try:
+            self.driver.pipe.send(message)
+        except OSError:
+            return
+
+    def _receive(self) -> Done | None:
+        """Read a message: an answer, or None for others. Raises UserError, SweepFault."""
+        assert self.driver is not None
+        try:
+            message = self.driver.pipe.recv()
+        except (EOFError, OSError):
+            raise self._lost(self._last_words()) from None
+        self._last_message = time.monotonic()
+        match message:
+            case Alive():
+                self.is_started, self.workers, self.is_warm = True, message.workers, message.is_warm
+            case Answered():
+                self.is_warm = True
+                done: Done = pickle.loads(message.done)
+                return done
+            case Died():
+                status = BatchStatus.TIMEOUT if message.timed_out else BatchStatus.LOST
+                return Done(message.number, status, failure=message.failure, node=message.node)
+            case Refused():
+                raise (SweepFault if message.is_fault else UserError)(message.message)
+        return None
+
+    def _check(self) -> None:
+        """Raise ExecutorLostError if the private Ray is dead or the driver process does not answer."""
+        now = time.monotonic()
+        if now < self._last_check + CHECK_S:
+            return
+        self._last_check = now
+        assert self.driver is not None
+        if self.is_local:
+            self._find_servers()
+            for name, server in self._servers.items():
+                if _is_dead(server):
+                    raise self._lost(f"its {name} has died")
+        limit_s = SILENT_S if self.is_started else START_S
+        if now > self._last_message + limit_s:
+            raise self._lost(f"no answer in {limit_s:g} s")
+
+    def _find_servers(self) -> None:
+        """Note the private Ray's servers as soon as they have been started."""
+        if len(self._servers) == len(SERVERS):
+            return
+        assert self.driver is not None
+        try:
+            for child in psutil.Process(self.driver.process.pid).children():
+                if (name := child.name()) in SERVERS:
+                    self._servers[name] = child
+        except psutil.Error:
+            return
+
+    def _lost(self, why: str) -> ExecutorLostError:
+        subject = f"--address {self.address}: the cluster" if self.address else "the local Ray"
+        return ExecutorLostError(f"{subject} is gone: {why}; finished points are kept, and the same command goes on")
+
+    def _last_words(self) -> str:
+        """Why the driver process has ended: the last line that it wrote, else its exit status."""
+        assert self.driver is not None
+        status = self.driver.process.wait()
+        lines = self.driver.read_stderr().splitlines()
+        return lines[-1].strip() if lines else failure_of_exit(status).error.replace("worker", "driver", 1)
 
 
-def _failure_of(error: Exception) -> Failure:
-    """Ray's error for a task that did not answer."""
-    return Failure(describe(error), type(error).__name__.removesuffix("Error"), failure_lines(str(error)))
-
-
-def _ray() -> Any:
-    """The module ray, imported on first use, which takes a second. It prints nothing about workers that die."""
-    import ray
-
-    ray._private.worker._worker_logs_enabled = False
-    return ray
-
-
-def _session_token() -> str:
-    """The secret of this process's private Ray, whose ports listen on all interfaces.
-
-    One per process: Ray keeps the first that it reads.
-    """
-    global _token
-    _token = _token or secrets.token_hex(32)
-    return _token
-
-
-@contextlib.contextmanager
-def _safe_folder() -> Iterator[None]:
-    """Change to SAFE_FOLDER: Ray puts the driver's current folder first on every worker's path.
-
-    Paths in Ray's settings that are relative become absolute.
-    """
-    for name in RAY_PATHS:
-        if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).absolute())
-    with contextlib.chdir(SAFE_FOLDER):
-        yield
-
-
-@contextlib.contextmanager
-def _packages_on_pythonpath() -> Iterator[None]:
-    """Ray's workers inherit PYTHONPATH, not sys.path: add the folder of our packages, unless they are installed.
-
-    Empty and relative entries stand for the current folder and are left out.
-    """
-    import sweep
-
-    source, before = str(Path(sweep.__file__).parents[1]), os.environ.get("PYTHONPATH")
-    entries = [entry for entry in (before or "").split(os.pathsep) if Path(entry).is_absolute()]
-    if "site-packages" not in source:
-        entries.append(source)
-    os.environ["PYTHONPATH"] = os.pathsep.join(entries)
+def _is_dead(process: psutil.Process) -> bool:
     try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("PYTHONPATH", None)
-        else:
-            os.environ["PYTHONPATH"] = before
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
+
+
+def _absolute_paths() -> dict[str, str]:
+    """Paths in Ray's settings, made absolute, as the driver process has another working folder."""
+    return {name: str(Path(os.environ[name]).absolute()) for name in RAY_PATHS if os.environ.get(name)}
+
+
+def _worker_pythonpath() -> str:
+    """PYTHONPATH for Ray's workers, which do not inherit sys.path: ours, and the folder of our packages.
+
+    The latter only if they are not installed. Empty and relative entries stand for the current folder and are left out.
+    """
+    source = str(Path(__file__).parents[2])
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(entry).is_absolute()]
+    return os.pathsep.join([*entries, *([] if "site-packages" in source else [source])])
+
+
+def _safe_prefix(session_dir: Path) -> str:
+    """A path of sys.prefix without blanks and quotes: Ray starts its workers by a shell, and does not quote it."""
+    if re.fullmatch(r"[\w./+@%:,-]+", sys.prefix):
+        return sys.prefix
+    link = session_dir / "python"
+    link.symlink_to(sys.prefix)
+    return str(link)

@@ -10,11 +10,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 
 from sweep.common.errors import UserError
-from sweep.executors.base import describe
+from sweep.executors.failure import describe
 
 CONNECT_S = 5.0
 WATCH_INTERVAL_S, QUERY_S = 2.0, 2.0
@@ -63,12 +64,13 @@ class ClusterWatch:
     """Asks the head every WATCH_INTERVAL_S, in a thread, which nodes are alive. The driver's node must be among them.
 
     cpus: CPUs of all living nodes; node_names: HOST/ID by Ray's node id, of all nodes ever seen
+    running_tasks: how many tasks have written a note and not deleted it
     """
 
     def __init__(self, note_prefix: bytes) -> None:
         import ray
 
-        self.cpus, self.node_names = 0, dict[str, str]()
+        self.cpus, self.node_names, self.running_tasks = 0, dict[str, str](), 0
         self._last_answer, self._checks = time.monotonic(), 0
         self._note_prefix, self._stop = note_prefix, threading.Event()
         self._own_node: str = ray.get_runtime_context().get_node_id()
@@ -91,6 +93,30 @@ class ClusterWatch:
         _call_within(QUERY_S, lambda: notes.append(_internal_kv_get(self._note_prefix + str(batch_number).encode())))
         return (notes[0] or b"").decode() if notes else ""
 
+    def has_other_jobs(self) -> bool:
+        """Whether other drivers than this one use the cluster. True if Ray does not answer."""
+        import ray
+
+        jobs: list[list[Any]] = []
+        _call_within(QUERY_S, lambda: jobs.append(ray._private.state.jobs()))
+        own = ray.get_runtime_context().get_job_id()
+        return not jobs or any(
+            not job["IsDead"]
+            and job["JobID"] != own
+            and not job["Config"].get("ray_namespace", "").startswith("_ray_internal")
+            for job in jobs[0]
+        )
+
+    def busy_nodes(self) -> list[str]:
+        """Names of the living nodes on which a CPU is in use; of all that have CPUs if Ray does not say."""
+        import ray
+
+        free: list[dict[str, dict[str, float]]] = []
+        _call_within(QUERY_S, lambda: free.append(ray._private.state.available_resources_per_node()))
+        free_cpus = {name: resources.get("CPU", 0.0) for name, resources in free[0].items()} if free else {}
+        busy = [name for name, cpus in self._cpus_of.items() if cpus and free_cpus.get(name, 0.0) < cpus]
+        return [self.node_names[name] for name in busy]
+
     def stop(self) -> None:
         """End the thread and delete the notes of lost batches."""
         from ray.experimental.internal_kv import _internal_kv_del
@@ -105,10 +131,13 @@ class ClusterWatch:
 
     def _query(self) -> None:
         import ray
+        from ray.experimental.internal_kv import _internal_kv_list
 
         alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         self.node_names |= {name: f"{node['NodeManagerHostname']}/{name[:8]}" for name, node in alive.items()}
-        self.cpus = int(sum(node["Resources"].get("CPU", 0) for node in alive.values()))
+        self._cpus_of = {name: node["Resources"].get("CPU", 0.0) for name, node in alive.items()}
+        self.cpus = int(sum(self._cpus_of.values()))
+        self.running_tasks = len(_internal_kv_list(self._note_prefix))
         if self._own_node in alive:
             self._last_answer, self._checks = time.monotonic(), 0
 

@@ -1,15 +1,20 @@
-"""Directories of private Rays. A launch locks its own until it ends; the next launch removes those of killed ones."""
+"""Directories of private Rays. A launch locks its own until it ends; the next command removes those of killed ones."""
 
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
-PREFIX = "sweep-ray-"
+PREFIX, SESSION = "sweep-ray-", "session"
+KILL_S = 5.0
+MAX_ROUNDS = 3
 MAX_BASE_LENGTH = 40
 """Ray's sockets have paths some 60 characters longer than its directory; unix(7) allows 107."""
 
@@ -23,16 +28,64 @@ def create() -> tuple[Path, int]:
     return directory, lock
 
 
+def note_session(directory: Path, session: int) -> None:
+    """Note the session (setsid(2)) of the Ray that is about to start in this directory."""
+    (directory / SESSION).write_text(str(session))
+
+
+def ray_directory(directory: Path) -> Path:
+    """Ray's own part of a directory, which Ray opens to everybody."""
+    return directory / "r"
+
+
 def remove_abandoned() -> None:
     """Kill the Ray processes of launches that were killed, which live another minute, and remove their directories."""
-    abandoned = [str(directory) for directory in Path(_base()).glob(f"{PREFIX}*") if _is_abandoned(directory)]
-    for process in psutil.process_iter(["cmdline"]) if abandoned else ():
-        command = " ".join(process.info["cmdline"] or ())
-        if any(f"{directory}/" in command for directory in abandoned):
+    with contextlib.suppress(OSError):
+        for directory in Path(_base()).glob(f"{PREFIX}*"):
+            if _is_abandoned(directory):
+                remove(directory)
+
+
+def remove(directory: Path) -> None:
+    """Kill all processes of the private Ray in this directory, and delete it."""
+    import psutil  # only here: every command looks for abandoned directories, and few find one
+
+    for _ in range(MAX_ROUNDS):  # a process that is being killed may start one more
+        processes = _processes_of(directory)
+        if not processes:
+            break
+        for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-    for directory in abandoned:
-        shutil.rmtree(directory, ignore_errors=True)
+        psutil.wait_procs(processes, timeout=KILL_S)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _processes_of(directory: Path) -> "list[psutil.Process]":
+    """The processes of the private Ray in this directory."""
+    import psutil
+
+    try:
+        session = int((directory / SESSION).read_text())
+    except (OSError, ValueError):
+        return []
+    return [process for process in psutil.process_iter() if _is_in(process, session, f"{directory}{os.sep}")]
+
+
+def _is_in(process: "psutil.Process", session: int, prefix: str) -> bool:
+    """Whether a process is in the session and has the prefix in its command or in the path of an open file.
+
+    Both: the session's number may have been used again. Some of Ray's processes rename themselves, which overwrites
+    their command and environment.
+    """
+    import psutil
+
+    try:
+        return os.getsid(process.pid) == session and (
+            prefix in " ".join(process.cmdline()) or any(file.path.startswith(prefix) for file in process.open_files())
+        )
+    except (psutil.Error, OSError):
+        return False
 
 
 def is_in_job_folder(path: Path) -> bool:
@@ -42,7 +95,7 @@ def is_in_job_folder(path: Path) -> bool:
 
 def _base() -> str:
     base = tempfile.gettempdir()
-    return base if len(base) <= MAX_BASE_LENGTH else "/tmp"
+    return base if len(base) <= MAX_BASE_LENGTH and re.fullmatch(r"[\w./+-]+", base) else "/tmp"
 
 
 def _is_abandoned(directory: Path) -> bool:

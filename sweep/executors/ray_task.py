@@ -32,36 +32,42 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def run(driver_fingerprint: str, note_prefix: bytes, runner: str, pickled: bytes) -> Any:
-    """Run a pickled batch and return its Done; or, given a pickled tuple of kernel numbers, only load the engine.
+def run(driver_fingerprint: str, note_prefix: bytes, number: int, runner: str, pickled: bytes) -> bytes:
+    """Run a pickled batch and return its pickled Done; given a pickled tuple of kernel numbers, only load the engine.
 
-    While the batch runs, a note under note_prefix + its number holds "NODE START", where START is the time in seconds
-    since the epoch, or 0 before its time has started. Raises RuntimeError if this worker imports another version.
+    While this runs, a note under note_prefix + number holds "NODE START", where START is the time in seconds since the
+    epoch, or 0 before the batch's time has started. Raises RuntimeError if this worker imports another version.
     """
-    import engine
-
-    if vars(engine).get("checked_fingerprint") != driver_fingerprint:
-        if fingerprint() != driver_fingerprint:
-            place = f"{platform.node()} loads {engine.__path__[0]}"
-            raise RuntimeError(
-                f"{WRONG_VERSION}: {place}, which is not this version's; remove it, or install this version"
-            )
-        vars(engine)["checked_fingerprint"] = driver_fingerprint
     from ray import get_runtime_context
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-    from sweep.executors.worker import load_engine, run_batch
-
-    batch = pickle.loads(pickled)
-    if isinstance(batch, tuple):
-        return load_engine(runner, batch)
     node = f"{platform.node()}/{get_runtime_context().get_node_id()[:8]}"
-    key = note_prefix + str(batch.number).encode()
+    key = note_prefix + str(number).encode()
 
     def write_note(start: float) -> None:
         _internal_kv_put(key, f"{node} {start}".encode(), overwrite=True)
 
     write_note(0)
-    done = run_batch(batch, lambda: write_note(time.time()), node)
+    _check_version(driver_fingerprint)
+    from sweep.executors.worker import load_engine, run_batch
+
+    batch = pickle.loads(pickled)
+    if isinstance(batch, tuple):
+        load_engine(runner, batch)
+        done = None
+    else:
+        done = run_batch(batch, lambda: write_note(time.time()), node)
     _internal_kv_del(key)
-    return done
+    return pickle.dumps(done)
+
+
+def _check_version(driver_fingerprint: str) -> None:
+    """Raise RuntimeError if this worker imports another version than the driver. Once per worker."""
+    import engine
+
+    if vars(engine).get("checked_fingerprint") == driver_fingerprint:
+        return
+    if fingerprint() != driver_fingerprint:
+        place = f"{platform.node()} loads {engine.__path__[0]}"
+        raise RuntimeError(f"{WRONG_VERSION}: {place}, which is not this version's; remove it, or install this version")
+    vars(engine)["checked_fingerprint"] = driver_fingerprint

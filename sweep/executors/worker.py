@@ -18,7 +18,8 @@ from engine.model.policy import Policy
 from engine.model.results import Results
 from engine.model.scenario import Columns
 from engine.reclaim.finish import Tally
-from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Failure, Labels, Shard, describe, failure_lines
+from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Labels, Shard
+from sweep.executors.failure import Failure, describe, failure_lines
 from sweep.store import arrow_tables, parquet, parts, result_tables
 from sweep.store.parts import PartFile
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from engine.numeric.compiled_cache import is_cold
-from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Executor, batch_limit_s
+from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Executor, ExecutorLostError, batch_limit_s
 from sweep.run.batching import Batcher, Task
 from sweep.run.plan import Plan, estimate_ns
 from sweep.run.progress import Progress, ProgressState
@@ -15,6 +15,7 @@ from sweep.run.signals import Interrupts
 
 TICK_S = 0.25
 """Longest wait for an answer; signals and due commits are looked at in between."""
+SIGNAL_GRACE_S = 0.5
 
 
 class Driver:
@@ -54,17 +55,16 @@ class Driver:
             self._interrupts.defers_first = True
             self._show_state()
             self._executor.start(tuple(self._plan.account.kernels))
-            self._interrupts.install_handlers()
-            self._batcher = self._make_batcher()
-            while not self._must_end():
-                self._submit_tasks()
-                if not self._running:
-                    break
-                for done in self._executor.wait(TICK_S):
-                    self._handle(done)
-                self._submit_tasks()
-                self._results.commit_if_due()
+            while not self._executor.is_started and not self._must_end():
+                self._executor.wait(TICK_S)
                 self._show_state()
+            self._batcher = self._make_batcher()
+            self._run_tasks()
+            completed = True
+        except ExecutorLostError:
+            # A service manager signals all processes of a service at once: Ray's may end before ours gets its signal.
+            if not self._interrupts.is_coming(SIGNAL_GRACE_S):
+                raise
             completed = True
         finally:
             try:
@@ -73,6 +73,17 @@ class Driver:
                     self._results.commit_all()
             finally:
                 self._executor.stop(kill=not completed or bool(self._running))
+
+    def _run_tasks(self) -> None:
+        while not self._must_end():
+            self._submit_tasks()
+            if not self._running:
+                return
+            for done in self._executor.wait(TICK_S):
+                self._handle(done)
+            self._submit_tasks()
+            self._results.commit_if_due()
+            self._show_state()
 
     def _must_end(self) -> bool:
         has_too_many_failures = self._max_failures is not None and self._results.failed_points >= self._max_failures

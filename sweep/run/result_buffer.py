@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from engine.model.results import Results
-from sweep.executors.base import Done, Failure, Labels
+from sweep.executors.base import Done, Labels
+from sweep.executors.failure import Failure
 from sweep.grid.point_id import id_strings
 from sweep.run.batching import Task
 from sweep.run.plan import limit_for

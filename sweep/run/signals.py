@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -27,17 +28,20 @@ class Interrupts:
             handlers = {number: signal.getsignal(number) for number in SIGNALS}
             # What is ignored stays ignored: SIGHUP under nohup, SIGINT of a background job.
             self._previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
-        self.install_handlers()
+        for number in self._previous:
+            signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def install_handlers(self) -> None:
-        """Handle the signals here; to be called again after Ray has started, as Ray installs a SIGTERM handler."""
-        for number in self._previous:
-            signal.signal(number, self._handle)
+    def is_coming(self, seconds: float) -> bool:
+        """Whether a signal has been received, or is within so many seconds."""
+        end = time.monotonic() + seconds
+        while not self.received and time.monotonic() < end:
+            time.sleep(0.02)
+        return bool(self.received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_first = not self.received

@@ -11,6 +11,7 @@ from engine.model.arch import ARCHES, KIB, MIB, TIB
 from engine.model.policy import MAX_EVERY, MEANINGS
 from engine.model.scenario import ABSENT, FIELDS, ScenarioError, check, complete
 from sweep.cli import main as cli
+from sweep.cli import signals
 from sweep.cli.commands import compare
 from sweep.common import schema
 from sweep.common.units import format_size
@@ -189,7 +190,7 @@ def test_exit_codes() -> None:
     text = (DOCS / "commands.md").read_text().partition("## Exit codes\n")[2]
     codes = [int(code) for code in re.findall(r"^\| (\d) \|", text, re.MULTILINE)]
     assert codes == list(range(6))
-    assert (cli.BAD_USAGE, cli.INTERRUPTED, cli.INTERNAL_ERROR, compare.REGRESSION) == (2, 3, 4, 5)
+    assert (cli.BAD_USAGE, signals.INTERRUPTED, cli.INTERNAL_ERROR, compare.REGRESSION) == (2, 3, 4, 5)
 
 
 def test_glossary() -> None:

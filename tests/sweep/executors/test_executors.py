@@ -24,14 +24,14 @@ from sweep.executors.base import (
     BatchStatus,
     Done,
     Executor,
-    Failure,
     Labels,
     Shard,
     batch_limit_s,
-    failure_lines,
 )
+from sweep.executors.child_process import failure_of_exit
+from sweep.executors.failure import Failure, failure_lines
 from sweep.executors.inline import Inline
-from sweep.executors.processes import Processes, failure_of_exit
+from sweep.executors.processes import Processes
 from sweep.executors.ray import RayTasks
 from sweep.executors.worker import concatenate, run_batch
 from sweep.store import parquet, result_tables
@@ -57,6 +57,9 @@ def ray_tasks() -> Iterator[RayTasks]:
     before = set(psutil.Process().children(recursive=True))
     executor = RayTasks(jobs=2, runner=fake_engine.RUNNER)
     executor.start()
+    end = time.monotonic() + PATIENCE_S
+    while not executor.is_started and time.monotonic() < end:
+        executor.wait(0.5)
     directory = executor.session_dir
     assert directory is not None
     assert directory.is_dir()
@@ -244,13 +247,19 @@ def test_a_stuck_batch_ends_at_its_limit(executor: Executor) -> None:
     assert answers(executor, Batch(8, points(4), limit_s=5, runner=fake_engine.RUNNER))[8].status is BatchStatus.RAN
 
 
+def ray_processes(ray_tasks: RayTasks) -> list[psutil.Process]:
+    assert ray_tasks.driver is not None
+    driver = psutil.Process(ray_tasks.driver.process.pid)
+    return [driver, *driver.children(recursive=True)]
+
+
 @pytest.mark.cluster
-def test_results_are_the_drivers_own(ray_tasks: RayTasks) -> None:
-    """The arrays of an answer are not in Ray's shared memory: they can be written."""
-    done = answers(ray_tasks, Batch(1, points(*range(1000, 3000)), runner=fake_engine.RUNNER))[1]
-    assert done.results is not None
-    assert done.results.values.flags.owndata
-    assert done.results.values.flags.writeable
+def test_a_private_ray_listens_on_the_loopback_only(ray_tasks: RayTasks) -> None:
+    """All ports of all its processes."""
+    answers(ray_tasks, Batch(1, points(1), runner=fake_engine.RUNNER))
+    listening = [c for p in ray_processes(ray_tasks) for c in p.net_connections("inet") if c.status == "LISTEN"]
+    assert len(listening) >= 4
+    assert {connection.laddr.ip.removeprefix("::ffff:") for connection in listening} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize(
@@ -259,15 +268,15 @@ def test_results_are_the_drivers_own(ray_tasks: RayTasks) -> None:
 @pytest.mark.cluster
 def test_ray_refuses_a_client_without_its_token(ray_tasks: RayTasks, token: dict[str, str], tmp_path: Path) -> None:
     """A client needs the token of this session, which is not in a file of the home folder."""
-    import ray
-
-    connect = f"from ray._raylet import GcsClient; GcsClient(address={ray.get_runtime_context().gcs_address!r})"
+    (gcs,) = [process for process in ray_processes(ray_tasks) if process.name() == "gcs_server"]
+    (port,) = [c.laddr.port for c in gcs.net_connections() if c.status == "LISTEN"]
+    connect = f"from ray._raylet import GcsClient; GcsClient(address='127.0.0.1:{port}')"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     environment = clean | token | {"HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", connect], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "Authentication token is missing or incorrect" in done.stderr
-    right_token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
+    right_token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": gcs.environ()["RAY_AUTH_TOKEN"]}
     subprocess.run([sys.executable, "-c", connect], env=clean | right_token, capture_output=True, check=True)
 
 
@@ -297,7 +306,7 @@ def test_workers_die_with_a_killed_driver() -> None:
         "pool.start()\n"
         "pool.submit(Batch(1, points(fake_engine.HANGS), runner=fake_engine.RUNNER))\n"
         "while not pool.is_warm: pool.wait(1)\n"
-        "print(*[w.process.pid for w in pool._pool], flush=True)\n"
+        "print(*[w.child.process.pid for w in pool._pool], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", driver], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from tests.support.planted_modules import PlantedModules
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = "import sys\nfrom sweep.cli.main import main\nsys.exit(main())\n"
+SCRIPT = "import sys\nfrom sweep.cli.__main__ import run\nsys.exit(run())\n"
 """The console script as pip writes it."""
 GRID = """schema: sweep/1
 name: tiny

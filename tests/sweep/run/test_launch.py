@@ -12,7 +12,8 @@ import pytest
 from engine.model.policy import POLICIES
 from sweep.common.errors import SweepFault, UserError
 from sweep.executors import worker
-from sweep.executors.base import Batch, BatchStatus, Done, Failure
+from sweep.executors.base import Batch, BatchStatus, Done
+from sweep.executors.failure import Failure
 from sweep.executors.inline import Inline
 from sweep.grid.grid import Grid
 from sweep.grid.loader import parse_grid

@@ -8,7 +8,8 @@ import pytest
 
 from engine.model.policy import POLICIES
 from sweep.common.errors import UserError
-from sweep.executors.base import BatchStatus, Done, Failure
+from sweep.executors.base import BatchStatus, Done
+from sweep.executors.failure import Failure
 from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes
 from sweep.executors.ray import RayTasks

@@ -13,7 +13,8 @@ from engine.model.results import Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from engine.reclaim.finish import Tally
 from engine.run import cuts, gathered, run_batch, run_shard
-from sweep.executors.base import Batch, BatchStatus, Done, Failure, Shard
+from sweep.executors.base import Batch, BatchStatus, Done, Shard
+from sweep.executors.failure import Failure
 from sweep.executors.worker import run_batch as answer
 from sweep.grid.loader import parse_grid
 from sweep.run import batching, shards
