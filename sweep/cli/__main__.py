@@ -8,8 +8,8 @@ from sweep.cli.signals import INTERRUPTED, LINE, handle_signals, ignore_signals
 
 def run() -> int:
     """Run the command of sys.argv and return its exit code. Signals are handled from here on."""
-    handle_signals()
     try:
+        handle_signals()
         from sweep.cli.main import main
 
         code = main()

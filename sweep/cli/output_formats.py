@@ -9,18 +9,21 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sweep.cli.program_name import as_called
 from sweep.cli.table_layout import are_numbers, lay_out, wrapped
+from sweep.common import atomic_write
 from sweep.common.errors import UserError, printable
 
 if TYPE_CHECKING:
+    from sweep.query.answer import Answer
     from sweep.query.database import Database
     from sweep.query.named_queries import NamedQuery
     from sweep.store.arrow_tables import Table
@@ -31,6 +34,8 @@ FORMATS = ("table", "csv", "json", "md")
 PLAIN_WIDTH = 80
 """Columns of a page that is no terminal."""
 _NULL = "-"
+LAYOUT_ROWS = 10_000
+"""A longer table is written as several, so that few rows are in memory."""
 _is_wide = False
 
 
@@ -87,34 +92,71 @@ def print_rows(
     """Write rows in one of FORMATS to stdout or to a file. Returns how many rows were left out, as `write_rows`."""
     if form not in FORMATS:
         raise UserError(f"--format {form} is for the rows of a query; choose {', '.join(FORMATS)}")
+    with _opened(path) as out:
+        return write_rows(names, rows, form, out, most=most, is_ours=is_ours)
+
+
+def print_answer(answer: "Answer", form: str, path: Path | None = None, *, most: int = 0, is_ours: bool = True) -> int:
+    """Write the answer to a query as it arrives: its form is csv, parquet or values. Returns as `write_rows`."""
+    if form == "parquet":
+        _print_parquet(answer, path)
+        return 0
+    if form == "csv":
+        with _opened(path) as out:
+            csv.writer(_UnixLineEnds(out), lineterminator="\r\n").writerow(map(readable, answer.names))
+            for lines in answer.lines():
+                out.write("\n".join(lines) + "\n")
+        return 0
+    if form == "table" and most:
+        rows, left_out = answer.head(most)
+        print_rows(answer.names, rows, form, path, is_ours=is_ours)
+        return left_out
+    return print_rows(answer.names, answer.rows(), form, path, is_ours=is_ours)
+
+
+def _print_parquet(answer: "Answer", path: Path | None) -> None:
+    from sweep.store import parquet
+
+    names = unique_names(answer.names)
+    if path is not None:
+        with _replaced(path) as target:
+            parquet.write_batches(names, answer.schema, answer.batches, target)
+    elif sys.stdout.isatty():
+        raise UserError("--format parquet is not for a terminal; add -o FILE, or redirect the output")
+    else:
+        parquet.write_batches(names, answer.schema, answer.batches, sys.stdout.buffer)
+
+
+@contextmanager
+def _opened(path: Path | None) -> Iterator[TextIO]:
+    """Context with a text stream to a file, or to stdout."""
     if path is None:
-        return write_rows(names, rows, form, sys.stdout, most=most, is_ours=is_ours)
+        yield sys.stdout
+        return
+    with _replaced(path) as target, target.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """Context with a path to write to. A file is replaced only if all is written; a pipe or device is written to."""
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            return write_rows(names, rows, form, file, most=most, is_ours=is_ours)
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        with atomic_write.replacing(path.resolve()) as temporary:
+            yield temporary
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def print_arrow_table(
     table: "Table", form: str, path: Path | None = None, *, most: int = 0, is_ours: bool = True
 ) -> int:
-    """As `print_rows`, for an Arrow table, which can be written as Parquet too."""
-    from sweep.store import arrow_tables, parquet
+    """As `print_rows`, for an Arrow table."""
+    from sweep.store import arrow_tables
 
-    if form != "parquet":
-        return print_rows(table.column_names, arrow_tables.iter_rows(table), form, path, most=most, is_ours=is_ours)
-    table = table.rename_columns(unique_names(table.column_names))
-    if path is not None:
-        try:
-            parquet.write_file(table, path)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from error
-    elif sys.stdout.isatty():
-        raise UserError("--format parquet is not for a terminal; add -o FILE, or redirect the output")
-    else:
-        parquet.write_file(table, sys.stdout.buffer)
-    return 0
+    return print_rows(table.column_names, arrow_tables.iter_rows(table), form, path, most=most, is_ours=is_ours)
 
 
 def print_missing_baseline(database: "Database", question: "NamedQuery") -> None:
@@ -194,21 +236,32 @@ _SPACES = str.maketrans("\n\r\t", "   ")
 def _write_table(names: Sequence[str], rows: Rows, out: TextIO, most: int, is_ours: bool) -> int:
     """Write aligned columns, numbers to the right, in lines that fit the page."""
     rows = iter(rows)
-    written = list(islice(rows, most)) if most else list(rows)
-    left_out = sum(1 for _ in rows)
-    out.writelines(f"{line}\n" for line in lay_out(names, written, readable, page_width(out), is_ours=is_ours))
-    return left_out
+    if most:
+        written = list(islice(rows, most))
+        out.writelines(_table_lines(names, written, out, is_ours))
+        return sum(1 for _ in rows)
+    written = list(islice(rows, LAYOUT_ROWS))
+    out.writelines(_table_lines(names, written, out, is_ours))
+    while written := list(islice(rows, LAYOUT_ROWS)):
+        out.write("\n")
+        out.writelines(_table_lines(names, written, out, is_ours))
+    return 0
+
+
+def _table_lines(names: Sequence[str], rows: Sequence[Sequence[Any]], out: TextIO, is_ours: bool) -> Iterator[str]:
+    return (f"{line}\n" for line in lay_out(names, rows, readable, page_width(out), is_ours=is_ours))
 
 
 def _write_markdown(names: Sequence[str], rows: Rows, out: TextIO) -> None:
-    rows = list(rows)
-    is_right = [are_numbers(row[i] for row in rows) for i in range(len(names))]
+    rows = iter(rows)
+    first = list(islice(rows, LAYOUT_ROWS))
+    is_right = [are_numbers(row[i] for row in first) for i in range(len(names))]
 
     def line(texts: Iterable[str]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |\n"
 
     out.write(line(map(readable, names)) + line("---:" if right else "---" for right in is_right))
-    out.writelines(line(map(readable, row)) for row in rows)
+    out.writelines(line(map(readable, row)) for row in chain(first, rows))
 
 
 def _write_csv(names: Sequence[str], rows: Rows, out: TextIO) -> None:

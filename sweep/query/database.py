@@ -1,17 +1,22 @@
 """Database: the committed rows of a store as SQL views, on a sealed DuckDB connection."""
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Self
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self, TypeVar
 
 from engine.model.policy import BUILT_IN, POLICIES
 from sweep.common import cost_tables, schema
 from sweep.common.errors import UserError
 from sweep.query import views
-from sweep.query.sealed_connection import DEFAULT_SECONDS, FILE_ERRORS, SealedConnection, user_errors
+from sweep.query.answer import Answer, Form
+from sweep.query.exact_values import Column, csv_query, exact_query, fits_query, parquet_query
+from sweep.query.sealed_connection import DEFAULT_SECONDS, FILE_ERRORS, SealedConnection, late_error, user_errors
 from sweep.store import arrow_tables, parquet
 from sweep.store.checked_parts import CheckedFiles
 from sweep.store.store import RunInfo, Store
 
+T = TypeVar("T")
 _MAX_ATTEMPTS = 5
 
 
@@ -49,13 +54,48 @@ class Database:
         a problem. If files are missing because a launch has merged parts meanwhile, the query is repeated.
         """
         self._connection.check_is_select(sql)
+        return self._when_readable(sql, seconds, lambda: self._select(sql))
+
+    @contextmanager
+    def answer(self, sql: str, seconds: float | None = DEFAULT_SECONDS, form: Form = "values") -> Iterator[Answer]:
+        """Context with the answer to one SELECT, of any size; nothing else can be asked meanwhile. Errors as `query`.
+
+        `seconds` counts reading, and the CPU time of what is done with the rows, not the time to write them.
+        """
+        self._connection.check_is_select(sql)
+        began = time.monotonic()
+
+        def begin() -> tuple[list[Column], arrow_tables.Batches, arrow_tables.Table | None]:
+            for view in views.views_named_in(sql):
+                self._create_view(view)
+            columns = self._connection.columns(sql)
+            batches = self._connection.batches(self._formed(sql, columns, form))
+            return columns, batches, next(batches, None)
+
+        columns, batches, first = self._when_readable(sql, seconds, begin)
+        with user_errors():
+            in_time = _in_time(self._connection, first, batches, seconds, began)
+            yield Answer(columns, batches.schema, in_time)
+
+    def _formed(self, sql: str, columns: list[Column], form: Form) -> str:
+        """The query with its values in types that can be carried."""
+        if form == "csv":
+            return csv_query(sql, columns)
+        if form == "values":
+            return exact_query(sql, columns)
+        has_conditions = any(column.needs_condition for column in columns)
+        (fits,) = self._connection.fetch(fits_query(sql, columns)) if has_conditions else [(True,) * len(columns)]
+        return parquet_query(sql, columns, fits)
+
+    def _when_readable(self, sql: str, seconds: float | None, action: Callable[[], T]) -> T:
+        """`action()`, after the files that the query needs were checked; repeated if files are gone (see `query`)."""
         tables = {table for view in views.views_named_in(sql) for table in views.TABLES_OF[view]}
         with user_errors():
             for _ in range(_MAX_ATTEMPTS):
                 try:
                     if self._connection.run_limited(seconds, lambda: self._find_damage(tables, CheckedFiles.check)):
                         self._reconnect()
-                    return self._connection.run_limited(seconds, lambda: self._select(sql))
+                    return self._connection.run_limited(seconds, action)
                 except FILE_ERRORS:
                     if not self._parts_changed(tables):
                         raise
@@ -173,6 +213,30 @@ class Database:
                     found.append(name)
             sources += [views.renamed_source(source, group[0].run_id) for source in found] if self._renames else found
         return views.union_source(sources)
+
+
+def _in_time(
+    connection: SealedConnection,
+    first: arrow_tables.Table | None,
+    rest: Iterator[arrow_tables.Table],
+    seconds: float | None,
+    began: float,
+) -> Iterator[arrow_tables.Table]:
+    """`first` and the rest of the batches. Raises UserError after `seconds` from `began` on (see Database.answer)."""
+    spent, batch = time.monotonic() - began, first
+    while batch is not None:
+        cpu = time.thread_time()
+        yield batch
+        spent += time.thread_time() - cpu
+        if seconds is not None and spent >= seconds:
+            raise late_error(seconds)
+        began = time.monotonic()
+        left = None if seconds is None else seconds - spent
+        try:
+            batch = connection.run_limited(left, lambda: next(rest, None), seconds)
+        except FILE_ERRORS as error:
+            raise UserError("SQL: the runs were changed while they were read; ask again") from error
+        spent += time.monotonic() - began
 
 
 def cost_ns(outcomes: arrow_tables.Table, prices: cost_tables.CostTable) -> list[float]:

@@ -29,12 +29,16 @@ class LateError(Exception):
         self.still_running = still_running
 
 
+class AbandonedError(KeyboardInterrupt):
+    """Ctrl-C, and the call did not react to the interrupt: it still runs."""
+
+
 def run_limited(seconds: float | None, memory_bytes: int, action: Callable[[], T], interrupt: Callable[[], None]) -> T:
     """Return `action()`, called in a thread, or raise its exception.
 
     `memory_bytes`: how much the process may map beyond what it has. After `seconds`, or on KeyboardInterrupt,
-    `interrupt()` is called; LateError is raised if there was no result by then. A thread that still runs then does not
-    delay the end of the process.
+    `interrupt()` is called; LateError is raised if there was no result by then, AbandonedError if the call goes on
+    after Ctrl-C. A thread that still runs then does not delay the end of the process.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -52,12 +56,13 @@ def run_limited(seconds: float | None, memory_bytes: int, action: Callable[[], T
         threading.Thread(target=run, daemon=True).start()
         try:
             done.wait(seconds)
-        finally:  # also on KeyboardInterrupt
-            is_late = not done.is_set()
-            if is_late:
-                interrupt()
-                if not done.wait(GRACE_S):
-                    atexit.register(_exit_unless, done)
+        except KeyboardInterrupt:
+            if not _end(done, interrupt, exit_code=3):
+                raise AbandonedError from None
+            raise
+        is_late = not done.is_set()
+        if is_late:
+            _end(done, interrupt, exit_code=2)
     if results:
         return results[0]
     if errors and not is_late:
@@ -65,10 +70,19 @@ def run_limited(seconds: float | None, memory_bytes: int, action: Callable[[], T
     raise LateError(not done.is_set())
 
 
-def _exit_unless(done: threading.Event) -> None:
-    """End the process at once if the abandoned call is still running. Exit code 2: the query was at fault."""
+def _end(done: threading.Event, interrupt: Callable[[], None], exit_code: int) -> bool:
+    """Interrupt the call. Returns whether it ended; if not, the process's end will not wait for it."""
+    interrupt()
+    if done.wait(GRACE_S):
+        return True
+    atexit.register(_exit_unless, done, exit_code)
+    return False
+
+
+def _exit_unless(done: threading.Event, exit_code: int) -> None:
+    """End the process at once if the abandoned call is still running."""
     if not done.is_set():
-        os._exit(2)
+        os._exit(exit_code)
 
 
 @contextmanager

@@ -17,11 +17,13 @@ import duckdb
 from sweep.common import schema
 from sweep.common.errors import DamagedError, UserError, one_line, unknown_name
 from sweep.query import resource_limits, views
+from sweep.query.exact_values import Column
 from sweep.store import arrow_tables
 
 T = TypeVar("T")
 
 DEFAULT_SECONDS = 60.0
+BATCH_ROWS = 20_480
 FILE_ERRORS = (duckdb.Error, FileNotFoundError, DamagedError)
 """What DuckDB and Arrow raise for a file that is missing, damaged or has other columns, but also for other reasons."""
 
@@ -68,6 +70,15 @@ class SealedConnection:
         """The rows of a query as an Arrow table."""
         return self._duckdb.sql(sql).to_arrow_table()
 
+    def columns(self, sql: str) -> list[Column]:
+        """The columns of a query's answer."""
+        answer = self._duckdb.sql(sql)
+        return [Column(name, str(type_)) for name, type_ in zip(answer.columns, answer.types, strict=True)]
+
+    def batches(self, sql: str) -> arrow_tables.Batches:
+        """The rows of a query as Arrow record batches, while it runs; this connection can do nothing else meanwhile."""
+        return self._duckdb.sql(sql).to_arrow_reader(BATCH_ROWS)
+
     def type_of(self, expression: str, source: str) -> str:
         """The SQL type of an expression over the columns of a source."""
         return str(self._duckdb.sql(f"SELECT {expression} AS value FROM {source} LIMIT 0").types[0])
@@ -85,8 +96,10 @@ class SealedConnection:
         if kind != duckdb.StatementType.SELECT:
             raise UserError(f"SQL: {kind.name} is not allowed; the store is read only: one SELECT")
 
-    def run_limited(self, seconds: float | None, action: Callable[[], T]) -> T:
+    def run_limited(self, seconds: float | None, action: Callable[[], T], total_s: float | None = None) -> T:
         """Return `action()`, which uses this connection. Raises UserError if it takes longer than `seconds`.
+
+        total_s: the user's time limit, of which `seconds` are left; default: the same.
 
         The memory of the process is limited meanwhile. If DuckDB does not react to the interrupt in time the connection
         is stuck: it must not be used any more.
@@ -97,11 +110,19 @@ class SealedConnection:
             if isinstance(error, resource_limits.LateError) and error.still_running:
                 self.is_stuck = True
                 _stuck.append(self._duckdb)
-            raise UserError(f"SQL: took longer than {seconds or 0:g} s; raise --timeout, or ask for less") from error
+            raise late_error(total_s or seconds) from error
+        except resource_limits.AbandonedError:
+            self.is_stuck = True
+            _stuck.append(self._duckdb)
+            raise
 
     def close(self) -> None:
         if not self.is_stuck:  # closing would wait for the query
             self._duckdb.close()
+
+
+def late_error(seconds: float | None) -> UserError:
+    return UserError(f"SQL: took longer than {seconds or 0:g} s; raise --timeout, or ask for less")
 
 
 _stuck: list[duckdb.DuckDBPyConnection] = []

@@ -21,6 +21,8 @@ ARROW_TYPES = {
     "timestamp": pa.timestamp("us", tz="UTC"),
 }
 Table: TypeAlias = pa.Table
+Batches: TypeAlias = pa.RecordBatchReader
+Schema: TypeAlias = pa.Schema
 CODED = pa.dictionary(pa.int32(), pa.string())
 # Arrow's own pool returns freed pages to the system at once; to get them again costs a page fault each.
 pa.set_memory_pool(pa.system_memory_pool())

@@ -1,7 +1,7 @@
 """Parquet files: Arrow tables to bytes and back, merging, and checks of what is read."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from sweep.common import schema
 from sweep.common.errors import DamagedError, UserError
-from sweep.store.arrow_tables import Table, arrow_schema, declared
+from sweep.store.arrow_tables import Schema, Table, arrow_schema, declared
 
 _UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 _PARQUET = {
@@ -62,6 +62,20 @@ def to_bytes_if_any(table: Table | None) -> bytes:
 def write_file(table: Table, sink: Path | BinaryIO) -> None:
     """Write a table as a Parquet file for other programs: small, and readable by all of them."""
     pq.write_table(table, sink, compression="zstd")
+
+
+def write_batches(names: Sequence[str], form: Schema, batches: Iterable[Table], sink: Path | BinaryIO) -> None:
+    """Write record batches as `write_file` does, with these names of columns, one row group in memory at a time."""
+    named = pa.schema([field.with_name(name) for name, field in zip(names, form, strict=True)])
+    with pq.ParquetWriter(sink, named, compression="zstd") as writer:
+        waiting: list[Table] = []
+        for batch in batches:
+            waiting.append(pa.Table.from_arrays(batch.columns, schema=named))
+            if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
 
 
 def read_table(source: Any, name: str, columns: Sequence[str] | None = None) -> Table:

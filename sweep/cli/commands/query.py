@@ -10,8 +10,9 @@ from sweep.cli.options import STORE, JsonFormat, Results
 from sweep.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
+    from sweep.query.answer import Form
+    from sweep.query.database import Database
     from sweep.query.named_queries import NamedQuery
-    from sweep.store.arrow_tables import Table
 
 QueryFormat = Literal["table", "csv", "json", "md", "parquet"]
 FORMAT_OF_SUFFIX = {".csv": "csv", ".json": "json", ".md": "md", ".parquet": "parquet", ".txt": "table"}
@@ -77,12 +78,15 @@ def query(
     if show_sql:
         output_formats.print_text(question.sql)
         return 0
-    table = _run_query(question, results, cost, run, timeout or None)
-    left_out = output_formats.print_arrow_table(
-        table, form, output, most=0 if output else rows, is_ours=bool(question.name)
-    )
+    most = 0 if output else rows
+    with _open_database(question, results, cost, run) as database:
+        output_formats.print_missing_baseline(database, question)
+        with database.answer(question.sql, timeout or None, _answer_form(form)) as answer:
+            for problem in database.problems:
+                output_formats.print_note(f"warning: left out: {problem}")
+            left_out = output_formats.print_answer(answer, form, output, most=most, is_ours=bool(question.name))
     if left_out:
-        total = f"{table.num_rows:,} rows"
+        total = f"{most + left_out:,} rows"
         output_formats.print_note(f"{left_out:,} more of {total}; --rows 0 or --format csv prints all")
     return 0
 
@@ -100,8 +104,13 @@ def _choose_format(asked: str | None, output: Path | None) -> str:
     return asked or of_ending or "table"
 
 
-def _run_query(question: "NamedQuery", results: str, cost: str, run: str | None, seconds: float | None) -> "Table":
-    """The rows of a query. Prints notes on runs that it leaves out. Raises UserError."""
+def _answer_form(form: str) -> "Form":
+    """The form of an answer that is printed in this format."""
+    return "csv" if form == "csv" else "parquet" if form == "parquet" else "values"
+
+
+def _open_database(question: "NamedQuery", results: str, cost: str, run: str | None) -> "Database":
+    """The database that a query asks. Raises UserError."""
     from sweep.query.database import Database
     from sweep.query.views import views_named_in
     from sweep.store.store import open_store
@@ -111,12 +120,7 @@ def _run_query(question: "NamedQuery", results: str, cost: str, run: str | None,
     store = open_store(results)
     if not store.exists and set(views_named_in(question.sql)) - {"costs"}:
         raise UserError(f"{store.place}: no store there; check --results, or launch a grid: sweep launch GRID")
-    with Database(store, cost, run=run) as database:
-        output_formats.print_missing_baseline(database, question)
-        table = database.query(question.sql, seconds)
-        for problem in database.problems:
-            output_formats.print_note(f"warning: left out: {problem}")
-        return table
+    return Database(store, cost, run=run)
 
 
 def _named_query_list() -> tuple[list[str], list[list[str]]]:

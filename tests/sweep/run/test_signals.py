@@ -70,6 +70,15 @@ class Launch:
     def committed(self) -> list[Path]:
         return list(self.results.glob("*/points/part-*.parquet"))
 
+    def named(self, name: str) -> list[psutil.Process]:
+        """Its living descendants of this name."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.name() == name:
+                    found.append(process)
+        return found
+
     def end(self) -> tuple[int, str, str]:
         """Wait for the end: exit code, stdout, stderr. No descendant and no temporary file may be left."""
         out, err = self.process.communicate(timeout=60)
@@ -158,6 +167,38 @@ def test_ray_ends_with_the_first_signal(begin: Begin) -> None:
     assert ": interrupted; points: " in out
     assert "Traceback" not in err
     assert launch.rows()[0] > 0
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("killed", ["the launch", "gcs_server", "raylet"])
+def test_a_kill_while_ray_starts(begin: Begin, killed: str) -> None:
+    """SIGTERM to the launch: code 3. The death of a part of Ray: code 2. One line, and nothing of Ray is left."""
+    launch = begin("--executor", "ray")
+    seen = "gcs_server" if killed == "the launch" else killed
+    launch.wait_until(lambda: launch.named(seen))
+    began = time.monotonic()
+    if killed == "the launch":
+        launch.process.send_signal(signal.SIGTERM)
+    else:
+        launch.named(seen)[0].kill()
+    code, _, err = launch.end()
+    assert time.monotonic() - began < 30
+    assert code == (3 if killed == "the launch" else 2)
+    why = "interrupted;" if killed == "the launch" else f"the local Ray is gone: its {killed} has died;"
+    assert err.splitlines()[-1].startswith(f"sweep: {why}")
+    assert all(line.startswith("sweep: ") for line in err.splitlines())
+
+
+@pytest.mark.cluster
+def test_the_next_command_removes_what_a_killed_launch_left(begin: Begin) -> None:
+    """All processes of its Ray, also those that have renamed themselves, and its directory."""
+    launch = begin("--executor", "ray")
+    launch.wait_until(lambda: launch.named("raylet"))
+    launch.process.kill()
+    launch.process.communicate()
+    command = [sys.executable, "-m", "sweep.cli", "ls", "--results", str(launch.results)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"TMPDIR": launch.temporary}, capture_output=True, check=True)
+    launch.end()
 
 
 def test_interrupts_restore_the_handlers() -> None:

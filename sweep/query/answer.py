@@ -1,0 +1,51 @@
+"""The answer to a query, batch by batch: rows as Python values, lines of CSV, or Arrow batches for Parquet."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sweep.query.exact_values import Column
+from sweep.store import arrow_tables
+
+Form = Literal["values", "csv", "parquet"]
+"""values: for `rows`; csv: for `lines`; parquet: types that Parquet has."""
+
+
+@dataclass
+class Answer:
+    """schema: of `batches`, which can be read once; its names are not those of the columns."""
+
+    columns: Sequence[Column]
+    schema: arrow_tables.Schema
+    batches: Iterator[arrow_tables.Table]
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    def lines(self) -> Iterator[list[str]]:
+        """Lines of CSV without line ends, many at a time."""
+        for batch in self.batches:
+            yield batch.column(0).to_pylist()
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """The rows, one by one."""
+        for batch in self.batches:
+            yield from self._values(batch)
+
+    def head(self, most: int) -> tuple[list[tuple[Any, ...]], int]:
+        """The first rows, at most `most`, and how many others there are, which are counted only."""
+        rows: list[tuple[Any, ...]] = []
+        left_out = 0
+        for batch in self.batches:
+            wanted = batch.slice(0, most - len(rows))
+            rows += self._values(wanted)
+            left_out += batch.num_rows - wanted.num_rows
+        return rows, left_out
+
+    def _values(self, batch: arrow_tables.Table) -> Iterator[tuple[Any, ...]]:
+        values = [column.to_pylist() for column in batch.columns]
+        for i, parse in enumerate(column.parse for column in self.columns):
+            if parse is not None:
+                values[i] = [None if text is None else parse(text) for text in values[i]]
+        return zip(*values, strict=True)
