@@ -32,6 +32,7 @@ _TERMINAL_COMMANDS = re.compile(
 lone surrogates."""
 
 
+_SHORT_SPELLINGS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _ASCII_COMMANDS = bytes(code for code in range(128) if _TERMINAL_COMMANDS.match(chr(code)))
 
 
@@ -53,19 +54,21 @@ def unknown_name(what: str, word: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with every unprintable character, line ends too, written as a Python escape (`\\x1b`)."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    """`text` with every unprintable character, line ends too, written as in JSON: `\\u001b`, `\\n`."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _spell_as_json(c) for c in text)
 
 
 def printable_lines(text: str) -> str:
     """`text` of several lines with control characters written as in JSON (`\\u001b`); line ends and tabs stay."""
     if text.isascii() and len(text.encode().translate(None, _ASCII_COMMANDS)) == len(text):  # a hundred times faster
         return text
-    return _TERMINAL_COMMANDS.sub(_spell_as_json, text)
+    return _TERMINAL_COMMANDS.sub(lambda match: _spell_as_json(match[0]), text)
 
 
-def _spell_as_json(match: re.Match[str]) -> str:
-    units = match[0].encode("utf-16-be", "surrogatepass")
+def _spell_as_json(character: str) -> str:
+    if character in _SHORT_SPELLINGS:
+        return _SHORT_SPELLINGS[character]
+    units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i] << 8 | units[i + 1]:04x}" for i in range(0, len(units), 2))
 
 

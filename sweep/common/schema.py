@@ -144,7 +144,12 @@ RUNS = (
     Column("grid", "string", "", "name of the grid"),
     Column("about", "string", "", "the question that the grid asks"),
     _ENGINE,
-    Column("status", "string", "", "running, ok, failed, interrupted or fault"),
+    Column(
+        "status",
+        "string",
+        "",
+        "running, ok, failed, interrupted, fault; unknown: its lock cannot be seen from here",
+    ),
     Column("created", "timestamp", "UTC", "first launched"),
     Column("updated", "timestamp", "UTC", "last launched or finished"),
     Column("ok", "int64", "count", "points done"),

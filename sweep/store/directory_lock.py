@@ -93,6 +93,12 @@ def holder(run: Path) -> str | None:
         os.close(descriptor)
 
 
+def shows_all_holders(run: Path, host: str) -> bool:
+    """Whether `holder` finds a process of another host too. For that the lock file must be readable."""
+    path = run / LOCK
+    return host == platform.node() or not path.exists() or os.access(path, os.R_OK)
+
+
 def _open_to_writers_only(descriptor: int, run: Path) -> None:
     """Give the lock file rw for owner, group and others where the run's directory has w for them, and nothing else."""
     writers = run.stat().st_mode & 0o222

@@ -15,6 +15,11 @@ def acquire(run: Storage) -> RunLock:
     return lease.Lease(run)
 
 
+def shows_all_holders(run: Storage, host: str) -> bool:
+    """Whether `holder` finds every process that may write the run; `host`: that of its last launch."""
+    return not isinstance(run, LocalStorage) or directory_lock.shows_all_holders(run.path, host)
+
+
 def holder(run: Storage) -> str | None:
     """The process that writes the run, such as `process 123 on HOST`; None if there is none."""
     return directory_lock.holder(run.path) if isinstance(run, LocalStorage) else lease.holder(run)

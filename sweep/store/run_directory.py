@@ -15,7 +15,7 @@ from sweep.grid.point_id import PointIds, id_strings
 from sweep.grid.rule_text import policy_row
 from sweep.store import arrow_tables, checked_parts, parts, run_document
 from sweep.store.id_set import IdSet, SortedIds, sort_ids
-from sweep.store.locks import holder
+from sweep.store.locks import holder, shows_all_holders
 from sweep.store.storage import Storage
 
 RUN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
@@ -130,7 +130,8 @@ def read_info(run: Storage) -> tuple[RunInfo, list[str]]:
     grid, last, counts = checked["grid"], checked["launches"][-1], checked["counts"]
     status, problems = checked["status"], list[str]()
     if status not in run_document.FINISHED:
-        status = "running" if holder(run) is not None else "interrupted"
+        is_ended = shows_all_holders(run, last.get("host", ""))
+        status = "running" if holder(run) is not None else "interrupted" if is_ended else "unknown"
         ids, problems = read_tried_points(run)
         total, counts = counts.get("points"), {"ok": len(ids.ok), "failed": len(ids.failed)}
         counts["todo"] = None if total is None else max(0, total - counts["ok"] - counts["failed"])

@@ -62,7 +62,7 @@ def test_rows_of_a_store(store: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_two_runs(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """compare shows the errors of points that failed in the second run, and where the runs' machines differ."""
     words = ("compare", "first", "second", "--results", store)
-    assert "a\\x1b[31mb" in run(capsys, *words, codes=(5,))
+    assert "a\\u001b[31mb" in run(capsys, *words, codes=(5,))
     compared = json.loads(run(capsys, *words, "--json", codes=(5,)))
     assert {failure["error"] for failure in compared["failures"]} == {EVIL}
 
@@ -72,7 +72,7 @@ def test_results_and_names_of_columns(store: Path, capsys: pytest.CaptureFixture
     sql = "SELECT chr(27) || chr(7) || chr(13) AS \"x\x1b[2J\", [chr(27)] AS list, {'k': chr(155)} AS struct"
     for form in ("table", "csv", "json", "md"):
         out = run(capsys, "query", sql, "--format", form, "--results", store)
-        assert "u001b" in out or "x1b" in out
+        assert "\\u001b" in out
     run(capsys, "query", sql, "-o", "rows.csv", "--results", store)
     with Path("rows.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file))[1][0] == "\x1b\x07\r"

@@ -251,7 +251,7 @@ def test_control_characters_in_a_path(tmp_path: Path, capsys: pytest.CaptureFixt
     for words in (("query", "SELECT count(*) FROM runs"), ("ls",)):
         assert main([*words, "--results", str(odd)]) == 0
         err = capsys.readouterr().err
-        assert f"{tmp_path}/a\\x1b[31mb/broken/run.json: not JSON" in err
+        assert f"{tmp_path}/a\\u001b[31mb/broken/run.json: not JSON" in err
         assert "\x1b" not in err
 
 
@@ -319,7 +319,7 @@ def test_readable_values() -> None:
         output_formats.readable(value)
         for value in (102640, 0.25, 1234567.891, None, True, "a\x1b[31m\nb", float("nan"))
     ]
-    assert shown == ["102,640", "0.25", "1,234,568", "-", "yes", "a\\x1b[31m b", "-"]
+    assert shown == ["102,640", "0.25", "1,234,568", "-", "yes", "a\\u001b[31m b", "-"]
     out = io.StringIO()
     assert output_formats.write_rows(["a|b", "n"], [["x|y", 1], [None, None]], "md", out) == 0
     assert out.getvalue() == "| a\\|b | n |\n| --- | ---: |\n| x\\|y | 1 |\n| - | - |\n"

@@ -185,7 +185,7 @@ def test_uris_that_name_no_store(place: str) -> None:
 @pytest.mark.slow
 def test_control_characters_are_escaped(tmp_path: Path) -> None:
     """No escape sequence in the name of a file, a column or a command reaches the terminal."""
-    assert printable("a\x1b[31m\u202e\n") == "a\\x1b[31m\\u202e\\n"
+    assert printable("a\x1b[31m\u202e\n") == "a\\u001b[31m\\u202e\\n"
     commands = (["plan", str(tmp_path / "a\x1b[31m.yaml")], ["query", 'SELECT 1 AS "a\x1b[31m"'], ["a\x1b[31m"])
     for words in commands:
         command = [sys.executable, "-m", "sweep.cli", *words]

@@ -1,6 +1,7 @@
 """Locks of runs in directories."""
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -40,7 +41,9 @@ def other(tmp_path: Path) -> Callable[[], "subprocess.Popen[str]"]:
     return start
 
 
-def test_one_writer_a_run(tmp_path: Path, other: Callable[[], "subprocess.Popen[str]"]) -> None:
+def test_one_writer_a_run(
+    tmp_path: Path, other: Callable[[], "subprocess.Popen[str]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second writer gets one line with the pid, readers go on, and the run of a killed writer can be resumed."""
     process = other()
     try:
@@ -54,6 +57,11 @@ def test_one_writer_a_run(tmp_path: Path, other: Callable[[], "subprocess.Popen[
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert store.find("last").status == "interrupted"
+    with monkeypatch.context() as patch:  # somebody who may not open the lock file, here and on another machine
+        patch.setattr(os, "access", lambda *_: False)
+        for host, status in ((store.find("last").host, "interrupted"), ("elsewhere", "unknown")):
+            patch.setattr(platform, "node", lambda host=host: host)
+            assert store.find("last").status == status
     with opened(tmp_path) as writer:
         assert has_ok(writer, range(4)) == [True, True, True, False]
 
