@@ -14,6 +14,7 @@ from sweep.query.exact_values import Column, csv_query, exact_query, fits_query,
 from sweep.query.sealed_connection import DEFAULT_SECONDS, FILE_ERRORS, SealedConnection, late_error, user_errors
 from sweep.store import arrow_tables, parquet
 from sweep.store.checked_parts import CheckedFiles
+from sweep.store.parallel import in_parallel
 from sweep.store.store import RunInfo, Store
 
 T = TypeVar("T")
@@ -38,13 +39,16 @@ class Database:
         cost_problems: list[str] = []
         tables = cost_tables.load_all(store.cost_files(), cost_problems)
         self.prices = chosen = cost_tables.choose(tables, cost)
+        self._root = store.root
         self._cost_rows = [row for table in {**tables, chosen.name: chosen}.values() for row in table.rows]
-        survey = store.survey()
-        self.problems = cost_problems + ([] if run or runs else survey.problems)
-        self._runs = [store.find(run)] if run else list(runs) or survey.runs
+        self.problems, self._runs = cost_problems, [store.find(run)] if run else list(runs)
+        if not self._runs:
+            survey = store.survey()
+            self.problems, self._runs = cost_problems + survey.problems, survey.runs
         self._renames = bool(run or runs)
         self._latest = list({r.grid: r for r in self._runs}.values())
-        self._files = {run.run_id: CheckedFiles(run.path) for run in self._runs}
+        files = in_parallel(store.root, lambda run: CheckedFiles(run.path), self._runs)
+        self._files = {run.run_id: of_run for run, of_run in zip(self._runs, files, strict=True)}
         self._connection = self._connect()
 
     def query(self, sql: str, seconds: float | None = DEFAULT_SECONDS) -> arrow_tables.Table:
@@ -144,7 +148,7 @@ class Database:
 
     def _parts_changed(self, tables: Collection[str]) -> bool:
         """Whether there are other parts than before, or parts newly found damaged: then a query is worth repeating."""
-        changed = [of_run.look_again() for of_run in self._files.values()]
+        changed = in_parallel(self._root, CheckedFiles.look_again, list(self._files.values()))
         try:
             return any(changed) or self._find_damage(tables, CheckedFiles.check_columns)
         except FileNotFoundError:
@@ -152,10 +156,10 @@ class Database:
 
     def _find_damage(self, tables: Collection[str], check: Callable[[CheckedFiles, Collection[str]], bool]) -> bool:
         """Check the files of these tables. Returns whether more parts are damaged; these are left out and reported."""
-        has_new_damage = False
-        for of_run in self._files.values():
-            before = set(of_run.damaged)
-            has_new_damage = check(of_run, tables) or has_new_damage
+        files = list(self._files.values())
+        damaged_before = [set(of_run.damaged) for of_run in files]
+        has_new_damage = any(in_parallel(self._root, lambda of_run: check(of_run, tables), files)) if tables else False
+        for of_run, before in zip(files, damaged_before, strict=True):
             for part in [part for part in of_run.damaged if part not in before]:
                 problem = f"{of_run.damaged[part]}; the next launch of its grid runs its points again"
                 if problem not in self.problems:  # Store.survey has read the points of runs that have not ended

@@ -6,10 +6,8 @@ that it reads, whole: those of 300,000 points are 47 MB, which takes a tenth of 
 """
 
 import mmap
-import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,9 @@ from sweep.common.errors import DamagedError, SweepFault
 from sweep.store import arrow_tables, parquet, parts
 from sweep.store.id_set import SortedIds, sort_ids
 from sweep.store.local_storage import LocalStorage
+from sweep.store.parallel import OBJECT_REQUESTS, in_parallel
 from sweep.store.parts import POINTS, SIBLINGS, Layout, Part
 from sweep.store.storage import Entry, Storage
-
-OBJECT_READERS = 8
-"""Concurrent requests to an object store. Local files are read by as many threads as there are CPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +43,17 @@ def check_all(run: Storage, layout: Layout) -> Iterator[tuple[Part, PartPoints |
             yield part, points, ""
 
 
-def read_points(run: Storage, part: Part) -> PartPoints:
-    """The points of a part. DamagedError if its points file is not what was written."""
-    return _read_points(run, part, _points_file(run, part))
+def read_all_points(run: Storage, layout: Layout) -> Iterator[PartPoints | DamagedError]:
+    """The points of each part, or what is wrong with its points file. Some dozen files are in memory at a time."""
+
+    def read(part: Part) -> PartPoints | DamagedError:
+        try:
+            return _read_points(run, part, _read_file(run, part, POINTS))
+        except DamagedError as error:
+            return error
+
+    for start in range(0, len(layout.parts), OBJECT_REQUESTS):
+        yield from in_parallel(run, read, layout.parts[start : start + OBJECT_REQUESTS])
 
 
 def read_part(run: Storage, layout: Layout, part: Part, tables: Collection[str]) -> dict[str, bytes]:
@@ -57,7 +61,9 @@ def read_part(run: Storage, layout: Layout, part: Part, tables: Collection[str])
 
     DamagedError if one of these is not what was written, or the file of another table is gone or of another size.
     """
-    files = {POINTS: _points_file(run, part)}
+    wanted = [table for table in SIBLINGS if table in tables and part.file in layout.files[table]]
+    reads = in_parallel(run, lambda table: _read_file(run, part, table), [POINTS, *wanted])
+    files = dict(zip([POINTS, *wanted], reads, strict=True))
     stamps = parquet.read_metadata(files[POINTS], f"{run}/{POINTS}/{part.file}")
     for table in SIBLINGS:
         name, entry = f"{table}/{part.file}", layout.files[table].get(part.file)
@@ -70,7 +76,6 @@ def read_part(run: Storage, layout: Layout, part: Part, tables: Collection[str])
             raise DamagedError(f"{run}/{name}: is not what was written")
         if table not in tables:
             continue
-        files[table] = run.read(name)
         if not part.digest:  # written before parts had checksums
             parquet.read_table(files[table], f"{run}/{name}")
         elif not parts.has_checksum(files[table], checksum):
@@ -78,10 +83,11 @@ def read_part(run: Storage, layout: Layout, part: Part, tables: Collection[str])
     return files
 
 
-def _points_file(run: Storage, part: Part) -> bytes:
-    name = f"{POINTS}/{part.file}"
+def _read_file(run: Storage, part: Part, table: str) -> bytes:
+    """A file of a part. DamagedError if it is the points file and is not what was written."""
+    name = f"{table}/{part.file}"
     data = run.read(name)
-    if part.digest and not parts.has_checksum(data, part.digest):
+    if table == POINTS and part.digest and not parts.has_checksum(data, part.digest):
         raise DamagedError(f"{run}/{name}: is not what was written")
     return data
 
@@ -159,12 +165,7 @@ class CheckedFiles:
                 return str(error)
             return ""
 
-        if len(candidates) < 2:
-            problems = list(map(problem, candidates))
-        else:
-            readers = (os.cpu_count() or 1) if isinstance(self.run, LocalStorage) else OBJECT_READERS
-            with ThreadPoolExecutor(min(readers, OBJECT_READERS)) as pool:
-                problems = list(pool.map(problem, candidates))
+        problems = in_parallel(self.run, problem, candidates)
         found = {part: problem for part, problem in zip(candidates, problems, strict=True) if problem}
         self.damaged |= found
         return bool(found)

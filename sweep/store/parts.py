@@ -17,6 +17,7 @@ from sweep.common import atomic_write, schema
 from sweep.common.errors import UserError
 from sweep.store import arrow_tables, parquet
 from sweep.store.local_storage import LocalStorage
+from sweep.store.parallel import in_parallel
 from sweep.store.storage import Entry, Storage
 
 POINTS = "points"
@@ -122,7 +123,9 @@ def read_layout(run: Storage) -> Layout:
     Lists again if parts were merged meanwhile, because the listings of two tables may then not fit together.
     """
     for _ in range(_MAX_LISTINGS):
-        found = {table: run.child(table).entries() for table in (POINTS, *SIBLINGS)}
+        tables = (POINTS, *SIBLINGS)
+        listings = in_parallel(run, lambda table: run.child(table).entries(), tables)
+        found = dict(zip(tables, listings, strict=True))
         if run.child(POINTS).entries() == found[POINTS]:
             break
     files_of = {table: {e.name: e for e in entries if _parse_name(e.name)} for table, entries in found.items()}

@@ -98,13 +98,11 @@ class TriedPoints:
 def read_tried_points(run: Storage) -> tuple[TriedPoints, list[str]]:
     """Read the points of all parts. Also returns a line for each damaged part: its points count as not run."""
     ids, problems = TriedPoints(IdSet(), {}), []
-    for part in parts.read_layout(run).parts:
-        try:
-            points = checked_parts.read_points(run, part)
-        except DamagedError as error:
-            problems.append(f"{error}; the next launch of its grid runs its points again")
+    for read in checked_parts.read_all_points(run, parts.read_layout(run)):
+        if isinstance(read, DamagedError):
+            problems.append(f"{read}; the next launch of its grid runs its points again")
         else:
-            add_points(ids, points.table, points.ids)
+            add_points(ids, read.table, read.ids)
     return ids, problems
 
 

@@ -3,7 +3,6 @@
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ from sweep.common.errors import UserError, did_you_mean, one_line
 from sweep.grid.point_id import PointIds
 from sweep.store import locks, parts, run_directory, run_document
 from sweep.store.local_storage import LocalStorage, os_errors_as_user_errors
+from sweep.store.parallel import in_parallel
 from sweep.store.run_directory import RunInfo
 from sweep.store.run_writer import RunWriter
 from sweep.store.storage import Storage
@@ -95,15 +95,18 @@ class Store:
 
     def survey(self) -> Survey:
         """Every run; one that cannot be read becomes a problem, not an error."""
-        survey = Survey([], [])
-        for name in self._names():
+
+        def read(name: str) -> tuple[list[RunInfo], list[str]]:
             try:
                 run, problems = run_directory.read_info(self.root.child(name))
             except UserError as error:
-                survey.problems.append(str(error))
-            else:
-                survey.runs.append(run)
-                survey.problems.extend(problems)
+                return [], [str(error)] if self._is_run(name) else []
+            return [run], problems
+
+        survey = Survey([], [])
+        for runs, problems in in_parallel(self.root, read, self._folders()):
+            survey.runs.extend(runs)
+            survey.problems.extend(problems)
         survey.runs.sort(key=lambda run: (run.updated, run.run_id))
         return survey
 
@@ -216,20 +219,31 @@ class Store:
 
     def _last_update(self) -> datetime:
         """The latest time at which any run was launched or finished, by its own clock."""
-        last = datetime.fromtimestamp(0, UTC)
-        for name in self._names():
-            with suppress(UserError):
-                last = max(last, run_document.read(self.root.child(name))[1]["updated"])
-        return last
+
+        def update(name: str) -> datetime:
+            try:
+                updated: datetime = run_document.read(self.root.child(name))[1]["updated"]
+            except UserError:
+                return datetime.fromtimestamp(0, UTC)
+            return updated
+
+        return max(in_parallel(self.root, update, self._folders()), default=datetime.fromtimestamp(0, UTC))
 
     def _info(self, name: str) -> RunInfo:
         return run_directory.read_info(self.root.child(name))[0]
 
-    def _names(self) -> list[str]:
-        """Names of the folders that are runs, readable or not."""
-        names = [e.name for e in self.root.entries() if e.is_folder and run_directory.RUN_NAME.fullmatch(e.name)]
+    def _names(self, pattern: re.Pattern[str] = run_directory.RUN_NAME) -> list[str]:
+        """Names of the folders that are runs, readable or not, and match the pattern."""
+        names = self._folders(pattern)
+        return [name for name, is_run in zip(names, in_parallel(self.root, self._is_run, names), strict=True) if is_run]
+
+    def _folders(self, pattern: re.Pattern[str] = run_directory.RUN_NAME) -> list[str]:
+        return [entry.name for entry in self.root.entries() if entry.is_folder and pattern.fullmatch(entry.name)]
+
+    def _is_run(self, name: str) -> bool:
+        """Whether a folder has anything of a run."""
         marks = {run_document.FILE_NAME, *schema.TABLES}
-        return [name for name in names if marks & {entry.name for entry in self.root.child(name).entries()}]
+        return not marks.isdisjoint(entry.name for entry in self.root.child(name).entries())
 
     def _highest(self, run_name: str) -> int:
         """The number of the latest run of a name; 0 if there is none."""
@@ -239,12 +253,8 @@ class Store:
 
     def _named(self, run_name: str) -> list[str]:
         """The runs of a name, latest first: NAME-3, NAME-2, NAME."""
-        numbers = {}
-        for name in self._names():
-            match = re.fullmatch(rf"{re.escape(run_name)}(?:-([0-9]{{1,6}}))?", name)
-            if match:
-                numbers[int(match[1] or 1)] = name
-        return [numbers[number] for number in sorted(numbers, reverse=True)]
+        pattern = re.compile(rf"{re.escape(run_name)}(?:-([0-9]{{1,6}}))?")
+        return sorted(self._names(pattern), key=lambda name: int(name[len(run_name) + 1 :] or 1), reverse=True)
 
     def _remove_leftovers_of_earlier_versions(self) -> None:
         """Delete directories of runs that earlier versions were creating or removing when they were killed."""
