@@ -39,13 +39,13 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "grids": Command("grids", "List the grids that ship, with their questions."),
-    "policy": Command("policy", "List the policies, or show the rule of one as YAML for a grid."),
     "plan": Command("plan", "Count the points that a launch would run; estimate time and memory."),
     "launch": Command("launch", "Run the missing points of a grid and store the results."),
     "ls": Command("runs", "List the runs of a store."),
     "show": Command("runs", "Show one run: its points, failures and provenance."),
     "why": Command("why", "Show the values that make up the id of a point."),
     "rm": Command("runs", "Delete runs."),
+    "policy": Command("policy", "List the policies, or show the rule of one as YAML for a grid."),
     "query": Command("query", "Query the results with SQL: text, a file or a named query."),
     "report": Command("report", "Write a page about a run: question, answer, pictures, tables."),
     "plot": Command("plot", "Draw a run: a picture file, or bars in the terminal."),
