@@ -81,19 +81,12 @@ class Clock:
         self._work_start = now
         return f"{state.waiting}: {now - self._waiting_since:.0f} s"
 
-    def rate_text(self, state: ProgressState) -> str:
-        """`, 12 points/s, 3 min left`, or an empty string before any work is done.
-
-        The time left is estimated from the rate so far and from `state.left_ns`, which uses CPU times. Their weights
-        change with the share done: at first the rate lacks most of the work under way; at the end it is exact.
-        """
+    def left_text(self, state: ProgressState) -> str:
+        """`, about 40 s left`: as the launch expects, else by the rate so far; empty before any work is done."""
         seconds, done_ns = time.monotonic() - self._work_start, state.work_done_ns
         if done_ns <= 0 or state.done >= state.points or seconds < 1:
             return ""
-        left_ns, share = seconds * 1e9 * (state.work_ns - done_ns) / done_ns, done_ns / state.work_ns
-        if state.left_ns:
-            left_ns = share * left_ns + (1 - share) * state.left_ns
-        return f", {state.done / seconds:,.3g} points/s, {human_ns(left_ns)} left"
+        return f", about {human_ns(state.left_ns or seconds * 1e9 * (state.work_ns - done_ns) / done_ns)} left"
 
 
 class ProgressLines:
@@ -109,7 +102,7 @@ class ProgressLines:
         if seconds < self._next_s:
             return
         self._next_s = seconds + max(LEAST_INTERVAL_S, seconds * INTERVAL_SHARE)
-        self.say(waiting or f"{_count_text(state)}, {seconds:.0f} s{self._clock.rate_text(state)}")
+        self.say(waiting or f"{_state_text(state)}, {seconds:.0f} s{self._clock.left_text(state)}")
 
     def stop(self) -> None:
         pass
@@ -131,7 +124,7 @@ class ProgressBar:
         self._console.print(f"sweep: {printable(text)}", markup=False, soft_wrap=True)
 
     def show(self, state: ProgressState) -> None:
-        text = self._clock.waiting_text(state) or _count_text(state) + self._clock.rate_text(state)
+        text = self._clock.waiting_text(state) or _state_text(state) + self._clock.left_text(state)
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(text, total=None)
@@ -142,6 +135,9 @@ class ProgressBar:
         self._bar.stop()
 
 
-def _count_text(state: ProgressState) -> str:
+def _state_text(state: ProgressState) -> str:
+    """`38 % of the work, 90 of 120 points, 2 batches running`; the share is that of the bar."""
+    share = f"{100 * state.work_done_ns / state.work_ns:.0f} % of the work, " if state.work_ns else ""
     failed = f", {state.bad:,} failed" if state.bad else ""
-    return f"{state.done:,} of {state.points:,} points{failed}"
+    running = f", {state.running} batch{'es' * (state.running > 1)} running" if state.running else ""
+    return f"{share}{state.done:,} of {state.points:,} points{failed}{running}"

@@ -12,6 +12,7 @@ from sweep.run.progress import Progress, ProgressState
 from sweep.run.result_buffer import ResultBuffer
 from sweep.run.shards import ShardCollector
 from sweep.run.signals import Interrupts
+from sweep.run.work_meter import WorkMeter
 
 TICK_S = 0.25
 """Longest wait for an answer; signals and due commits are looked at in between."""
@@ -42,7 +43,7 @@ class Driver:
         self._policies = plan.grid.policies
         self._shards = ShardCollector(self._policies)
         self._last_number = 0
-        self._work_done_ns = 0.0
+        self._meter = WorkMeter(plan.account.estimate_ns, 1)
         self._is_cold = is_cold() and runner == MODEL_RUNNER
 
     def run(self) -> None:
@@ -59,6 +60,7 @@ class Driver:
                 self._executor.wait(TICK_S)
                 self._show_state()
             self._batcher = self._make_batcher()
+            self._meter = WorkMeter(self._plan.account.estimate_ns, self._executor.workers)
             self._run_tasks()
             completed = True
         except ExecutorLostError:
@@ -120,6 +122,7 @@ class Driver:
                 self._last_number, columns, self._limit_s(task), self._runner, task.shard, labels, self._policies
             )
             self._executor.submit(batch)
+            self._meter.submit(self._last_number, task.estimate_ns)
 
     def _limit_s(self, task: Task) -> float | None:
         """Wall time after which the task's worker is killed."""
@@ -135,13 +138,14 @@ class Driver:
             point_done = self._shards.add(task, done)
             for remark in self._results.record_finished(task, point_done) if point_done else ():
                 self._progress.say(f"warning: {remark}")
-            self._work_done_ns += task.estimate_ns
+            self._meter.end(done.number, done.wall_ns, is_done=True)
             if not done.failures:
                 self._batcher.record_measurement(task.estimate_ns, done.cpu_ns)
         elif retries := task.retries(timed_out):
             self._retries.extend(retries)
+            self._meter.end(done.number, 0, is_done=False)
         else:
-            self._work_done_ns += task.estimate_ns
+            self._meter.end(done.number, 0, is_done=True)
             failure = done.failure
             if timed_out:
                 failure = replace(failure, error=f"no answer in {self._timeout_s or 0:g} s", kind="Timeout")
@@ -150,19 +154,16 @@ class Driver:
 
     def _show_state(self) -> None:
         account, done = self._plan.account, self._results.counts.total()
-        left_ns = 0.0
-        if done:
-            left_ns = account.estimate_ns - self._work_done_ns
-            left_ns *= self._batcher.correction / self._executor.workers
         self._progress.show(
             ProgressState(
                 account.todo,
                 done,
                 self._results.failed_points,
                 account.estimate_ns,
-                self._work_done_ns,
+                self._meter.done_ns,
                 self._waiting_for(done),
-                left_ns,
+                self._meter.left_ns,
+                self._meter.running,
             )
         )
 

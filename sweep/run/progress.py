@@ -8,8 +8,8 @@ from typing import Protocol
 class ProgressState:
     """State of a launch. `points`: to run; `done`: with an answer; `bad`: of these, not ok.
 
-    `work_ns`, `work_done_ns`: estimated CPU time. `left_ns`: expected wall time of the rest with all workers busy,
-    extrapolated from the finished tasks; 0 if unknown. `waiting`: why no point is running yet; empty if any is.
+    `work_ns`, `work_done_ns`: estimated CPU time, with a share of the batches that run. `left_ns`: expected wall time
+    of the rest; 0 if unknown. `running`: batches that run now. `waiting`: why no point is running yet; empty if any is.
     """
 
     points: int
@@ -19,6 +19,7 @@ class ProgressState:
     work_done_ns: float = 0.0
     waiting: str = ""
     left_ns: float = 0.0
+    running: int = 0
 
 
 class Progress(Protocol):

@@ -96,7 +96,7 @@ def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["lanch"], "sweep: unknown command 'lanch'; did you mean 'launch'? known: grids, plan, launch, "),
+        (["lanch"], "sweep: unknown command 'lanch'; did you mean 'launch'? known: grids, "),
         (["launch", "--fres", "g.yaml"], "did you mean '--fresh'? see sweep launch --help"),
         (["--bogus"], "sweep: no such option: --bogus; see sweep --help"),
         (["launch"], "sweep: launch: missing argument 'GRID' (or --like RUN); see sweep launch --help"),

@@ -35,25 +35,21 @@ def test_intervals_of_plain_lines(clock: list[float]) -> None:
         "sweep: compiling the engine, once: 2 s",
         "sweep: compiling the engine, once: 12 s",
         "sweep: compiling the engine, once: 22 s",
-        "sweep: 7 of 100 points, 32 s, 0.875 points/s, 106 s left",
-        "sweep: 17 of 100 points, 42 s, 0.944 points/s, 87.9 s left",
-        "sweep: 27 of 100 points, 52 s, 0.964 points/s, 75.7 s left",
+        "sweep: 7 % of the work, 7 of 100 points, 32 s, about 106 s left",
+        "sweep: 17 % of the work, 17 of 100 points, 42 s, about 87.9 s left",
+        "sweep: 27 % of the work, 27 of 100 points, 52 s, about 75.7 s left",
     ]
 
 
-def test_time_left_from_cpu_times(clock: list[float]) -> None:
-    """At first the time left follows the CPU times of finished points, later the rate of finished points."""
+def test_what_runs_and_is_left(clock: list[float]) -> None:
+    """Share, time left and batches that run are those of the state."""
     out = io.StringIO()
     progress = open_progress(False, out)
-    progress.show(ProgressState(100))
-    for second, done in ((9, 1), (19, 50), (32, 99)):
-        clock[0] = float(second)
-        progress.show(ProgressState(100, done, work_ns=100.0, work_done_ns=done, left_ns=(100 - done) * 0.2e9))
-    assert [line.rpartition(", ")[2] for line in out.getvalue().splitlines()] == [
-        "28.5 s left",
-        "14.5 s left",
-        "322 ms left",
-    ]
+    clock[0] = 9.0
+    progress.show(ProgressState(9, 1, 1, work_ns=4.0, work_done_ns=3.0, left_ns=2.5e9, running=2))
+    assert out.getvalue() == (
+        "sweep: 75 % of the work, 1 of 9 points, 1 failed, 2 batches running, 9 s, about 2.5 s left\n"
+    )
 
 
 def test_bar_shows_why_workers_wait(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
