@@ -26,6 +26,7 @@ axes:
   seed: {{range: {{from: 1, to: {seeds}, step: 1}}}}
 """
 COSTS = "SELECT policy, count(*) AS points, sum(cost_ns) AS cost_ns FROM latest GROUP BY policy"
+ROW_EACH = "SELECT * FROM outcomes WHERE policy = 'merged'"
 MIB = 1 << 20
 
 
@@ -77,6 +78,8 @@ def main() -> None:
             "launch again": launch,
             "query": ["query", COSTS, "--results", str(results)],
             "query savings": ["query", "savings", "--results", str(results)],
+            "query best": ["query", "best", "--results", str(results)],
+            "query -o csv": ["query", ROW_EACH, "-o", str(Path(folder, "rows.csv")), "--results", str(results)],
         }
         print(f"{options.points:,} points\n\n{'command':14}{'seconds':>9}{'MiB':>7}{'files':>7}{'MiB on disk':>13}")
         for name, words in steps.items():

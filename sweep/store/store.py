@@ -201,7 +201,10 @@ class Store:
 
     def cost_files(self) -> list[Path]:
         """Paths of the cost tables that `calibrate` has written into this store."""
-        return sorted((self.root.path / _COSTS).glob("*.json")) if isinstance(self.root, LocalStorage) else []
+        if not isinstance(self.root, LocalStorage):
+            return []
+        folder = self.root.child(_COSTS)
+        return [folder.path / entry.name for entry in folder.entries() if entry.name.endswith(".json")]
 
     def cost_path(self, name: str) -> Path:
         """The path to which `calibrate` writes a cost table. UserError in an object store."""
@@ -241,9 +244,12 @@ class Store:
         return [entry.name for entry in self.root.entries() if entry.is_folder and pattern.fullmatch(entry.name)]
 
     def _is_run(self, name: str) -> bool:
-        """Whether a folder has anything of a run."""
+        """Whether a folder has anything of a run, or cannot be listed, such as the private one of another user."""
         marks = {run_document.FILE_NAME, *schema.TABLES}
-        return not marks.isdisjoint(entry.name for entry in self.root.child(name).entries())
+        try:
+            return not marks.isdisjoint(entry.name for entry in self.root.child(name).entries())
+        except UserError:
+            return True
 
     def _highest(self, run_name: str) -> int:
         """The number of the latest run of a name; 0 if there is none."""

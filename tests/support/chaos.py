@@ -32,7 +32,7 @@ derive: {resident_pages: "virt * (1 - sparsity) / 4096"}
 """
 PATCHES = "from sweep.run import result_buffer as b; b.COMMIT_S = 0.2; b.PART_POINTS = 12"
 """Frequent commits, and parts so small that workers make the files of the larger tasks, the driver all others."""
-DRIVER = f"import sys; {PATCHES}; from sweep.cli.main import main; sys.exit(main())"
+DRIVER = f"import sys; {PATCHES}; from sweep.cli.__main__ import run; sys.exit(run())"
 COMPARED_SQL = {
     "outcomes": "SELECT * EXCLUDE (run_id) FROM outcomes ORDER BY point_id, policy",
     "rounds": "SELECT * EXCLUDE (run_id) FROM rounds ORDER BY point_id, policy, round",
@@ -101,10 +101,13 @@ class Trial:
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
         """Start a launch in a process group of its own."""
-        launch = ["launch", str(self.reference.grid), "--results", str(self.folder / "results"), *self.launch_options]
+        return self.command("launch", str(self.reference.grid), *self.launch_options, **environment)
+
+    def command(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start a command on the trial's store, in a process group of its own."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return subprocess.Popen(
-            [*self.command_prefix, sys.executable, "-c", DRIVER, *launch],
+            [*self.command_prefix, sys.executable, "-c", DRIVER, *words, "--results", str(self.folder / "results")],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -127,6 +130,11 @@ class Trial:
         """Wait for a random time, up to a little longer than an undisturbed launch takes, or until the process ends."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(self.rng.uniform(0, 1.1 * self.seconds))
+
+    def wait_until(self, process: "subprocess.Popen[str]", condition: Callable[[], object]) -> None:
+        """Wait until the condition holds or the process ends."""
+        while process.poll() is None and not condition():
+            time.sleep(0.002)
 
     def parts(self) -> list[Path]:
         return sorted(self.results.glob("*/*/*.parquet"))

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ import psutil
 from tests.paths import ROOT
 from tests.support.chaos import BrokenPromise, Disturbance, Trial
 
+RAY_END_S = 30.0
 ENDED_BY_SIGINT = (0, 3, -signal.SIGINT)  # finished before it; interrupted; before our handler was installed
 
 
@@ -23,6 +25,37 @@ ENDED_BY_SIGINT = (0, 3, -signal.SIGINT)  # finished before it; interrupted; bef
 def _driver(trial: Trial) -> Iterator[dict[str, str]]:
     process = trial.start()
     trial.wait_random(process)
+    process.kill()
+    trial.wait(process, -signal.SIGKILL, 0)
+    yield {}
+
+
+@contextlib.contextmanager
+def _driver_after_commits(trial: Trial) -> Iterator[dict[str, str]]:
+    process, parts = trial.start(), trial.rng.randint(1, 12)
+    trial.wait_until(process, lambda: len(trial.parts()) >= parts)
+    process.kill()
+    trial.wait(process, -signal.SIGKILL, 0)
+    yield {}
+
+
+@contextlib.contextmanager
+def _driver_while_merging(trial: Trial) -> Iterator[dict[str, str]]:
+    process, wait_s = trial.start(), trial.rng.uniform(0, 0.05)
+    trial.wait_until(process, lambda: any(path.name.count("-") > 1 for path in trial.parts()))
+    time.sleep(wait_s)
+    process.kill()
+    trial.wait(process, -signal.SIGKILL, 0)
+    yield {}
+
+
+@contextlib.contextmanager
+def _rm(trial: Trial) -> Iterator[dict[str, str]]:
+    trial.wait(trial.start(), 0)
+    before = len(trial.parts())
+    process = trial.command("rm", "last", "--yes")
+    trial.wait_until(process, lambda: len(trial.parts()) < before)
+    time.sleep(trial.rng.uniform(0, 0.01))
     process.kill()
     trial.wait(process, -signal.SIGKILL, 0)
     yield {}
@@ -194,9 +227,29 @@ def _ray_worker(trial: Trial) -> Iterator[dict[str, str]]:
     yield {}
 
 
+def _ray_part(trial: Trial, victim: str) -> "contextlib.AbstractContextManager[dict[str, str]]":
+    return _ray_dies(trial, lambda: _on_ray(trial, victim), 0, 2)
+
+
+def _ray_sigterm(trial: Trial) -> "contextlib.AbstractContextManager[dict[str, str]]":
+    def start() -> "subprocess.Popen[str]":
+        process = _on_ray(trial, "nobody")
+        process.terminate()
+        return process
+
+    return _ray_dies(trial, start, 0, 3, -signal.SIGTERM)  # the last: before our handler was installed
+
+
 @contextlib.contextmanager
-def _ray_raylet(trial: Trial) -> Iterator[dict[str, str]]:
-    trial.wait(_on_ray(trial, "raylet"), 0, 2)
+def _ray_dies(trial: Trial, start: "Callable[[], subprocess.Popen[str]]", *codes: int) -> Iterator[dict[str, str]]:
+    """The launch ends with one of the codes, within RAY_END_S unless it finishes, and with lines of ours only."""
+    process = start()
+    began = time.monotonic()
+    code = trial.wait(process, *codes)
+    if code and time.monotonic() - began > RAY_END_S:
+        raise BrokenPromise(f"the launch ended after {time.monotonic() - began:.0f} s")
+    if code > 0 and not all(line.startswith("sweep: ") for line in trial.stderr[-1].splitlines()):
+        raise BrokenPromise(trial.stderr[-1])
     yield {}
 
 
@@ -251,6 +304,9 @@ def _cluster_whole(trial: Trial) -> Iterator[dict[str, str]]:
 
 DISTURBANCES: dict[str, Disturbance] = {
     "kill -9 the driver": _driver,
+    "kill -9 the driver, rows committed": _driver_after_commits,
+    "kill -9 the driver, merging parts": _driver_while_merging,
+    "kill -9 of rm": _rm,
     "kill -9 a worker": _worker,
     "launched twice at once": _twice,
     "Ctrl-C once": _ctrl_c,
@@ -262,7 +318,10 @@ DISTURBANCES: dict[str, Disturbance] = {
     "the clock set back": _clock,
     "Ray: kill -9 the driver": _ray_driver,
     "Ray: kill -9 a worker": _ray_worker,
-    "Ray: kill -9 the raylet": _ray_raylet,
+    "Ray: kill -9 the raylet": partial(_ray_part, victim="raylet"),
+    "Ray: kill -9 the gcs": partial(_ray_part, victim="gcs_server"),
+    "Ray: kill -9 an agent": partial(_ray_part, victim="ray::DashboardAgent"),
+    "Ray: SIGTERM": _ray_sigterm,
     "cluster: kill -9 the driver": _cluster_driver,
     "cluster: kill -9 a worker": _cluster_worker,
     "cluster: kill -9 a node's raylet": _cluster_node,

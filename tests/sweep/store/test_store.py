@@ -502,3 +502,31 @@ def test_places_that_are_no_store(tmp_path: Path) -> None:
         open_store(str(tmp_path / "file"))
     assert Store(tmp_path / "nowhere").runs() == []
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_that_may_not_be_read_is_a_problem_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the private run of another user."""
+    filled(tmp_path)
+    name = Store(tmp_path).runs()[0].run_id
+    shutil.copytree(tmp_path / name, tmp_path / "theirs")
+    real = os.scandir
+
+    def scandir(path: Path) -> Any:
+        if Path(path).name == "theirs":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    def read(self: LocalStorage, file: str, max_bytes: int | None = None) -> bytes:
+        if self.name == "theirs":
+            raise UserError(f"{self}/{file}: Permission denied")
+        return real_read(self, file, max_bytes)
+
+    real_read = LocalStorage.read
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(LocalStorage, "read", read)
+    survey = Store(tmp_path).survey()
+    assert [run.run_id for run in survey.runs] == [name]
+    assert len(survey.problems) == 1
+    assert "theirs/run.json: Permission denied" in survey.problems[0]
