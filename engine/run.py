@@ -17,11 +17,11 @@ from engine.model.results import Results
 from engine.model.scenario import ABSENT, Columns, Scenario, check, columns_of
 from engine.numeric.compiled_cache import compiling, is_compiled
 from engine.random.binomial import trylock_limits
-from engine.reclaim import parts, slots, walk
+from engine.reclaim import huge, parts, slots, walk
 from engine.reclaim.encode import Encoded, encode, encode_sizes
 from engine.reclaim.finish import Tally, blank, finish, named
 from engine.reclaim.point_groups import groups_of
-from engine.reclaim.records import CONTENT, COUNTERS, TOTALS, UPPER
+from engine.reclaim.records import CONTENT, COUNTERS, OWN, TOTALS, UPPER
 from engine.reclaim.rules import encode_rules
 
 POINT_NS = 6_000
@@ -69,11 +69,12 @@ def fits_all(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_
     return np.ones(len(par), np.bool_)
 
 
-WALK, SLOTS, PARTS = range(3)
+WALK, SLOTS, PARTS, HUGE = range(4)
 PASSES = (
     Pass(walk.walk, walk.scratch_for, fits_all),
     Pass(slots.walk_slots, slots.scratch_for, slots.fits),
     Pass(parts.walk_parts, parts.scratch_for, parts.fits),
+    Pass(huge.walk_huge, huge.scratch_for, huge.fits),
 )
 _loading = threading.Lock()
 
@@ -149,7 +150,9 @@ def geometries(
 
 def passes_for(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.int64]:
     """Return the index in PASSES of the fastest pass for each point, int64[n]."""
-    return np.select([slots.fits(par, rules), parts.fits(par, rules)], [SLOTS, PARTS], WALK)
+    return np.select(
+        [huge.fits(par, rules), slots.fits(par, rules), parts.fits(par, rules)], [HUGE, SLOTS, PARTS], WALK
+    )
 
 
 def tally(
@@ -157,7 +160,7 @@ def tally(
 ) -> Tally:
     """Return the raw counters of tables [first, end) of every point (default: all tables).
 
-    general: use the general pass WALK even for points that a faster one fits
+    general: use the general pass WALK (HUGE for huge pages) even for points that a faster one fits
     """
     par = points.par
     if end is not None:
@@ -165,9 +168,10 @@ def tally(
         par["first_table"], par["end_table"] = first, end
     out = blank(points, len(policies))
     for has_geometry, rules in geometries(par, policies):
-        chosen = np.where(has_geometry, WALK if general else passes_for(par, rules), -1)
-        for number, one_pass in enumerate(PASSES):
-            groups = np.flatnonzero(chosen == number)
+        number = np.where(par["thp"] != 0, HUGE, WALK) if general else passes_for(par, rules)
+        chosen = np.where(has_geometry, number, -1)
+        for index, one_pass in enumerate(PASSES):
+            groups = np.flatnonzero(chosen == index)
             if groups.size:
                 one_pass.load()
                 one_pass.function(*arguments(one_pass, points, par, groups, rules, out))
@@ -197,6 +201,8 @@ def arguments(
         named(out.contents, CONTENT),
         named(out.totals, TOTALS),
     )
+    if one_pass is PASSES[HUGE]:
+        return scratch, rows, *inputs, out.tables, out.pages, *records, named(out.own, OWN), out.own_pages
     return scratch, rows, *inputs, out.tables, out.pages, *records
 
 
@@ -254,12 +260,13 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     by_slots += np.where(columns["threads"] > 1, 10 * touched, 0)
     by_parts = 20 + touched * 130 + 1.5 * placed + 0.5 * calls
     by_walk = 300 + entries / 8 + placed + 60 * calls + 5.0 * p * entries * (columns["refault"] > 0)
+    by_huge = 300 + placed + 60 * np.minimum(calls, 32) + 5.0 * p * entries * (columns["refault"] > 0)
     table_ns, kernels = np.zeros(len(par)), set[int]()
     for part in batches_of_policies(policies):
         number = np.zeros(len(par), np.int64)
         for has_geometry, rules in geometries(par, part):
             number[has_geometry] = passes_for(par[has_geometry], rules)
-        table_ns += np.choose(number, (by_walk, by_slots, by_parts))
+        table_ns += np.choose(number, (by_walk, by_slots, by_parts, by_huge))
         kernels.update(np.unique(number).tolist())
     ns = np.asarray(par["end_table"] * rounds * table_ns + POINT_NS, np.float64)
     return Forecast(ns[group], frozenset(kernels))

@@ -48,6 +48,11 @@ class Arch:
         return 10_000 // self.gather_batch_slots
 
     @property
+    def huge_flush_unit_pages(self) -> int:
+        """Unit of the flush of a huge entry that is split: flush_pmd_tlb_range takes pages on x86, slots on arm64."""
+        return 1 if self.sends_ipis else self.entries
+
+    @property
     def table_batch(self) -> int:
         """Freed tables handed to RCU with one TLB flush: MAX_TABLE_BATCH (include/asm-generic/tlb.h)."""
         return (self.page_bytes - 24) // 8

@@ -17,6 +17,8 @@ STATE = (
     "pmd_tables_end",
     "pud_tables_end",
     "pte_tables_empty_end",
+    "anon_huge_kib_peak",
+    "anon_huge_kib_end",
 )
 WORK = (
     "zap_calls",
@@ -37,6 +39,8 @@ WORK = (
     "tlb_flushes_full",
     "tlb_invlpgs",
     "ipis",
+    "thp_faults",
+    "thp_splits",
 )
 COLUMNS = STATE + WORK
 ROUND_COLUMNS = ("res_bytes_peak", "res_bytes_end", "vm_pte_kib_peak", "vm_pte_kib_end")

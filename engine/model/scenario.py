@@ -62,6 +62,7 @@ FIELDS = (
     Field("pinned", "share", 0.0, "share of pages with a guard marker: no page, and a zap leaves the marker"),
     Field("refault", "share", 0.0, "share of just-zapped pages touched again before the call returns"),
     Field("folio", "bytes", None, "size of the folios an install uses (default: a page)"),
+    Field("thp", "choice", "never", "whether the VMA may have transparent huge pages", ("never", "always")),
     Field("threads", "count", 1, "threads that zap at the same time"),
     Field("partition", "choice", "blocked", "how calls are dealt to threads", ("blocked", "interleaved")),
     Field("arch", "choice", "x86-64", "page size and entries a table", tuple(a.name for a in ARCHES)),
@@ -170,6 +171,7 @@ class Scenario:
     pinned: float = 0.0
     refault: float = 0.0
     folio: int | None = None
+    thp: str = "never"
     threads: int = 1
     partition: str = "blocked"
     arch: str = "x86-64"

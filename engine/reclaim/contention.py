@@ -27,14 +27,14 @@ class LockStep(NamedTuple):
     steps: NDArray[np.int64]
 
 
-def lock_step_for(par: NDArray[np.void], rows: int) -> LockStep:
+def lock_step_for(par: NDArray[np.void], rows: int, pieces: int = 1) -> LockStep:
     """Return the memory for the largest of these points, PARAMETERS[n]. It is empty if none has several threads.
 
     There is at most one trylock per table and round: it frees the table, and what a refault brings back no later call
-    clears.
+    clears. With huge pages a later call may clear it: at most one trylock per table and piece (`pieces` in a slot).
     """
     threaded = par[par["threads"] > 1]
-    trylocks = int(np.minimum(threaded["pmd_span"], threaded["end_table"]).max(initial=0))
+    trylocks = int(np.minimum(threaded["pmd_span"], threaded["end_table"]).max(initial=0)) * pieces
     rounds = int(threaded["rounds"].max(initial=0))
     return LockStep(
         np.zeros((rows, int((threaded["rounds"] * threaded["threads"]).max(initial=0))), np.int64),

@@ -16,6 +16,7 @@ from engine.reclaim.records import LIMITS, PARAMETERS
 
 RANDOM_ORDER = FIELD["order"].choices.index("random")
 FREE_ADVICE = FIELD["advice"].choices.index("free")
+THP_ALWAYS = FIELD["thp"].choices.index("always")
 INTERLEAVED = FIELD["partition"].choices.index("interleaved")
 
 
@@ -143,6 +144,8 @@ def encode_sizes(columns: Columns) -> NDArray[np.void]:
     par["table_batch"] = of_arch([a.table_batch for a in ARCHES])
     par["ceiling"] = of_arch([a.flush_ceiling for a in ARCHES])
     par["end_table"] = -(-pages // entries)
+    par["thp"] = columns["thp"] == THP_ALWAYS
+    par["huge_unit"] = of_arch([a.huge_flush_unit_pages for a in ARCHES])
 
     par["cover"], par["refault"], par["pin"] = (certainty(columns[name]) for name in ("coverage", "refault", "pinned"))
     share = np.where(columns["res"] != ABSENT, columns["res"] / columns["virt"], 1 - columns["sparsity"])

@@ -11,7 +11,7 @@ from engine.model.policy import Policy
 from engine.model.results import COLUMNS, ROUND_COLUMNS, WORK, Results
 from engine.model.scenario import Columns
 from engine.reclaim.encode import Encoded
-from engine.reclaim.records import CONTENT, COUNTERS, PER_POINT, PMD, PUD, TOTALS, UPPER
+from engine.reclaim.records import CONTENT, COUNTERS, OWN, PER_POINT, PMD, PUD, TOTALS, UPPER
 
 Integers = NDArray[np.int64]
 
@@ -23,6 +23,8 @@ class Tally:
     tables: int64[all rounds, 2, policies], PTE tables at peak and end; pages: int64[all rounds, 2, 2], present entries
     at peak and end where policies zap and where they unmap; upper, counters, contents, totals: the records UPPER[all
     rounds, 2], COUNTERS[points, policies], CONTENT[points, 2] and TOTALS[points] as int64 columns
+    own: OWN[points, policies] as int64 columns, and own_pages: int64[all rounds, 2, policies], present entries: instead
+    of contents and pages for points with huge pages; without points if there are none of these
     """
 
     tables: Integers
@@ -31,6 +33,8 @@ class Tally:
     counters: Integers
     contents: Integers
     totals: Integers
+    own: Integers
+    own_pages: Integers
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Tally)))
@@ -39,6 +43,7 @@ class Tally:
 def blank(points: Encoded, policies: int) -> Tally:
     """A tally of zeros."""
     n, rounds = len(points.groups), int(points.offsets[-1])
+    has_huge = bool(points.par["thp"].any())
     shapes = (
         (rounds, 2, policies),
         (rounds, 2, 2),
@@ -46,6 +51,8 @@ def blank(points: Encoded, policies: int) -> Tally:
         (n, policies, len(COUNTERS.names or ())),
         (n, 2, len(CONTENT.names or ())),
         (n, len(TOTALS.names or ())),
+        (n * has_huge, policies, len(OWN.names or ())),
+        (rounds * has_huge, 2, policies),
     )
     return Tally(*(np.zeros(shape, np.int64) for shape in shapes))
 
@@ -85,9 +92,31 @@ def finish(points: Encoded, columns: Columns, tally: Tally, policies: Sequence[P
     for p, policy in enumerate(policies):
         if policy.counts_entries:
             at["atomics"][:, p] = (contents["installed"] + contents["zapped"])[:, 0] + totals["markers"]
+    if len(tally.own):
+        finish_huge(points, columns, tally, policies, at)
     others = np.array([a.sends_ipis for a in ARCHES])[columns["arch"]] * (columns["threads"] - 1)
     at["ipis"][:] = counters["flushes"] * others[:, None]
     return Results(np.moveaxis(out, 0, 2), rounds, counts)
+
+
+def finish_huge(
+    points: Encoded, columns: Columns, tally: Tally, policies: Sequence[Policy], at: dict[str, Integers]
+) -> None:
+    """Write the columns of points with huge pages that depend on each policy's own entries. at: int64[n, policies]."""
+    rows = np.flatnonzero(points.par["thp"][points.groups])
+    own, totals = named(tally.own, OWN)[rows], named(tally.totals, TOTALS)[rows]
+    table = np.array([a.page_bytes for a in ARCHES], np.int64)[columns["arch"]][rows, None] // 1024
+    slot = np.array([a.span_bytes for a in ARCHES], np.int64)[columns["arch"]][rows, None] // 1024
+    at["vm_pte_kib_needed_end"][rows] = (own["needed_pte"] + own["needed_pmd"] + own["needed_pud"]) * table
+    at["pte_tables_empty_end"][rows] = at["pte_tables_end"][rows] - own["needed_pte"]
+    at["ptes_installed"][rows], at["ptes_zapped"][rows] = own["installed"], own["zapped"]
+    at["force_breaks"][rows] = own["breaks"]
+    at["thp_faults"][rows], at["thp_splits"][rows] = own["faults"], own["splits"]
+    at["anon_huge_kib_peak"][rows], at["anon_huge_kib_end"][rows] = own["huge_peak"] * slot, own["huge_end"] * slot
+    for p, policy in enumerate(policies):
+        if policy.counts_entries:
+            steps = own["installed"] + own["zapped"] + own["splits"]
+            at["atomics"][rows, p] = steps[:, p] + totals["markers"]
 
 
 def finish_rounds(
@@ -112,9 +141,12 @@ def finish_rounds(
 
     pmd, pud = so_far(upper["new"][:, PMD]), so_far(upper["new"][:, PUD])
     out = np.moveaxis(np.empty((len(ROUND_COLUMNS), len(page), len(kind_of)), np.int64), 0, 2)
+    pages = tally.pages[:, :, kind_of]
+    if len(tally.own_pages):
+        pages += tally.own_pages  # of a point with huge pages or without, one of the two is 0
     ends = pmd[:, None], pud[:, None]
     for i, moment in enumerate(("peak", "end")):
         ends = by_policy(pmd, upper[moment][:, PMD]), by_policy(pud, upper[moment][:, PUD])
-        out[:, :, i] = tally.pages[:, i][:, kind_of] * page[:, None]
+        out[:, :, i] = pages[:, i] * page[:, None]
         out[:, :, 2 + i] = (tally.tables[:, i] + ends[0] + ends[1]) * (page[:, None] // 1024)
     return out, ends

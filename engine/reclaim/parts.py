@@ -63,7 +63,7 @@ def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
     """Return which points (PARAMETERS[n]) this pass can compute under these rules (RULE[policies]), as bool[n]."""
     entries, zap = par["entries"], par["zap"]
     aligned = (zap < entries) & (entries % zap == 0) & (par["shift"] % zap == 0) & (par["pages"] % entries == 0)
-    plain = (par["free"] == 0) & (par["refault"] == NEVER) & (par["pin"] == NEVER)
+    plain = (par["thp"] == 0) & (par["free"] == 0) & (par["refault"] == NEVER) & (par["pin"] == NEVER)
     looks = np.isin(rules["when"], (AT_VISIT, AFTER_CALL))[None] & (rules["least"][None] <= zap[:, None])
     counts = (rules["proof"] == BY_COUNT)[None]
     tries = (looks & rules["tries"].astype(bool)[None]).any(axis=1) & (par["threads"] > 1)

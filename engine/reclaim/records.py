@@ -14,6 +14,7 @@ PARAMETERS = record(
     "entries", "pages", "pmd_span", "pud_span", "zap", "shift", "calls", "cover", "random", "rounds", "free",
     "refault", "folio", "threads", "interleaved", "cluster", "places", "install", "cdf", "spans", "fewest", "most",
     "pin", "pin_cdf", "pin_spans", "batch_pages", "batches", "table_batch", "ceiling", "first_table", "end_table",
+    "thp", "huge_unit",
 )  # fmt: skip
 """A point's parameters, as engine.reclaim.encode makes them: sizes in pages, spans in tables."""
 
@@ -25,8 +26,11 @@ RULE = record(
 )
 """A policy's rule as numbers (engine.reclaim.rules); `least` in pages, a slot being as many pages as a table has."""
 
-PER_POINT = ("zap_calls", "ptes_installed", "ptes_zapped", "force_breaks", "atomics", "ipis")
-"""Columns of work that follow from CONTENT, TOTALS and the number of flushes."""
+PER_POINT = (
+    *("zap_calls", "ptes_installed", "ptes_zapped", "force_breaks", "atomics", "ipis"),
+    *("thp_faults", "thp_splits"),
+)
+"""Columns of work that follow from CONTENT or OWN, TOTALS and the number of flushes."""
 COUNTERS = record(*(name for name in WORK if name not in PER_POINT), "flushes")
 """What one policy did at one point: columns of an outcome, and all flushes, full and ranged."""
 
@@ -79,6 +83,13 @@ CONTENT = record("installed", "zapped", "breaks", "needed_pte", "needed_pmd", "n
 
 PEAK, END = range(2)
 """The moments of a round at which tables and pages are counted."""
+
+OWN = record(
+    *("installed", "zapped", "breaks", "needed_pte", "needed_pmd", "needed_pud"),
+    *("faults", "splits", "huge_peak", "huge_end"),
+)
+"""What CONTENT has, of one point with huge pages and policy; and huge pages: brought by faults, split, and those that
+exist at the last peak and end."""
 
 TOTALS = record("calls", "markers")
 """Of one point, under every policy: calls made, and pages with a guard marker."""

@@ -55,7 +55,7 @@ def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
     """Return which points (PARAMETERS[n]) this pass can compute under these rules (RULE[policies]), as bool[n]."""
     entries = par["entries"]
     aligned = (par["zap"] % entries == 0) & (par["shift"] % entries == 0) & (par["pages"] % entries == 0)
-    plain = (par["free"] == 0) & (par["refault"] == NEVER) & (par["pin"] == NEVER)
+    plain = (par["thp"] == 0) & (par["free"] == 0) & (par["refault"] == NEVER) & (par["pin"] == NEVER)
     drawn = (par["places"] > 0) | (par["install"] != MAYBE) | (par["cluster"] % entries == 0)
     # A call of several slots may fill its gather; where a run of a folio takes two entries, pages would be needed.
     breaks = par["zap"] > entries

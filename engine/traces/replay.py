@@ -310,10 +310,14 @@ class Replay:
             "pmd_tables_end": space.page_tables.pmd_tables,
             "pud_tables_end": space.page_tables.pud_tables,
             "pte_tables_empty_end": counts.tables - needed[0],
+            "anon_huge_kib_peak": space.max_huge_pages * (SLOT >> 10),
+            "anon_huge_kib_end": self.anon_huge_kib(policy),
             "ptes_installed": space.installed,
             "ptes_zapped": space.zapped,
             "pte_tables_allocated": counts.allocated,
             "pte_tables_freed": counts.freed,
+            "thp_faults": space.thp_faults,
+            "thp_splits": space.thp_splits,
         }
 
     def _space(self, policy: str) -> AddressSpace:

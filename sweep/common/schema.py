@@ -68,6 +68,8 @@ _STATE = {
     "pmd_tables_end": ("tables", "PMD tables at the end"),
     "pud_tables_end": ("tables", "PUD tables at the end; 0 where the level is folded"),
     "pte_tables_empty_end": ("tables", "PTE tables at the end in which every entry is none"),
+    "anon_huge_kib_peak": ("KiB", "AnonHugePages after the last install, before its zaps"),
+    "anon_huge_kib_end": ("KiB", "AnonHugePages after the last zaps"),
 }
 _WORK = {
     "zap_calls": ("count", "madvise calls (munmap calls under munmap)"),
@@ -88,6 +90,8 @@ _WORK = {
     "tlb_flushes_full": ("count", "flushes of the whole TLB"),
     "tlb_invlpgs": ("count", "single translations flushed"),
     "ipis": ("count", "interrupts sent to other CPUs to flush"),
+    "thp_faults": ("count", "huge pages that faults brought"),
+    "thp_splits": ("count", "huge pages whose PMD entry was split into a table's entries"),
 }
 STATE = tuple(Column(name, "int64", *_STATE[name]) for name in results.STATE)
 WORK = tuple(Column(name, "int64", *_WORK[name]) for name in results.WORK)

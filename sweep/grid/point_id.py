@@ -4,9 +4,9 @@
 
 The JSON is ASCII with sorted keys and no spaces. It has all fields of the scenario, also those with default values:
 bytes and counts as integers, shares as their shortest decimal (0.9, 1.0), choices by name, res or sparsity as the grid
-gives it, and the seed of the repeat. Policies, derived columns and the grid's name are not in it, so a point of two
-grids has one id. For a trace it is {"model_version":1,"touch":"recorded","trace":"16 bytes of blake2b of the text, in
-hexadecimal"}, without path and name.
+gives it, and the seed of the repeat. `thp` is in it only if it is not `never`. Policies, derived columns and the grid's
+name are not in it, so a point of two grids has one id. For a trace it is {"model_version":1,"touch":"recorded",
+"trace":"16 bytes of blake2b of the text, in hexadecimal"}, without path and name.
 """
 
 import json
@@ -47,7 +47,7 @@ def canonical_scenario(columns: Columns, i: int) -> dict[str, int | float | str]
     if are_traces(columns):
         return {"touch": columns["touch"][i], "trace": columns["trace_hash"][i]}
     values = {field.name: columns[field.name][i].item() for field in FIELDS}
-    return {name: canonical_value(FIELD[name], value) for name, value in values.items() if not is_absent(name, value)}
+    return {name: canonical_value(FIELD[name], value) for name, value in values.items() if not is_left_out(name, value)}
 
 
 def canonical_json(columns: Columns, i: int, model_version: int = MODEL_VERSION) -> str:
@@ -105,9 +105,14 @@ def _fragments(key: str, columns: Columns, end: str) -> tuple[list[bytes], NDArr
 def _fragment(field: Field, value: int | float, end: str) -> bytes:
     return (
         b""
-        if is_absent(field.name, value)
+        if is_left_out(field.name, value)
         else f'"{field.name}":{json.dumps(canonical_value(field, value))}{end}'.encode()
     )
+
+
+def is_left_out(name: str, value: int | float) -> bool:
+    """Whether a value is not in the JSON: an absent one, and `thp: never`, so that ids from before `thp` hold."""
+    return is_absent(name, value) or (name == "thp" and value == 0)
 
 
 def run_name(grid: "Grid") -> str:

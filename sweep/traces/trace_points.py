@@ -32,7 +32,10 @@ MAX_CONTENT_BYTES = 256 << 20
 """Limit for one trace, compressed: about ten times as much text. `sweep replay` streams longer ones."""
 NS_PER_ROW = 15_000.0
 """CPU time of all seven policies, measured. A first guess from which tasks are sized."""
-DETERMINED = ("zap_calls", "ptes_installed", "ptes_zapped", "pte_tables_allocated", "pte_tables_freed")
+DETERMINED = (
+    *("zap_calls", "ptes_installed", "ptes_zapped", "pte_tables_allocated", "pte_tables_freed"),
+    *("thp_faults", "thp_splits"),
+)
 """The counters of work that follow from a trace. Locks, gathers and TLB flushes are not replayed."""
 KNOWN = (*STATE, *DETERMINED)
 

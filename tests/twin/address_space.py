@@ -9,7 +9,7 @@ from tests.twin.draws import Call, Choices
 from tests.twin.gather import Gather
 from tests.twin.threads import Piece, Steps, Trylock
 
-NONE, PRESENT, MARKER = 0, 1, 2
+NONE, PRESENT, MARKER, ZERO = range(4)
 
 
 class Table:
@@ -50,6 +50,7 @@ class Space:
         self.round = 0
         self.visits: list[Piece] = []
         self.trylocks: list[Trylock] = []
+        self.huge_peak = 0
         self.memory: list[tuple[int, int, int, int]] = []  # one tuple per round, in the order of ROUND_COLUMNS
 
     def run(self) -> None:
@@ -60,6 +61,7 @@ class Space:
             self.before_round()
             self.install()
             res_peak, pte_peak = self.res_bytes(), self.vm_pte_kib()
+            self.huge_peak = self.anon_huge_kib()
             for call in self.choices.calls(self.round):
                 self.one_call(call)
             self.after_round()
@@ -108,7 +110,7 @@ class Space:
         self.work["zap_calls"] += 1
         gather = self.new_gather()
         for piece in self.pieces(call):
-            if piece.table not in self.tables:  # pmd_none
+            if piece.table not in self.tables or self.meets_huge(piece, gather):  # pmd_none, pmd_trans_huge
                 continue
             self.work["table_visits"] += 1
             self.visits.append(piece)
@@ -140,7 +142,7 @@ class Space:
         """Clear a piece's entries, one hold of the PTE lock at a time, and free its table where the policy does."""
         visit = Visit(piece, may_free=piece.end - piece.start == self.arch.entries)
         at, fast = piece.start, False
-        while at < piece.end and piece.table in self.tables:  # refcount may free it at a break
+        while at < piece.end and self.has_table(piece.table):  # refcount may free it at a break
             # The PTE lock is taken here ...
             at, cleared, full = self.clear_entries(visit, at, gather)
             visit.broke |= full
@@ -178,7 +180,7 @@ class Space:
                     visit.may_free = False  # any_skipped, f39edcf6349a
                 at += 1
             else:
-                run = self.folio_run(entries, at, piece.end)
+                run = self.folio_run(piece, at)
                 cleared += range(at, at + run)
                 entries[at : at + run] = bytes(run)  # NONE, each
                 at += run
@@ -189,9 +191,9 @@ class Space:
                     return at, cleared, True
         return at, cleared, False
 
-    def folio_run(self, entries: bytearray, at: int, end: int) -> int:
+    def folio_run(self, piece: Piece, at: int) -> int:
         """Return the number of present entries from `at` on inside one aligned block (folio_pte_batch)."""
-        end = min(end, (at // self.folio + 1) * self.folio)
+        entries, end = self.tables[piece.table].entries, min(piece.end, (at // self.folio + 1) * self.folio)
         stop = at + 1
         while stop < end and entries[stop] == PRESENT:
             stop += 1
@@ -254,7 +256,18 @@ class Space:
     def after_round(self) -> None:
         """Run after the last call of a round."""
 
+    def has_table(self, t: int) -> bool:
+        """Return whether a slot's PMD entry points to a PTE table."""
+        return t in self.tables
+
+    def meets_huge(self, piece: Piece, gather: Gather) -> bool:
+        """Do to a huge page what the call does; return whether there is no table to go on with."""
+        return False
+
     # Results
+
+    def anon_huge_kib(self) -> int:
+        return 0
 
     def res_bytes(self) -> int:
         return self.arch.page_bytes * sum(table.entries.count(PRESENT) for table in self.tables.values())
@@ -274,6 +287,8 @@ class Space:
         return {
             **{name: self.work[name] for name in COLUMNS},
             **dict(zip(ROUND_COLUMNS, self.memory[-1], strict=True)),
+            "anon_huge_kib_peak": self.huge_peak,
+            "anon_huge_kib_end": self.anon_huge_kib(),
             "vm_pte_kib_max": max(max(peak, end) for _, _, peak, end in self.memory),
             "vm_pte_kib_needed_end": self.kib(len(needed) + len(above)),
             "pte_tables_end": len(self.tables),

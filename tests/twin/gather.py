@@ -35,6 +35,10 @@ class Gather:
         self._cover(page * self.arch.page_bytes, (page + run) * self.arch.page_bytes)
         self.cleared_entries = True
 
+    def cover_slot(self, table: int) -> None:
+        """Extend the flush range by a huge entry (tlb_remove_pmd_tlb_entry)."""
+        self._cover(table * self.arch.span_bytes, (table + 1) * self.arch.span_bytes)
+
     def remove_table(self, table: int) -> None:
         """Add a freed table: its slot's first page extends the range (pte_free_tlb); a full table batch is flushed."""
         slot = table * self.arch.span_bytes

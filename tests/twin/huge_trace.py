@@ -15,7 +15,6 @@ class HugeTwin(Twin):
         self.huge: set[int] = set()
         self.folios: set[int] = set()
         self.written: set[int] = set()
-        self.faults = self.splits = 0
 
     @property
     def anon_huge_kib(self) -> int:

@@ -6,6 +6,7 @@ from engine.model.policy import SLOT, Policy
 from tests.twin.address_space import Space, Visit
 from tests.twin.draws import Call, Choices
 from tests.twin.gather import Gather
+from tests.twin.huge import Huge
 from tests.twin.threads import Piece, Trylock, contend, steps_of
 from tests.twin.walk import Munmap
 
@@ -128,7 +129,7 @@ class Ruled(Space):
     def after_zap(self, call: Call, gather: Gather) -> None:
         if self.policy.when == "call" and self.s.advice != "free":
             for piece in self.pieces(call):
-                if piece.table in self.tables and self.looks_at(piece):
+                if self.has_table(piece.table) and self.looks_at(piece):
                     self.look_for_empty(piece.table, gather)
         self.skipped.clear()
 
@@ -146,8 +147,9 @@ class Ruled(Space):
 
     def tables_by_pmd(self) -> Iterator[list[int]]:
         span = self.arch.pmd_span_tables
-        for pmd in sorted({t // span for t in self.tables}):
-            yield sorted(t for t in self.tables if t // span == pmd)
+        tables = [t for t in sorted(self.tables) if self.has_table(t)]
+        for pmd in sorted({t // span for t in tables}):
+            yield [t for t in tables if t // span == pmd]
 
     def look_for_empty(self, t: int, gather: Gather) -> None:
         if self.policy.proof == "scan":
@@ -159,4 +161,14 @@ class Ruled(Space):
 
 def space_of(policy: Policy, choices: Choices) -> Space:
     """The address space of one policy."""
+    if choices.s.thp == "always":
+        return HugeUnmapping(choices, []) if policy.when == "unmap" else HugeRuled(policy, choices)
     return Munmap(choices, []) if policy.when == "unmap" else Ruled(policy, choices)
+
+
+class HugeRuled(Huge, Ruled):
+    """The same with huge pages."""
+
+
+class HugeUnmapping(Huge, Munmap):
+    """The same with huge pages."""

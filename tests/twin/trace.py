@@ -25,7 +25,8 @@ class Twin:
         self.entries: dict[int, str] = {}
         self.tables: tuple[set[int], set[int], set[int]] = (set(), set(), set())
         self.operations = self.freed = self.allocated = self.installed = self.zapped = 0
-        self.most_vm_pte_kib = self.most_res_kib = 0
+        self.most_vm_pte_kib = self.most_res_kib = self.most_huge_kib = 0
+        self.faults = self.splits = 0
 
     @property
     def vm_pte_kib(self) -> int:
@@ -34,6 +35,10 @@ class Twin:
     @property
     def res_kib(self) -> int:
         return 4 * list(self.entries.values()).count("present")
+
+    @property
+    def anon_huge_kib(self) -> int:
+        return 0
 
     @property
     def outcome(self) -> dict[str, int]:
@@ -51,10 +56,14 @@ class Twin:
             "pmd_tables_end": pmd,
             "pud_tables_end": pud,
             "pte_tables_empty_end": len(self.tables[0] - needed[0]),
+            "anon_huge_kib_peak": self.most_huge_kib,
+            "anon_huge_kib_end": self.anon_huge_kib,
             "ptes_installed": self.installed,
             "ptes_zapped": self.zapped,
             "pte_tables_allocated": self.allocated,
             "pte_tables_freed": self.freed,
+            "thp_faults": self.faults,
+            "thp_splits": self.splits,
         }
 
     def apply(self, op: str, start: int, length: int, stride: int) -> None:
@@ -90,6 +99,7 @@ class Twin:
         self.operations += 1
         self.most_vm_pte_kib = max(self.most_vm_pte_kib, self.vm_pte_kib)
         self.most_res_kib = max(self.most_res_kib, self.res_kib)
+        self.most_huge_kib = max(self.most_huge_kib, self.anon_huge_kib)
         self.free_empty_tables()
 
     def touch(self, page: int, write: bool) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,20 @@ def test_random_rules_equal_the_twin(shape: str) -> None:
     @given(SCENARIOS[shape], st.lists(rules(), min_size=1, max_size=3))
     def compare(scenario: Scenario, policies: list[Policy]) -> None:
         assert_equals_twin(scenario, policies)
+
+    compare()
+
+
+@pytest.mark.parametrize(
+    "shape", [pytest.param(shape, marks=[pytest.mark.slow] if shape in SLOW_SHAPES else []) for shape in SHAPES]
+)
+def test_huge_pages_equal_the_twin(shape: str) -> None:
+    """With huge pages the seven designs and rules that nobody chose agree with the twin in every column and round."""
+
+    @cases(SHAPES[shape][1] / 4)
+    @given(SCENARIOS[shape], st.lists(rules(), max_size=2))
+    def compare(scenario: Scenario, own: list[Policy]) -> None:
+        assert_equals_twin(replace(scenario, thp="always"), [*ALL, *own])
 
     compare()
 
