@@ -22,6 +22,10 @@ class Picture:
         """The Vega-Lite specification, with the data."""
         return specification(self.chart)
 
+    def svg(self) -> str:
+        """The picture as SVG text."""
+        return picture_file.svg(self.spec)
+
     def save(self, path: str | Path) -> Path:
         """Write the picture in the format of the file's ending: .svg, .png, .pdf or .html. Raises UserError."""
         from sweep.report.page import write_chart
@@ -30,7 +34,7 @@ class Picture:
         return Path(path)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        return {"image/svg+xml": picture_file.svg(self.spec), "text/plain": repr(self)}
+        return {"image/svg+xml": self.svg(), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
         return f"<picture: {self.chart.title}>"

@@ -8,8 +8,8 @@ from sweep.plot.colours import policy_order
 from sweep.plot.quantities import Quantity
 from sweep.plot.scales import scale_of, spacing_of, value_text
 
-LEADER = "merged"
-"""The policy whose colour a group of equal series gets, where it is one of them: the one in Linux."""
+LEADERS = ("merged", "none")
+"""The policies whose colour a group of equal series gets, where one is among them: the one in Linux, and none."""
 POLICY = "policy"
 SERIES, VALUE = "series", "value"
 """Columns of rows that were melted: which of several y it is, and its value."""
@@ -197,7 +197,7 @@ def _merge_equal(
             if getattr(m, role) == name
         )
         groups.setdefault(content, []).append(name)
-    leaders = [LEADER if LEADER in group else group[-1] for group in groups.values()]
+    leaders = [next((name for name in LEADERS if name in group), group[-1]) for group in groups.values()]
     label_of = dict(zip(leaders, map(", ".join, groups.values()), strict=True))
     kept = [_renamed(mark, role, label_of[getattr(mark, role)]) for mark in marks if getattr(mark, role) in label_of]
     return kept, tuple(label_of.values()), tuple(leaders)

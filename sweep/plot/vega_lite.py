@@ -167,7 +167,10 @@ def layers(chart: Chart, width: int, legend: Spec | None) -> Spec:
             offset = {"field": "by", "type": "nominal", "sort": list(chart.series)}
             encoding |= {"yOffset" if _is_flat(chart, width) else "xOffset": offset}
         return {"mark": {"type": "bar", "cornerRadiusEnd": 2, **colour_of_all}, "encoding": encoding}
-    line, point = {"type": "line", **colour_of_all}, {"type": "point", "filled": True, "opacity": 1, **colour_of_all}
+    line, point = (
+        {"type": "line", "strokeJoin": "round", **colour_of_all},
+        {"type": "point", "filled": True, "opacity": 1, **colour_of_all},
+    )
     if not chart.has_series:
         return {"encoding": encoding, "layer": [{"mark": line}, {"mark": point | {"size": 60}}]}
     # Earlier series are drawn first and wider, so that one under an equal one can be seen.
@@ -263,9 +266,10 @@ def _y_channel(chart: Chart) -> Spec:
 
 
 def _legend(chart: Chart) -> Spec:
-    longest = max(len(name) for name in chart.series)
+    widths = [len(name) * _CHARACTER + _SYMBOL for name in chart.series]
     width = facet_columns(len(chart.facets)) * (_FACET_WIDTH + 28) if chart.facet is not None else WIDTH
-    columns = max(1, min(len(chart.series), int(width / (longest * _CHARACTER + _SYMBOL))))
+    fits = sum(widths) <= width
+    columns = len(widths) if fits else max(1, min(len(widths), int(width / max(widths))))
     title = None if chart.by is None or chart.by.name in ("policy", "series") else chart.by.name
     return {
         "title": title,

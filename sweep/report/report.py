@@ -129,7 +129,7 @@ class Reporter:
         parts = parts if len(parts) <= chart.MOST_MARKS else []
         if len(whole) < 2:
             return
-        merged = pareto.merge_equal(whole, chart.LEADER)
+        merged = pareto.merge_equal(whole, chart.LEADERS[0])
         names, leaders = [name for name, _, _ in merged], [leader for _, leader, _ in merged]
         note = "Left and up is better. The dashed line is the front: the policies that none beats in both."
         small = f" Small marks: each policy at each {axis}." if parts else ""

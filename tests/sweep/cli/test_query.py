@@ -115,7 +115,7 @@ def test_runs_without_none_are_named(sweep: Sweep, tmp_path: Path) -> None:
     """stderr names the runs without policy none that a query which compares with it leaves out."""
     filled(tmp_path, name="lacks-0123abcd", policies=["merged"])
     filled(tmp_path, name="has-0123abcd")
-    silent = {"failures", "growth", "measured", "published", "threads"}
+    silent = {"failures", "gather", "growth", "measured", "published", "threads"}
     for name in NAMES:
         code, out, err = sweep("query", name, "--format", "csv")
         assert code == 0

@@ -16,6 +16,7 @@ from sweep.query.database import Database
 from sweep.query.named_queries import named_queries, named_query
 from sweep.store import result_tables
 from sweep.store.store import Store
+from tests.support.launched_store import launched
 from tests.support.small_stores import MIB, commit, opened, point_id
 
 Rows = list[dict[str, Any]]
@@ -187,6 +188,19 @@ def test_growth_uses_the_rounds_of_each_point(database: Database) -> None:
             mib = sum(point["vm_pte_kib_peak"] for point in points) / len(points) / KIB
             assert row[policy[0]] == pytest.approx(mib, abs=0.00051)
             assert row["points"] == len(points)
+
+
+def test_gather(tmp_path: Path) -> None:
+    """Only calls that fill the gather tell seed_inline from merged, which reads all 512 entries on each slow path."""
+    grid = """{schema: sweep/1, name: full, policies: [seed_inline, merged], fixed: {virt: 128MiB},
+        axes: {sparsity: [0, 0.9], zap: [2MiB, 64MiB]}}"""
+    with Database(launched(tmp_path, grid)) as database:
+        rows = database.query(named_query("gather").sql).to_pylist()
+    assert [(row["zap_kib"], row["sparsity"]) for row in rows] == [(2048, 0), (2048, 0.9), (65536, 0), (65536, 0.9)]
+    full = rows[2]
+    assert 0 < full["seed_inline"] < full["merged"] == 512 * full["slow_paths"]
+    assert full["slow_paths"] <= full["force_breaks"]
+    assert all(row["seed_inline"] == row["merged"] == 0 for row in rows if row is not full)
 
 
 @pytest.mark.parametrize("name", ["by_shift", "by_sparsity", "by_trace", "by_zap", "growth", "winners"])

@@ -1,0 +1,170 @@
+"""The gallery: for each shipped question its grid, its answer, a picture, and the commands that make it."""
+
+import hashlib
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import sweep
+from sweep.api.picture import Picture
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, PICTURES = ROOT / "docs" / "gallery.md", ROOT / "docs" / "pictures"
+STORE = ROOT / "results" / "gallery"
+WIDTH = 110
+HEADER = """\
+# Gallery
+
+Questions that ship, each a grid, a query and a picture. `scripts/gallery` makes this page; the bold sentence is
+computed from the run. `sweep report RUN` puts all pictures of a run and its rows on one page.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A picture of a run of `grid`, drawn with these options of `sweep plot`.
+
+    `query`: a named query to read the numbers in. `is_long`: takes more than some seconds.
+    """
+
+    name: str
+    grid: str
+    heading: str
+    title: str
+    x: str | None = None
+    y: tuple[str, ...] = ()
+    by: str | None = None
+    facet: str | None = None
+    drawn_query: str | None = None
+    query: str = "savings"
+    is_long: bool = False
+
+    @property
+    def path(self) -> Path:
+        return PICTURES / f"{self.name}.svg"
+
+    def picture(self, run: sweep.Run) -> Picture:
+        return run.plot(x=self.x, y=self.y, by=self.by, facet=self.facet, query=self.drawn_query, title=self.title)
+
+    @property
+    def plot_command(self) -> str:
+        options = [("--query", self.drawn_query), ("--x", self.x), ("--y", ",".join(self.y)), ("--by", self.by)]
+        options += [("--facet", self.facet), ("-o", f"{self.name}.svg")]
+        words = [word for name, value in options if value for word in (name, value)]
+        return shlex.join(["sweep", "plot", self.grid, *words])
+
+
+QUESTIONS = (
+    Question(
+        "first",
+        "first",
+        "What does each design give back?",
+        "Page tables given back, by the size of one madvise call",
+        x="zap",
+        y=("saved_percent",),
+        query="by_zap",
+    ),
+    Question(
+        "allocators",
+        "allocators",
+        "Which purge size and alignment frees tables?",
+        "Page tables given back, by the size of a call and its shift from a 2 MiB boundary",
+        x="zap",
+        y=("saved_percent",),
+        facet="zap_shift",
+        query="by_shift",
+    ),
+    Question(
+        "gather",
+        "gather",
+        "What tells seed_inline from merged?",
+        "Page table entries read again, by the size of a call",
+        facet="sparsity",
+        drawn_query="gather",
+        query="gather",
+    ),
+    Question(
+        "threads",
+        "threads",
+        "What do threads cost each other?",
+        "Page table entries read again, by the number of threads that purge",
+        x="threads",
+        y=("ptes_rescanned",),
+        facet="partition",
+        query="threads",
+    ),
+    Question(
+        "process-55tib",
+        "process-55tib",
+        "A process with VIRT 55t, RES 590g, VmPTE 110g: does reclaim help?",
+        "Page tables given back while the process has all its memory, by rounds of moving pages",
+        x="rounds",
+        y=("saved_percent_peak",),
+        facet="cluster",
+        query="at_peak",
+        is_long=True,
+    ),
+)
+
+
+def digest(picture: Picture) -> str:
+    """What a picture shows, as a hash: its text also depends on the fonts of the machine that drew it."""
+    return hashlib.sha256(json.dumps(picture.spec, sort_keys=True).encode()).hexdigest()
+
+
+def svg_of(picture: Picture) -> str:
+    return f"{picture.svg()}\n<!-- specification {digest(picture)} -->\n"
+
+
+def section(question: Question, run: sweep.Run) -> str:
+    """The question's part of the page."""
+    lines = [
+        f"## {question.heading}",
+        "",
+        *_wrapped(run.about),
+        "",
+        *_wrapped(f"**{run.answer}**"),
+        "",
+        f"![{question.title}](pictures/{question.name}.svg)",
+        "",
+        "```sh",
+        f"sweep launch {question.grid}",
+        question.plot_command,
+        f"sweep query {question.query} --run {question.grid}",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def launched(question: Question, store: Path) -> sweep.Run:
+    return sweep.launch(question.grid, results=store)
+
+
+def main(names: list[str]) -> int:
+    """Draw the named questions, or all, and then write the page."""
+    unknown = set(names) - {question.name for question in QUESTIONS}
+    if unknown:
+        print(f"gallery: unknown {', '.join(sorted(unknown))}; known: {', '.join(q.name for q in QUESTIONS)}")
+        return 2
+    PICTURES.mkdir(exist_ok=True)
+    for question in QUESTIONS:
+        if not names or question.name in names:
+            run = launched(question, STORE)
+            question.path.write_text(svg_of(question.picture(run)))
+            print(f"{question.path.relative_to(ROOT)}: {run}", flush=True)
+    if not names:
+        sections = [section(question, launched(question, STORE)) for question in QUESTIONS]
+        PAGE.write_text("\n".join([HEADER, *sections]))
+    return 0
+
+
+def _wrapped(text: str) -> list[str]:
+    from textwrap import wrap
+
+    return wrap(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
