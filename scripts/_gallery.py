@@ -4,8 +4,10 @@ import hashlib
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sweep
 from sweep.api.picture import Picture
@@ -22,11 +24,55 @@ computed from the run. `sweep report RUN` puts all pictures of a run and its row
 """
 
 
+def headline(run: sweep.Run) -> str:
+    return run.answer
+
+
+def gather_answer(run: sweep.Run) -> str:
+    rows = run.sql("gather").to_pylist()
+    silent = max(
+        row["zap_kib"] for row in rows if all(r["merged"] == 0 for r in rows if r["zap_kib"] <= row["zap_kib"])
+    )
+    most = max(rows, key=lambda row: row["merged"])
+    return (
+        f"Calls up to {silent / 1024:,.0f} MiB: neither reads an entry again."
+        f" Calls of {most['zap_kib'] / 1024:,.0f} MiB at sparsity {most['sparsity']:g}: merged reads"
+        f" {most['merged']:,} entries again, seed_inline"
+        f" {most['seed_inline']:,}."
+    )
+
+
+def threads_answer(run: sweep.Run) -> str:
+    rows = [row for row in run.sql("threads") if row["policy"] == "merged"]
+    one, most = (f(rows, key=lambda row: (row["threads"], row["failed_percent"])) for f in (min, max))
+    return (
+        f"With {one['threads']} thread merged loses {one['failed_percent']:.0f} % of its trylocks, with"
+        f" {most['threads']} ({most['partition']}) {most['failed_percent']:.0f} %, and every call sends"
+        f" {most['ipis_a_call']:.0f} interrupts."
+    )
+
+
+def peak_answer(run: sweep.Run) -> str:
+    rows = [row for row in run.sql("at_peak") if row["policy"] == "merged"]
+    least, most = (f(rows, key=lambda row: row["saved_percent"]) for f in (min, max))
+
+    def where(row: dict[str, Any]) -> str:
+        gib = row["none_gib"] - row["vm_pte_gib"]
+        extent = f"extents of {row['cluster_kib']:,.0f} KiB and {row['rounds']:,} round{'s' * (row['rounds'] != 1)}"
+        return f"{gib:,.1f} GiB of {row['none_gib']:,.1f} GiB with {extent}"
+
+    return (
+        "It depends on how pages lie and how often they moved: with calls of 2 MiB merged gives back"
+        f" {where(least)}, and {where(most)}."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A picture of a run of `grid`, drawn with these options of `sweep plot`.
 
-    `query`: a named query to read the numbers in. `is_long`: takes more than some seconds.
+    `query`: a named query to read the numbers in. `answer`: the sentence that is computed from the run. `is_long`:
+    takes more than some seconds.
     """
 
     name: str
@@ -39,6 +85,7 @@ class Question:
     facet: str | None = None
     drawn_query: str | None = None
     query: str = "savings"
+    answer: Callable[[sweep.Run], str] = headline
     is_long: bool = False
 
     @property
@@ -84,6 +131,7 @@ QUESTIONS = (
         facet="sparsity",
         drawn_query="gather",
         query="gather",
+        answer=gather_answer,
     ),
     Question(
         "threads",
@@ -94,6 +142,7 @@ QUESTIONS = (
         y=("ptes_rescanned",),
         facet="partition",
         query="threads",
+        answer=threads_answer,
     ),
     Question(
         "process-55tib",
@@ -104,6 +153,7 @@ QUESTIONS = (
         y=("saved_percent_peak",),
         facet="cluster",
         query="at_peak",
+        answer=peak_answer,
         is_long=True,
     ),
 )
@@ -125,7 +175,7 @@ def section(question: Question, run: sweep.Run) -> str:
         "",
         *_wrapped(run.about),
         "",
-        *_wrapped(f"**{run.answer}**"),
+        *_wrapped(f"**{question.answer(run)}**"),
         "",
         f"![{question.title}](pictures/{question.name}.svg)",
         "",
