@@ -17,21 +17,22 @@ from typing import Any
 
 from sweep.common import units
 from sweep.common.errors import UserError, UserErrors
-from sweep.grid import axes, field_values, grid, grid_file, loader, sql_expressions, yaml_reader
+from sweep.grid import axes, field_values, grid, grid_file, loader, rules, sql_expressions, yaml_reader
 from sweep.grid.loader import parse_grid
 from sweep.run import plan
 from tests.paths import ROOT
 
 LIMIT_S = 10
 MAX_PLANNED_POINTS = 20_000
-GUIDED_MODULES = (axes, field_values, grid, grid_file, loader, plan, sql_expressions, units, yaml_reader)
+GUIDED_MODULES = (axes, field_values, grid, grid_file, loader, plan, rules, sql_expressions, units, yaml_reader)
 # fmt: off
 WORDS = (
     # sections of a grid
     "schema: sweep/1", "name: a", "fixed: {virt: 64GiB, sparsity: 0.9}", "axes: {zap: [64KiB, 2MiB]}",
     "repeats: 3", "zip: {p: {virt: [1GiB, 2GiB], threads: [1, 8]}}", "include: [{virt: 1GiB, res: 2MiB}]",
     "seed: 9223372036854775807", "exclude: [{threads: 8, zap: 64KiB}]", 'exclude: [{where: "zap < cluster"}]',
-    "derive: {a: zap * 2}", "policies: [none]",
+    "derive: {a: zap * 2}", "policies: [none]", "policies: [{name: a, like: merged, least: 64KiB}]",
+    'policies: {name: "a_{least}", like: merged, least: [4KiB, slot]}', "like", "least", "otherwise", "slot", "{least}",
     # rules
     "{pow2: {from: 4KiB, to: 1GiB}}", "{range: {from: 1, to: 1000000000, step: 1}}",
     "{log: {from: 1, to: 9e9, points: 10000}}",

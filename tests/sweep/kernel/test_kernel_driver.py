@@ -103,6 +103,10 @@ def test_fail_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "message"),
     [
         (["-S", "policies=[refcount]"], "policies: this kernel shows merged and munmap; the grid asks for refcount"),
+        (
+            ["-S", "policies=[none, merged, {name: small, like: merged, least: 64KiB}]"],
+            "-S policies: this kernel follows merged, not the grid's own rule small; leave it out: -S policies=merged",
+        ),
         (["--executor", "ray"], "--executor ray: not with --engine kernel"),
         (["-j", "2"], "-j: not with --engine kernel"),
         (["--engine", "kernal"], "unknown engine 'kernal'; did you mean 'kernel'?"),

@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.model.policy import BUILT_IN, derive_policy
 from sweep.cli.main import main
 from sweep.cli.output_streams import VisibleStream
 from sweep.common.errors import printable_lines
@@ -74,6 +76,7 @@ def tree() -> dict[str, Any]:
             "overrides": [],
         },
         "launches": [{"at": "2026-01-01T00:00:00+00:00", "version": "0", "where": None, "overrides": [], **facts}],
+        "policies": [asdict(derive_policy(BUILT_IN["merged"], "own", {"least": 4096}))],
         "columns": {},
         "derived": {"pages": "virt / 4096"},
     }

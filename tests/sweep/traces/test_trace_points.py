@@ -87,6 +87,23 @@ def test_every_executor_gives_what_replay_gives(folder: Path, capsys: pytest.Cap
     assert answers[0] == answers[1] == expected()
 
 
+def test_rules_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rule in a grid of traces has the figures of a built-in policy with the same fields."""
+    rules = "[none, async, merged, {name: alike, like: merged}, {name: scanned, like: async, every: 1}]"
+    path = written(folder, "{trace: [basic-0000.csv, rich-1000.csv]}", f"policies: {rules}\n")
+    assert main(["launch", str(path), "-q", "--executor", "inline"]) == 0
+    capsys.readouterr()
+    columns = ", ".join((*STATE, *trace_points.DETERMINED))
+    assert (
+        main(["query", f"SELECT policy, trace, {columns} FROM latest ORDER BY policy::policies, trace", "--json"]) == 0
+    )
+    by_policy: dict[str, list[dict[str, object]]] = {}
+    for row in json.loads(capsys.readouterr().out):
+        by_policy.setdefault(row.pop("policy"), []).append(row)
+    assert by_policy["alike"] == by_policy["merged"] != by_policy["none"]
+    assert by_policy["scanned"] == by_policy["async"] != by_policy["merged"]
+
+
 def expected() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for trace in (BASIC, RICH):
