@@ -394,6 +394,15 @@ static int rehearse(i64 map_advice)
 	return error;
 }
 
+/* Write to each page through its entry, as programs do: MADV_POPULATE_WRITE of a page that is there leaves the entry
+ * clean after a MADV_FREE, and the next MADV_FREE would find nothing to flush. */
+static void write_pages(const struct array *array)
+{
+	for (u64 i = 0; i < array->rows; i++)
+		for (u64 at = 0; at < array->ranges[i].length; at += page)
+			*(volatile char *)(base + array->ranges[i].start + at) = 1;
+}
+
 static void child_begin(u32 thp_disable)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -428,6 +437,8 @@ static void play_point(const struct point *p, const struct array *arrays, const 
 			answer = make_calls(base, arrays->ranges, arrays->rows, GUARD_INSTALL);
 		if (!answer.error)
 			answer = make_calls(base, installs->ranges, installs->rows, POPULATE_WRITE);
+		if (!answer.error)
+			write_pages(installs);
 		(void)!write(done, &answer, sizeof answer);
 		if (read(go, &byte, 1) != 1)
 			return;

@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from engine.guest import qemu
 from engine.guest.guest import BootError, Guest
 from engine.guest.image import Image
+from engine.guest.inside import Probes
 from engine.kernel import feasibility, outcome, script
 from engine.kernel.feasibility import RefusedError
 from engine.kernel.host import AvailableMemory, Machine, UnsupportedMachineError
@@ -69,11 +69,13 @@ class GuestRunner:
         self.image, self.limit_s, self._folder = image, limit_s, folder
         self.note = ""
         self._guest: Guest | None = None
+        self._probes: Probes | None = None
 
     def __enter__(self) -> Self:
         try:
             self._guest = self._boot()
             self._read_facts(self._guest.facts)
+            self._set_probes(self._guest)
             self.pt_reclaim = probe_pt_reclaim(self.machine, self.run_script)
         except BootError as error:
             raise UnsupportedMachineError(str(error)) from error
@@ -96,15 +98,16 @@ class GuestRunner:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The outcome columns that can be observed on this kernel."""
-        return outcome.OBSERVED_COLUMNS
+        """The outcome columns that can be observed on this kernel: also what probes count inside it."""
+        inside = self._probes.columns if self._probes else ()
+        return (*outcome.OBSERVED_COLUMNS, *(name for name in inside if name not in outcome.OBSERVED_COLUMNS))
 
     @property
     def counts_pages(self) -> bool:
         """Whether RES is counted entry by entry: smaps_rollup, in every kernel with CONFIG_PROC_PAGE_MONITOR."""
         return True
 
-    @cached_property
+    @property
     def has_times(self) -> bool:
         """Whether times mean anything: not in emulation."""
         return self.accel != qemu.TCG
@@ -123,6 +126,7 @@ class GuestRunner:
         with self._use_guest() as guest:
             guest.send(pack_point(point))
             answers = list(guest.lines())
+            inside, reschedules = self._probes.take() if self._probes else ({}, 0)
         if answers[-1][0] != "done":
             raise RefusedError(f"virt {point.scenario.virt}: cannot be mapped in a guest")
         halves = np.array([words[1:] for words in answers if words[0] == "half"], np.int64)
@@ -132,7 +136,8 @@ class GuestRunner:
         rounds[:, [VM_PEAK, VM_END]], rounds[:, [RES_PEAK, RES_END]] = vm_pte, res * KIB
         drift = int(abs(vm_rss - res).max()) * KIB // point.page
         entries_left = slots * point.scenario.geometry.entries
-        return Observation(outcome.outcome_columns(point, rounds, entries_left), rounds, ns.copy(), drift)
+        values = outcome.outcome_columns(point, rounds, entries_left) | inside
+        return Observation(values, rounds, ns.copy(), drift, reschedules)
 
     def run_operations(self, operations: Sequence[Operation], thp_disable: bool = True) -> list[StepFigures]:
         """Play a recording in a new process. Raises TimedOutError, LostError. thp_disable: without huge pages"""
@@ -169,6 +174,7 @@ class GuestRunner:
         if self._guest is None:
             try:
                 self._guest = self._boot()
+                self._set_probes(self._guest)
             except BootError as error:
                 raise LostError(str(error), error.console) from error
         self._guest.set_limit(self.limit_s)
@@ -192,6 +198,12 @@ class GuestRunner:
         if machine in _kvm_broken:
             self.note = "KVM is there, but a guest dies in it: guests are emulated, and times are not measured"
         return Guest(self.image, qemu.TCG, self._folder)
+
+    def _set_probes(self, guest: Guest) -> None:
+        """Count inside the guest if its times mean nothing anyway: probes take time."""
+        self._probes = None
+        if not self.has_times and guest.facts["tracefs"] == "1":
+            self._probes = Probes(guest.write_file, lambda path: guest.read_file(path).decode(errors="replace"))
 
     def _read_facts(self, facts: dict[str, str]) -> None:
         """Set `machine` and `info` from what the agent said. Raises UnsupportedMachineError."""

@@ -26,13 +26,15 @@ class Observation:
 
     values: outcome columns that can be observed, by name; rounds: int64[rounds, 4], columns as in ROUND_COLUMNS;
     times_ns: int64[rounds, 2], CPU time of all threads in a round's installs and in its zaps;
-    drift_pages: largest difference between VmRSS and the entries that were counted
+    drift_pages: largest difference between VmRSS and the entries that were counted;
+    reschedules: how often the point's threads were preempted, where probes count that (a zap then leaves its fast path)
     """
 
     values: dict[str, int]
     rounds: NDArray[np.int64]
     times_ns: NDArray[np.int64]
     drift_pages: int
+    reschedules: int = 0
 
     @property
     def install_ns(self) -> int:

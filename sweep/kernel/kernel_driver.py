@@ -335,7 +335,9 @@ class ResultLog:
         kernel, policies, run_id = self._targets[number].kernel, self._targets[number].policies, self._writer.run_id
         chunk, observations = PointChunk.concat([chunk for chunk, _ in ran]), [several for _, several in ran]
         traces, release = are_traces(chunk.columns), kernel.machine.release
-        known = kernel_replay.OUTCOME_COLUMNS if traces else kernel.columns
+        seen = [observation.values for several in observations for observation in several]
+        columns = kernel_replay.OUTCOME_COLUMNS if traces else kernel.columns
+        known = tuple(column for column in columns if all(column in values for values in seen))
         results = replace(results_of(observations, len(policies)), known=known)
         facts = result_tables.KernelFacts(None, None, release, kernel.pt_reclaim, accel_of(kernel))
         if not traces and has_times(kernel):

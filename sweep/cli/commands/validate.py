@@ -227,6 +227,8 @@ def _summary_lines(targets: Sequence["Target"], verdicts: Sequence["Verdict"], c
         lines.append(
             f"{points:,} points, {len(verdicts):,} comparisons on {len(targets)} kernels: {_counts_text(counts)}"
         )
+    if rescheduled := sum(verdict.rescheduled for verdict in verdicts):
+        lines.append(f"{rescheduled:,} slow paths after need_resched(), which the model leaves out (docs/method.md)")
     columns = max(len(target.kernel.columns) for target in targets)
     lines.append(f"compared: VmPTE and RES at {moments:,} moments, and {columns} columns of every point")
     if all(target.kernel.counts_pages for target in targets):
