@@ -1,23 +1,17 @@
-"""Estimates what each policy would free of a process's empty tables, by purge size; makes a scenario like the process.
+"""Estimates what each policy would free of a process's empty tables, by purge size.
 
 A purge here is a call over an aligned block without resident pages, cut off at the VMA: what an allocator can give back
 without losing data.
 """
 
 from dataclasses import dataclass
-from math import log
 
 import numpy as np
 
-from engine.model.closed_form import empty_share, expected_tables
 from engine.model.policy import POLICIES
-from engine.model.scenario import MAX_VIRT_BYTES
 from sweep.common.errors import UserError
 from sweep.common.units import format_size
 from sweep.process.table_census import TableCensus, VmaCount
-
-MAX_ROUNDS = 1_000
-"""Most rounds that `similar_scenario` tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,61 +81,3 @@ def _blocked_in(census: TableCensus, vma: VmaCount, slots_per_block: int) -> int
     low, high = np.maximum(blocks * slots_per_block, first), np.minimum((blocks + 1) * slots_per_block, last)
     whole_with_entry = np.count_nonzero((with_entry >= first) & (with_entry < last))
     return int(np.maximum(high - low, 0).sum() - whole_with_entry)
-
-
-@dataclass(frozen=True, slots=True)
-class SimilarScenario:
-    """A scenario with the process's size and resident share, and about as many tables.
-
-    `cluster`: the extent size at which as many tables hold an entry as in the process. `rounds`: how often the extents
-    must have moved for as many tables to exist under `none` as in the process. Sizes in bytes.
-    """
-
-    virt: int
-    res: int
-    cluster: int
-    rounds: int
-    vm_pte_kib: int  #: the process's VmPTE without the tables that other memory needs
-    similar_vm_pte_kib: int  #: the scenario's VmPTE at the peak of the last round under `none`, by the closed form
-
-    def yaml(self, name: str, about: str, zaps: tuple[int, ...], arch: str) -> str:
-        """A grid of this scenario with `zap` as its axis."""
-        sizes = {"virt": self.virt, "res": self.res, "cluster": self.cluster}
-        fixed = ", ".join(f"{field}: {format_size(size)}" for field, size in sizes.items())
-        axis = ", ".join(format_size(zap) for zap in zaps)
-        return (
-            f"schema: sweep/1\nname: {name}\nabout: {about}\n"
-            f"fixed: {{{fixed}, rounds: {self.rounds}, arch: {arch}}}\naxes:\n  zap: [{axis}]\n"
-        )
-
-
-def similar_scenario(census: TableCensus) -> SimilarScenario:
-    """A scenario like the process's writable private anonymous memory. Raises UserError if it has none."""
-    arch, vmas = census.arch, [vma for vma in census.vmas if vma.mapping.is_anonymous]
-    page, span = arch.page_bytes, arch.span_bytes
-    virt = sum(vma.mapping.end - vma.mapping.start for vma in vmas)
-    res = sum(vma.present for vma in vmas) * page
-    if not virt or virt > MAX_VIRT_BYTES:
-        raise UserError("no writable private anonymous memory to resemble")
-    sparsity = 1 - res / virt
-    needed = max(1, min(census.needed, sum(vma.slots_with_entry for vma in vmas)))
-    tables = max(1, census.tables - (census.needed - needed))
-
-    def tables_with_entry(cluster: int) -> float:
-        return -(-virt // span) * (1 - empty_share(sparsity, cluster, span))
-
-    def tables_at_peak(cluster: int, rounds: int) -> float:
-        return expected_tables(virt, sparsity, cluster, rounds, arch)
-
-    clusters = [page << i for i in range((span // page).bit_length())]
-    cluster = min(clusters, key=lambda size: _log_ratio(tables_with_entry(size), needed))
-    rounds = min(range(1, MAX_ROUNDS + 1), key=lambda n: _log_ratio(tables_at_peak(cluster, n), tables))
-    table_kib = census.table_kib
-    return SimilarScenario(
-        virt, res, cluster, rounds, tables * table_kib, round(tables_at_peak(cluster, rounds)) * table_kib
-    )
-
-
-def _log_ratio(a: float, b: float) -> float:
-    """How far two numbers are apart, as the absolute logarithm of their ratio."""
-    return abs(log(max(a, 1e-9) / b))

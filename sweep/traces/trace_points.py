@@ -133,6 +133,9 @@ def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
         for i, policy in enumerate(policies):
             outcome = figures[policy.name] | {"zap_calls": trace.histogram.purge_calls}
             values[point, i] = [outcome.get(column, 0) for column in OUTCOME_COLUMNS]
-        remarks.append("; ".join(trace.notes()) or None)
+        notes = list(trace.notes())
+        if len(trace.processes) > 1:
+            notes.append(f"the sum of {len(trace.processes):,} processes; sweep replay has them one by one")
+        remarks.append("; ".join(notes) or None)
     no_rounds = np.zeros((0, len(policies), len(ROUND_COLUMNS)), np.int64)
     return Results(values, no_rounds, np.zeros(points, np.int64), KNOWN, tuple(remarks))

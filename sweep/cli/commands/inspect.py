@@ -29,12 +29,26 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "runs": ("pages_from", "pages_to", "runs", "bytes", "bytes_share"),
     "slot": ("slot", "entries", "none"),
 }
+SEVERAL_COLUMNS = (
+    *("pid", "command", "virt_kib", "res_kib", "vm_pte_kib"),
+    *("tables_with_entry", "empty_kib_least", "empty_kib_most"),
+)
 MOST_ROWS = {"vma": 12, "slot": 1_000}
 """Most rows of these tables; other formats print all rows."""
 
 
 def inspect(
-    pid: Annotated[int, typer.Argument(metavar="PID", min=1, help="Your own process, or any process as root.")],
+    pids: Annotated[
+        list[int] | None,
+        typer.Argument(
+            metavar="PID...", min=1, help="Your own processes, or any processes as root.", show_default=False
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All processes that may be read, worst first.")] = False,
+    cgroup: Annotated[
+        str | None,
+        typer.Option("--cgroup", metavar="NAME", help="The processes of a cgroup, such as system.slice/a.service."),
+    ] = None,
     zap: PurgeSizes = ZAPS,
     by: Annotated[
         TableName | None,
@@ -49,14 +63,21 @@ def inspect(
     """Count the page tables of a live process, the empty ones, and what each policy would give back. Read-only.
 
     The kernel shows VmPTE and which entries are set, but not upper tables: empty tables are given as at least and at
-    most. The calls of --zap are aligned and cover only memory that is not resident.
+    most. The calls of --zap are aligned and cover only memory that is not resident. Several processes get a line each,
+    those with the most empty tables first.
 
     Example: sweep inspect 1234 --zap 2MiB
     """
     from sweep.process import table_census
 
     form, zaps = "json" if as_json else format, parse_purge_sizes(zap)
-    census = table_census.take_census(pid)
+    if every or cgroup is not None or len(pids or ()) > 1:
+        if by is not None or grid is not None:
+            raise UserError("--by and --grid are for one process; give its PID alone")
+        return _print_several(pids or [], every, cgroup, form)
+    if not pids:
+        raise UserError("inspect: which process? give a PID or several, --all, or --cgroup NAME")
+    census = table_census.take_census(pids[0])
     tables = _tables(census, zaps)
     if by is not None:
         wanted: tuple[str, ...] = (by,)
@@ -69,6 +90,27 @@ def inspect(
         output_formats.print_note(f"sweep inspect: {line}")
     if grid is not None:
         _write_grid(census, grid, zaps)
+    return 0
+
+
+def _print_several(pids: list[int], every: bool, cgroup: str | None, form: str) -> int:
+    """Print a line for each process."""
+    from sweep.process import several
+
+    if sum((bool(pids), every, cgroup is not None)) > 1:
+        raise UserError("give PIDs, --all or --cgroup, one of them")
+    chosen = several.all_pids() if every else several.cgroup_pids(cgroup) if cgroup is not None else pids
+    lines, left_out = several.take_lines(dict.fromkeys(chosen), skip=not pids)
+    rows = (
+        (
+            *(line.pid, line.command, line.vm_size_kib, line.vm_rss_kib, line.vm_pte_kib),
+            *(line.tables_with_entry, *line.empty_kib),
+        )
+        for line in lines
+    )
+    output_formats.print_rows(SEVERAL_COLUMNS, rows, form)
+    for note in several.left_out_notes(left_out):
+        output_formats.print_note(f"sweep inspect: {note}")
     return 0
 
 
@@ -174,7 +216,7 @@ def _print_tables(tables: dict[str, TableRows], form: str, *, as_object: bool) -
 
 def _write_grid(census: "TableCensus", path: Path, zaps: tuple[int, ...]) -> None:
     """Write a grid whose scenario resembles the process. Raises UserError."""
-    from sweep.process.reclaim_estimate import similar_scenario
+    from sweep.process.similar_scenario import similar_scenario
 
     like = similar_scenario(census)
     name = "".join(islice(re.sub("[^a-z0-9]+", "-", f"like-{census.sizes.command.lower()}").strip("-"), 40))
