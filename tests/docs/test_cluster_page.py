@@ -49,7 +49,7 @@ def launches() -> list[str]:
     return [found[1] for found in re.finditer(r"(?:sweep\.cli|scripts/sweep) (launch .*)", code)]
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_the_pages_launches_are_right(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,8 +63,16 @@ def test_the_pages_launches_are_right(
 
 
 def test_there_are_no_other_launches() -> None:
-    """KubeRay's, Slurm's and the job's."""
-    assert len(launches()) == 3
+    """That of two nodes on one machine, KubeRay's, Slurm's and the job's."""
+    assert len(launches()) == 4
+
+
+def test_no_usage_statistics() -> None:
+    """Every block that starts a node of Ray, or an image or a shell for it, turns Ray's usage statistics off."""
+    code = [*re.findall(r"```\w*\n(.*?)```", PAGE, re.DOTALL), *re.findall(r"`([^`\n]*ray up [^`\n]*)`", PAGE)]
+    starting = [block for block in code if re.search(r"ray (start|up|job submit)|FROM rayproject", block)]
+    assert len(starting) == 5
+    assert all("RAY_USAGE_STATS_ENABLED=0" in block for block in starting)
 
 
 @pytest.mark.slow
@@ -112,6 +120,15 @@ head = ["--num-cpus=0", "--temp-dir={folder}/r", "--include-dashboard=false"]
 sys.argv += more + (head if "--head" in sys.argv else ["--num-cpus=1"])
 main()
 """
+RAY_COMMAND = """#!{python}
+import sys
+from ray.scripts.scripts import main
+if "start" in sys.argv:
+    sys.argv.append("--object-store-memory={store_bytes}")
+if "--head" in sys.argv:
+    sys.argv.append("--temp-dir={folder}/r")
+main()
+"""
 SRUN = """#!{python}
 import os, pathlib, sys
 first = next(i for i, word in enumerate(sys.argv) if i and not word.startswith("-"))
@@ -139,6 +156,44 @@ def folder() -> Iterator[Path]:
             if process.environ().get("HOME") == str(made):
                 process.kill()
     shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_two_nodes_on_one_machine(folder: Path) -> None:
+    """The page's five commands, in a home of their own: two nodes of one CPU each, and the launch's points are ok."""
+    (script,) = blocks("Two nodes on one machine", "sh")
+    assert len(script.splitlines()) == 5
+    fill = {"python": sys.executable, "store_bytes": STORE_BYTES, "folder": folder}
+    for name, text in {".venv/bin/ray": RAY_COMMAND, "scripts/sweep": SWEEP}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text.format(**fill))
+        path.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    said = folder / "said"
+    with said.open("w") as log:
+        done = subprocess.run(
+            ["sh", "-c", script.replace("6379", str(free_port()))],
+            cwd=folder,
+            env=environment | {"HOME": str(folder), "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert done.returncode == 5, said.read_text()
+    with Database(Store(folder / "results")) as database:
+        assert database.query("SELECT status FROM points").to_pylist() == [{"status": "ok"}] * 2
+    raylets = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "raylet" and _has_home(p, folder)]
+    assert len(raylets) == 2
+
+
+def _has_home(process: psutil.Process, folder: Path) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("HOME") == str(folder)
+    return False
 
 
 @pytest.mark.slow
