@@ -40,9 +40,7 @@ MOST_ROWS = {"vma": 12, "slot": 1_000}
 def inspect(
     pids: Annotated[
         list[int] | None,
-        typer.Argument(
-            metavar="PID...", min=1, help="Your own processes, or any processes as root.", show_default=False
-        ),
+        typer.Argument(metavar="PID", min=1, help="Your own processes, or any processes as root.", show_default=False),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All processes that may be read, worst first.")] = False,
     cgroup: Annotated[
