@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -95,6 +95,20 @@ def open_guest(choice: KernelChoice, limit_s: float | None = None) -> Iterator[G
             yield runner
     except UnsupportedMachineError as error:
         raise UserError(f"kernel {choice.name}: {error}") from error
+
+
+@contextmanager
+def open_timed(name: str | None) -> Iterator[Any]:
+    """The kernel of this name, or the running one, if its times mean something: not in emulation. Raises UserError."""
+    if name is None:
+        with open_kernel() as kernel:
+            yield kernel
+        return
+    with open_named([name], lambda: random_needs([name]), None, lambda line: None) as (named,):
+        if not has_times(named):
+            release = named.machine.release
+            raise UserError(f"--kernel {release}: is emulated, where times mean nothing; sweep kernel check says why")
+        yield named
 
 
 @contextmanager

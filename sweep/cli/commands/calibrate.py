@@ -41,6 +41,10 @@ def calibrate(
         str | None,
         typer.Option("--where", metavar="SQL", help="With --check: only points for which this SQL condition is true."),
     ] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option("--kernel", metavar="KERNEL", help="A kernel in a guest in place of the running one; needs KVM."),
+    ] = None,
     results: Results = STORE,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -58,7 +62,7 @@ def calibrate(
     if not NAME.fullmatch(name):
         raise UserError(f"--name {one_line(name)!r}: a letter a-z, then up to 39 of a-z, 0-9, _ . and -")
     path = output or open_store(results).cost_path(name)
-    document = _measure(path, name, repeats, check, where, open_progress(quiet))
+    document = _measure(path, name, repeats, check, where, kernel, open_progress(quiet))
     try:
         save(path, document)
     except OSError as error:
@@ -74,18 +78,24 @@ def calibrate(
 
 
 def _measure(
-    path: Path, name: str, repeats: int, check: Path | None, where: str | None, progress: "Progress"
+    path: Path,
+    name: str,
+    repeats: int,
+    check: Path | None,
+    where: str | None,
+    kernel: str | None,
+    progress: "Progress",
 ) -> dict[str, Any]:
     """The cost table as JSON, with its check on a grid if one is given. `path`: where it will be, for messages."""
     from engine.kernel.microbench import Bench
     from sweep.common import cost_tables
     from sweep.kernel import calibrate as calibration
-    from sweep.kernel.open_kernels import open_kernel
+    from sweep.kernel.open_kernels import open_timed
     from sweep.run.progress import ProgressState
     from sweep.store.provenance import cpu_model
 
     load = os.getloadavg()
-    with open_kernel() as runner:
+    with open_timed(kernel) as runner:
         if runner.machine.page_bytes != calibration.PAGE_BYTES:
             pages = f"this machine has pages of {runner.machine.page_bytes}"
             raise UserError(f"calibrate: supports pages of {calibration.PAGE_BYTES} bytes only; {pages}")

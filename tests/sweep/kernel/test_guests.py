@@ -70,6 +70,14 @@ def test_a_launch_on_two_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert counts["times"] == (0 if counts["accel"] == "tcg" else counts["n"])
 
 
+def test_times_of_an_emulated_kernel_are_refused(guest: GuestRunner, capsys: pytest.CaptureFixture[str]) -> None:
+    """calibrate needs KVM."""
+    if guest.has_times:
+        pytest.skip("guests run with KVM here")
+    assert main(["calibrate", "--kernel", "7.3"]) == 2
+    assert "is emulated, where times mean nothing" in capsys.readouterr().err
+
+
 def test_a_panic_is_a_failed_point(guest: GuestRunner) -> None:
     """The error says so, the console's last lines are there, and the next point boots another guest."""
     with pytest.raises(LostError, match="sysrq triggered crash") as caught:
