@@ -156,6 +156,8 @@ class MemoryCalls:
             self._skipped.add_doubt(f"{name} with {len(arguments)} arguments", row)
             return ""
         if result is None or (error and not (error == "ENOMEM" and name in _ACT_DESPITE_HOLES)):
+            if name == "mremap" and error == "EFAULT":
+                self._skipped.add_doubt("mremap that failed midway may have moved a part (Linux 6.17)", row)
             return f"{name} that failed"
         if name == "process_madvise":
             return self._vector(row, arguments, max(result, 0))

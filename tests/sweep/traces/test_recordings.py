@@ -1,8 +1,13 @@
 """Recordings of the kinds that reports show: each must give what the same calls give on the live kernel, or by hand."""
 
+import bz2
 import csv
 import gzip
+import importlib
 import io
+import lzma
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,6 +112,82 @@ def test_programs_without_the_calls_that_start_them(name: str, capsys: pytest.Ca
     assert all(int(row["vm_pte_kib_max"]) <= 52 for row in rows)
     labels = [row["process"] for row in rows[::2]]
     assert labels == (["4001", "4002", "sum"] if name.startswith("static") else ["639.1", "639.2", "sum"])
+
+
+FOUR = (".strace", "-terminal.strace", ".perf-trace.txt", ".perf-script.txt")
+
+
+@pytest.mark.parametrize("name", FOUR)
+def test_every_tracer_shows_the_same(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A thread, a fork, a vfork, a posix_spawn: strace to a file and a terminal, perf trace and perf script agree."""
+    rows, _ = replayed(capsys, RECORDINGS / f"four-processes{name}")
+    merged = [row for row in rows if row["policy"] == "merged"]
+    assert [row["program"] for row in merged] == ["t", "t", "true", "sh", ""]
+    assert [row["purges"] for row in merged] == ["2", "1", "0", "0", "3"]
+    assert [row["vm_pte_kib_max"] for row in merged] == ["180", "180", "16", "28", "404"]
+    assert [row["vm_pte_kib_end"] for row in merged] == ["108", "116", "16", "28", "268"]
+    assert [row["res_kib_end"] for row in merged] == ["38944", "43040", "1948", "2080", "86012"]
+
+
+@pytest.mark.parametrize("time", ["", "{:010d}.000001 ", "12:00:{:02d}.000001 "])
+def test_files_of_ff(time: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The files of strace -ff are one recording, in the order of their times, or by who started whom."""
+    mapped = f"mmap(NULL, {4 << 20}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x100000000000"
+    purge = f"madvise(0x100000000000, {4 << 20}, MADV_DONTNEED) = 0"
+    files: dict[int, list[tuple[int, str]]] = {
+        7: [(0, mapped), (1, "clone(child_stack=NULL, flags=SIGCHLD) = 5"), (5, purge), (6, "+++ exited with 0 +++")],
+        5: [(2, "munmap(0x100000000000, 2097152) = 0"), (3, purge.replace("= 0", "= -1 ENOMEM (Cannot)"))],
+    }
+    for pid, lines in files.items():
+        text = "".join(f"{time.format(1_700_000_000 + at if '10' in time else at)}{line}\n" for at, line in lines)
+        (tmp_path / f"out.{pid}").write_text(text)
+    rows, _ = replayed(capsys, tmp_path / "out.5", tmp_path / "out.7")
+    found = [(row["trace"], row["process"], row["purged_bytes"], row["vm_pte_kib_end"]) for row in rows[1::2]]
+    assert found[:2] == [("out", "7", str(4 << 20), "8"), ("out", "5", str(2 << 20), "8")]
+
+
+def _zstd(data: bytes) -> bytes:
+    zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    return bytes(zstd.compress(data))
+
+
+COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "xz": lzma.compress,
+    "bz2": bz2.compress,
+    "zst": _zstd,
+}
+
+
+@pytest.mark.parametrize("ending", COMPRESSED)
+def test_compressed_recordings(ending: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A compressed file, also one of several streams, gives the same table; one that ends early is an error."""
+    text, compress = (RECORDINGS / "fork.strace").read_bytes(), COMPRESSED[ending]
+    expected, _ = replayed(capsys, RECORDINGS / "fork.strace")
+    path = tmp_path / f"fork.strace.{ending}"
+    path.write_bytes(compress(text[:300]) + compress(text[300:]))
+    assert replayed(capsys, path)[0] == expected
+    path.write_bytes(compress(text * 50)[:-20])
+    assert "the compressed data ends early" in refusal(capsys, path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_text_of_windows(encoding: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A byte order mark, UTF-16 and line ends of two characters change nothing."""
+    expected, _ = replayed(capsys, RECORDINGS / "fork.strace")
+    path, text = tmp_path / "fork.strace", (RECORDINGS / "fork.strace").read_text().replace("\n", "\r\n")
+    path.write_bytes(("\ufeff" * (encoding == "utf-16-be") + text).encode(encoding))
+    assert replayed(capsys, path)[0] == expected
+
+
+@pytest.mark.parametrize("before", ["> ", "> > ", "| ", "    "])
+def test_quoted_recordings(before: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Rows that were quoted in mail, after a greeting and between blank rows, are read."""
+    expected, _ = replayed(capsys, RECORDINGS / "fork.strace")
+    path, text = tmp_path / "fork.strace", (RECORDINGS / "fork.strace").read_text()
+    quoted = "".join(f"{before}{line}\n{before.rstrip()}\n" for line in text.splitlines())
+    path.write_text(f"Hello,\n\n# strace of the server\n$ strace -f ./server\n{quoted}")
+    assert replayed(capsys, path)[0] == expected
 
 
 def test_lines_of_any_length(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
