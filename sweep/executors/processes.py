@@ -22,7 +22,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from engine.isolated_python import isolated_environment
-from sweep.common.errors import SweepFault
+from sweep.common.errors import SweepFault, UserError
 from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done
 from sweep.executors.child_process import ChildProcess, connect_to_parent, failure_of_exit, start_child
 from sweep.executors.failure import describe
@@ -132,21 +132,24 @@ class Processes:
     def _replace_dead(self, worker: Worker) -> Done | None:
         """Start another worker in place of a dead one. Returns the answer for the batch that died with it, if any.
 
-        Raises SweepFault once MAX_FAILED_STARTS workers have died before they were ready.
+        Once MAX_FAILED_STARTS workers have died before they were ready it raises SweepFault; UserError if the kernel
+        killed the last of them for lack of memory.
         """
         status = worker.child.process.wait()
         stderr = worker.child.read_stderr()
         worker.child.close()
+        is_oom = status == -signal.SIGKILL and _count_oom_kills() > worker.oom_kills
         if not worker.is_ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
+                if is_oom:
+                    raise UserError("worker processes are killed at their start: out of memory; ask for fewer with -j")
                 why = stderr.rpartition("\n")[2] or failure_of_exit(status).error
                 raise SweepFault(f"worker processes die at their start: {why}")
         self._pool[self._pool.index(worker)] = start_worker(self.runner, self._kernels)
         if worker.batch is None:
             return None
         batch_status = BatchStatus.TIMEOUT if status == -signal.SIGALRM else BatchStatus.LOST
-        is_oom = status == -signal.SIGKILL and _count_oom_kills() > worker.oom_kills
         failure = failure_of_exit(status, stderr, is_oom)
         return Done(worker.batch.number, batch_status, failure=failure, node=platform.node())
 

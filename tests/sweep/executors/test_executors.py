@@ -388,6 +388,21 @@ def test_a_worker_killed_for_lack_of_memory_is_recognised(tmp_path: Path, monkey
     assert (done.status, done.failure.kind) == (BatchStatus.LOST, "OutOfMemory")
 
 
+def test_workers_killed_for_lack_of_memory_at_their_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bad input, as fewer workers may do: one line, not a fault of ours."""
+    count = tmp_path / "vmstat"
+    count.write_text("oom_kill 3\n")
+    monkeypatch.setattr("sweep.executors.processes.OOM_COUNTERS", (count,))
+    pool = Processes(1, fake_engine.RUNNER)
+    pool.start()
+    count.write_text("oom_kill 4\n")
+    monkeypatch.setattr("sweep.executors.processes.MAX_FAILED_STARTS", 1)
+    pool._pool[0].child.process.kill()
+    with pytest.raises(UserError, match="out of memory; ask for fewer with -j"):
+        answers(pool, Batch(1, points(1), runner=fake_engine.RUNNER))
+    pool.stop()
+
+
 def test_concatenated_results() -> None:
     """The rows of the batches, in order."""
     parts = [run_batch(Batch(n, points(n), runner=fake_engine.RUNNER)).results for n in (1, 2)]
