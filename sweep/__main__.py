@@ -1,7 +1,5 @@
 """`python -m sweep`: the command line, for when the script `sweep` is not on PATH."""
 
-import sys
-
 from sweep.cli.__main__ import run
 
-sys.exit(run())
+run()

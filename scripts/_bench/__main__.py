@@ -27,6 +27,7 @@ SECTIONS = {
     "tasks": "tasks",
     "sql": "queries",
     "cli": "commands",
+    "stores": "stores",
     "kernel": "live",
 }
 

@@ -32,7 +32,7 @@ derive: {resident_pages: "virt * (1 - sparsity) / 4096"}
 """
 PATCHES = "from sweep.run import result_buffer as b; b.COMMIT_S = 0.2; b.PART_POINTS = 12"
 """Frequent commits, and parts so small that workers make the files of the larger tasks, the driver all others."""
-DRIVER = f"import sys; {PATCHES}; from sweep.cli.__main__ import run; sys.exit(run())"
+DRIVER = f"{PATCHES}; from sweep.cli.__main__ import run; run()"
 COMPARED_SQL = {
     "outcomes": "SELECT * EXCLUDE (run_id) FROM outcomes ORDER BY point_id, policy",
     "rounds": "SELECT * EXCLUDE (run_id) FROM rounds ORDER BY point_id, policy, round",

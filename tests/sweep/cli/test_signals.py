@@ -18,7 +18,7 @@ def install_and_receive():
     install()
     os.kill(os.getpid(), {number})
 command.handle_signals = install_and_receive
-sys.exit(command.run())
+command.run()
 """
 WHILE_IMPORTING = """
 import os, signal, sys
@@ -28,7 +28,7 @@ class Finder:
         if name == "sweep.common.errors":
             exec("os.kill(os.getpid(), {number})")
 sys.meta_path.insert(0, Finder())
-sys.exit(command.run())
+command.run()
 """
 STUBBORN_SQL = "SELECT levenshtein(repeat('a', 300000), repeat('b', 300000))"
 """DuckDB does not look for an interrupt while it computes this, which takes an hour."""
