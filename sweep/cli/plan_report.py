@@ -1,5 +1,6 @@
 """Output of `sweep plan` and `sweep launch --dry-run`: the account of a plan, or its points."""
 
+import shlex
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,8 @@ def _print_account(plan: "Plan", run_id: str | None, form: Format) -> None:
         output_formats.print_line()
         output_formats.print_line(f"CPU time about {time}; memory about {memory} per worker")
         if own := sum(policy.name not in BUILT_IN for policy in plan.grid.policies):
-            rules = f"{own:,} by rules of its own (sweep policy ls --grid {plan.grid.source})"
+            options = "".join(f" -S {shlex.quote(override)}" for override in plan.grid.overrides)
+            rules = f"{own:,} by rules of its own (sweep policy ls --grid {shlex.quote(plan.grid.source)}{options})"
             output_formats.print_line(f"policies: {len(plan.grid.policies):,}, {rules}")
 
 

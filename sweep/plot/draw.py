@@ -68,7 +68,11 @@ def draw_query(database: Database, run: RunInfo, question: NamedQuery, wanted: P
     keys = [name for name in known if name not in ("run_id", "point_id")]
     numbers = [name for name in keys if known[name].is_number]
     ys = [quantities.find("--y", name, known) for name in wanted.y]
-    ys = ys or [known[name] for name in numbers if name in POLICIES] or [known[name] for name in _last(numbers)]
+    ys = (
+        ys
+        or [known[name] for name in numbers if name in database.policy_names]
+        or [known[name] for name in _last(numbers)]
+    )
     for y in ys:
         if not y.is_number:
             raise UserError(f"--y {y.name}: is not a number; numbers: {', '.join(numbers) or 'none'}")
@@ -117,7 +121,7 @@ def _chart_of(
     if len(ys) > 1:
         names = {each.name for each in ys}
         y = Quantity(VALUE, _common([each.unit for each in ys]), "")
-        by = Quantity("policy" if names <= set(POLICIES) else SERIES, is_number=False)
+        by = Quantity("policy" if names & set(POLICIES) else SERIES, is_number=False)
         rows = chart.melted(rows, ys, by.name, VALUE)
         title = (
             title or f"{_listed([each.name for each in ys]) if len(ys) <= _NAMED else f'{len(ys)} columns'} by {x.name}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sweep.cli import output_formats
-from sweep.cli.options import AsJson
+from sweep.cli.options import AsJson, Override
 from sweep.common.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def policy(
     grid: Annotated[
         Path | None, typer.Option("--grid", metavar="GRID", help="The policies of this grid, with its own rules.")
     ] = None,
+    override: Override = None,
     as_json: AsJson = False,
 ) -> int:
     """List the policies, or show the rule of one as YAML that can be pasted under `policies:` in a grid.
@@ -36,7 +37,9 @@ def policy(
     from sweep.grid.loader import load_grid
     from sweep.grid.rule_text import policy_row
 
-    policies = load_grid(grid).policies if grid else ALL
+    if override and grid is None:
+        raise UserError("policy: -S changes a grid; name it with --grid")
+    policies = load_grid(grid, tuple(override or ())).policies if grid else ALL
     if action == "show":
         policies = (_find(name, policies, grid),)
     elif name is not None:

@@ -56,6 +56,7 @@ def test_rules_of_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     [
         (("show",), "policy show: missing argument 'NAME'; sweep policy ls lists the policies"),
         (("show", "mergd"), "unknown policy 'mergd'; did you mean 'merged'? known: "),
+        (("ls", "-S", "policies=none"), "policy: -S changes a grid; name it with --grid"),
         (("ls", "merged"), "policy ls: takes no name; sweep policy show merged"),
         (("lst",), "policy: invalid value for 'ls|show': 'lst' is not one of 'ls', 'show'; see sweep policy --help"),
         (("ls", "--grid", "no.yaml"), "no.yaml: no such file; "),
