@@ -124,6 +124,16 @@ QUESTIONS = (
         query="by_shift",
     ),
     Question(
+        "filters",
+        "filters",
+        "Does it help to look at smaller pieces of a call?",
+        "Page tables given back by rules of the grid's own, by the size of a call",
+        x="zap",
+        y=("saved_percent",),
+        facet="sparsity",
+        query="filters",
+    ),
+    Question(
         "gather",
         "gather",
         "What tells seed_inline from merged?",

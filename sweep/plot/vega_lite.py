@@ -250,7 +250,7 @@ def _x_channel(chart: Chart, width: int) -> Spec:
 def _y_channel(chart: Chart) -> Spec:
     values = [mark.y for mark in chart.marks]
     is_log = chart.is_line and spacing_of(values) == "log" and max(values) / min(values) >= _LOG_RANGE
-    scale: Spec = {"zero": True, "nice": True}
+    scale: Spec = {"domain": [min(0, *values), max(0, *values) or 1], "nice": True}  # equal in all panels
     if is_log:
         scale = {"type": "log", "domain": [min(values) * 0.85, max(values) * 1.15], "nice": False}
     if chart.y_unit == "%" and min(values) >= 0 and 50 < max(values) <= 100:

@@ -26,6 +26,7 @@ from sweep.store.store import RunInfo, Store
 _SAVED = by_name(MEASURES)[pareto.SAVED]
 _HEAT_ROWS = ("cluster", "sparsity", "virt", "zap_shift", "rounds", "threads", "coverage", "pinned")
 _MOST_CELLS = 400
+_NO_RULE = ("run_id", "policy", "built_in", "rule", "source")
 
 
 class Reporter:
@@ -223,9 +224,12 @@ class Reporter:
             "Made by",
             f"ptsweep {run.version}{commit}, model version {run.model_version}, on {run.host}, Linux {run.kernel}.",
         )
-        rules = [policy for policy in ALL if policy.name in self._variation.policies]
-        for policy in rules:
-            yield policy.name, f"{policy.rule} ({policy.source})"
+        for policy in ALL:
+            if policy.name in self._variation.policies:
+                yield policy.name, f"{policy.rule} ({policy.source})"
+        for row in self._database.query("SELECT * FROM policies WHERE NOT built_in ORDER BY policy").to_pylist():
+            fields = (f"{name} {value}" for name, value in row.items() if name not in _NO_RULE and value is not None)
+            yield row["policy"], f"a rule of the grid's own: {', '.join(fields)}"
 
     @property
     def _has_baseline(self) -> bool:
