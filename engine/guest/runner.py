@@ -117,6 +117,8 @@ class GuestRunner:
 
         Raises RefusedError before anything is mapped, TimedOutError, LostError.
         """
+        if scenario.thp != "never":
+            raise RefusedError("thp always: guests play scenarios without huge pages; ask the running kernel")
         feasibility.check(scenario, unmap, self.machine, self.info.guards)
         feasibility.check_memory(scenario, self.available_memory())
         return self.run_script(script.script_of(scenario, unmap))

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from engine.kernel.messages import MessageSocket
-from engine.kernel.syscalls import MADV_DONTNEED, MADV_FREE, UNMAP, loop_ns
+from engine.kernel.syscalls import MADV_DONTNEED, MADV_FREE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, UNMAP, loop_ns
 from engine.kernel.vma import CallError, CallThreads, Vma, has_fifth_level, libc, rehearse
 from engine.model.arch import GIB, MIB, TIB
 
@@ -97,7 +97,9 @@ def run_point(messages: MessageSocket, guards: bool) -> None:
     threads = CallThreads(point["threads"])
     for _ in range(2):
         rehearse(threads, guards)
-    vma = map_vma(point["virt"], threads)
+    if point["thp"]:
+        libc.prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0)
+    vma = map_vma(point["virt"], threads, point["thp"])
     if vma is None:
         messages.send(no_space=True)
         return
@@ -114,11 +116,11 @@ def run_point(messages: MessageSocket, guards: bool) -> None:
     messages.read(1)
 
 
-def map_vma(length: int, threads: CallThreads) -> Vma | None:
-    """A VMA of `length` bytes at the first of BASES that has space for it."""
+def map_vma(length: int, threads: CallThreads, thp: bool) -> Vma | None:
+    """A VMA of `length` bytes at the first of BASES that has space for it. thp: it may have huge pages."""
     for base in BASES:
         with contextlib.suppress(OSError):
-            return Vma(base, length, threads)
+            return Vma(base, length, threads, MADV_HUGEPAGE if thp else MADV_NOHUGEPAGE)
     return None
 
 

@@ -53,6 +53,12 @@ def check(scenario: Scenario, unmap: bool, machine: Machine, guards: bool) -> No
         )
     if s.folio != page:
         raise RefusedError(f"folio {s.folio}: the folio size of a mapping's faults cannot be chosen; only {page}")
+    if s.thp == "always" and machine.thp not in ("always", "madvise"):
+        raise RefusedError(f"thp always: the setting of huge pages is {machine.thp} here; it must be madvise or always")
+    if s.thp == "always" and s.advice == "free":
+        raise RefusedError(
+            "thp always with advice free: pages hold zeros here, and those of a split huge page would go"
+        )
     if s.threads > machine.threads:
         raise RefusedError(f"threads {s.threads}: at most {machine.threads} real threads here")
     if s.pinned > 0 and not guards:
@@ -89,13 +95,19 @@ def estimate_needs(scenario: Scenario) -> MemoryNeeds:
     tables = -(-scenario.virt // arch.span_bytes)
     touched = 1 - (1 - p) ** extents if p < 1 else 1.0
     pages = p * scenario.virt * (1 - scenario.pinned)
+    if scenario.thp == "always":
+        pages = touched * scenario.virt
     return MemoryNeeds(int(pages), int(touched * tables) * arch.page_bytes, range_list_bytes(scenario, int(pages)))
 
 
 @lru_cache(maxsize=1)
 def exact_needs(scenario: Scenario) -> MemoryNeeds:
-    """The model's peak under policy none, which frees no table: an upper bound for every kernel. Runs the model."""
-    rounds = run_batch(columns_of([scenario])).rounds[:, NONE]
+    """The model's peak: an upper bound for every kernel. Runs the model.
+
+    Policy none frees no table. With huge pages more tables freed are more pages, so there it is that of all policies.
+    """
+    rounds = run_batch(columns_of([scenario])).rounds
+    rounds = rounds.max(axis=1) if scenario.thp == "always" else rounds[:, NONE]
     pages = int(rounds[:, RES_PEAK].max())
     return MemoryNeeds(pages, int(rounds[:, VM_PEAK].max()) * KIB, range_list_bytes(scenario, pages))
 

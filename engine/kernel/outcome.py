@@ -79,4 +79,8 @@ def outcome_columns(
         needed_above += count_spans(entries_left, arch.entries * arch.pud_span_tables) if arch.has_pud else 0
         values["vm_pte_kib_needed_end"] = (needed + needed_above) * arch.page_bytes // KIB
         values["pte_tables_empty_end"] = values["pte_tables_end"] - needed
+    if script.scenario.thp == "always":  # RES does not tell entries of tables from huge pages
+        del values["ptes_installed"], values["ptes_zapped"]
+    else:
+        values["anon_huge_kib_peak"] = values["anon_huge_kib_end"] = 0
     return {name: values[name] for name in OBSERVED_COLUMNS if name in values}

@@ -60,6 +60,7 @@ class Script:
         facts: dict[str, object] = {
             "virt": self.scenario.virt,
             "threads": self.scenario.threads,
+            "thp": self.scenario.thp == "always",
             "advice": "munmap" if self.unmap else self.scenario.advice,
             "limit_s": limit_s,
             "rows": [len(array) for array in arrays],

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from engine.numeric.jit import shared
 
-MADV_DONTNEED, MADV_FREE, MADV_NOHUGEPAGE, MADV_POPULATE_WRITE, MADV_GUARD_INSTALL = 4, 8, 15, 23, 102
+MADV_DONTNEED, MADV_FREE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_POPULATE_WRITE = 4, 8, 14, 15, 23
+MADV_GUARD_INSTALL = 102
 UNMAP, NOTHING = -1, -2
 """Other values for `advice`: munmap; and posix_madvise(POSIX_MADV_DONTNEED), which glibc and musl do not pass on to the
 kernel."""

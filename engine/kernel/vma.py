@@ -113,11 +113,12 @@ class CallThreads:
 class Vma:
     """A private anonymous mapping at address `base`. Raises OSError if it overlaps another mapping.
 
+    advice: MADV_NOHUGEPAGE or MADV_HUGEPAGE
     install_markers, install and zap raise CallError.
     """
 
-    def __init__(self, base: int, length: int, threads: CallThreads) -> None:
-        self.base, self._threads = base, threads
+    def __init__(self, base: int, length: int, threads: CallThreads, advice: int = MADV_NOHUGEPAGE) -> None:
+        self.base, self._threads, self._advice = base, threads, advice
         self._map(base, length, MAP_FLAGS | MAP_FIXED_NOREPLACE)
 
     def map_again(self, holes: ByteRanges) -> None:
@@ -141,9 +142,9 @@ class Vma:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
         mapping: ByteRanges = np.array([[0, length]], np.int64)
-        calls, error, _ = make_calls(start, mapping, MADV_NOHUGEPAGE, OPEN_GATE, 0, 0)
-        if error != EINVAL:  # from a kernel without huge pages
-            check_errno("MADV_NOHUGEPAGE", calls, error)
+        calls, error, _ = make_calls(start, mapping, self._advice, OPEN_GATE, 0, 0)
+        if self._advice != MADV_NOHUGEPAGE or error != EINVAL:  # from a kernel without huge pages
+            check_errno("advice on huge pages", calls, error)
 
 
 def rehearse(threads: CallThreads, guards: bool) -> None:

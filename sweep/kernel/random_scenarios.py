@@ -27,10 +27,12 @@ def search(
     on_verdict: Callable[[Verdict], None],
     arch: Arch = ARCHES[0],
     pinned: bool = True,
+    thp: bool = False,
 ) -> Verdict | None:
     """Draw `number` scenarios and compare each. Returns the smallest that differs or fails, None if there is none.
 
-    `on_verdict` is called with every verdict, those met while shrinking included. pinned: some have guard markers
+    `on_verdict` is called with every verdict, those met while shrinking included. pinned, thp: some have guard markers,
+    or huge pages
     """
     hypothesis = _hypothesis()
     last: list[Verdict] = []
@@ -52,14 +54,15 @@ def search(
         verbosity=hypothesis.Verbosity.quiet,
         print_blob=False,
     )
-    test = hypothesis.seed(seed)(settings(hypothesis.given(scenarios(hypothesis.strategies, arch, pinned))(check)))
+    drawn = scenarios(hypothesis.strategies, arch, pinned, thp)
+    test = hypothesis.seed(seed)(settings(hypothesis.given(drawn)(check)))
     # Flaky: a second run of the scenario agreed. It is returned all the same.
     with contextlib.suppress(_DiffersError, hypothesis.errors.Flaky):
         test()
     return last[0] if last else None
 
 
-def scenarios(st: Any, arch: Arch = ARCHES[0], pinned: bool = True) -> Any:
+def scenarios(st: Any, arch: Arch = ARCHES[0], pinned: bool = True, thp: bool = False) -> Any:
     """A strategy for scenarios that a kernel of `arch` can run. Values shrink towards the first ones."""
     table = arch.entries
 
@@ -86,6 +89,7 @@ def scenarios(st: Any, arch: Arch = ARCHES[0], pinned: bool = True) -> Any:
         order=st.sampled_from(["sequential", "random"]),
         rounds=st.sampled_from([1, 1, 2, 3, 6]),
         advice=st.sampled_from(["dontneed", "dontneed", "dontneed", "free"]),
+        thp=st.sampled_from(["never", "never", "always"]) if thp else st.just("never"),
         pinned=few,
         threads=st.sampled_from([1, 1, 2, 3, 8]),
         partition=st.sampled_from(["blocked", "interleaved"]),
@@ -102,6 +106,8 @@ def _scenario(
     if 1 - sparsity > largest_share:
         sparsity = round(1 - largest_share * 0.9, 4)
     zap = max(zap, pages * rounds // MAX_CALLS + 1)
+    if rest["advice"] == "free" or pages * page > MAX_BYTES:
+        rest["thp"] = "never"
     return Scenario(
         virt=pages * page,
         sparsity=sparsity,

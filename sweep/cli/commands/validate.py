@@ -131,7 +131,7 @@ def _compare_random(
     """Run random scenarios until one differs. Returns all verdicts, and that of the scenario after it was shrunk."""
     from engine.model.arch import ARCHES
     from sweep.kernel.kernel_driver import MUNMAP, Target
-    from sweep.kernel.open_kernels import open_named, random_needs
+    from sweep.kernel.open_kernels import HOST, accel_of, open_named, random_needs
     from sweep.kernel.random_scenarios import search
     from sweep.kernel.validate import AGREES, Comparer
     from sweep.run.progress import ProgressState
@@ -151,9 +151,10 @@ def _compare_random(
             progress.say(_kernel_text(target))
         arch = next(arch for arch in ARCHES if arch.name == kernels[0].machine.arch)
         has_guards = all(kernel.info.guards for kernel in kernels)
+        has_huge_pages = all(accel_of(k) == HOST and k.machine.thp in ("always", "madvise") for k in kernels)
         try:
             with Comparer(targets) as comparer:
-                smallest = search(comparer.compare, number, seed, report, arch, has_guards)
+                smallest = search(comparer.compare, number, seed, report, arch, has_guards, has_huge_pages)
         finally:
             progress.stop()
     return targets, verdicts, smallest
