@@ -52,7 +52,7 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
     `overrides` are texts such as `axes.zap=[64KiB]` (-S of the command line).
     """
     path = shipped_grids.find_grid(path)
-    return parse_grid(_read_text(path), str(path), overrides)
+    return parse_grid(read_text(path), str(path), overrides)
 
 
 def parse_grid(text: str, source: str, overrides: Sequence[str] = ()) -> Grid:
@@ -142,7 +142,7 @@ def _read_grid(document: GridDocument, text: str, overrides: Sequence[str]) -> G
     return grid
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The file's text. Raises UserError if it is no readable regular file, too long, or not UTF-8."""
     try:
         with open_regular_file(str(path)) as file:

@@ -4,13 +4,14 @@ import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from sweep.cli import output_formats
 from sweep.cli.options import JsonFormat, Kernels, OutputFormat
-from sweep.common.errors import UserError, one_line, unknown_name
+from sweep.common.errors import UserError, one_line, printable, unknown_name
 
 if TYPE_CHECKING:
     from engine.model.policy import Policy
@@ -48,6 +49,15 @@ def replay(
         list[str] | None,
         typer.Option(
             "--policy", metavar="NAME", help="Only this policy; may be repeated, or several separated by commas."
+        ),
+    ] = None,
+    rule: Annotated[
+        Path | None,
+        typer.Option(
+            "--rule",
+            metavar="FILE",
+            help="The policies of this file, YAML as under `policies:` in a grid, and those of --policy.",
+            show_default=False,
         ),
     ] = None,
     touch: Annotated[
@@ -107,10 +117,12 @@ def replay(
 
     form = "json" if as_json else format
     if engine == "kernel":
+        if rule is not None:
+            raise UserError("--engine kernel runs traces under the kernel's own policy: no --rule")
         return _replay_on_kernel(traces, policy, touch, thp, steps, form, kernel or ())
     if kernel:
         raise UserError(f"--kernel {one_line(kernel[0])}: needs --engine kernel")
-    policies = _parse_policies(policy)
+    policies = _parse_policies(policy, rule)
     items = group_ff_files(traces)
     names = trace_names([item if isinstance(item, str) else item.name.removesuffix(".*") for item in items])
     replays = [
@@ -242,15 +254,21 @@ def _kernel_rows(steps_by_trace: "dict[str, list[StepComparison]]", policy: str)
         yield name, policy, len(steps), len(steps) - len(differ), differ[0] if differ else None, largest, end
 
 
-def _parse_policies(texts: Sequence[str] | None) -> "tuple[Policy, ...]":
-    """The policies of --policy, or all, in the usual order. Raises UserError."""
+def _parse_policies(texts: Sequence[str] | None, rules: Path | None) -> "tuple[Policy, ...]":
+    """The policies of --policy and of the file of --rule, or all built-in ones, those first. Raises UserError."""
     from engine.model.policy import ALL, POLICIES
+    from sweep.grid.loader import read_text
+    from sweep.grid.rules import read_rules
 
-    names = [name.strip() for text in texts or POLICIES for name in text.split(",")]
+    names = [name.strip() for text in texts or (() if rules else POLICIES) for name in text.split(",")]
     for name in names:
         if name not in POLICIES:
             raise UserError(f"--policy: {unknown_name('policy', name, POLICIES)}")
-    return tuple(policy for policy in ALL if policy.name in names)
+    if rules and not rules.exists():
+        raise UserError(f"--rule {printable(str(rules))}: no such file")
+    given = read_rules(read_text(rules), str(rules)) if rules else ()
+    names += [policy.name for policy in given]
+    return (*(policy for policy in ALL if policy.name in names), *(p for p in given if p.name not in POLICIES))
 
 
 def _step_rows(replay: "TraceReplay", choice: str) -> Iterator[Row]:

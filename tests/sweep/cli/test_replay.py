@@ -40,6 +40,21 @@ def test_steps_agree_with_the_kernel(capsys: pytest.CaptureFixture[str]) -> None
     assert [list(row.values()) for row in table(out)] == expected
 
 
+def test_rules_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """--rule replays the policies of a file: one that looks at every 64 KiB frees after two halves, merged does not."""
+    halves = [f"{2 + i},dontneed,{BASE + i * SLOT // 2},{SLOT // 2},\n" for i in range(2)]
+    (tmp_path / "a.csv").write_text(f"{MAPPED}1,write,{BASE},{SLOT},4096\n{''.join(halves)}")
+    (tmp_path / "rules.yaml").write_text("- {name: small, like: merged, least: 64KiB}\n- merged\n")
+    code, out, _ = run(capsys, tmp_path / "a.csv", "--rule", tmp_path / "rules.yaml", "--format", "csv")
+    assert code == 0
+    assert [(row["policy"], row["tables_freed"], row["acting"]) for row in table(out)] == [
+        ("merged", "0", "0"),
+        ("small", "1", "2"),
+    ]
+    code, _, err = run(capsys, tmp_path / "a.csv", "--rule", tmp_path / "rule.yaml")
+    assert (code, err) == (2, f"sweep: --rule {tmp_path / 'rule.yaml'}: no such file\n")
+
+
 def test_the_setting_of_huge_pages(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """--thp is the system's setting; without it a trace that advises is replayed under madvise, and stderr says so."""
     path = tmp_path / "a.csv"
