@@ -254,6 +254,8 @@ class AddressSpace:
         A whole slot takes its table along if the new place is aligned alike (move_normal_pmd, move_huge_pmd). Otherwise
         tables are allocated there, also for empty ones, and the old ones stay until they are unmapped.
         """
+        self.page_tables.install_puds(start, end, to)
+        self._note_most_tables()
         for slot, table in self.page_tables.tables_between(start // SLOT, (end - 1) // SLOT):
             mask = mask_of(start, end, slot)
             new_slot, shift = divmod(slot * ENTRIES + (to - start) // PAGE, ENTRIES)

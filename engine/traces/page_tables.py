@@ -158,6 +158,17 @@ class PageTables:
         del self._pmds[slot >> 9][slot]
         self.pte_tables -= 1
 
+    def install_puds(self, start: int, end: int, to: int) -> None:
+        """Install the PUD tables of `to` on, to which the PMD tables over [start, end) are about to be moved.
+
+        move_page_tables allocates them (alloc_new_pud) before it sees whether there are PTE tables to move.
+        """
+        for number in _keys(self._pmds, start // PMD_SPAN, (end - 1) // PMD_SPAN):
+            first, last = max(start, number * PMD_SPAN), min(end, (number + 1) * PMD_SPAN) - 1
+            for address in (first, last):
+                self._puds.setdefault((address + to - start) // PUD_SPAN, 0)
+        self.upper_tables = len(self._pmds) + len(self._puds)
+
     def move(self, slot: int, new_slot: int) -> None:
         """Let the table of `slot` be that of `new_slot`, which has none."""
         table = self._pmds[slot >> 9].pop(slot)

@@ -1,0 +1,64 @@
+"""Fork and mremap: what the live kernel (Linux 6.18.44) showed for the same calls."""
+
+from engine.model.policy import BUILT_IN
+from engine.traces.operations import Operation
+from engine.traces.page_tables import PAGE, SLOT
+from engine.traces.replay import Replay
+from engine.traces.vmas import READ
+
+BASE, FAR = 16 << 40, 24 << 40
+
+
+def written(slots: int) -> Replay:
+    """A replay under merged and munmap, in which so many slots from BASE on are mapped and written."""
+    replay = Replay([BUILT_IN["merged"], BUILT_IN["munmap"]])
+    replay.apply(Operation("mmap", BASE, slots * SLOT))
+    replay.apply(Operation("write", BASE, slots * SLOT, PAGE))
+    return replay
+
+
+def test_a_fork_copies_empty_tables_too() -> None:
+    """A table that half-slot purges emptied is in the child; what one of them unmaps the other keeps."""
+    parent = written(4)
+    for half in range(2):
+        parent.dontneed(BASE + half * SLOT // 2, BASE + (half + 1) * SLOT // 2)
+    child = parent.fork()
+    assert (child.vm_pte_kib("merged"), child.res_kib("merged")) == (24, 3 * 2048)
+    child.munmap(BASE, BASE + 4 * SLOT)
+    assert (child.vm_pte_kib("merged"), parent.vm_pte_kib("merged")) == (0, 24)
+    parent.dontneed(BASE + SLOT, BASE + 2 * SLOT)
+    assert (parent.vm_pte_kib("merged"), child.vm_pte_kib_max("merged")) == (20, 24)
+
+
+def test_a_fork_copies_no_shared_memory() -> None:
+    """Shared memory is faulted in anew by the child."""
+    parent = written(1)
+    parent.mmap(BASE, BASE + SLOT, READ, backing=1)
+    parent.touch_all(BASE, BASE + SLOT)
+    assert (parent.vm_pte_kib("merged"), parent.res_kib("merged")) == (12, 2048)
+    assert (parent.fork().vm_pte_kib("merged"), parent.fork().res_kib("merged")) == (0, 0)
+
+
+def test_mremap_takes_tables_along() -> None:
+    """Whole slots move with their tables; at another offset tables are allocated, one more than there were."""
+    for shift, tables in ((0, 2), (PAGE, 3)):
+        replay = written(2)
+        replay.mremap(BASE, BASE + 2 * SLOT, FAR + shift, FAR + shift + 2 * SLOT, keep=False, number=1)
+        assert (replay.vm_pte_kib("merged"), replay.res_kib("merged")) == (4 * (tables + 2), 4096)
+
+
+def test_dontunmap_keeps_the_range_without_its_pages() -> None:
+    """The old range can be written again, and then has tables of its own."""
+    replay = written(4)
+    replay.mremap(BASE, BASE + 4 * SLOT, FAR, FAR + 4 * SLOT, keep=True, number=1)
+    assert replay.res_kib("merged") == 8192
+    replay.touch_all(BASE, BASE + 4 * SLOT)
+    assert (replay.vm_pte_kib("merged"), replay.res_kib("merged")) == (48, 16384)
+
+
+def test_a_move_of_nothing_allocates_a_pud_table() -> None:
+    """Beside memory with tables, a range that was never touched takes a PUD table to its new place (alloc_new_pud)."""
+    replay = written(1)
+    replay.mmap(BASE + 4 * SLOT, BASE + 5 * SLOT, 0)
+    replay.mremap(BASE + 4 * SLOT, BASE + 5 * SLOT, FAR, FAR + SLOT, keep=False, number=1)
+    assert replay.vm_pte_kib("merged") == 16
