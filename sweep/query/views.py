@@ -18,6 +18,10 @@ _SQL_TYPES = {
 }
 _CATALOG = re.compile(r"\b(?:show|information_schema|pg_\w+|duckdb_\w+|sqlite_\w+|query|query_table)\b", re.IGNORECASE)
 
+_NO_HUGE = dict.fromkeys(("anon_huge_kib_peak", "anon_huge_kib_end", "thp_faults", "thp_splits"), "engine = 'model'")
+_ADDED = {"thp": ("'never'", "true")} | {name: ("0", condition) for name, condition in _NO_HUGE.items()}
+"""Columns that runs of earlier versions lack: the value that their scenarios had, and the condition for having it."""
+
 TABLES_OF: dict[str, tuple[str, ...]] = {
     "outcomes": ("outcomes",),
     "latest": ("outcomes",),
@@ -108,7 +112,17 @@ def union_source(sources: Sequence[str]) -> str:
 
 
 def _declared_rows(columns: tuple[schema.Column, ...], source: str) -> str:
-    """SELECT of the source's rows with all declared columns, typed; a column that no part has is NULL."""
+    """SELECT of the source's rows with all declared columns, typed; a column that no part has is NULL.
+
+    Scenarios of earlier versions have the values of columns that were added later.
+    """
     typed = ", ".join(f'NULL::{_SQL_TYPES[c.type]} AS "{c.name}"' for c in columns)
     empty = f"SELECT {typed} WHERE false"
-    return f"{empty} UNION ALL BY NAME SELECT * FROM {source}" if source else empty
+    rows = f"{empty} UNION ALL BY NAME SELECT * FROM {source}" if source else empty
+    names = {column.name for column in columns}
+    added = [
+        f"CASE WHEN trace_hash IS NULL AND {condition} THEN coalesce({name}, {value}) ELSE {name} END AS {name}"
+        for name, (value, condition) in _ADDED.items()
+        if {name, "trace_hash"} <= names
+    ]
+    return f"SELECT * REPLACE ({', '.join(added)}) FROM ({rows})" if added else rows
