@@ -257,8 +257,6 @@ def _kernel_rows(steps_by_trace: "dict[str, list[StepComparison]]", policy: str)
 def _parse_policies(texts: Sequence[str] | None, rules: Path | None) -> "tuple[Policy, ...]":
     """The policies of --policy and of the file of --rule, or all built-in ones, those first. Raises UserError."""
     from engine.model.policy import ALL, POLICIES
-    from sweep.grid.loader import read_text
-    from sweep.grid.rules import read_rules
 
     names = [name.strip() for text in texts or (() if rules else POLICIES) for name in text.split(",")]
     for name in names:
@@ -266,7 +264,12 @@ def _parse_policies(texts: Sequence[str] | None, rules: Path | None) -> "tuple[P
             raise UserError(f"--policy: {unknown_name('policy', name, POLICIES)}")
     if rules and not rules.exists():
         raise UserError(f"--rule {printable(str(rules))}: no such file")
-    given = read_rules(read_text(rules), str(rules)) if rules else ()
+    given: Sequence[Policy] = ()
+    if rules:  # reading YAML takes 14 MiB
+        from sweep.grid.loader import read_text
+        from sweep.grid.rules import read_rules
+
+        given = read_rules(read_text(rules), str(rules))
     names += [policy.name for policy in given]
     return (*(policy for policy in ALL if policy.name in names), *(p for p in given if p.name not in POLICIES))
 
