@@ -1,11 +1,8 @@
 """sweep grids: the grids that ship, with the question that each of them answers."""
 
-import textwrap
-
 from sweep.cli import output_formats
 from sweep.cli.options import AsJson
 
-WIDTH = 80
 INDENT = "    "
 
 
@@ -29,8 +26,7 @@ def grids(as_json: AsJson = False) -> int:
     for grid in loaded.values():
         points = "1 point" if grid.raw_points == 1 else f"{grid.raw_points:,} points"
         output_formats.print_line(f"{grid.name} ({points})")
-        for line in textwrap.wrap(grid.about, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT):
-            output_formats.print_line(line)
+        output_formats.print_paragraph(f"{INDENT}{' '.join(grid.about.split())}", INDENT)
     output_formats.print_note()
     output_formats.print_note("sweep plan NAME; sweep launch NAME")
     return 0

@@ -72,7 +72,7 @@ def show(
         output_formats.print_json({**facts, "failures": failures, "document": info.document})
         return 0
     for name, text in (*_run_lines(facts), *_failure_lines(facts["run_id"], failures, results)):
-        output_formats.print_line(f"{name:10} {output_formats.readable(text)}")
+        output_formats.print_paragraph(f"{name:10} {output_formats.readable(text)}", " " * 11)
     return 0
 
 
