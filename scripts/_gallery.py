@@ -19,8 +19,8 @@ WIDTH = 110
 HEADER = """\
 # Gallery
 
-Questions that ship, each a grid, a query and a picture. `scripts/gallery` makes this page; the bold sentence is
-computed from the run. `sweep report RUN` puts all pictures of a run and its rows on one page.
+Questions that come with ptsweep, each with a grid, a query and a picture. `scripts/gallery` makes this page; the
+bold sentence is computed from the run. `sweep report RUN` puts all pictures of a run and its rows on one page.
 """
 
 

@@ -160,13 +160,13 @@ def _chart(database: "Database", answer: "Headline") -> Iterator[str]:
     axes = [first, *([axis_of(database, answer.moment, answer.best, first.column)] if answer.best else [])]
     title = AXIS_TITLES.get(first.column, first.column)
     labels = [size_text(value) if first.is_in_bytes else str(value) for value in first.values]
-    room = max(map(len, (title, *labels)))
+    label_width = max(map(len, (title, *labels)))
     heads = (f"{axis.policy + ' gives back':<{BAR_WIDTH + PERCENT_WIDTH}}" for axis in axes)
     yield ""
-    yield f"{title:<{room}}  {'  '.join(heads)}".rstrip()
+    yield f"{title:<{label_width}}  {'  '.join(heads)}".rstrip()
     for row in _spread(len(labels)):
         bars = (_labelled_bar(percent_text(axis.given_back[row]), axis.given_back[row]) for axis in axes)
-        yield f"{labels[row]:>{room}}  {'  '.join(bars)}".rstrip()
+        yield f"{labels[row]:>{label_width}}  {'  '.join(bars)}".rstrip()
 
 
 def _labelled_bar(text: str, percent: float) -> str:

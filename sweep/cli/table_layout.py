@@ -274,11 +274,11 @@ def _broken_heads(table: Table) -> Table:
 def _broken_head(column: Column) -> str:
     words = column.head.replace("_", "_ ").replace(", ", ", ").split(" ")
     cells = max((text_width(line) for cell in column.cells for line in cell.split("\n")), default=0)
-    room = max(cells, *map(text_width, words))
+    space = max(cells, *map(text_width, words))
     lines = [""]
     for word in words:
         joined = lines[-1] + ("" if lines[-1].endswith("_") or not lines[-1] else " ") + word
-        lines = [*lines[:-1], joined] if text_width(joined) <= room else [*lines, word]
+        lines = [*lines[:-1], joined] if text_width(joined) <= space else [*lines, word]
     return "\n".join(line for line in lines if line)
 
 
@@ -290,11 +290,11 @@ def _broken_texts(table: Table, width: int) -> Table:
     """The widest columns of text broken into lines at spaces, as far as needed and possible."""
     columns = list(table.columns)
     texts = [i for i, c in enumerate(columns) if not c.is_number and c.width > _least_width(c)]
-    room = width - sum(c.width for i, c in enumerate(columns) if i not in texts) - table.gap * (len(columns) - 1)
+    space = width - sum(c.width for i, c in enumerate(columns) if i not in texts) - table.gap * (len(columns) - 1)
     least = [_least_width(columns[i]) for i in texts]
-    if not texts or room < sum(least):
+    if not texts or space < sum(least):
         return table
-    extra = _shares([columns[i].width - low for i, low in zip(texts, least, strict=True)], room - sum(least))
+    extra = _shares([columns[i].width - low for i, low in zip(texts, least, strict=True)], space - sum(least))
     for place, share in zip(texts, map(add, least, extra), strict=True):
         columns[place] = replace(columns[place], cells=tuple(_folded(cell, share) for cell in columns[place].cells))
     return replace(table, columns=tuple(columns))
@@ -307,12 +307,12 @@ def _least_width(column: Column) -> int:
     return min(max(low, *map(text_width, words)), high) if column.cells else low
 
 
-def _shares(widths: Sequence[int], room: int) -> list[int]:
-    """`room` divided among columns that want `widths`: the narrow ones get what they want."""
+def _shares(widths: Sequence[int], space: int) -> list[int]:
+    """`space` divided among columns that want `widths`: the narrow ones get what they want."""
     shares, order = [0] * len(widths), sorted(range(len(widths)), key=lambda i: widths[i])
     for done, i in enumerate(order):
-        shares[i] = min(widths[i], room // (len(widths) - done))
-        room -= shares[i]
+        shares[i] = min(widths[i], space // (len(widths) - done))
+        space -= shares[i]
     return shares
 
 
@@ -363,13 +363,13 @@ def _record_lines(table: Table, width: int) -> Iterator[str]:
     """A block for each row, with a line for each column."""
     for text in table.above:
         yield from wrapped(text, width, "  ")
-    room = min(max(text_width(column.head) for column in table.columns), width // 2 - RECORD_GAP)
+    space = min(max(text_width(column.head) for column in table.columns), width // 2 - RECORD_GAP)
     for row in range(table.rows):
         if row or table.above:
             yield ""
         for column in table.columns:
-            heads = _folded(column.head, room).split("\n")
-            texts = _folded(column.cells[row], width - room - RECORD_GAP).split("\n")
+            heads = _folded(column.head, space).split("\n")
+            texts = _folded(column.cells[row], width - space - RECORD_GAP).split("\n")
             for number in range(max(len(heads), len(texts))):
                 head, text = (lines[number] if number < len(lines) else "" for lines in (heads, texts))
-                yield f"{head}{' ' * (room - text_width(head) + RECORD_GAP)}{text}".rstrip()
+                yield f"{head}{' ' * (space - text_width(head) + RECORD_GAP)}{text}".rstrip()

@@ -114,12 +114,12 @@ ROUNDS = (
     _POINT,
     _POLICY,
     _ENGINE,
+    _RELEASE,
     Column("round", "int64", "count", "round, from 1"),
     *(
         Column(name, "int64", _STATE[name][0], _STATE[name][1].replace("the last", "the round's"))
         for name in results.ROUND_COLUMNS
     ),
-    _RELEASE,
 )
 """One row for each point, policy and round. Files have those of points with several rounds."""
 

@@ -173,7 +173,7 @@ def _summary(
     if not given_back:
         return _without_baseline(rows_of)
     focus = _focus([figure.policy for figure in figures])
-    name = f"{focus} (Linux 6.14 on)" if focus == IN_LINUX else focus
+    name = f"{focus} (Linux 6.14+)" if focus == IN_LINUX else focus
     of_what = "page tables" if moment == "end" else "the page tables of a process at work"
     other = "no other design more" if focus in best else f"{_some(best)} {percent_text(given_back[best[0]])}"
     more = f", {other}" if len(given_back.keys() - {"munmap"}) > 1 else ""
@@ -201,7 +201,7 @@ def _dependence(axes: Sequence[Axis]) -> list[str]:
     threshold = _threshold(axis)
     if threshold:
         small, large = map(size_text, threshold)
-        return [f"madvise calls up to {small} free nothing under {axis.policy}, those from {large} on do."]
+        return [f"Under {axis.policy}, calls of up to {small} free no tables; calls of {large} or more do."]
     ends = sorted(zip(axis.given_back, axis.values, strict=True), key=lambda end: end[0])
     low, high = (
         f"{percent_text(percent)} with {value_text(axis.column, value)}" for percent, value in (ends[0], ends[-1])

@@ -147,7 +147,7 @@ def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> No
     run = next(Path("results").iterdir()).name
     lines = out.splitlines()
     assert lines[0].startswith(f"{run}: ok; points: 4 ok; ")
-    assert lines[1].startswith("merged (Linux 6.14 on) gives back ")
+    assert lines[1].startswith("merged (Linux 6.14+) gives back ")
     assert lines[-3] == f"sweep query by_zap --run {run}  # more of this"
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80

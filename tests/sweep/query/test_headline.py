@@ -42,7 +42,7 @@ def ask(tmp_path: Path) -> Ask:
 def test_sizes_of_calls(ask: Ask) -> None:
     """The sentence names the sizes that were run, on both sides of the one from which on `merged` frees tables."""
     found = ask(*(Scenario(virt=64 * MIB, sparsity=0.99, zap=zap) for zap in (64 * KIB, MIB // 2, 8 * MIB)))
-    assert found.sentences[1] == "madvise calls up to 512 KiB free nothing under merged, those from 8 MiB on do."
+    assert found.sentences[1] == "Under merged, calls of up to 512 KiB free no tables; calls of 8 MiB or more do."
     (axis,) = found.axes
     assert axis.values == (64 * KIB, MIB // 2, 8 * MIB)
     assert axis.given_back[:2] == (0, 0)

@@ -59,7 +59,7 @@ def test_time_left(monkeypatch: pytest.MonkeyPatch, estimates: list[float], fact
 
 
 def test_before_the_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is told before anything was seen; a batch that runs longer than expected never counts as done."""
+    """There is no estimate before anything was seen; a batch that runs longer than expected never counts as done."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     meter = WorkMeter(4e9, WORKERS)
