@@ -131,7 +131,10 @@ def finish_rounds(
     upper = named(tally.upper, UPPER)
 
     def so_far(new: Integers) -> Integers:
-        """Upper tables that a point has had up to each round."""
+        """For each round, the number of upper tables made from its point's first round up to and including it.
+
+        new: int64[rounds], tables made in each round, the points one after the other
+        """
         total = np.cumsum(new)
         before = np.append(0, total)[offsets[:-1]]
         return np.asarray(total - np.repeat(before, counts))

@@ -29,10 +29,10 @@ class TraceRule:
 
 
 def trace_rule(policy: Policy) -> TraceRule:
-    """Reduce a policy to what matters in a trace.
+    """Return the part of a policy that decides which tables are freed when a recording is replayed.
 
-    `markers` does not: a marker stays in the table, which then is not empty. `otherwise` matters as `keep` only: the
-    other fallbacks find out what the table holds.
+    `markers` is left out because a guard marker is an entry, so its table is not empty; `lock` because locks do not
+    matter in a replay. Of `otherwise`, only `keep` makes a difference: the others find out whether the table is empty.
     """
     if policy.when in ("never", "unmap"):
         return TraceRule(policy.when)

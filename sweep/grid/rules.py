@@ -56,7 +56,10 @@ def read_rules(text: str, source: str) -> tuple[Policy, ...]:
 
 
 def read_policies(node: Node, path: NodePath) -> tuple[Policy, ...]:
-    """The policies of a node: a name, a rule, or a list of both. The order is that of `read_rules`."""
+    """The policies of a YAML node, which is a policy's name, a rule, or a list of both. Raises UserError.
+
+    Built-in policies come first, in their fixed order, then the others as listed.
+    """
     entries = _items(node, path)
     if not entries:
         advice = "leave the key out for all policies" if path else "give a name or a rule"

@@ -69,9 +69,10 @@ def check_no_traces(grid: Grid) -> None:
 
 
 def supported_policies(kernel: Kernel, grid: Grid) -> tuple[str, ...]:
-    """The policies of the grid that this kernel can run: its own, and munmap for scenarios.
+    """Those of the grid's policies that can run on this kernel, in the grid's order.
 
-    Raises UserError if there are none, and for a rule of the grid's own that differs from the kernel's.
+    They are the policy that the kernel implements, the grid's own rules that are equal to it, and munmap, except for
+    recordings. Raises UserError if none is left, or if a rule of the grid's own differs from the kernel's policy.
     """
     name = "this kernel" if accel_of(kernel) == HOST else f"Linux {kernel.machine.release}"
     supported = (kernel.policy,) if grid.traces else (kernel.policy, MUNMAP)

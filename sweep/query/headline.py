@@ -1,6 +1,6 @@
 """The answer of a run in one or two sentences, computed from its rows, and the figures of each policy behind them.
 
-`sweep launch` and `sweep report` begin with it.
+`sweep launch` prints it after the run's status, `sweep report` shows it first.
 """
 
 from collections.abc import Callable, Sequence

@@ -72,7 +72,7 @@ class TriedPoints:
     failed: dict[str, int]
 
     def is_done(self, ids: PointIds, rerun_failed: bool = False) -> NDArray[np.bool_]:
-        """bool[n]: which of these points a launch skips: those that are ok and, unless `rerun_failed`, that failed."""
+        """bool[n]: whether a launch skips each point: one that is ok, and one that failed unless `rerun_failed`."""
         done = self.ok.has(sort_ids(ids))
         return done if rerun_failed else done | self._failed(ids)
 

@@ -97,7 +97,11 @@ class CallHistogram:
             self._add_reached(pieces)
 
     def _add_reached(self, pieces: Sequence[Piece]) -> None:
-        """Count one call of MADV_DONTNEED for each smallest size of piece that a rule has."""
+        """Count one call of MADV_DONTNEED in `_reached`.
+
+        For each smallest size of piece after which a rule acts (`least`): if the call has such a piece, count the call,
+        all its bytes, and the bytes of such pieces. A piece is the part of a call inside one table's range.
+        """
         sizes = [size for _, start, end in pieces for size in _piece_sizes(start, end)]
         for least, reached in self._reached.items():
             reached_bytes = sum(count * size for size, count in sizes if size >= least)

@@ -83,7 +83,7 @@ def read_trace_file(path: Path, name: str) -> TraceFile:
 
 
 def are_traces(columns: Mapping[str, Any]) -> bool:
-    """Whether these columns are of traces, not of scenarios."""
+    """Whether these columns of points describe recordings, not scenarios."""
     return "trace_hash" in columns
 
 
