@@ -28,7 +28,7 @@ class Picture:
 
     def save(self, path: str | Path) -> Path:
         """Write the picture in the format of the file's ending: .svg, .png, .pdf or .html. Raises UserError."""
-        from sweep.report.page import write_chart
+        from sweep.report.html_page import write_chart
 
         write_chart(self.chart, Path(path))
         return Path(path)

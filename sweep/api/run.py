@@ -41,8 +41,8 @@ class Run:
     @property
     def answer(self) -> str:
         """The answer in one or two sentences, computed from the rows."""
+        from sweep.query.answer_sentence import headline
         from sweep.query.database import Database
-        from sweep.query.headline import headline
 
         with Database(self._store, run=self.id) as database:
             return " ".join(headline(database).sentences)
@@ -100,8 +100,8 @@ class Run:
     def report(self, path: str | Path, *, cost: str = cost_tables.DEFAULT) -> Path:
         """Write the page that `sweep report` writes. Raises UserError."""
         from sweep.plot import picture_file
-        from sweep.report.page import html
-        from sweep.report.report import report
+        from sweep.report.html_page import html
+        from sweep.report.report_content import report
 
         path = Path(path)
         picture_file.check_ending(path, picture_file.PAGE_ENDINGS)

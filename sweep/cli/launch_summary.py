@@ -10,8 +10,8 @@ from sweep.cli.options import results_option
 from sweep.cli.program_name import as_called
 
 if TYPE_CHECKING:
+    from sweep.query.answer_sentence import Headline
     from sweep.query.database import Database
-    from sweep.query.headline import Headline
     from sweep.query.named_queries import NamedQuery
     from sweep.run.launch import LaunchSummary
     from sweep.store.arrow_tables import Table
@@ -53,8 +53,8 @@ def print_summary(
     `show_sql`: also the SQL of the named query that belongs to the engine; its rows are in the JSON, and for the live
     kernel they are the table.
     """
+    from sweep.query.answer_sentence import headline
     from sweep.query.database import Database
-    from sweep.query.headline import headline
     from sweep.query.named_queries import named_query
 
     question = named_query(KERNEL_QUERY if is_kernel else MODEL_QUERY)
@@ -132,7 +132,7 @@ def _print_answer(database: "Database", answer: "Headline", question: "NamedQuer
 
 def _policy_rows(answer: "Headline") -> Iterator[tuple[str, ...]]:
     """A row of POLICY_COLUMNS for each policy but `none`, with which the others are compared."""
-    from sweep.query.headline import BASELINE, percent_text
+    from sweep.query.answer_sentence import BASELINE, percent_text
 
     for figures in answer.policies:
         if figures.policy != BASELINE and figures.given_back is not None:
@@ -152,7 +152,7 @@ def _remarks(answer: "Headline", database: "Database") -> Iterator[str]:
 
 def _chart(database: "Database", answer: "Headline") -> Iterator[str]:
     """Bars of what a policy gives back along its most important axis, beside those of the best policy."""
-    from sweep.query.headline import axis_of, percent_text, size_text
+    from sweep.query.answer_sentence import axis_of, percent_text, size_text
 
     if not answer.axes:
         return

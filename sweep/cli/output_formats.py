@@ -23,9 +23,9 @@ from sweep.common import atomic_write
 from sweep.common.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from sweep.query.answer import Answer
     from sweep.query.database import Database
     from sweep.query.named_queries import NamedQuery
+    from sweep.query.query_rows import Answer
     from sweep.store.arrow_tables import Table
 
 Rows = Iterable[Sequence[Any]]

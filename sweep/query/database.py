@@ -9,8 +9,8 @@ from engine.model.policy import BUILT_IN, POLICIES
 from sweep.common import cost_tables, schema
 from sweep.common.errors import UserError
 from sweep.query import views
-from sweep.query.answer import Answer, Form
 from sweep.query.exact_values import Column, csv_query, exact_query, fits_query, parquet_query
+from sweep.query.query_rows import Answer, Form
 from sweep.query.sealed_connection import DEFAULT_SECONDS, FILE_ERRORS, SealedConnection, late_error, user_errors
 from sweep.store import arrow_tables, parquet
 from sweep.store.checked_parts import CheckedFiles

@@ -6,7 +6,7 @@ from typing import Any
 from sweep.common import schema
 from sweep.plot.request import Variation
 from sweep.query.database import Database
-from sweep.report.page import Rows
+from sweep.report.html_page import Rows
 from sweep.store.store import RunInfo
 
 MOST_ROWS = 8_000

@@ -38,7 +38,7 @@ def run_page(name: str, folder: Path) -> str:
 
 
 def row_labels(table: str) -> set[str]:
-    """The words in the first column of each row, whose columns are at least two spaces apart. A label may be wrapped."""
+    """The words of the first column, which ends at two spaces. A label may be wrapped."""
     return {word for line in table.splitlines() for word in re.split(r" {2,}", line)[0].split()}
 
 

@@ -21,7 +21,9 @@ def test_blocks_of_the_page(tmp_path: Path) -> None:
     """Each block runs; the grid `first` is cut down to ten points."""
     *scripts, last = blocks(PAGE.read_text(), "python")
     assert len(scripts) == 2
-    scripts[0] = scripts[0].replace('launch("first")', 'launch("first", where="threads = 1 AND sparsity > 0.9", executor="inline")')
+    scripts[0] = scripts[0].replace(
+        'launch("first")', 'launch("first", where="threads = 1 AND sparsity > 0.9", executor="inline")'
+    )
     for script in (*scripts, last):
         done = subprocess.run(
             [sys.executable, "-c", script],

@@ -90,7 +90,7 @@ def plot(
     if output is None:
         _print(chart)
     else:
-        from sweep.report.page import write_chart
+        from sweep.report.html_page import write_chart
 
         write_chart(chart, output)
         output_formats.print_note(f"wrote {output}")

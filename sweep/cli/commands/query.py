@@ -10,9 +10,9 @@ from sweep.cli.options import STORE, JsonFormat, Results
 from sweep.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from sweep.query.answer import Form
     from sweep.query.database import Database
     from sweep.query.named_queries import NamedQuery
+    from sweep.query.query_rows import Form
 
 QueryFormat = Literal["table", "csv", "json", "md", "parquet"]
 FORMAT_OF_SUFFIX = {".csv": "csv", ".json": "json", ".md": "md", ".parquet": "parquet", ".txt": "table"}

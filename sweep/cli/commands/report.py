@@ -28,8 +28,8 @@ def report(
     """
     from sweep.common.units import human_size
     from sweep.plot import picture_file
-    from sweep.report.page import html
-    from sweep.report.report import report as make_page
+    from sweep.report.html_page import html
+    from sweep.report.report_content import report as make_page
     from sweep.store.store import open_store
 
     if output is not None:

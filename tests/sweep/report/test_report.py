@@ -9,10 +9,10 @@ import pytest
 
 from sweep.cli.main import main
 from sweep.plot.pareto import Choice, front
+from sweep.query.answer_sentence import headline
 from sweep.query.database import Database
-from sweep.query.headline import headline
-from sweep.report.page import Figure, Page, html
-from sweep.report.report import report
+from sweep.report.html_page import Figure, Page, html
+from sweep.report.report_content import report
 from sweep.report.row_table import MOST_ROWS
 from sweep.store.store import Store
 from tests.support import browser

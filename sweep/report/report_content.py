@@ -16,10 +16,10 @@ from sweep.plot.quantities import MEASURES, Quantity, by_name
 from sweep.plot.request import PlotRequest
 from sweep.plot.scales import numbers_text, value_text
 from sweep.plot.vega_lite import heat_panels
+from sweep.query.answer_sentence import BASELINE, Headline, headline
 from sweep.query.database import Database
-from sweep.query.headline import BASELINE, Headline, headline
 from sweep.query.named_queries import named_query
-from sweep.report.page import Check, Figure, Key, Page, Rows, figure_of
+from sweep.report.html_page import Check, Figure, Key, Page, Rows, figure_of
 from sweep.report.row_table import row_table
 from sweep.store.store import RunInfo, Store
 

@@ -8,8 +8,8 @@ import pytest
 from engine.model.policy import BUILT_IN, POLICIES
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
+from sweep.query.answer_sentence import Headline, headline, percent_text
 from sweep.query.database import Database
-from sweep.query.headline import Headline, headline, percent_text
 from sweep.store import result_tables
 from sweep.store.store import Store
 from tests.support.small_stores import MIB, opened, point_id
