@@ -45,6 +45,16 @@ class Mapping:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SmapsEntry:
+    """One VMA of /proc/PID/smaps: addresses [start, end) in bytes, VmFlags, and THPeligible."""
+
+    start: int
+    end: int
+    flags: frozenset[str]
+    thp_eligible: bool  #: whether the kernel may put a huge page there; True before Linux 5.0, which does not say so
+
+
 def read_guarded(pid: int, read: Callable[[], T]) -> T:
     """Return `read()`. Turns its OSErrors (no such process, permission denied) into UserErrors."""
     try:
@@ -90,6 +100,30 @@ def read_thp_setting() -> str:
     except OSError:
         return "never"
     return text.partition("[")[2].partition("]")[0]
+
+
+def has_thp_disabled(pid: int) -> bool:
+    """Whether PR_SET_THP_DISABLE is set: THP_enabled of /proc/PID/status (Linux 5.0) is 0. Raises UserError."""
+    lines = read_guarded(pid, partial(_read_lines, Path(f"/proc/{pid}/status")))
+    return any(line.split() == ["THP_enabled:", "0"] for line in lines)
+
+
+def read_smaps(pid: int) -> list[SmapsEntry]:
+    """The VMAs by address. Raises UserError."""
+    return list(parse_smaps(read_guarded(pid, partial(_read_lines, Path(f"/proc/{pid}/smaps")))))
+
+
+def parse_smaps(lines: list[str]) -> Iterator[SmapsEntry]:
+    """The VMAs in the lines of a file /proc/PID/smaps. VmFlags is the last line of each."""
+    start, end, eligible = 0, 0, True
+    for line in lines:
+        if line[0] in "0123456789abcdef":  # names of fields begin with a capital
+            first, _, last = line.split(maxsplit=1)[0].partition("-")
+            start, end, eligible = int(first, 16), int(last, 16), True
+        elif line.startswith("THPeligible:"):
+            eligible = line.split()[1] != "0"
+        elif line.startswith("VmFlags:"):
+            yield SmapsEntry(start, end, frozenset(line.split()[1:]), eligible)
 
 
 def read_thp_events() -> tuple[int, int]:

@@ -42,9 +42,21 @@ class VmaCount:
     swapped: int
     guard: int
     slots: int  #: that it overlaps
-    slots_with_entry: int
+    slots_with_entry: int  #: in a table; huge pages of anonymous memory count, as they keep one
+    slots_huge: int  #: with a huge page: one PMD entry
+    slots_huge_file: int  #: of these without a table
     whole_slots: int  #: that are wholly in it
     whole_without_entry: int
+
+    @property
+    def slots_none(self) -> int:
+        """Slots without any entry: with an empty table, or without one."""
+        return self.slots - self.slots_with_entry - self.slots_huge_file
+
+    @property
+    def slots_table(self) -> int:
+        """Slots whose table has entries."""
+        return self.slots - self.slots_none - self.slots_huge
 
     @property
     def entries(self) -> int:
@@ -138,13 +150,17 @@ class _CensusBuilder:
         """Add a VMA and the runs of its pages whose entries are not none."""
         pages = dict.fromkeys((PRESENT, PFNZERO, SWAPPED, GUARD), 0)
         numbers, entries, resident = [], [], []
+        huge_bytes = huge_file_bytes = 0
         for batch in runs:
             lengths = (batch.end - batch.start) // self._page
             contents = _contents(batch.kind)
             for content in pages:
                 pages[content] += int(lengths[contents == content].sum())
             # A huge page of a file has no PTE table; an anonymous one keeps a deposited table.
-            has_table = (batch.kind & (HUGE | FILE)) != HUGE | FILE
+            is_huge, is_file = batch.kind & HUGE != 0, batch.kind & FILE != 0
+            huge_bytes += int((batch.end - batch.start)[is_huge].sum())
+            huge_file_bytes += int((batch.end - batch.start)[is_huge & is_file].sum())
+            has_table = ~(is_huge & is_file)
             slots, counts = entries_by_slot(batch.start[has_table], batch.end[has_table], self._page, self._span)
             numbers.append(slots)
             entries.append(counts)
@@ -154,10 +170,14 @@ class _CensusBuilder:
         self._entries.append(counts)
         if mapping.is_anonymous:
             self._runs += run_lengths(resident, self._page)
-        self._vmas.append(self._vma_count(mapping, pages, slots))
+        huge = huge_bytes // self._span, huge_file_bytes // self._span
+        self._vmas.append(self._vma_count(mapping, pages, slots, huge))
 
-    def _vma_count(self, mapping: Mapping, pages: dict[int, int], slots: IntArray) -> VmaCount:
-        """`pages`: number of pages by content; `slots`: numbers of the slots with an entry, sorted."""
+    def _vma_count(self, mapping: Mapping, pages: dict[int, int], slots: IntArray, huge: tuple[int, int]) -> VmaCount:
+        """`pages`: number of pages by content; `slots`: numbers of the slots with an entry, sorted.
+
+        huge: number of slots with a huge page, and of these with one of a file.
+        """
         first, last = -(-mapping.start // self._span), mapping.end // self._span
         whole_slots = max(0, last - first)
         whole_with_entry = int(np.count_nonzero((slots >= first) & (slots < last)))
@@ -169,6 +189,8 @@ class _CensusBuilder:
             guard=pages[GUARD],
             slots=(mapping.end - 1) // self._span - mapping.start // self._span + 1,
             slots_with_entry=len(slots),
+            slots_huge=huge[0],
+            slots_huge_file=huge[1],
             whole_slots=whole_slots,
             whole_without_entry=whole_slots - whole_with_entry,
         )

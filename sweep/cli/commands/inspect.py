@@ -14,9 +14,10 @@ from sweep.cli.options import ZAPS, JsonFormat, OutputFormat, PurgeSizes, parse_
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
+    from sweep.process.huge_page_refill import HugePageVmas
     from sweep.process.table_census import TableCensus
 
-TableName = Literal["summary", "policy", "vma", "slot", "runs"]
+TableName = Literal["summary", "policy", "vma", "thp", "slot", "runs"]
 TableRows = Iterator[Sequence[Any]]
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("start", "end", "rights", "name", "bytes", "present", "zero", "swapped", "guard"),
         *("slots", "slots_with_entry", "whole_without_entry"),
     ),
+    "thp": ("start", "end", "name", "slots", "slots_none", "slots_table", "slots_huge", "thp_allowed"),
     "runs": ("pages_from", "pages_to", "runs", "bytes", "bytes_share"),
     "slot": ("slot", "entries", "none"),
 }
@@ -33,7 +35,7 @@ SEVERAL_COLUMNS = (
     *("pid", "command", "virt_kib", "res_kib", "vm_pte_kib"),
     *("tables_with_entry", "empty_kib_least", "empty_kib_most"),
 )
-MOST_ROWS = {"vma": 12, "slot": 1_000}
+MOST_ROWS = {"vma": 12, "thp": 12, "slot": 1_000}
 """Most rows of these tables; other formats print all rows."""
 
 
@@ -66,7 +68,7 @@ def inspect(
 
     Example: sweep inspect 1234 --zap 2MiB
     """
-    from sweep.process import table_census
+    from sweep.process import huge_page_refill, table_census
 
     form, zaps = "json" if as_json else format, parse_purge_sizes(zap)
     if every or cgroup is not None or len(pids or ()) > 1:
@@ -76,7 +78,8 @@ def inspect(
     if not pids:
         raise UserError("inspect: which process? give a PID or several, --all, or --cgroup NAME")
     census = table_census.take_census(pids[0])
-    tables = _tables(census, zaps)
+    huge_page_vmas = huge_page_refill.read_huge_page_vmas(pids[0])
+    tables = _tables(census, huge_page_vmas, zaps)
     if by is not None:
         wanted: tuple[str, ...] = (by,)
     elif form == "csv":
@@ -84,7 +87,7 @@ def inspect(
     else:
         wanted = tuple(name for name in COLUMNS if name != "slot")
     _print_tables({name: tables[name] for name in wanted}, form, as_object=by is None)
-    for line in _notes(census):
+    for line in _notes(census, huge_page_vmas):
         output_formats.print_note(f"sweep inspect: {line}")
     if grid is not None:
         _write_grid(census, grid, zaps)
@@ -112,22 +115,25 @@ def _print_several(pids: list[int], every: bool, cgroup: str | None, form: str) 
     return 0
 
 
-def _tables(census: "TableCensus", zaps: tuple[int, ...]) -> dict[str, TableRows]:
+def _tables(census: "TableCensus", huge_page_vmas: "HugePageVmas", zaps: tuple[int, ...]) -> dict[str, TableRows]:
     """The rows of each table in COLUMNS. Raises UserError for a size that no call can have."""
     from sweep.process.reclaim_estimate import check_purge_size
 
     for zap in zaps:
         check_purge_size(census, zap)
     return {
-        "summary": _summary_rows(census),
+        "summary": _summary_rows(census, huge_page_vmas),
         "policy": _policy_rows(census, zaps),
         "vma": _vma_rows(census),
+        "thp": _thp_rows(census, huge_page_vmas),
         "runs": _run_rows(census),
         "slot": _slot_rows(census),
     }
 
 
-def _summary_rows(census: "TableCensus") -> TableRows:
+def _summary_rows(census: "TableCensus", huge_page_vmas: "HugePageVmas") -> TableRows:
+    from sweep.process.huge_page_refill import refill_bytes
+
     least, most = census.empty
     kib = census.table_kib
     upper = census.upper_least, census.upper_most
@@ -140,6 +146,7 @@ def _summary_rows(census: "TableCensus") -> TableRows:
     yield "PTE tables with an entry", census.needed, census.needed, "tables"
     yield "PTE tables without", least, most, "tables"
     yield "what these take", least * kib, most * kib, "KiB"
+    yield "once freed, RES of a write in each", *(size >> 10 for size in refill_bytes(census, huge_page_vmas)), "KiB"
     yield "slots mapped, without an entry", census.slots_without_entry, census.slots_without_entry, "slots"
     yield "of these wholly in one VMA", census.whole_without_entry, census.whole_without_entry, "slots"
 
@@ -164,6 +171,17 @@ def _vma_rows(census: "TableCensus") -> TableRows:
         )
 
 
+def _thp_rows(census: "TableCensus", huge_page_vmas: "HugePageVmas") -> TableRows:
+    """VMAs with a whole slot, without which there is no huge page; those with the most huge pages come first."""
+    vmas = [vma for vma in census.vmas if vma.whole_slots]
+    for vma in sorted(vmas, key=lambda vma: (-vma.slots_huge, -vma.slots_none)):
+        mapping = vma.mapping
+        yield (
+            *(f"{mapping.start:#x}", f"{mapping.end:#x}", mapping.name),
+            *(vma.slots, vma.slots_none, vma.slots_table, vma.slots_huge, huge_page_vmas.allow(mapping)),
+        )
+
+
 def _slot_rows(census: "TableCensus") -> TableRows:
     """Slots with an entry, by address: how many of their entries are set, and how many are none."""
     span, entries = census.arch.span_bytes, census.arch.entries
@@ -179,8 +197,8 @@ def _run_rows(census: "TableCensus") -> TableRows:
             yield 1 << power, (2 << power) - 1, count, pages * census.arch.page_bytes, round(pages / total, 4)
 
 
-def _notes(census: "TableCensus") -> Iterator[str]:
-    """What limits the accuracy of this census."""
+def _notes(census: "TableCensus", huge_page_vmas: "HugePageVmas") -> Iterator[str]:
+    """What limits the accuracy of this census, and why its writes bring no huge pages though the system allows them."""
     if census.vm_pte_kib_before != census.sizes.vm_pte_kib:
         before, after = census.vm_pte_kib_before, census.sizes.vm_pte_kib
         yield f"VmPTE changed from {before:,} to {after:,} KiB while the process was read: the figures are not exact"
@@ -190,6 +208,8 @@ def _notes(census: "TableCensus") -> Iterator[str]:
         yield "this kernel does not show guard markers: a table with nothing else counts as empty"
     if census.unseen_slots:
         yield f"{census.unseen_slots:,} slots of device memory cannot be seen; the bounds allow for a table in each"
+    if huge_page_vmas.is_disabled and huge_page_vmas.setting != "never":
+        yield "the process has PR_SET_THP_DISABLE set: its writes bring no huge pages"
 
 
 def _print_tables(tables: dict[str, TableRows], form: str, *, as_object: bool) -> None:
@@ -204,7 +224,7 @@ def _print_tables(tables: dict[str, TableRows], form: str, *, as_object: bool) -
             output_formats.print_line()
         most = MOST_ROWS.get(name, 0) if form == "table" else 0
         names = COLUMNS[name]
-        if name == "vma" and form == "table":  # the end follows from start and bytes, and a line has 80 columns
+        if "end" in names and form == "table":  # the end follows from other columns, and a line has 80 columns
             end = names.index("end")
             names, rows = names[:end] + names[end + 1 :], (row[:end] + row[end + 1 :] for row in map(tuple, rows))
         left_out = output_formats.print_rows(names, rows, form, most=most)

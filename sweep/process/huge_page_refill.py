@@ -1,0 +1,58 @@
+"""What writes in slots whose empty tables were freed bring to RES: huge pages where the process may have them.
+
+The first write in a slot without a table brings a huge page if the slot is wholly in one VMA that allows it; in an
+empty table it brings one page (Linux 6.18, __handle_mm_fault). docs/method.md, section 8, has all rules.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sweep.process.proc import Mapping, SmapsEntry, has_thp_disabled, read_smaps, read_thp_setting
+from sweep.process.table_census import TableCensus
+
+
+@dataclass(frozen=True, slots=True)
+class HugePageVmas:
+    """The VMAs of a process that allow huge pages, as (start, end) in bytes.
+
+    `setting`: the system's, always, madvise or never. `is_disabled`: PR_SET_THP_DISABLE, which overrides it.
+    """
+
+    setting: str
+    is_disabled: bool
+    ranges: frozenset[tuple[int, int]]
+
+    def allow(self, mapping: Mapping) -> bool:
+        return mapping.is_anonymous and (mapping.start, mapping.end) in self.ranges
+
+
+def read_huge_page_vmas(pid: int, setting: str | None = None) -> HugePageVmas:
+    """`setting`: as if the system had this one; None for its own. Raises UserError if the process cannot be read."""
+    assumed, is_disabled = setting or read_thp_setting(), has_thp_disabled(pid)
+    if is_disabled or assumed == "never":
+        return HugePageVmas(assumed, is_disabled, frozenset())
+    chosen = _allowing(read_smaps(pid), assumed, is_own=setting is None)
+    return HugePageVmas(assumed, is_disabled, frozenset((entry.start, entry.end) for entry in chosen))
+
+
+def _allowing(entries: list[SmapsEntry], setting: str, *, is_own: bool) -> Iterator[SmapsEntry]:
+    """`is_own`: the setting is the system's, so the kernel's own THPeligible must agree."""
+    for entry in entries:
+        is_allowed = "hg" in entry.flags or (setting == "always" and "nh" not in entry.flags)
+        if is_allowed and (entry.thp_eligible or not is_own):
+            yield entry
+
+
+def refill_bytes(census: TableCensus, vmas: HugePageVmas) -> tuple[int, int]:
+    """Least and most RES, in bytes, of one write in each slot whose empty table was freed.
+
+    Which slots these are is unknown: at least those that find no place where huge pages are not allowed bring one.
+    """
+    least, most = census.empty
+    allowed = sum(vma.whole_without_entry for vma in census.vmas if vmas.allow(vma.mapping))
+    elsewhere = census.slots_without_entry - allowed
+    return _res(census, least, max(0, least - elsewhere)), _res(census, most, min(most, allowed))
+
+
+def _res(census: TableCensus, slots: int, huge: int) -> int:
+    return huge * census.arch.span_bytes + (slots - huge) * census.arch.page_bytes
