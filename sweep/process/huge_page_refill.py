@@ -7,6 +7,7 @@ empty table it brings one page (Linux 6.18, __handle_mm_fault). docs/method.md, 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sweep.process.advice import Fact, Footprint
 from sweep.process.proc import Mapping, SmapsEntry, has_thp_disabled, read_smaps, read_thp_setting
 from sweep.process.table_census import TableCensus
 
@@ -52,6 +53,37 @@ def refill_bytes(census: TableCensus, vmas: HugePageVmas) -> tuple[int, int]:
     allowed = sum(vma.whole_without_entry for vma in census.vmas if vmas.allow(vma.mapping))
     elsewhere = census.slots_without_entry - allowed
     return _res(census, least, max(0, least - elsewhere)), _res(census, most, min(most, allowed))
+
+
+@dataclass(frozen=True, slots=True)
+class AddedRes:
+    """Least and most RES, in bytes, that reclaim adds: writes in slots with an empty table bring a page in any case.
+
+    `setting`: the system's setting of huge pages that is assumed.
+    """
+
+    setting: str
+    least: int
+    most: int
+    source: str
+
+    @property
+    def fact(self) -> Fact:
+        what = f"thp {self.setting}: RES that writes to the freed slots add"
+        return Fact("bounds", what, self.least, self.most, "bytes", self.source)
+
+
+def added_res_of_process(census: TableCensus, vmas: HugePageVmas) -> AddedRes:
+    kept = [tables * census.arch.page_bytes for tables in census.empty]
+    least, most = (after - before for after, before in zip(refill_bytes(census, vmas), kept, strict=True))
+    return AddedRes(vmas.setting, least, most, "process: VmPTE, page map and smaps")
+
+
+def added_res_of_sizes(footprint: Footprint, setting: str) -> AddedRes:
+    """At most a huge page for each empty table, and no more RES than VIRT."""
+    per_slot = footprint.arch.span_bytes - footprint.arch.page_bytes
+    most = 0 if setting == "never" else min(footprint.empty[1] * per_slot, footprint.virt - footprint.res)
+    return AddedRes(setting, 0, most, "engine: arithmetic on VIRT, RES and VmPTE")
 
 
 def _res(census: TableCensus, slots: int, huge: int) -> int:

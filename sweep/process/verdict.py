@@ -12,6 +12,7 @@ from engine.model.policy import BUILT_IN
 from engine.traces.trace_rules import trace_rule
 from sweep.common.units import format_size, human_size
 from sweep.process.advice import Footprint
+from sweep.process.huge_page_refill import AddedRes
 from sweep.process.kernels import running_kernel
 from sweep.process.reclaim_estimate import estimate_reclaim
 from sweep.process.table_census import TableCensus
@@ -41,10 +42,14 @@ def verdict(
     shared: SharedMemory | None,
     zaps: tuple[int, ...],
     process: str = "PID",
+    added_res: AddedRes | None = None,
 ) -> Iterator[str]:
-    """Sentences and short lines, each a paragraph of its own. The last ones say what to measure next."""
+    """Sentences and short lines, each a paragraph of its own. The last ones say what to measure next.
+
+    added_res: what reclaim may cost in RES, in place of the calls that free tables, so that a page has both.
+    """
     arch = footprint.arch if footprint else ARCHES[0]
-    can_come_back = True
+    can_come_back, least, most = True, 0, 0
     if footprint is not None:
         least, most, of_what = _empty_bytes(footprint, census)
         can_come_back = most > 0
@@ -58,7 +63,7 @@ def verdict(
     if replay is not None:
         yield _recorded(replay)
     if can_come_back and (footprint or replay):
-        yield _calls(zaps, arch)
+        yield _calls(zaps, arch) if added_res is None else _res_cost(added_res, human_size(most), arch)
     if shared is not None:
         yield from _shared_lines(shared)
     if can_come_back:
@@ -105,6 +110,19 @@ def _calls(zaps: tuple[int, ...], arch: Arch) -> str:
     return (
         f"A madvise call frees the tables whose whole {format_size(span)} it covers, also of memory given back before. "
         f"Calls {shares} (from unaligned to aligned)."
+    )
+
+
+def _res_cost(added: AddedRes, table_size: str, arch: Arch) -> str:
+    """What the next write in a slot brings whose table is gone."""
+    span, page = format_size(arch.span_bytes), format_size(arch.page_bytes)
+    frees = f"A madvise call over a whole {span} frees its table."
+    if not added.most:
+        return f"{frees} No huge pages are allowed there: the next write brings {page} either way, no more RES."
+    where = "In memory under MADV_HUGEPAGE" if added.setting == "madvise" else "Where huge pages are allowed"
+    return (
+        f"{frees} {where} the next write then brings {span}, not {page}: reclaim may save up to {table_size} of VmPTE "
+        f"and cost up to {human_size(added.most)} of RES."
     )
 
 

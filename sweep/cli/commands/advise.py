@@ -13,6 +13,7 @@ from sweep.common.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from sweep.process.advice import Fact, Footprint
     from sweep.process.allocator_settings import AllocatorSetting
+    from sweep.process.huge_page_refill import AddedRes
     from sweep.process.table_census import TableCensus
     from sweep.process.verdict import SharedMemory
     from sweep.traces.trace_replay import TraceReplay
@@ -57,6 +58,10 @@ def advise(
         typer.Option("--trace", metavar="FILE", help="Assess the recorded calls of a program.", show_default=False),
     ] = None,
     zap: PurgeSizes = ZAPS,
+    thp: Annotated[
+        Literal["always", "madvise", "never"] | None,
+        typer.Option("--thp", help="Say what reclaim may cost in RES under this setting of huge pages."),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option("--processes", metavar="N", min=1, help="With --shared: this many processes map the same memory."),
@@ -87,13 +92,15 @@ def advise(
     form, zaps = "json" if as_json else format, parse_purge_sizes(zap)
     same_memory = _parse_shared(processes, shared)
     inputs = _read_inputs(virt, res, vmpte, pid, trace, is_optional=bool(same_memory or allocator or by == "knobs"))
+    added_res = _added_res(inputs, pid, thp) if thp else None
     settings = _settings_of(allocator)
     tables = {
-        "facts": OutputTable(FACT_COLUMNS, [astuple(fact) for fact in _facts(inputs, zaps)]),
+        "facts": OutputTable(FACT_COLUMNS, [astuple(fact) for fact in _facts(inputs, added_res, zaps)]),
         "kernels": OutputTable(KERNEL_COLUMNS, list(_kernel_rows())),
         "knobs": OutputTable(KNOB_COLUMNS, list(_knob_rows(settings))),
     }
-    answer = list(verdict(inputs.footprint, inputs.census, inputs.trace, same_memory, zaps, process=str(pid or "PID")))
+    known = inputs.footprint, inputs.census, inputs.trace
+    answer = list(verdict(*known, same_memory, zaps, process=str(pid or "PID"), added_res=added_res))
     if by or form == "csv":
         _print_tables({name: tables[name] for name in (by or "facts",)}, form)
     elif form == "json":
@@ -177,7 +184,19 @@ def _printed_size(option: str, text: str) -> int:
         raise UserError(f"{option}: {error}") from error
 
 
-def _facts(inputs: Inputs, zaps: tuple[int, ...]) -> Iterator["Fact"]:
+def _added_res(inputs: Inputs, pid: int | None, thp: str) -> "AddedRes":
+    """What reclaim may cost in RES if the system's setting of huge pages is `thp`. Raises UserError."""
+    from sweep.process import huge_page_refill
+
+    if inputs.census is not None and pid is not None:
+        vmas = huge_page_refill.read_huge_page_vmas(pid, thp)
+        return huge_page_refill.added_res_of_process(inputs.census, vmas)
+    if inputs.footprint is None:
+        raise UserError(f"--thp {thp}: needs --pid, or --virt, --res and --vmpte")
+    return huge_page_refill.added_res_of_sizes(inputs.footprint, thp)
+
+
+def _facts(inputs: Inputs, added_res: "AddedRes | None", zaps: tuple[int, ...]) -> Iterator["Fact"]:
     from engine.model.arch import ARCHES
     from sweep.process import advice
 
@@ -188,6 +207,8 @@ def _facts(inputs: Inputs, zaps: tuple[int, ...]) -> Iterator["Fact"]:
         yield from advice.census_facts(census)
     elif footprint is not None:
         yield from advice.random_placement_facts(footprint)
+    if added_res is not None:
+        yield added_res.fact
     yield from advice.purge_facts(zaps, footprint.arch if footprint else ARCHES[0])
     if inputs.trace is not None:
         yield from advice.trace_facts(inputs.trace)

@@ -15,6 +15,7 @@ from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.process.advice import Footprint
 from sweep.process.allocator_settings import allocator_settings
+from sweep.process.huge_page_refill import added_res_of_sizes
 from sweep.process.kernels import frees_tables
 from sweep.process.printed_sizes import parse_printed_size
 from tests.paths import DATA
@@ -94,6 +95,33 @@ def test_the_verdict_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == "Of 110.0 GiB of page tables at least 0 B and at most 108.6 GiB can come back."
     assert lines[1].split()[:2] == ["Linux", "7.0"]
     assert lines[-1] == "  sweep inspect PID"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("always", "may save up to 108.6 GiB of VmPTE and cost up to 54.2 TiB of RES."),
+        ("madvise", "In memory under MADV_HUGEPAGE the next write then brings 2MiB, not 4KiB"),
+        ("never", "the next write brings 4KiB either way, no more RES."),
+    ],
+)
+def test_huge_pages_make_reclaim_cost_res(setting: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--thp says what reclaim may cost in RES beside what it saves, in the same 12 lines of 80 columns."""
+    assert main([*SERVER, "--thp", setting]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) <= 12
+    assert max(map(len, out.splitlines())) <= 80
+    assert words in " ".join(out.split())
+    assert main([*SERVER, "--thp", setting, "--by", "facts", "--json"]) == 0
+    facts = {fact["what"]: fact for fact in json.loads(capsys.readouterr().out)}
+    added = facts[f"thp {setting}: RES that writes to the freed slots add"]
+    empty = facts["reclaim can give back"]["most"] // 4096
+    assert (added["least"], added["most"]) == (0, 0 if setting == "never" else empty * (SLOT - 4096))
+
+
+def test_res_never_grows_beyond_virt() -> None:
+    """Slots of a small process that are cut off, or already full, cannot bring 2 MiB each."""
+    assert added_res_of_sizes(Footprint(GIB, 900 << 20, 4 << 20), "always").most == 124 << 20
 
 
 def test_nothing_to_come_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +214,8 @@ def test_each_allocator_has_a_knob_with_its_documentation(capsys: pytest.Capture
         ([], "needs --virt, --res and --vmpte, or --pid, or --trace"),
         (["--virt", "1TiB"], "--res and --vmpte missing"),
         ([*SERVER[1:], "--pid", "1"], "not both"),
+        (["--allocator", "jemalloc", "--thp", "always"], "--thp always: needs --pid, or --virt, --res and --vmpte"),
+        ([*SERVER[1:], "--thp", "allways"], "'allways' is not one of"),
         (["--virt", "1TiB", "--res", "2TiB", "--vmpte", "1GiB"], "--res 2TiB is more than --virt 1TiB"),
         (["--virt", "1TiB", "--res", "1GiB", "--vmpte", "10GiB"], "--vmpte 10GiB is more than the tables of 1TiB"),
         (["--virt", "55", "--res", "1GiB", "--vmpte", "1m"], "--virt: '55' has no unit; top prints 55t, 55g or 55m"),

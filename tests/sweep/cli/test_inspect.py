@@ -172,6 +172,10 @@ def test_slots_with_huge_pages(capsys: pytest.CaptureFixture[str]) -> None:
             next(row for row in tables["summary"] if row["what"] == what)
             for what in ("PTE tables without", "once freed, RES of a write in each")
         )
+        assert main(["advise", "--pid", str(process.pid), "--thp", "madvise", "--json"]) == 0
+        facts = {fact["what"]: fact for fact in json.loads(capsys.readouterr().out)["facts"]}
+        added = facts["thp madvise: RES that writes to the freed slots add"]
+        assert added["most"] >> 10 == refilled["at_most"] - 4 * empty["at_most"] >= 16 * (2048 - 4)
         before = read_sizes(process.pid).vm_rss_kib
         assert process.stdin is not None
         assert process.stdout is not None
