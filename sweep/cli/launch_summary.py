@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MODEL_QUERY, KERNEL_QUERY = "savings", "measured"
 MOST_ROWS, MOST_BARS = 24, 5
 BAR_WIDTH, PERCENT_WIDTH = 23, 9
-POLICY_COLUMNS = ("policy", "given back", "added per freed table", "added per call")
+ADDED_COLUMNS = ("added per freed table", "added per call")
 QUERY_OF_AXIS = {
     "zap": "by_zap",
     "zap_shift": "by_shift",
@@ -74,9 +74,10 @@ def print_summary(
         _print_run(summary, results)
         answer = headline(database)
         _print_answer(database, answer, question, is_kernel)
-        output_formats.print_line()
-        for command in _next_commands(answer, question, summary.run_id, results):
-            output_formats.print_line(command)
+        if not quiet:
+            output_formats.print_line()
+            for command in _next_commands(answer, question, summary.run_id, results):
+                output_formats.print_line(command)
     if show_sql:
         output_formats.print_text(f"\n{question.sql.strip()}")
 
@@ -123,7 +124,7 @@ def _print_answer(database: "Database", answer: "Headline", question: "NamedQuer
     rows = list(_policy_rows(answer))
     if rows:
         output_formats.print_line()
-        output_formats.print_rows(POLICY_COLUMNS, rows, "table")
+        output_formats.print_rows(("policy", answer.given_back_title, *ADDED_COLUMNS), rows, "table")
         for line in _remarks(answer, database):
             output_formats.print_paragraph(line)
     for line in _chart(database, answer):
@@ -131,7 +132,7 @@ def _print_answer(database: "Database", answer: "Headline", question: "NamedQuer
 
 
 def _policy_rows(answer: "Headline") -> Iterator[tuple[str, ...]]:
-    """A row of POLICY_COLUMNS for each policy but `none`, with which the others are compared."""
+    """A row for each policy but `none`, with which the others are compared."""
     from sweep.query.answer_sentence import BASELINE, percent_text
 
     for figures in answer.policies:
@@ -142,7 +143,9 @@ def _policy_rows(answer: "Headline") -> Iterator[tuple[str, ...]]:
 
 
 def _remarks(answer: "Headline", database: "Database") -> Iterator[str]:
-    """What the names of policies stand for, and where the costs come from."""
+    """What the names stand for, and where the costs come from."""
+    if answer.moment != "end":
+        yield "at work: after the last install, when the process has all its memory"
     names = [f"{policy}: {KNOWN_AS[policy]}" for policy in KNOWN_AS if policy in {f.policy for f in answer.policies}]
     if names:
         yield "; ".join(names)
@@ -161,7 +164,8 @@ def _chart(database: "Database", answer: "Headline") -> Iterator[str]:
     title = AXIS_TITLES.get(first.column, first.column)
     labels = [size_text(value) if first.is_in_bytes else str(value) for value in first.values]
     label_width = max(map(len, (title, *labels)))
-    heads = (f"{axis.policy + ' gives back':<{BAR_WIDTH + PERCENT_WIDTH}}" for axis in axes)
+    verb = " gives back" if answer.moment == "end" else " gives back at work"
+    heads = (f"{axis.policy + verb:<{BAR_WIDTH + PERCENT_WIDTH}}" for axis in axes)
     yield ""
     yield f"{title:<{label_width}}  {'  '.join(heads)}".rstrip()
     for row in _spread(len(labels)):
@@ -183,11 +187,13 @@ def _spread(count: int) -> list[int]:
 def _next_commands(answer: "Headline", question: "NamedQuery", run_id: str, results: str) -> Iterator[str]:
     """Three commands that show more: of the most important axis, of the costs, and of the reader's own process."""
     queries = [QUERY_OF_AXIS[axis.column] for axis in answer.axes if axis.column in QUERY_OF_AXIS] or [question.name]
+    if answer.moment != "end":
+        queries = ["at_peak"]
     of_run = f"--run {run_id}{results_option(results)}"
     commands = {
         f"sweep query {queries[0]} {of_run}": "more of this",
         f"sweep query cost {of_run}": "what each policy costs",
-        "sweep advise --virt 55t --res 590g --vmpte 110g": "your process",
+        "sweep advise --virt 55t --res 590g --vmpte 110g": "a process",
     }
     for command, shows in commands.items():
         line = f"{command}  # {shows}"

@@ -29,6 +29,8 @@ BINARY_UNITS, TIME_UNITS = ("bytes", "kib", "mib", "gib", "tib"), ("ns", "us", "
 COUNT_UNITS = ("", "k", "M", "G", "T")
 IN_BYTES = frozenset(("virt", "res", "cluster", "zap", "zap_shift", "folio"))
 """Columns in bytes whose name does not say so: sizes that a user has written with a unit."""
+IDENTIFIERS = frozenset(("pid", "seed"))
+"""Columns of whole numbers that are names: printed without separators, to be copied."""
 RUN, SHARED = "run_id", "policy"
 """Runs get tables of their own; rows that agree in all columns but the policy become one row."""
 FIRST_OF_EQUALS = "merged"
@@ -204,9 +206,9 @@ def _without_equals(table: Table) -> Table:
         others = [column for column in equal if column is not stays]
         if others:
             gone += others
-            said.append(f"{', '.join(column.head for column in others)}: as {stays.head}")
+            said.append(" = ".join([*(column.head for column in others), stays.head]))
     kept = tuple(column for column in table.columns if not any(column is other for other in gone))
-    return replace(table, columns=kept, above=(*table.above, f"equal: {'; '.join(said)}")) if said else table
+    return replace(table, columns=kept, above=(*table.above, f"equal columns: {'; '.join(said)}")) if said else table
 
 
 def _scaled(table: Table) -> Table:
@@ -224,7 +226,7 @@ def _scaled_column(column: Column) -> Column:
 
         cells = ("-" if value is None else format_size(value) for value in column.values)
         return replace(column, cells=tuple(cells))
-    if not column.is_number:
+    if not column.is_number or column.name in IDENTIFIERS:
         return column
     largest = max((abs(float(value)) for value in column.values if _is_finite(value)), default=0)
     head, scale = _scaled_head(column.head, largest)

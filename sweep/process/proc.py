@@ -62,9 +62,11 @@ def read_guarded(pid: int, read: Callable[[], T]) -> T:
     except (FileNotFoundError, ProcessLookupError) as error:
         raise UserError(f"no process {pid}: it does not exist, or it ended while it was read") from error
     except PermissionError as error:
-        raise UserError(
-            f"process {pid} may not be read: run as its owner (if it is dumpable, see ptrace(2)) or as root"
-        ) from error
+        if os.geteuid() == 0:
+            reason = "not even by root here: a container or a security module forbids it"
+        else:
+            reason = "run as its owner (if it is dumpable, see ptrace(2)) or as root"
+        raise UserError(f"process {pid} may not be read: {reason}") from error
     except OSError as error:
         raise UserError(f"process {pid}: {error.strerror or error}") from error
 

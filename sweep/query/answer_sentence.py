@@ -65,6 +65,11 @@ class Headline:
     sentences: tuple[str, ...]
     policies: tuple[PolicyFigures, ...]
     axes: tuple[Axis, ...]
+
+    @property
+    def given_back_title(self) -> str:
+        return "given back" if self.moment == "end" else "given back at work"
+
     best: str | None = None
 
 

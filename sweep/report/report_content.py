@@ -281,7 +281,7 @@ def _choice(row: dict[str, Any]) -> Choice:
 
 
 def _policy_rows(found: Headline) -> Rows:
-    columns = ("policy", "given back, %", "added ns a call", "added ns a freed table")
+    columns = ("policy", f"{found.given_back_title}, %", "added ns a call", "added ns a freed table")
     figures = [(p.given_back, p.added_ns_a_call, p.added_ns_a_table) for p in found.policies]
     texts = [_column([row[i] for row in figures]) for i in range(3)]
     rows = [(policy.policy, *(text[i] for text in texts)) for i, policy in enumerate(found.policies)]

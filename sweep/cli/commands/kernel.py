@@ -6,6 +6,7 @@ import typer
 
 from sweep.cli import output_formats
 from sweep.cli.options import AsJson, Quiet
+from sweep.cli.program_name import as_called
 from sweep.common.errors import UserError
 
 LIST_COLUMNS = ("release", "arch", "page_kib", "size_mib", "file")
@@ -115,7 +116,7 @@ def _check(arch: str | None, as_json: bool) -> int:
     images = cached_kernels()
     machines = MACHINES if arch is None else (ARM if arch == "arm64" else X86,)
     checks = [check for machine in machines for check in check_machine(machine, images)]
-    rows = [(c.what, c.machine, bool(c.found), c.found or c.advice) for c in checks]
+    rows = [(c.what, c.machine, bool(c.found), c.found or as_called(c.advice)) for c in checks]
     if as_json:
         output_formats.print_json([dict(zip(CHECK_COLUMNS, row, strict=True)) for row in rows])
     else:

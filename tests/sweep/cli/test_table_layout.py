@@ -65,7 +65,7 @@ def test_what_is_taken_out_is_said() -> None:
     rows = [(5, i * 10**7, i * 10**7, "text", i + 0.25, i) for i in range(3)]
     assert printed(names, rows, 60, is_ours=False)[:4] == [
         "in all rows: column_number_0 5, column_number_3 text",
-        "equal: column_number_2: as column_number_1",
+        "equal columns: column_number_2 = column_number_1",
         "column_number_1  column_number_4  column_number_5",
         "---------------  ---------------  ---------------",
     ]
