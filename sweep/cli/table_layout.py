@@ -141,11 +141,16 @@ def text_width(text: str) -> int:
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
-    """A sentence as lines of at most `width` columns, all but the first indented; words are not broken at hyphens."""
+    """A sentence as lines of at most `width` columns, the later ones indented; no URL is broken, no word at a hyphen."""
     if width is None or text_width(text) <= width:
         return [text]
     kept_together = _NUMBER_AND_UNIT.sub("\\1\N{NO-BREAK SPACE}", text)
-    lines = textwrap.wrap(kept_together, width, subsequent_indent=indent, break_on_hyphens=False)
+    has_url = "://" in text  # never broken, so that it can be copied
+    lines = textwrap.wrap(
+        kept_together, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=not has_url
+    )
+    if has_url:
+        return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
     return [piece for line in lines for piece in _pieces(line.replace("\N{NO-BREAK SPACE}", " "), width)]
 
 

@@ -167,7 +167,7 @@ def _next_steps(
         yield "  sweep advise --allocator NAME"
     elif census is not None:
         yield "Measure next which calls the program makes:"
-        yield f"  strace -f -o calls.strace -e trace=%memory -p {process}"
+        yield f"  strace -f -o calls.strace -e trace=%memory,%process -p {process}"
         yield "  sweep replay calls.strace"
     elif footprint is not None:
         yield "Measure next how many tables are empty; this only reads the process:"
