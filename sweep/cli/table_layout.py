@@ -141,7 +141,7 @@ def text_width(text: str) -> int:
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
-    """A sentence as lines of at most `width` columns, the later ones indented; no URL is broken, no word at a hyphen."""
+    """A sentence as lines of at most `width` columns, the later ones indented. URLs are not broken."""
     if width is None or text_width(text) <= width:
         return [text]
     kept_together = _NUMBER_AND_UNIT.sub("\\1\N{NO-BREAK SPACE}", text)
