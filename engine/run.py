@@ -28,6 +28,8 @@ POINT_NS = 6_000
 """Fixed time per point: to encode and finish it, and to write its rows."""
 POLICIES_PER_PASS = 60
 """Limit of policies in one pass, which stores sets of policies as bits of an int64."""
+SMALL_NS = 4_000_000_000
+"""CPU time of less work than it takes to compile a pass (6 to 9 s)."""
 
 
 @dataclass(eq=False)
@@ -79,11 +81,16 @@ PASSES = (
 _loading = threading.Lock()
 
 
-def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
-    """Return the results of all points of complete columns (engine.model.scenario.complete). Raises ScenarioError."""
+def run_batch(columns: Columns, policies: Sequence[Policy] = ALL, general: bool = False) -> Results:
+    """Return the results of all points of complete columns (engine.model.scenario.complete). Raises ScenarioError.
+
+    general: as in `tally`; the results are the same
+    """
     check(columns)
     points = encode(columns)
-    first, *others = [finish(points, columns, tally(points, part), part) for part in batches_of_policies(policies)]
+    first, *others = [
+        finish(points, columns, tally(points, part, general=general), part) for part in batches_of_policies(policies)
+    ]
     if not others:
         return first
     values, rounds = ([getattr(results, name) for results in (first, *others)] for name in ("values", "rounds"))
@@ -102,10 +109,10 @@ def cuts(one: Columns, parts: int) -> list[tuple[int, int]]:
     return shards(encode_sizes(one)[0], parts)
 
 
-def run_shard(one: Columns, first: int, end: int, policies: Sequence[Policy] = ALL) -> Tally:
-    """Return the raw counters of tables [first, end) of one point. Raises ScenarioError."""
+def run_shard(one: Columns, first: int, end: int, policies: Sequence[Policy] = ALL, general: bool = False) -> Tally:
+    """Return the raw counters of tables [first, end) of one point. general: as in `tally`. Raises ScenarioError."""
     check(one)
-    return tally(encode(one), policies, first, end)
+    return tally(encode(one), policies, first, end, general)
 
 
 def gathered(one: Columns, tallies: Sequence[Tally], policies: Sequence[Policy] = ALL) -> Results:
@@ -148,6 +155,11 @@ def geometries(
             yield has_geometry, encode_rules(policies, arch.page_bytes, arch.entries)
 
 
+def general_passes_for(par: NDArray[np.void]) -> NDArray[np.int64]:
+    """Return the index in PASSES of the general pass for each point, int64[n]: HUGE for huge pages, else WALK."""
+    return np.where(par["thp"] != 0, HUGE, WALK)
+
+
 def passes_for(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.int64]:
     """Return the index in PASSES of the fastest pass for each point, int64[n]."""
     return np.select(
@@ -160,7 +172,7 @@ def tally(
 ) -> Tally:
     """Return the raw counters of tables [first, end) of every point (default: all tables).
 
-    general: use the general pass WALK (HUGE for huge pages) even for points that a faster one fits
+    general: use the general pass (see general_passes_for) even for points that a faster one fits
     """
     par = points.par
     if end is not None:
@@ -168,8 +180,7 @@ def tally(
         par["first_table"], par["end_table"] = first, end
     out = blank(points, len(policies))
     for has_geometry, rules in geometries(par, policies):
-        number = np.where(par["thp"] != 0, HUGE, WALK) if general else passes_for(par, rules)
-        chosen = np.where(has_geometry, number, -1)
+        chosen = np.where(has_geometry, general_passes_for(par) if general else passes_for(par, rules), -1)
         for index, one_pass in enumerate(PASSES):
             groups = np.flatnonzero(chosen == index)
             if groups.size:
@@ -206,9 +217,11 @@ def arguments(
     return scratch, rows, *inputs, out.tables, out.pages, *records
 
 
-def passes_needed(columns: Columns, policies: Sequence[Policy] = ALL) -> frozenset[int]:
-    """Return the indexes in PASSES of the passes that these points need."""
+def passes_needed(columns: Columns, policies: Sequence[Policy] = ALL, general: bool = False) -> frozenset[int]:
+    """Return the indexes in PASSES of the passes that these points need. general: as in `tally`."""
     par = encode_sizes(groups_of(columns)[0])
+    if general:
+        return frozenset(np.unique(general_passes_for(par)).tolist())
     return frozenset(
         int(number)
         for part in batches_of_policies(policies)
@@ -217,13 +230,26 @@ def passes_needed(columns: Columns, policies: Sequence[Policy] = ALL) -> frozens
     )
 
 
-def load(columns: Columns, policies: Sequence[Policy] = ALL) -> None:
-    """Load the passes that these columns need, compiling them if necessary.
+def load(columns: Columns, policies: Sequence[Policy] = ALL, general: bool = False) -> None:
+    """Load the passes that these columns need, compiling them if necessary. general: as in `tally`.
 
     The order depends on the process id, so that several processes compile different passes at the same time.
     """
-    for number in sorted(passes_needed(columns, policies), key=lambda number: (number + os.getpid()) % len(PASSES)):
+    for number in sorted(
+        passes_needed(columns, policies, general), key=lambda number: (number + os.getpid()) % len(PASSES)
+    ):
         PASSES[number].load()
+
+
+def pays_general(passes: Iterable[int], general_passes: Iterable[int], general_ns: float) -> bool:
+    """Whether general passes should compute points that faster ones fit: little work, and fewer passes to compile.
+
+    passes, general_passes: indexes in PASSES of the passes needed; general_ns: CPU time of the general ones
+    """
+    to_compile, general_to_compile = (
+        sum(not PASSES[number].is_compiled for number in numbers) for numbers in (passes, general_passes)
+    )
+    return general_ns < SMALL_NS and general_to_compile < to_compile
 
 
 def load_compiled(numbers: Iterable[int]) -> None:
@@ -239,10 +265,13 @@ class Forecast:
 
     ns: float64[n], nanoseconds. A first estimate for batching, which is corrected by the measured times of batches.
     kernels: indexes in PASSES of the passes that the points need
+    general_ns, general_kernels: likewise if the general passes compute them (see `pays_general`)
     """
 
     ns: NDArray[np.float64]
     kernels: frozenset[int]
+    general_ns: NDArray[np.float64]
+    general_kernels: frozenset[int]
 
 
 def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
@@ -261,12 +290,17 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     by_parts = 20 + touched * 130 + 1.5 * placed + 0.5 * calls
     by_walk = 300 + entries / 8 + placed + 60 * calls + 5.0 * p * entries * (columns["refault"] > 0)
     by_huge = 300 + placed + 60 * np.minimum(calls, 32) + 5.0 * p * entries * (columns["refault"] > 0)
-    table_ns, kernels = np.zeros(len(par)), set[int]()
+    table_ns, general_table_ns, kernels = np.zeros(len(par)), np.zeros(len(par)), set[int]()
+    general = general_passes_for(par)
     for part in batches_of_policies(policies):
         number = np.zeros(len(par), np.int64)
         for has_geometry, rules in geometries(par, part):
             number[has_geometry] = passes_for(par[has_geometry], rules)
         table_ns += np.choose(number, (by_walk, by_slots, by_parts, by_huge))
+        general_table_ns += np.choose(general, (by_walk, by_slots, by_parts, by_huge))
         kernels.update(np.unique(number).tolist())
-    ns = np.asarray(par["end_table"] * rounds * table_ns + POINT_NS, np.float64)
-    return Forecast(ns[group], frozenset(kernels))
+    ns, general_ns = (
+        np.asarray(par["end_table"] * rounds * of_table + POINT_NS, np.float64)
+        for of_table in (table_ns, general_table_ns)
+    )
+    return Forecast(ns[group], frozenset(kernels), general_ns[group], frozenset(np.unique(general).tolist()))

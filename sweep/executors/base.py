@@ -71,6 +71,7 @@ class Batch:
 
     `limit_s`: wall time after which the worker process is killed. `labels` are set where the points are enough for a
     part of the run: the worker then writes the part's files, as one driver could not write those of many workers.
+    `is_general`: of the model's runner, whether its general passes compute the points (engine.run.pays_general).
     """
 
     number: int
@@ -80,6 +81,7 @@ class Batch:
     shard: Shard | None = None
     labels: Labels | None = None
     policies: tuple[Policy, ...] = ALL
+    is_general: bool = False
 
     def __len__(self) -> int:
         return len(self.columns["virt"])
@@ -87,7 +89,7 @@ class Batch:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a column whose values are all equal, as most are, as one value."""
         columns = {name: v[:1] if (v[1:] == v[:-1]).all() else v for name, v in self.columns.items()}
-        others = self.limit_s, self.runner, self.shard, self.labels, self.policies
+        others = self.limit_s, self.runner, self.shard, self.labels, self.policies, self.is_general
         return _unpickled, (len(self), columns, self.number, *others)
 
 
@@ -153,7 +155,7 @@ class Executor(Protocol):
         ...
 
     def start(self, kernels: Sequence[int] = ()) -> None:
-        """Begin to start workers. Each loads those of `kernels` (positions in engine.run.KERNELS) that are compiled."""
+        """Begin to start workers. Each loads those of `kernels` (indexes in engine.run.PASSES) that are compiled."""
         ...
 
     def submit(self, batch: Batch) -> None: ...

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from sweep.executors.failure import Failure, describe, failure_lines
 from sweep.store import arrow_tables, parquet, parts, result_tables
 from sweep.store.parts import PartFile
 
-Runner = Callable[[Columns, Sequence[Policy]], Results]
+Runner = Callable[..., Results]
+"""Takes Columns and policies; that of the model also `general`."""
 PointFailures = tuple[tuple[int, Failure], ...]
 """(position in the batch, reason) of the points that raised."""
 
@@ -41,7 +43,8 @@ def run_batch(batch: Batch, on_start: Callable[[], None] = lambda: None, node: s
     # Arrays that came through shared memory are read-only, and those of a batch may be slices of larger ones.
     columns = {name: np.require(values, requirements=["C", "W"]) for name, values in batch.columns.items()}
     if batch.runner == MODEL_RUNNER:
-        _load_kernels(columns, batch.policies)
+        _load_kernels(columns, batch.policies, batch.is_general)
+        run = partial(run, general=batch.is_general)
     on_start()
     cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
     results = tally = None
@@ -49,7 +52,7 @@ def run_batch(batch: Batch, on_start: Callable[[], None] = lambda: None, node: s
         if batch.shard is None:
             results, failures = _run_points(run, columns, batch.policies)
         else:
-            tally, failures = _run_shard(columns, batch.shard, batch.policies)
+            tally, failures = _run_shard(columns, batch.shard, batch.policies, batch.is_general)
     cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
     done = Done(batch.number, BatchStatus.RAN, None, failures, Failure(), node or platform.node(), cpu, wall, tally)
     if results is None:
@@ -115,12 +118,12 @@ def _runner(name: str) -> Runner:
     return _runners[name]
 
 
-def _load_kernels(columns: Columns, policies: Sequence[Policy]) -> None:
+def _load_kernels(columns: Columns, policies: Sequence[Policy], is_general: bool) -> None:
     """Load the kernels that a batch needs, compiling those that are not compiled yet."""
     from engine.run import load
 
     with contextlib.suppress(Exception):  # its points will meet the same error and report it
-        load(columns, policies)
+        load(columns, policies, is_general)
 
 
 @contextlib.contextmanager
@@ -157,11 +160,13 @@ def _run_points(run: Runner, columns: Columns, policies: Sequence[Policy]) -> tu
     return (concatenate(results) if results else None), tuple(failures)
 
 
-def _run_shard(columns: Columns, shard: Shard, policies: Sequence[Policy]) -> tuple[Tally | None, PointFailures]:
+def _run_shard(
+    columns: Columns, shard: Shard, policies: Sequence[Policy], is_general: bool
+) -> tuple[Tally | None, PointFailures]:
     from engine.run import run_shard
 
     try:
-        return run_shard(columns, shard.first, shard.end, policies), ()
+        return run_shard(columns, shard.first, shard.end, policies, is_general), ()
     except Exception as error:
         return None, ((0, failure_of(error)),)
 

@@ -119,7 +119,14 @@ class Driver:
             columns = self._plan.worker_columns(task.chunk)
             labels = self._results.labels_for(task, self._executor.is_local)
             batch = Batch(
-                self._last_number, columns, self._limit_s(task), self._runner, task.shard, labels, self._policies
+                self._last_number,
+                columns,
+                self._limit_s(task),
+                self._runner,
+                task.shard,
+                labels,
+                self._policies,
+                self._plan.account.is_general,
             )
             self._executor.submit(batch)
             self._meter.submit(self._last_number, task.estimate_ns)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.model.policy import ALL, Policy
 from engine.model.scenario import ABSENT, Columns
-from engine.run import Forecast, forecast
+from engine.run import Forecast, forecast, pays_general
 from sweep.grid.grid import CHUNK_POINTS, ExcludeRule, Grid
 from sweep.grid.point_id import PointIds, ids_from_bytes, point_ids
 from sweep.run import grid_sql
@@ -43,7 +43,8 @@ class PlanAccount:
 
     `excluded`: (label, points) for each rule; a point that several rules match counts for the first. `estimate_ns`:
     CPU time of the points to run. `peak_bytes`: memory of one worker. `kernels`: the engine kernels that the points
-    need, as engine.run numbers them.
+    need, as engine.run numbers them. `is_general`: whether they are general ones, because too little is to run to
+    compile faster ones.
     """
 
     raw: int
@@ -55,6 +56,7 @@ class PlanAccount:
     estimate_ns: float
     peak_bytes: int
     kernels: frozenset[int]
+    is_general: bool
     warnings: tuple[str, ...]
 
 
@@ -112,9 +114,10 @@ class _PlanBuilder:
         self._excluded = [0] * len(grid.excludes)
         self._matched = [0] * len(grid.excludes)
         self._where_dropped = self._duplicates = self._done = self._todo = 0
-        self._estimate_ns = 0.0
+        self._estimate_ns = self._general_ns = 0.0
         self._rounds = self._most_rounds = 0
         self._kernels: frozenset[int] = frozenset()
+        self._general_kernels: frozenset[int] = frozenset()
 
     def add(self, columns: Columns, start: int) -> tuple[Mask, PointIds]:
         """bool[n], true for the points to run, and the ids of these. `start`: index of the first raw point."""
@@ -167,11 +170,14 @@ class _PlanBuilder:
             expected = forecast_points(columns, self._grid.policies)
             self._estimate_ns += float(expected.ns.sum())
             self._kernels |= expected.kernels
+            self._general_ns += float(expected.general_ns.sum())
+            self._general_kernels |= expected.general_kernels
             self._rounds += int(columns["rounds"].sum())
             self._most_rounds = max(self._most_rounds, int(columns["rounds"].max()))
 
     def account(self) -> PlanAccount:
         policies = len(self._grid.policies)
+        is_general = pays_general(self._kernels, self._general_kernels, self._general_ns)
         rounds = max(min(self._rounds, limit_for(TASK_ROUNDS, policies)), self._most_rounds)
         points = min(self._todo, limit_for(TASK_POINTS, policies))
         task_bytes = points * POINT_BYTES + rounds * ROUND_BYTES
@@ -185,7 +191,8 @@ class _PlanBuilder:
             todo=self._todo,
             estimate_ns=self._estimate_ns,
             peak_bytes=WORKER_BYTES + task_bytes,
-            kernels=self._kernels,
+            kernels=self._general_kernels if is_general else self._kernels,
+            is_general=is_general,
             warnings=tuple(self._warnings()),
         )
 
@@ -212,7 +219,7 @@ def limit_for(limit: int, policies: int) -> int:
 def forecast_points(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     """Expected CPU time of each point, and the kernels that they need. Traces need no kernel."""
     if trace_points.are_traces(columns):
-        return Forecast(trace_points.estimate_ns(columns), frozenset())
+        return Forecast(trace_points.estimate_ns(columns), frozenset(), np.zeros(len(columns["virt"])), frozenset())
     return forecast(columns, policies)
 
 

@@ -184,7 +184,7 @@ def test_a_batch_survives_pickling() -> None:
     """A column whose values are all equal is pickled as one value."""
     columns = points(*range(1000))
     labels = Labels("run", named(range(1000)), np.arange(1000))
-    sent = Batch(3, columns, 1.5, fake_engine.RUNNER, Shard(1, 2, 3), labels)
+    sent = Batch(3, columns, 1.5, fake_engine.RUNNER, Shard(1, 2, 3), labels, is_general=True)
     there = pickle.loads(pickle.dumps(sent))
     assert len(pickle.dumps(columns)) > 5 * len(pickle.dumps(replace(sent, labels=None)))
     assert there.labels is not None

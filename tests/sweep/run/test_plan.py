@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.run import forecast
+from engine import run as engine_run
+from engine.run import PARTS, PASSES, SLOTS, WALK, forecast
 from sweep.common.errors import UserError
 from sweep.grid import grid as grid_module
 from sweep.grid.grid import Grid
@@ -53,6 +54,29 @@ def test_all_points_in_order() -> None:
     expected = sum(float(forecast(chunk.columns).ns.sum()) for chunk in grid.chunks())
     assert planned.account.estimate_ns == pytest.approx(expected)
     assert planned.account.peak_bytes > plan.WORKER_BYTES
+
+
+@pytest.mark.parametrize(
+    ("compiled", "sparsities", "expected"),
+    [
+        ((), 1, {WALK}),
+        ((WALK,), 1, {WALK}),
+        ((SLOTS, PARTS), 1, {SLOTS, PARTS}),
+        ((SLOTS,), 1, {SLOTS, PARTS}),
+        ((), 400, {SLOTS, PARTS}),
+    ],
+)
+def test_little_work_compiles_one_pass(
+    compiled: tuple[int, ...], sparsities: int, expected: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few points of two passes are left to the general one, unless it would have as much to compile."""
+    monkeypatch.setattr(engine_run, "is_compiled", lambda name: name in [PASSES[n].name for n in compiled])
+    values = [i / 1000 for i in range(sparsities)]
+    axes = f"axes: {{sparsity: {values}, zap: [64KiB, 2MiB]}}\n"
+    grid = grid_of("schema: sweep/1\nname: a\nfixed: {virt: 64GiB}\n" + axes)
+    account = make_plan(grid).account
+    assert account.kernels == expected
+    assert account.is_general == (expected == {WALK})
 
 
 def test_rules_are_counted_in_their_order() -> None:
