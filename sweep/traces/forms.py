@@ -15,15 +15,13 @@ from sweep.traces.strace_parser import is_strace
 
 KERNEL_HEADER = "step,op,start,length,stride"
 ALLOCATOR_HEADER = "tid,op,addr,len"
-RECORDING_HEADER = "# sweep recording 1"
 KERNEL, ALLOCATOR, STRACE, PERF_TRACE, PERF_SCRIPT = "kernel", "allocator", "strace", "perf trace", "perf script"
-RECORDING = "recording"
 TABLES = (KERNEL, ALLOCATOR)
 """Forms that record one process."""
 MAX_ROWS_BEFORE = 10_000
 """In so many rows a form must be recognised."""
 
-_HOW_TO_RECORD = "record with sweep record, or with strace -f -e trace=%memory,%process"
+_HOW_TO_RECORD = "record with strace -f -e trace=%memory,%process"
 _OTHERS = tuple(
     (re.compile(pattern, re.ASCII), f"{name}; {remedy}")
     for pattern, name, remedy in (
@@ -97,8 +95,8 @@ def recognise(lines: TextLines) -> Recognised:
         if like := _tool_of(_LIKE_STRACE, line):
             raise lines.error(f"this is {like}")
         form = _form_of(line)
-        if form in (KERNEL, ALLOCATOR, RECORDING):
-            lines.strict = form != RECORDING
+        if form in TABLES:
+            lines.strict = True
             return Recognised(form, iter(lines))
         if form:
             return Recognised(form, chain(before, [(row, line)], lines))
@@ -118,14 +116,14 @@ def recognise(lines: TextLines) -> Recognised:
     )
     raise UserError(
         f"{lines.path}: {which}: a trace starts with {KERNEL_HEADER} or {ALLOCATOR_HEADER}, or is the output of "
-        "sweep record, strace -f, perf trace or perf script"
+        "strace -f, perf trace or perf script"
     )
 
 
 def _form_of(line: str) -> str:
     """The form that a row is of, or an empty string."""
     header = line.strip().lower()
-    for known, form in ((KERNEL_HEADER, KERNEL), (ALLOCATOR_HEADER, ALLOCATOR), (RECORDING_HEADER, RECORDING)):
+    for known, form in ((KERNEL_HEADER, KERNEL), (ALLOCATOR_HEADER, ALLOCATOR)):
         if header == known:
             return form
     if is_perf_trace(line):

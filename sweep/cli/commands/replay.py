@@ -39,7 +39,7 @@ def replay(
         list[str],
         typer.Argument(
             metavar="TRACE...",
-            help="Recordings: output of sweep record, strace, perf trace or perf script; kernel and allocator traces; "
+            help="Recordings: output of strace, perf trace or perf script; kernel and allocator traces; "
             "- for stdin. May be compressed.",
             show_default=False,
         ),
