@@ -100,13 +100,13 @@ def run_batch(columns: Columns, policies: Sequence[Policy] = ALL, general: bool 
 def run_sharded(columns: Columns, index: int, parts: int) -> Results:
     """Return the results of point number `index`, computed in up to `parts` shards. They equal those of run_batch."""
     one = {name: values[index : index + 1] for name, values in columns.items()}
-    return gathered(one, [run_shard(one, first, end) for first, end in cuts(one, parts)])
+    return results_of_shards(one, [run_shard(one, first, end) for first, end in shard_ranges(one, parts)])
 
 
-def cuts(one: Columns, parts: int) -> list[tuple[int, int]]:
+def shard_ranges(one: Columns, parts: int) -> list[tuple[int, int]]:
     """Return at most `parts` ranges [first, end) of the tables of one point, for run_shard. Raises ScenarioError."""
     check(one)
-    return shards(encode_sizes(one)[0], parts)
+    return divide_tables(encode_sizes(one)[0], parts)
 
 
 def run_shard(one: Columns, first: int, end: int, policies: Sequence[Policy] = ALL, general: bool = False) -> Tally:
@@ -115,12 +115,12 @@ def run_shard(one: Columns, first: int, end: int, policies: Sequence[Policy] = A
     return tally(encode(one), policies, first, end, general)
 
 
-def gathered(one: Columns, tallies: Sequence[Tally], policies: Sequence[Policy] = ALL) -> Results:
+def results_of_shards(one: Columns, tallies: Sequence[Tally], policies: Sequence[Policy] = ALL) -> Results:
     """Return the results of one point from the tallies of all its shards, in any order."""
     return finish(encode(one), one, functools.reduce(operator.add, tallies), policies)
 
 
-def shards(par: NDArray[np.void], parts: int) -> list[tuple[int, int]]:
+def divide_tables(par: NDArray[np.void], parts: int) -> list[tuple[int, int]]:
     """Return at most `parts` ranges [first, end) of tables that can be computed separately.
 
     par: PARAMETERS of one point. No border is inside the span of a PUD table (a PMD table where PUDs are folded) or
@@ -132,8 +132,10 @@ def shards(par: NDArray[np.void], parts: int) -> list[tuple[int, int]]:
     if parts < 2 or par["threads"] > 1:
         return [(0, tables)]
     wanted = [round(i * tables / parts / unit) * unit for i in range(1, parts)]
-    cuts = sorted({t for t in wanted if 0 < t < tables and (t * entries <= shift or (t * entries - shift) % zap == 0)})
-    return list(zip([0, *cuts], [*cuts, tables], strict=True))
+    borders = sorted(
+        {t for t in wanted if 0 < t < tables and (t * entries <= shift or (t * entries - shift) % zap == 0)}
+    )
+    return list(zip([0, *borders], [*borders, tables], strict=True))
 
 
 def batches_of_policies(policies: Sequence[Policy]) -> Iterator[Sequence[Policy]]:

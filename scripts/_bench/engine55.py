@@ -12,7 +12,7 @@ from _bench.points import VIRT, large, tables_of
 from _bench.triad import Triad
 from engine.model.arch import GIB, KIB, MIB
 from engine.model.scenario import Columns
-from engine.run import cuts, gathered, run_batch, run_shard
+from engine.run import results_of_shards, run_batch, run_shard, shard_ranges
 
 SECTION = "engine"
 COVERAGES = (0.5, 0.9)
@@ -50,7 +50,7 @@ def whole_calls(bench: Bench) -> Iterator[Figure]:
 
 def run_on_two_threads(point: Columns, pool: ThreadPoolExecutor) -> Any:
     """Run half of the slots on each of two threads: the kernels release the GIL."""
-    return gathered(point, list(pool.map(lambda piece: run_shard(point, *piece), cuts(point, 2))))
+    return results_of_shards(point, list(pool.map(lambda piece: run_shard(point, *piece), shard_ranges(point, 2))))
 
 
 def partial_calls(bench: Bench) -> Iterator[Figure]:

@@ -92,7 +92,7 @@ class Driver:
         return bool(self._interrupts.received) or has_too_many_failures
 
     def _make_batcher(self) -> Batcher:
-        from engine.run import POLICIES_PER_PASS, cuts
+        from engine.run import POLICIES_PER_PASS, shard_ranges
 
         account = self._plan.account
         # A time limit is for a whole point, and only the model can run part of one, in a single pass.
@@ -104,7 +104,7 @@ class Driver:
             account.todo,
             account.estimate_ns,
             self._executor.workers,
-            None if keeps_points_whole else cuts,
+            None if keeps_points_whole else shard_ranges,
             len(self._policies),
         )
 

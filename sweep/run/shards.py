@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from engine.model.policy import Policy
 from engine.reclaim.finish import Tally
-from engine.run import gathered
+from engine.run import results_of_shards
 from sweep.executors.base import Done
 from sweep.run.batching import Task
 
@@ -51,7 +51,7 @@ class ShardCollector:
         if partial.shards < task.shard.of:
             self._partial[point] = partial
             return None
-        results = gathered(task.chunk.columns, [partial.tally], self._policies)
+        results = results_of_shards(task.chunk.columns, [partial.tally], self._policies)
         return replace(done, tally=None, results=results, cpu_ns=partial.cpu_ns, wall_ns=partial.wall_ns)
 
     def abandon(self, task: Task) -> bool:

@@ -10,7 +10,7 @@ from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS
 from engine.model.scenario import Columns, Scenario, columns_of
 from engine.reclaim.encode import encode
-from engine.run import run_batch, run_sharded, shards
+from engine.run import divide_tables, run_batch, run_sharded
 
 KIB = 1024
 COLUMN_INDEX = {name: i for i, name in enumerate(COLUMNS)}
@@ -74,7 +74,7 @@ def test_shards_are_cut_where_calls_allow() -> None:
     """A point with calls of 2 MiB is split between PUD tables; one with shifted calls or threads is not split."""
 
     def shard_count(scenario: Scenario) -> int:
-        return len(shards(encode(columns_of([scenario])).par[0], 4))
+        return len(divide_tables(encode(columns_of([scenario])).par[0], 4))
 
     assert shard_count(Scenario(virt=4 * TIB, sparsity=0.9)) == 4
     assert shard_count(Scenario(virt=4 * TIB, sparsity=0.9, zap_shift=4 * KIB)) == 1

@@ -12,7 +12,7 @@ from engine.model.policy import ALL, Policy
 from engine.model.results import Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from engine.reclaim.finish import Tally
-from engine.run import cuts, gathered, run_batch, run_shard
+from engine.run import results_of_shards, run_batch, run_shard, shard_ranges
 from sweep.executors.base import Batch, BatchStatus, Done, Shard
 from sweep.executors.failure import Failure
 from sweep.executors.worker import run_batch as answer
@@ -43,7 +43,9 @@ def tasks(*scenarios: Scenario, workers: int = 2, ns: float = 1e6) -> list[Task]
         return np.where(columns["virt"] == LARGE.virt, 8e9, ns)
 
     points = chunk(*scenarios)
-    batcher = Batcher(iter([points]), estimate, len(points.ids), float(estimate(points.columns).sum()), workers, cuts)
+    batcher = Batcher(
+        iter([points]), estimate, len(points.ids), float(estimate(points.columns).sum()), workers, shard_ranges
+    )
     return list(iter(batcher.next_task, None))
 
 
@@ -125,9 +127,9 @@ def test_a_sharded_launch_writes_the_same_rows(tmp_path: Path, monkeypatch: pyte
 
     def recorded(columns: Columns, tallies: Sequence[Tally], policies: Sequence[Policy]) -> Results:
         gathered_points.append(columns)
-        return gathered(columns, tallies, policies)
+        return results_of_shards(columns, tallies, policies)
 
-    monkeypatch.setattr(shards, "gathered", recorded)
+    monkeypatch.setattr(shards, "results_of_shards", recorded)
     rows_of = {}
     for executor in ("inline", "processes"):
         options = LaunchOptions(results=tmp_path / executor, executor=executor, jobs=2)
@@ -146,6 +148,6 @@ def test_a_sharded_launch_writes_the_same_rows(tmp_path: Path, monkeypatch: pyte
 def test_the_tallies_of_shards_make_the_outcome() -> None:
     """The engine's results from the tallies of all shards, in any order, are those of the whole point."""
     columns = columns_of([LARGE])
-    tallies = [run_shard(columns, first, end) for first, end in cuts(columns, 3)]
+    tallies = [run_shard(columns, first, end) for first, end in shard_ranges(columns, 3)]
     assert len(tallies) == 3
-    assert np.array_equal(gathered(columns, tallies[::-1]).values, run_batch(columns).values)
+    assert np.array_equal(results_of_shards(columns, tallies[::-1]).values, run_batch(columns).values)
