@@ -28,6 +28,7 @@ def ls(
     Example: sweep ls --json
     """
     from sweep.common import schema
+    from sweep.store.local_storage import LocalStorage
     from sweep.store.store import open_store
 
     store = open_store(results)
@@ -40,7 +41,8 @@ def ls(
         output_formats.print_note(f"warning: {problem}")
     if not survey.runs:
         command = f"sweep launch GRID{results_option(results)}"
-        where = "no run in" if store.exists else "there is no store at"
+        is_missing = isinstance(store.root, LocalStorage) and not store.exists  # an empty prefix may be a store
+        where = "there is no store at" if is_missing else "no run in"
         output_formats.print_note(f"{where} {store.place} (--results DIR names another); the next command: {command}")
     return 0
 

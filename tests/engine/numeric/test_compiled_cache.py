@@ -15,7 +15,7 @@ from tests.paths import ROOT
 LOADS = """
 from engine.model.scenario import Scenario, columns_of
 from engine.run import PASSES, load, load_compiled
-load_compiled(range(3))
+load_compiled(range(len(PASSES)))
 print(*(int(one_pass.is_ready) for one_pass in PASSES))
 load(columns_of([Scenario(virt=1 << 24, sparsity=0.5, zap=1 << 22)]))
 print(*(int(one_pass.is_ready) for one_pass in PASSES))
@@ -31,7 +31,7 @@ def test_concurrent_processes_compile_a_pass_once(tmp_path: Path) -> None:
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", LOADS], env=env, stdout=subprocess.PIPE, text=True)
 
-    nothing, one = "0 0 0", "0 1 0"
+    nothing, one = "0 0 0 0", "0 1 0 0"
     outputs = [process.communicate()[0].splitlines() for process in (start(), start())]
     assert [ready for *ready, _ in outputs] == [[nothing, one]] * 2
     assert sorted(misses for *_, misses in outputs) == ["0", "1"]
