@@ -167,10 +167,10 @@ def test_a_failed_point_is_no_exception(tmp_path: Path, monkeypatch: pytest.Monk
 
     real = engine.run.run_batch
 
-    def fails(columns: Any, *policies: Any) -> Any:
+    def fails(columns: Any, *policies: Any, **choices: Any) -> Any:
         if (columns["zap"] == 65536).any():
             raise RuntimeError("not today")
-        return real(columns, *policies)
+        return real(columns, *policies, **choices)
 
     monkeypatch.setattr("engine.run.run_batch", fails)
     monkeypatch.setattr("sweep.executors.worker._runners", {})
