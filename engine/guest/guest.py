@@ -23,6 +23,8 @@ ACK_BYTES = 16384
 """After so many bytes the agent sends a `+` (agent.c)."""
 BOOT_S = {qemu.KVM: 15.0, qemu.TCG: 120.0}
 """Time limit of a boot. Emulation takes 4 to 8 s on an idle machine."""
+CONSOLE_S = 3.0
+"""Time limit for the console to say why the kernel killed a process."""
 CONSOLE_LINES, LINE_LENGTH, CONSOLE_BYTES = 12, 200, 1 << 15
 ENDS = ("Kernel panic", "Out of memory", "blocked for more than", "soft lockup")
 """Words in a line of the kernel that says why a guest ends, or a process in it."""
@@ -128,7 +130,7 @@ class Guest:
                 raise LostError(" ".join(words[1:]), self.console_lines())
             if words[0] == "lost":
                 name = signal.Signals(int(words[1])).name if int(words[1]) else "an exit"
-                raise LostError(f"the point's process died of {name} in the guest", self.console_lines())
+                raise LostError(f"the point's process died of {name} in the guest", self._lines_with_an_end())
             yield words
             if words[0] in ("done", "no_space"):
                 return
@@ -141,6 +143,16 @@ class Guest:
         lines = [line[:LINE_LENGTH] for line in text.replace("\r", "").splitlines() if line.strip()]
         ends = [at for at, line in enumerate(lines) if _names_end(line)]
         return "\n".join(lines[ends[-1] :][:CONSOLE_LINES] if ends else lines[-CONSOLE_LINES:])
+
+    def _lines_with_an_end(self) -> str:
+        """`console_lines()` as soon as they name an end, at the latest after CONSOLE_S.
+
+        The kernel prints why it killed a process after the kill, and the console is slow.
+        """
+        deadline = time.monotonic() + CONSOLE_S
+        while not any(map(_names_end, self.console_lines().splitlines())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.console_lines()
 
     def close(self) -> None:
         """Kill the guest."""
