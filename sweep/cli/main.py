@@ -42,7 +42,7 @@ COMMANDS = {
     "plan": Command("plan", "Count the points that a launch would run; estimate time and memory."),
     "launch": Command("launch", "Run the missing points of a grid and store the results."),
     "ls": Command("runs", "List the runs of a store."),
-    "watch": Command("watch", "Show the progress of a run that another terminal or node launched."),
+    "watch": Command("watch", "Show the progress of a run that was launched elsewhere."),
     "show": Command("runs", "Show one run: its points, failures and provenance."),
     "why": Command("why", "Show the values that make up the id of a point."),
     "rm": Command("runs", "Delete runs."),

@@ -24,7 +24,7 @@ _MAX_TABLES_FOR_SEEDS = 50_000
 _LARGER_CLUSTERS = 8
 """Extents of up to 2**8 slots are tried."""
 _CLOSE = 0.02
-"""Scenarios whose tables are this close, as a logarithm, are told apart by their tables with an entry and by VIRT."""
+"""Among scenarios whose tables are this close, as a logarithm, tables with an entry and VIRT decide."""
 
 
 @dataclass(frozen=True, slots=True)

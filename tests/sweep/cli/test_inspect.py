@@ -432,5 +432,7 @@ def test_a_process_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(table_census, "PageMap", refused)
-    with mapper("EMPTIED = []") as process, pytest.raises(UserError, match="may not be read: "):
-        table_census.take_census(process.pid)
+    for uid, message in ((1000, "may not be read: run as its owner"), (0, "may not be read: not even by root here")):
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        with mapper("EMPTIED = []") as process, pytest.raises(UserError, match=message):
+            table_census.take_census(process.pid)

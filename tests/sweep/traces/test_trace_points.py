@@ -241,7 +241,7 @@ def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixt
     assert json.loads(output_of(capsys, "query", sql, "--json", *store)) == [{"rows": 2}]
     assert main(["launch", path, "-q", "--engine", "kernel", "-S", "workload.touch=all", *store]) == 1
     failures = output_of(capsys, "query", "SELECT DISTINCT status, error FROM failures", "--format", "csv", *store)
-    assert "refused,a kernel plays what is recorded" in failures
+    assert "refused,a kernel plays what is recorded: no `touch: all`" in failures
 
 
 def test_validate_refuses_traces(folder: Path) -> None:
