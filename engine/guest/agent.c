@@ -51,7 +51,9 @@
 #define GUARD_INSTALL 102          /* Linux 6.13 */
 #define FIXED_NOREPLACE 0x100000
 #define WARM_UPS 4
-#define COUNTED "sweep-point"      /* the name of threads while probes count what they do */
+#define THP "/sys/kernel/mm/transparent_hugepage/"
+#define INSTALLING "sweep-install" /* the names of threads while probes count what they do (inside.py) */
+#define ZAPPING "sweep-zap"
 #define UNCOUNTED "sweep-idle"
 
 typedef uint64_t u64;
@@ -255,7 +257,8 @@ static i64 cpu_ns(void)
 static struct answer make_calls(u64 start_at, const struct range *ranges, u64 count, i64 advice)
 {
 	struct answer answer = {0};
-	prctl(PR_SET_NAME, is_counted ? COUNTED : UNCOUNTED);
+	int installs = advice == GUARD_INSTALL || advice == POPULATE_WRITE;
+	prctl(PR_SET_NAME, !is_counted ? UNCOUNTED : installs ? INSTALLING : ZAPPING);
 	i64 before = cpu_ns(), start = cpu_ns();
 	for (u64 i = 0; i < count; i++) {
 		void *at = (void *)(start_at + ranges[i].start);
@@ -416,10 +419,11 @@ static void play_point(const struct point *p, const struct array *arrays, const 
 {
 	struct answer answer = {0};
 	char byte;
-	child_begin(p->thp_disable);
+	child_begin(1);
 	answer.error = start_threads(p->threads);
 	for (int i = 0; i < 2 && !answer.error; i++)
 		answer.error = rehearse(p->map_advice);
+	prctl(PR_SET_THP_DISABLE, p->thp_disable, 0, 0, 0);
 	if (!answer.error && map_at(base, p->virt, FIXED_NOREPLACE, p->map_advice))
 		answer.error = ENOMEM, answer.calls = -1;
 	is_counted = 1;
@@ -779,7 +783,7 @@ static void say_hello(void)
 	struct utsname name;
 	char thp[64], map_count[32], memory_text[2048], status[4096];
 	uname(&name);
-	read_text("/sys/kernel/mm/transparent_hugepage/enabled", thp, sizeof thp);
+	read_text(THP "enabled", thp, sizeof thp);
 	read_text("/proc/sys/vm/max_map_count", map_count, sizeof map_count);
 	read_text("/proc/meminfo", memory_text, sizeof memory_text);
 	read_text("/proc/self/status", status, sizeof status);
@@ -814,6 +818,10 @@ int main(void)
 	write_text("/proc/sys/kernel/sched_rt_runtime_us", "-1", 2);
 	sched_setscheduler(0, SCHED_FIFO, &priority);
 	signal(SIGPIPE, SIG_IGN);
+	/* Huge pages are where a point or a recording wants them, and nowhere else: khugepaged never wakes. */
+	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	write_text(THP "enabled", "madvise", 7);
+	write_text(THP "khugepaged/scan_sleep_millisecs", "4294967295", 10);
 	load_modules();
 	open_channel();
 	if (channel < 0)

@@ -1,7 +1,7 @@
 """Counters inside a kernel: kprobes on the functions that do the work, summed up by hist triggers of tracefs.
 
-Only threads with the name COMM count (agent.c: COUNTED). A kernel without a function, because it is older, or because
-the compiler inlined it, does not show the counters that need it.
+Only threads with certain names count (INSTALLING, ZAPPING; agent.c sets them). A kernel without a function, because it
+is older, or because the compiler inlined it, does not show the counters that need it.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 TRACEFS = "/sys/kernel/tracing"
-COMM = "sweep-point"
+INSTALLING, ZAPPING = "sweep-install", "sweep-zap"
 FLUSH_CEILING = 33
 """tlb_single_page_flush_ceiling of x86: flush_tlb_mm_range of more units of its stride flushes the whole TLB."""
 MAX_KEYS = 16_384
@@ -22,19 +22,23 @@ Hits = Counter[tuple[int, ...]]
 
 
 class Probe(NamedTuple):
-    """A probe: kind (p: at the function's start, r: at its end), function, fetched values, keys of its histogram."""
+    """A probe: kind (p: at the function's start, r: at its end), function, fetched values, keys of its histogram.
+
+    thread: the name of the threads that it counts
+    """
 
     kind: str
     function: str
     values: str
     keys: str
+    thread: str = ZAPPING
 
 
 PROBES = {
     "flush": Probe("p", "flush_tlb_mm_range", "start=$arg2:u64 end=$arg3:u64 shift=$arg4:u32", "end-start,shift"),
     "force_break": Probe("p", "tlb_flush_mmu", "", "common_flags"),  # tlb_finish_mmu has its own copy, inlined
     "table_freed": Probe("p", "___pte_free_tlb", "", "common_flags"),
-    "table_allocated": Probe("p", "pte_alloc_one", "", "common_flags"),
+    "table_allocated": Probe("p", "pte_alloc_one", "", "common_flags", INSTALLING),
     "trylock": Probe("r", "try_get_and_clear_pmd", "ret=$retval:u8", "ret"),  # mm/pt_reclaim.c, Linux 6.14 to 6.19
     "slow_path": Probe("p", "try_to_free_pte", "", "common_flags"),
     "reschedule": Probe("p", "rcu_note_context_switch", "preempt=$arg1:u8", "preempt"),
@@ -65,7 +69,7 @@ class Probes:
         self._before: dict[str, Hits] = {}
         for name, probe in PROBES.items():
             line = f"{probe.kind}:sweep/{name} {probe.function} {probe.values}\n"
-            trigger = f'hist:keys={probe.keys}:size={MAX_KEYS} if comm == "{COMM}"'
+            trigger = f'hist:keys={probe.keys}:size={MAX_KEYS} if comm == "{probe.thread}"'
             if write(f"{TRACEFS}/kprobe_events", line) and write(f"{TRACEFS}/events/sweep/{name}/trigger", trigger):
                 self.available.append(name)
                 self._before[name] = Counter()

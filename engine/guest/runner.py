@@ -17,6 +17,7 @@ from engine.guest.inside import Probes
 from engine.kernel import feasibility, outcome, script
 from engine.kernel.feasibility import RefusedError
 from engine.kernel.host import AvailableMemory, Machine, UnsupportedMachineError
+from engine.kernel.huge_page_events import HugePageEvents, parse_events, run_undisturbed
 from engine.kernel.outcome import RES_END, RES_PEAK, VM_END, VM_PEAK, Observation
 from engine.kernel.runner import LIMIT_S, probe_pt_reclaim
 from engine.kernel.scenario_pages import Ranges
@@ -25,7 +26,7 @@ from engine.kernel.server import LostError, ServerInfo
 from engine.model.arch import KIB, MIB
 from engine.model.scenario import Scenario
 
-MADV_DONTNEED, MADV_FREE, MADV_NOHUGEPAGE = 4, 8, 15
+MADV_DONTNEED, MADV_FREE, MADV_HUGEPAGE, MADV_NOHUGEPAGE = 4, 8, 14, 15
 ZAP_ADVICE = {"dontneed": MADV_DONTNEED, "free": MADV_FREE}
 UNMAP = -1
 RESERVE_BYTES = 64 * MIB
@@ -117,11 +118,12 @@ class GuestRunner:
 
         Raises RefusedError before anything is mapped, TimedOutError, LostError.
         """
-        if scenario.thp != "never":
-            raise RefusedError("thp always: guests play scenarios without huge pages; ask the running kernel")
         feasibility.check(scenario, unmap, self.machine, self.info.guards)
         feasibility.check_memory(scenario, self.available_memory())
-        return self.run_script(script.script_of(scenario, unmap))
+        point = script.script_of(scenario, unmap)
+        if scenario.thp == "always":
+            return run_undisturbed(point, lambda: self.run_script(point), self.read_events, counts_point=True)
+        return self.run_script(point)
 
     def run_script(self, point: Script) -> Observation:
         """Run a script without checking whether the guest can run it. Raises as run() does."""
@@ -133,13 +135,15 @@ class GuestRunner:
             raise RefusedError(f"virt {point.scenario.virt}: cannot be mapped in a guest")
         halves = np.array([words[1:] for words in answers if words[0] == "half"], np.int64)
         slots = np.array([words[1:] for words in answers if words[0] == "left"], np.int64).reshape(-1, 2)
-        vm_pte, res, vm_rss, _, ns = halves.reshape(len(point.rounds), 2, 5).transpose(2, 0, 1)
+        vm_pte, res, vm_rss, anon_huge_kib, ns = halves.reshape(len(point.rounds), 2, 5).transpose(2, 0, 1)
         rounds = np.zeros((len(point.rounds), 4), np.int64)
         rounds[:, [VM_PEAK, VM_END]], rounds[:, [RES_PEAK, RES_END]] = vm_pte, res * KIB
         drift = int(abs(vm_rss - res).max()) * KIB // point.page
         entries_left = slots * point.scenario.geometry.entries
-        values = outcome.outcome_columns(point, rounds, entries_left) | inside
-        return Observation(values, rounds, ns.copy(), drift, reschedules)
+        if point.scenario.thp == "always":  # the table of a huge page that goes is freed by another function
+            inside = {name: count for name, count in inside.items() if name not in outcome.OBSERVED_COLUMNS}
+        values = outcome.outcome_columns(point, rounds, entries_left, anon_huge_kib) | inside
+        return Observation(values, rounds, ns.copy(), drift, anon_huge_kib.copy(), reschedules)
 
     def run_operations(self, operations: Sequence[Operation], thp_disable: bool = True) -> list[StepFigures]:
         """Play a recording in a new process. Raises TimedOutError, LostError. thp_disable: without huge pages"""
@@ -152,6 +156,10 @@ class GuestRunner:
         """The content of a file in the guest. Raises FileNotFoundError, TimedOutError, LostError."""
         with self._use_guest() as guest:
             return guest.read_file(path).decode(errors="replace")
+
+    def read_events(self) -> HugePageEvents:
+        """What the guest's kernel did with huge pages. Raises TimedOutError, LostError."""
+        return parse_events(self.read_file("/proc/vmstat"))
 
     def available_memory(self) -> AvailableMemory:
         """Memory of the guest that a point may take."""
@@ -235,7 +243,9 @@ def pack_point(point: Script) -> bytes:
     arrays, numbers = point.arrays()
     zap_advice = UNMAP if point.unmap else ZAP_ADVICE[point.scenario.advice]
     threads, rounds = point.scenario.threads, len(point.rounds)
-    head = struct.pack("<Q4I2q", point.scenario.virt, threads, len(arrays), rounds, 1, MADV_NOHUGEPAGE, zap_advice)
+    has_huge = point.scenario.thp == "always"
+    huge = not has_huge, MADV_HUGEPAGE if has_huge else MADV_NOHUGEPAGE
+    head = struct.pack("<Q4I2q", point.scenario.virt, threads, len(arrays), rounds, *huge, zap_advice)
     table = np.array([(*n, at * (threads + 1)) for at, n in enumerate(numbers)], "<u4")
     offsets = np.concatenate([r.offsets for r in point.rounds]).astype("<u4")
     return b"P" + head + table.tobytes() + offsets.tobytes() + b"".join(map(pack_ranges, arrays))

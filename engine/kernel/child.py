@@ -110,7 +110,10 @@ def run_point(messages: MessageSocket, guards: bool) -> None:
         vma.map_again(arrays[holes])
         if number == 0 or advice == UNMAP:
             vma.install_markers(arrays[0])
-        messages.send(ns=vma.install(arrays[installs]))
+        ns = vma.install(arrays[installs])
+        if point["thp"] and advice == MADV_FREE:
+            vma.write_bytes(arrays[installs])
+        messages.send(ns=ns)
         messages.read(1)
         messages.send(ns=vma.zap(arrays[calls], offsets, advice))
     messages.read(1)

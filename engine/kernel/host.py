@@ -3,6 +3,7 @@
 import mmap
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,12 @@ class Machine:
     overcommit: int
     threads: int
     cpus: int
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """(6, 12) of release 6.12.3; empty if the release does not begin so."""
+        found = re.match(r"(\d+)\.(\d+)", self.release)
+        return tuple(map(int, found.groups())) if found else ()
 
     @property
     def arch(self) -> str | None:

@@ -17,7 +17,9 @@ SCANNED_COLUMNS = ("vm_pte_kib_needed_end", "pte_tables_empty_end")
 """Columns that need every entry, guard markers too: PAGEMAP_SCAN of Linux 6.15."""
 WORK_COLUMNS = ("zap_calls", "ptes_installed", "ptes_zapped", "pte_tables_allocated", "pte_tables_freed")
 """Counters that can be observed: calls are made here; entries and tables are differences between two readings."""
-OBSERVED_COLUMNS = (*STATE, *WORK_COLUMNS)
+HUGE_COLUMNS = ("thp_faults", "thp_splits")
+"""Of points with huge pages only where nothing else runs: /proc/vmstat counts those of all processes."""
+OBSERVED_COLUMNS = (*STATE, *WORK_COLUMNS, *HUGE_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Observation:
     values: outcome columns that can be observed, by name; rounds: int64[rounds, 4], columns as in ROUND_COLUMNS;
     times_ns: int64[rounds, 2], CPU time of all threads in a round's installs and in its zaps;
     drift_pages: largest difference between VmRSS and the entries that were counted;
+    anon_huge_kib: int64[rounds, 2], AnonHugePages at a round's peak and end;
     reschedules: how often the point's threads were preempted, where probes count that (a zap then leaves its fast path)
     """
 
@@ -34,6 +37,7 @@ class Observation:
     rounds: NDArray[np.int64]
     times_ns: NDArray[np.int64]
     drift_pages: int
+    anon_huge_kib: NDArray[np.int64] | None = None
     reschedules: int = 0
 
     @property
@@ -46,9 +50,12 @@ class Observation:
 
 
 def outcome_columns(
-    script: Script, rounds: NDArray[np.int64], entries_left: NDArray[np.int64] | None
+    script: Script,
+    rounds: NDArray[np.int64],
+    entries_left: NDArray[np.int64] | None,
+    anon_huge_kib: NDArray[np.int64],
 ) -> dict[str, int]:
-    """Outcome columns by name, from `rounds` (as in Observation).
+    """Outcome columns by name, from `rounds` and `anon_huge_kib` (as in Observation).
 
     entries_left: int64[*, 2], page ranges [first, end) whose entries are not none at the end; None if /proc cannot show
     them all (PAGEMAP_SCAN, Linux 6.7)
@@ -68,9 +75,7 @@ def outcome_columns(
     values["pte_tables_end"], values["pmd_tables_end"], values["pud_tables_end"] = ends
     values["zap_calls"] = sum(len(r.calls) for r in script.rounds)
     values["ptes_installed"] = int((res[:, 0] - np.append(0, res[:-1, 1])).sum())
-    # munmap clears markers too, which RES does not count.
-    markers_zapped = sum(common_pages(script.markers, r.calls) for r in script.rounds) if script.unmap else 0
-    values["ptes_zapped"] = int((res[:, 0] - res[:, 1]).sum()) + markers_zapped
+    values["ptes_zapped"] = int((res[:, 0] - res[:, 1]).sum()) + markers_zapped(script)
     values["pte_tables_allocated"] = int((tables[:, 0] - tables_before).sum())
     values["pte_tables_freed"] = int((tables[:, 0] - tables[:, 1]).sum())
     if entries_left is not None:
@@ -79,8 +84,33 @@ def outcome_columns(
         needed_above += count_spans(entries_left, arch.entries * arch.pud_span_tables) if arch.has_pud else 0
         values["vm_pte_kib_needed_end"] = (needed + needed_above) * arch.page_bytes // KIB
         values["pte_tables_empty_end"] = values["pte_tables_end"] - needed
-    if script.scenario.thp == "always":  # RES does not tell entries of tables from huge pages
-        del values["ptes_installed"], values["ptes_zapped"]
+    values["anon_huge_kib_peak"], values["anon_huge_kib_end"] = map(int, anon_huge_kib[-1])
+    if script.scenario.thp == "never":
+        values |= dict.fromkeys(HUGE_COLUMNS, 0)
     else:
-        values["anon_huge_kib_peak"] = values["anon_huge_kib_end"] = 0
+        del values["ptes_zapped"]  # RES does not tell entries of a split huge page from whole huge pages
+        brought = anon_huge_kib[:, 0] - np.append(0, anon_huge_kib[:-1, 1])
+        values["ptes_installed"] -= int(brought.sum()) * KIB // arch.page_bytes
+        if script.scenario.advice == "free" and not script.unmap:
+            del values["ptes_installed"]  # a write to an entry of the zero page brings a page, but installs no entry
     return {name: values[name] for name in OBSERVED_COLUMNS if name in values}
+
+
+def huge_page_columns(script: Script, observation: Observation, faults: int, splits: int) -> dict[str, int]:
+    """Columns of a point with huge pages that follow from the huge pages that it faulted in and split.
+
+    What the zaps took from RES are entries, and whole huge pages, which are those that were not split.
+    """
+    values = {"thp_faults": faults, "thp_splits": splits}
+    if script.unmap or script.scenario.advice != "free":
+        page, span = script.page, script.scenario.geometry.span_bytes
+        res, huge = observation.rounds[:, [RES_PEAK, RES_END]], observation.anon_huge_kib
+        assert huge is not None
+        zapped_bytes = int((res[:, 0] - res[:, 1]).sum()) - int((huge[:, 0] - huge[:, 1]).sum()) * KIB + splits * span
+        values["ptes_zapped"] = zapped_bytes // page + markers_zapped(script)
+    return values
+
+
+def markers_zapped(script: Script) -> int:
+    """Guard markers that munmap clears, which RES does not count."""
+    return sum(common_pages(script.markers, r.calls) for r in script.rounds) if script.unmap else 0

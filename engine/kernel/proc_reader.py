@@ -14,7 +14,7 @@ from engine.kernel.host import UnsupportedMachineError
 
 PAGEMAP_SCAN = 0xC0606610
 """_IOWR('f', 16, struct pm_scan_arg), Linux 6.7 (Documentation/admin-guide/mm/pagemap.rst)."""
-PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PAGE_IS_GUARD = 1 << 3, 1 << 4, 1 << 8
+PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PAGE_IS_PFNZERO, PAGE_IS_GUARD = 1 << 3, 1 << 4, 1 << 5, 1 << 8
 MAX_REGIONS = 1 << 16
 """Regions that one ioctl may return."""
 
@@ -38,11 +38,17 @@ def read_status(pid: int) -> Status:
     return Status(int(fields["VmPTE"].split()[0]), int(fields["VmRSS"].split()[0]))
 
 
+def read_anon_huge_kib(pid: int) -> int:
+    """AnonHugePages of all its mappings, from /proc/PID/smaps_rollup (Linux 4.14)."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(text.partition("AnonHugePages:")[2].split()[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Entries:
     """The entries of an address range that are not none.
 
-    present: number of pages that are present
+    present: number of pages that are present, without zero pages, which hold no memory
     ranges: int64[n, 2], first and end page of each run of entries of one category, in order
     """
 
@@ -55,7 +61,7 @@ class Scanner:
 
     def __init__(self, pid: int, markers: bool) -> None:
         self._file = Path(f"/proc/{pid}/pagemap").open("rb", buffering=0)  # noqa: SIM115 - closed in __exit__
-        self._categories = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | (PAGE_IS_GUARD if markers else 0)
+        self._categories = PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO | (PAGE_IS_GUARD if markers else 0)
         self._regions: NDArray[np.uint64] = np.zeros((MAX_REGIONS, 3), np.uint64)
 
     def scan(self, base: int, length: int, page: int) -> Entries:
@@ -68,7 +74,7 @@ class Scanner:
             at = max(walk_end, int(regions[-1, 1]) if len(regions) else 0)
         found = np.concatenate(parts)
         ranges = (found[:, :2] - base) // page
-        present = (found[:, 2] & PAGE_IS_PRESENT) != 0
+        present = (found[:, 2] & (PAGE_IS_PRESENT | PAGE_IS_PFNZERO)) == PAGE_IS_PRESENT
         return Entries(int((ranges[present, 1] - ranges[present, 0]).sum()), ranges)
 
     def _scan_once(self, start: int, end: int) -> tuple[NDArray[np.int64], int]:

@@ -10,6 +10,7 @@ import numpy as np
 from engine.kernel import feasibility, host, outcome, proc_reader, script
 from engine.kernel.feasibility import RefusedError
 from engine.kernel.host import Machine, UnsupportedMachineError
+from engine.kernel.huge_page_events import read_events, run_undisturbed
 from engine.kernel.outcome import RES_END, RES_PEAK, VM_END, VM_PEAK, Observation
 from engine.kernel.script import Round, Script
 from engine.kernel.server import LostError, Server, ServerInfo, TimedOutError
@@ -71,7 +72,10 @@ class Runner:
         """
         feasibility.check(scenario, unmap, self.machine, self.info.guards)
         feasibility.check_memory(scenario, host.available_memory())
-        return self.run_script(script.script_of(scenario, unmap))
+        point = script.script_of(scenario, unmap)
+        if scenario.thp == "always":
+            return run_undisturbed(point, lambda: self.run_script(point), read_events)
+        return self.run_script(point)
 
     def run_script(self, point: Script) -> Observation:
         """Run a script without checking whether this machine can run it. Raises as run() does."""
@@ -98,11 +102,12 @@ class Runner:
 
     def _run_rounds(self, server: Server, point: Script, child: int, base: int) -> Observation:
         """Let the child (a process id) do each half round, and read its /proc files after each."""
-        page, virt = point.page, point.scenario.virt
-        rounds = np.zeros((len(point.rounds), 4), np.int64)
+        page, virt, has_huge = point.page, point.scenario.virt, point.scenario.thp == "always"
+        rounds, anon_huge_kib = np.zeros((len(point.rounds), 4), np.int64), np.zeros((len(point.rounds), 2), np.int64)
         times, drift, entries_left = np.zeros((len(point.rounds), 2), np.int64), 0, None
         with proc_reader.Scanner(child, self._scans_markers) as scanner:
             before = proc_reader.read_status(child)
+            huge_before = proc_reader.read_anon_huge_kib(child) if has_huge else 0
             for number in range(len(point.rounds)):
                 for half, (res_at, vm_at) in enumerate(((RES_PEAK, VM_PEAK), (RES_END, VM_END))):
                     times[number, half] = server.run_half_round()
@@ -114,7 +119,10 @@ class Runner:
                         resident = entries.present * page
                         entries_left = entries.ranges if self._scans_markers else None
                     rounds[number, [res_at, vm_at]] = resident, now.vm_pte_kib - before.vm_pte_kib
-        return Observation(outcome.outcome_columns(point, rounds, entries_left), rounds, times, drift)
+                    if has_huge:
+                        anon_huge_kib[number, half] = proc_reader.read_anon_huge_kib(child) - huge_before
+        values = outcome.outcome_columns(point, rounds, entries_left, anon_huge_kib)
+        return Observation(values, rounds, times, drift, anon_huge_kib)
 
 
 def probe_pt_reclaim(machine: Machine, run_script: Callable[[Script], Observation]) -> bool:

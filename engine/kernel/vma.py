@@ -133,6 +133,12 @@ class Vma:
         """Write all pages of the ranges. Returns CPU ns."""
         return call_ranges("install", self.base, ranges, MADV_POPULATE_WRITE)
 
+    def write_bytes(self, ranges: ByteRanges) -> None:
+        """Write a byte that is not zero to each page: MADV_FREE that splits a huge page takes those of zeros away."""
+        for start, length in ranges:  # no list of them: the heap shall not grow
+            for offset in range(int(start), int(start + length), mmap.PAGESIZE):
+                ctypes.memset(self.base + offset, 1, 1)
+
     def zap(self, ranges: ByteRanges, offsets: list[int], advice: int) -> int:
         """Call madvise with `advice`, or munmap, on each range (CallThreads.make). Returns CPU ns."""
         return self._threads.make(self.base, ranges, offsets, advice)

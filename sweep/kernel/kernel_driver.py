@@ -316,8 +316,8 @@ class ResultLog:
         """Write all finished points to the store."""
         points, self._points = self._points, []
         if points:
-            tables = [self._outcome_tables(points, i) for i in range(len(self._targets))]
-            outcomes, rounds = zip(*(both for both in tables if both), strict=True) if any(tables) else ((), ())
+            tables = [both for i in range(len(self._targets)) for both in self._outcome_tables(points, i)]
+            outcomes, rounds = zip(*tables, strict=True) if tables else ((), ())
             self._writer.commit(
                 arrow_tables.concat_tables(outcomes) if outcomes else None,
                 arrow_tables.concat_tables(rounds) if rounds else None,
@@ -328,17 +328,26 @@ class ResultLog:
 
     def _outcome_tables(
         self, points: list[FinishedPoint], number: int
-    ) -> tuple[arrow_tables.Table, arrow_tables.Table] | None:
-        """Outcomes and rounds of the points that target `number` ran, None if it ran none of them."""
-        ran = [(point.chunk, several) for point in points for i, several in point.observations if i == number]
-        if not ran:
-            return None
-        kernel, policies, run_id = self._targets[number].kernel, self._targets[number].policies, self._writer.run_id
+    ) -> Iterator[tuple[arrow_tables.Table, arrow_tables.Table]]:
+        """Outcomes and rounds of the points that target `number` ran, by the columns that were seen of them."""
+        by_columns: dict[frozenset[str], list[tuple[PointChunk, tuple[Observation, ...]]]] = {}
+        for point in points:
+            for i, several in point.observations:
+                if i == number:
+                    seen = frozenset[str].intersection(*(frozenset(one.values) for one in several))
+                    by_columns.setdefault(seen, []).append((point.chunk, several))
+        for seen, ran in by_columns.items():
+            yield self._tables_of(ran, self._targets[number], seen)
+
+    def _tables_of(
+        self, ran: list[tuple[PointChunk, tuple[Observation, ...]]], target: Target, seen: frozenset[str]
+    ) -> tuple[arrow_tables.Table, arrow_tables.Table]:
+        """Outcomes and rounds of points of which a target has shown the columns `seen`."""
+        kernel, policies, run_id = target.kernel, target.policies, self._writer.run_id
         chunk, observations = PointChunk.concat([chunk for chunk, _ in ran]), [several for _, several in ran]
         traces, release = are_traces(chunk.columns), kernel.machine.release
-        seen = [observation.values for several in observations for observation in several]
         columns = kernel_replay.OUTCOME_COLUMNS if traces else kernel.columns
-        known = tuple(column for column in columns if all(column in values for values in seen))
+        known = tuple(column for column in columns if column in seen)
         results = replace(results_of(observations, len(policies)), known=known)
         facts = result_tables.KernelFacts(None, None, release, kernel.pt_reclaim, accel_of(kernel))
         if not traces and has_times(kernel):

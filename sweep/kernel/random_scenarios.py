@@ -106,7 +106,7 @@ def _scenario(
     if 1 - sparsity > largest_share:
         sparsity = round(1 - largest_share * 0.9, 4)
     zap = max(zap, pages * rounds // MAX_CALLS + 1)
-    if rest["advice"] == "free" or pages * page > MAX_BYTES:
+    if pages * page > MAX_BYTES:
         rest["thp"] = "never"
     return Scenario(
         virt=pages * page,

@@ -27,7 +27,6 @@ from sweep.common.units import format_size, plain_number
 from sweep.grid.point_id import id_strings
 from sweep.kernel.kernel_driver import MUNMAP, Target
 from sweep.kernel.open_kernels import HOST, Kernel, accel_of
-from sweep.process.proc import read_thp_events
 from sweep.run.plan import Plan
 
 AGREES, DIFFERS, REFUSED, FAILED = "agrees", "differs", "refused", "failed"
@@ -130,7 +129,7 @@ def compare(
     for policy in policies:
         verdict = Verdict(scenario, policy, AGREES, point_id=point_id, release=kernel.machine.release)
         try:
-            observation = _run(kernel, scenario, unmap=policy == MUNMAP)
+            observation = kernel.run(scenario, unmap=policy == MUNMAP)
         except RefusedError as error:
             yield replace(verdict, status=REFUSED, error=str(error))
             continue
@@ -144,21 +143,6 @@ def compare(
         rescheduled = slow_paths_by_reschedule(model, POLICIES.index(policy), observation)
         verdict = replace(verdict, observation=observation, rescheduled=rescheduled)
         yield replace(verdict, status=DIFFERS if found else AGREES, differences=found)
-
-
-def _run(kernel: Kernel, scenario: Scenario, unmap: bool) -> Observation:
-    """Run a scenario; one with huge pages again if the kernel had none to give, or made some by itself, meanwhile.
-
-    Raises as Kernel.run, and RefusedError if that happens three times.
-    """
-    if scenario.thp == "never":
-        return kernel.run(scenario, unmap=unmap)
-    for _ in range(3):
-        before = read_thp_events()
-        observation = kernel.run(scenario, unmap=unmap)
-        if read_thp_events() == before:
-            return observation
-    raise RefusedError("not comparable: thp_fault_fallback or thp_collapse_alloc of /proc/vmstat moved, three times")
 
 
 def differences(

@@ -128,12 +128,6 @@ def parse_smaps(lines: list[str]) -> Iterator[SmapsEntry]:
             yield SmapsEntry(start, end, frozenset(line.split()[1:]), eligible)
 
 
-def read_thp_events() -> tuple[int, int]:
-    """How often, since boot, a fault got no huge page, and khugepaged or MADV_COLLAPSE allocated one."""
-    counts = dict(line.split() for line in _read_lines(Path("/proc/vmstat")))
-    return int(counts.get("thp_fault_fallback", 0)), int(counts.get("thp_collapse_alloc", 0))
-
-
 def read_mappings(pid: int) -> list[Mapping]:
     """The VMAs by address, without [vsyscall], which is the kernel's. Raises UserError."""
     lines = read_guarded(pid, partial(_read_lines, Path(f"/proc/{pid}/maps")))

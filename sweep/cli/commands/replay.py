@@ -199,9 +199,9 @@ def _replay_on_kernel(
     names: Sequence[str],
 ) -> int:
     """Run traces on kernels beside the model under each kernel's policy. Returns 1 if they differ."""
+    from engine.kernel.huge_page_events import read_events
     from sweep.kernel.kernel_replay import StepComparison, compare_steps, probe_policy, read_trace, thp_setting
     from sweep.kernel.open_kernels import TRACE_NEEDS, guest_of, open_named
-    from sweep.process.proc import read_thp_events
     from sweep.traces.trace_reader import trace_names
 
     if policy or touch != "recorded":
@@ -209,7 +209,7 @@ def _replay_on_kernel(
             "--engine kernel runs traces as recorded, under the kernel's own policy: no --policy, no --touch"
         )
     read = {name: (path, read_trace(path)) for path, name in zip(traces, trace_names(traces), strict=True)}
-    rows, events, failed = list[Row](), read_thp_events(), 0
+    rows, failed = list[Row](), 0
     with ExitStack() as stack:
         if names:
             opened = stack.enter_context(open_named(names, lambda: TRACE_NEEDS, None, output_formats.print_note))
@@ -218,6 +218,8 @@ def _replay_on_kernel(
             kernels = [(platform.release(), probe_policy(), None)]
         for release, kernel_policy, guest in kernels:
             setting = thp_setting(thp, guest)
+            read_kernel_events = guest.read_events if guest else read_events
+            events = read_kernel_events()
             compared: dict[str, list[StepComparison]] = {
                 name: list(compare_steps(trace, path, kernel_policy, setting, guest))
                 for name, (path, trace) in read.items()
@@ -228,10 +230,11 @@ def _replay_on_kernel(
             total, failed = sum(map(len, compared.values())), failed + differ
             name = "the live kernel" if guest is None else f"Linux {release}"
             output_formats.print_note(f"{total - differ:,} of {total:,} steps: {name} agrees with {kernel_policy}")
-            if differ and guest is None and read_thp_events() != events:
+            if differ and read_kernel_events().disturbances != events.disturbances:
                 output_formats.print_note(
-                    "meanwhile faults got no huge page, or khugepaged made some (thp_fault_fallback and "
-                    "thp_collapse_alloc of /proc/vmstat): the model knows neither; run it again"
+                    "meanwhile faults got no huge page, or the kernel made or split some by itself "
+                    "(thp_fault_fallback, thp_collapse_alloc, thp_underused_split_page of /proc/vmstat), which the "
+                    "model leaves out: run it again"
                 )
     columns = STEP_COLUMNS if steps else KERNEL_COLUMNS
     columns = (*columns[:1], "kernel", *columns[1:]) if len(kernels) > 1 else columns

@@ -131,7 +131,7 @@ def _compare_random(
     """Run random scenarios until one differs. Returns all verdicts, and that of the scenario after it was shrunk."""
     from engine.model.arch import ARCHES
     from sweep.kernel.kernel_driver import MUNMAP, Target
-    from sweep.kernel.open_kernels import HOST, accel_of, open_named, random_needs
+    from sweep.kernel.open_kernels import open_named, random_needs
     from sweep.kernel.random_scenarios import search
     from sweep.kernel.validate import AGREES, Comparer
     from sweep.run.progress import ProgressState
@@ -151,7 +151,7 @@ def _compare_random(
             progress.say(_kernel_text(target))
         arch = next(arch for arch in ARCHES if arch.name == kernels[0].machine.arch)
         has_guards = all(kernel.info.guards for kernel in kernels)
-        has_huge_pages = all(accel_of(k) == HOST and k.machine.thp in ("always", "madvise") for k in kernels)
+        has_huge_pages = all(kernel.machine.thp in ("always", "madvise") for kernel in kernels)
         try:
             with Comparer(targets) as comparer:
                 smallest = search(comparer.compare, number, seed, report, arch, has_guards, has_huge_pages)
@@ -230,8 +230,9 @@ def _summary_lines(targets: Sequence["Target"], verdicts: Sequence["Verdict"], c
         )
     if rescheduled := sum(verdict.rescheduled for verdict in verdicts):
         lines.append(f"{rescheduled:,} slow paths after need_resched(), which the model leaves out (docs/method.md)")
-    columns = max(len(target.kernel.columns) for target in targets)
-    lines.append(f"compared: VmPTE and RES at {moments:,} moments, and {columns} columns of every point")
+    columns = sorted({len(one.values) for one in seen}) or [0]
+    number = f"{columns[0]}" if len(columns) == 1 else f"{columns[0]} to {columns[-1]}"
+    lines.append(f"compared: VmPTE and RES at {moments:,} moments, and {number} columns of every point")
     if all(target.kernel.counts_pages for target in targets):
         lines.append(f"RES is counted page by page; the kernel's own counter (VmRSS) was off by at most {drift} pages")
     return lines

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from engine.kernel import feasibility, host, proc_reader
 from engine.kernel.host import AvailableMemory, Machine, UnsupportedMachineError
+from engine.kernel.huge_page_events import HugePageEvents, run_undisturbed
+from engine.kernel.outcome import HUGE_COLUMNS, Observation
 from engine.kernel.proc_reader import count_spans
 from engine.kernel.runner import LostError, RefusedError, Runner, TimedOutError
 from engine.kernel.scenario_pages import Ranges
@@ -37,6 +39,8 @@ POINTS = [
     Scenario(virt=32 * MIB, sparsity=0.5, advice="free", rounds=2, seed=6),
     Scenario(virt=48 * MIB, sparsity=0.2, threads=4, partition="interleaved", coverage=0.8, rounds=2, seed=7),
     Scenario(virt=GIB + 2 * MIB, sparsity=0.999, zap=GIB, seed=8),
+    Scenario(virt=33 * MIB, sparsity=0.9, zap=3 * MIB, coverage=0.8, rounds=3, thp="always", seed=10),
+    Scenario(virt=33 * MIB, sparsity=0.9, zap=3 * MIB, rounds=2, thp="always", advice="free", seed=11),
     Scenario(virt=512 * GIB + 8 * MIB, sparsity=0.9999999, zap=64 * GIB, rounds=2, seed=9),
 ]
 
@@ -45,13 +49,19 @@ POINTS = [
 @pytest.mark.parametrize("unmap", [False, True], ids=["madvise", "munmap"])
 @pytest.mark.live
 def test_the_kernel_agrees_with_the_model(kernel: Runner, scenario: Scenario, unmap: bool) -> None:
-    """VmPTE to the byte and RES to the page after installs and zaps of every round, and all observed columns."""
+    """VmPTE to the byte and RES to the page after installs and zaps of every round, and all observed columns.
+
+    With huge pages AnonHugePages too.
+    """
     policy = POLICIES.index("munmap" if unmap else kernel.policy)
     model, observation = run_batch(columns_of([scenario])), kernel.run(scenario, unmap)
     assert observation.rounds[:, 2:].tolist() == model.rounds[:, policy, 2:].tolist()
     if kernel.counts_pages:
         assert observation.rounds.tolist() == model.rounds[:, policy].tolist()
-        assert observation.values == {name: model.values[0, policy, COLUMNS.index(name)] for name in kernel.columns}
+        assert observation.values == {name: model.values[0, policy, COLUMNS.index(name)] for name in observation.values}
+        hidden = set(kernel.columns) - set(observation.values)
+        assert hidden <= ({"ptes_installed", "ptes_zapped", *HUGE_COLUMNS} if scenario.thp == "always" else set())
+        assert "anon_huge_kib_peak" in observation.values
     assert observation.install_ns > 0
 
 
@@ -81,15 +91,35 @@ def test_points_that_need_too_much_memory_are_refused(kernel: Runner) -> None:
         (Scenario(virt=MIB, sparsity=0, folio=64 * KIB), False, "folio 65536"),
         (Scenario(virt=MIB, sparsity=0, threads=17), False, "threads 17: at most 16"),
         (Scenario(virt=MIB, sparsity=0, pinned=0.5), False, "lacks MADV_GUARD_INSTALL"),
+        (Scenario(virt=MIB, sparsity=0, thp="always", advice="free"), False, r"Linux 6\.10 keeps the pages of zeros"),
         (Scenario(virt=TIB, sparsity=1, zap=4 * KIB), False, "268,435,456 calls"),
         (Scenario(virt=GIB, sparsity=1, zap=4 * KIB, coverage=0.5), True, "262,401 mappings"),
     ],
 )
 def test_scenarios_that_no_kernel_can_run_are_refused(scenario: Scenario, unmap: bool, because: str) -> None:
     """The message names the field and the reason."""
-    machine = Machine("6.12", "x86_64", 4096, "madvise", 65530, 0, threads=16, cpus=2)
+    machine = Machine("6.10", "x86_64", 4096, "madvise", 65530, 0, threads=16, cpus=2)
     with pytest.raises(RefusedError, match=because):
         feasibility.check(scenario, unmap, machine, guards=False)
+
+
+def test_a_point_whose_huge_pages_were_disturbed_runs_again() -> None:
+    """Until the kernel has refused, made and split none by itself meanwhile. After three times it is refused."""
+    quiet, disturbed = HugePageEvents(1, 1, 1, 1, 1), HugePageEvents(9, 9, 2, 1, 1)
+    point = Script(Scenario(virt=2 * MIB, sparsity=0, thp="always"), False, NONE, ())
+    observation = Observation({}, np.zeros((0, 4), np.int64), np.zeros((0, 2), np.int64), 0, np.zeros((0, 2), np.int64))
+    readings, runs = iter([quiet, disturbed, disturbed, disturbed._replace(split_pmd=12)]), list[int]()
+
+    def run() -> Observation:
+        runs.append(1)
+        return observation
+
+    again = run_undisturbed(point, run, lambda: next(readings), counts_point=True)
+    assert (len(runs), again.values["thp_splits"], again.values["thp_faults"]) == (2, 3, 0)
+    counted = iter(range(100))
+    with pytest.raises(RefusedError, match="not comparable: thp_fault_fallback"):
+        run_undisturbed(point, run, lambda: quiet._replace(collapse_alloc=next(counted)))
+    assert len(runs) == 5
 
 
 @pytest.mark.live

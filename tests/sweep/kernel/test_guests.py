@@ -27,7 +27,7 @@ name: guests
 policies: [none, merged, munmap]
 kernels: ["6.12", "7.3"]
 fixed: {sparsity: 0.9}
-axes: {virt: [2052KiB, 30MiB], zap: [64KiB, 2MiB, 5MiB], threads: [1, 2]}
+axes: {virt: [2052KiB, 30MiB], zap: [64KiB, 2MiB, 3MiB], threads: [1, 2], thp: [never, always]}
 """
 
 
@@ -44,14 +44,15 @@ def rows(sql: str) -> list[dict[str, Any]]:
 
 
 def test_a_launch_on_two_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dozen points: each kernel follows the policy of its release, and every memory column equals the model's."""
+    """Two dozen points: each kernel follows the policy of its release, and every memory column equals the model's."""
     need_kernels()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "guests.yaml").write_text(GRID)
     assert main(["launch", "guests.yaml", "--engine", "kernel", "-q"]) == 0
     assert main(["launch", "guests.yaml", "--executor", "inline", "-q"]) == 0
     compared = "res_bytes_peak, res_bytes_end, vm_pte_kib_peak, vm_pte_kib_end, vm_pte_kib_max, vm_pte_kib_needed_end,"
-    compared += "pte_tables_end, pte_tables_empty_end, zap_calls, ptes_installed, ptes_zapped, pte_tables_freed"
+    compared += "pte_tables_end, pte_tables_empty_end, zap_calls, ptes_installed, ptes_zapped, pte_tables_freed,"
+    compared += "anon_huge_kib_peak, anon_huge_kib_end, thp_faults, thp_splits"
     differ = f"SELECT point_id, policy, {compared} FROM outcomes WHERE engine = 'kernel' EXCEPT "
     differ += f"SELECT point_id, policy, {compared} FROM outcomes WHERE engine = 'model'"
     assert rows(differ) == []
@@ -66,7 +67,7 @@ def test_a_launch_on_two_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (counts,) = rows(
         "SELECT count(*) AS n, count(zap_ns) AS times, any_value(accel) AS accel FROM outcomes WHERE accel <> ''"
     )
-    assert counts["n"] == 12 * 2 * 2
+    assert counts["n"] == 24 * 2 * 2
     assert counts["times"] == (0 if counts["accel"] == "tcg" else counts["n"])
 
 
