@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sweep.common.errors import UserError, unknown_name
-from sweep.common.units import human_ns
 from sweep.executors.base import MODEL_RUNNER, TRACE_RUNNER, Executor
 from sweep.grid.grid import Grid
 from sweep.grid.point_id import run_name
@@ -87,9 +86,9 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSumm
             for warning in (*writer.problems, *account.warnings):
                 progress.say(f"warning: {warning}")
             writer.set_planned_points(count_grid_points(plan, options.where))
-            executor, choice = choose_executor(options, todo, account.estimate_ns)
+            executor, place = choose_executor(options, todo, account.estimate_ns)
             if todo:
-                progress.say(f"{writer.run_id}: {todo:,} point{'s' * (todo != 1)} on {choice}")
+                progress.say(f"{writer.run_id}: {todo:,} point{'s' * (todo != 1)} {place}")
                 Driver(
                     plan,
                     executor,
@@ -147,29 +146,24 @@ def requested_options(grid: Grid, options: LaunchOptions) -> dict[str, Any]:
 
 
 def choose_executor(options: LaunchOptions, points: int, estimate_ns: float) -> tuple[Executor, str]:
-    """The executor for so many points and CPU nanoseconds, not yet started, and a phrase that names it and says why."""
+    """The executor for so many points and CPU nanoseconds, not started yet, and where: `on 2 local processes`."""
     jobs = options.jobs or len(os.sched_getaffinity(0))
-    work = f"about {human_ns(estimate_ns)} of work"
-    name, why = options.executor, "as requested"
-    if name == "auto" and options.address:
-        name, why = "ray", "an address is given"
-    elif name == "auto" and estimate_ns > RAY_WORTH_NS:
-        name, why = "ray", f"{work}; below {human_ns(RAY_WORTH_NS)} its start of 5-9 s would not pay"
-    elif name == "auto":
-        name, why = "processes", f"{work}, too little for a local Ray's start of 5-9 s"
+    name = options.executor
+    if name == "auto":
+        name = "ray" if options.address or estimate_ns > RAY_WORTH_NS else "processes"
     if name == "inline":
         from sweep.executors.inline import Inline
 
-        return Inline(options.runner), f"inline, this process ({why})"
+        return Inline(options.runner), "in this process"
     if name == "processes":
         from sweep.executors.processes import Processes
 
         max_tasks = max(points, math.ceil(estimate_ns / TASK_NS))
         jobs = max(1, min(jobs, max_tasks, math.ceil(estimate_ns / MIN_TASK_NS)))
-        return Processes(jobs, options.runner), f"{jobs} local process{'es' * (jobs > 1)} ({why})"
+        return Processes(jobs, options.runner), f"on {jobs} local process{'es' * (jobs > 1)}"
     from sweep.executors.ray import RayTasks
 
     has_limit = options.timeout_s is not None
     executor = RayTasks(options.address, options.jobs, options.runner, has_limit)
-    where = f"Ray at {options.address}" if options.address else f"a local Ray, {jobs} CPUs"
-    return executor, f"{where} ({why})"
+    local = f"on a local Ray with {jobs} CPU{'s' * (jobs > 1)}"
+    return executor, f"on Ray at {options.address}" if options.address else local

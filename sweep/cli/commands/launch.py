@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages
 from sweep.cli.launch_summary import print_summary
 from sweep.cli.options import (
     STORE,
@@ -119,7 +119,7 @@ def launch(
         from sweep.run.launch import launch as run
     summary = run(loaded, options, progress)
     if summary.status == "interrupted" and not quiet:  # first: Ctrl-C also ends what reads this process's output
-        output_formats.print_note(
+        messages.print_note(
             "sweep: interrupted; nothing that has finished is lost, the same command continues from here"
         )
     with suppress(BrokenPipeError):  # the rows are stored; the exit code still reports how the launch ended
@@ -194,7 +194,7 @@ def _dry_run(
         from sweep.kernel.kernel_driver import open_targets, targets_text
 
         with open_targets(grid, options, progress) as (grid, targets):
-            place = targets_text(targets)
+            place = f"on {targets_text(targets)}"
     else:
         check_options(grid, options)
     plan, run_id = plan_next_launch(
@@ -204,7 +204,7 @@ def _dry_run(
         place = choose_executor(options, plan.account.todo, plan.account.estimate_ns)[1]
     plan_report.print_plan(plan, run_id, form)
     if plan.account.todo:
-        progress.say(f"would run on {place}")
+        progress.say(f"would run {place}")
     return 0
 
 

@@ -152,7 +152,7 @@ def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert "SELECT" not in out
-    assert f"sweep: {run}: 4 points on inline, this process (as requested)\n" in err
+    assert f"sweep: {run}: 4 points in this process\n" in err
     assert "\x1b" not in out + err
     for command in lines[-3:]:
         assert main(shlex.split(command, comments=True)[1:]) == 0

@@ -205,21 +205,20 @@ def test_a_launch_that_cannot_begin_leaves_no_run(options: LaunchOptions, change
 
 
 @pytest.mark.parametrize(
-    ("given", "work_s", "name"),
+    ("given", "work_s", "name", "place"),
     [
-        ({}, 1, "processes"),
-        ({}, 19, "processes"),
-        ({}, 21, "ray"),
-        ({"address": "auto"}, 0.1, "ray"),
-        ({"executor": "inline"}, 100, "inline"),
-        ({"executor": "processes"}, 100, "processes"),
+        ({}, 1, "processes", "on 3 local processes"),
+        ({}, 19, "processes", "on 3 local processes"),
+        ({}, 21, "ray", "on a local Ray with 3 CPUs"),
+        ({"address": "auto"}, 0.1, "ray", "on Ray at auto"),
+        ({"executor": "inline"}, 100, "inline", "in this process"),
+        ({"executor": "processes"}, 100, "processes", "on 3 local processes"),
     ],
 )
-def test_auto_chooses_ray_for_much_work(given: dict[str, Any], work_s: float, name: str) -> None:
-    """`auto` is Ray above 20 s of work or with an address; the phrase says why."""
-    executor, why = choose_executor(LaunchOptions(jobs=3, **given), 100, work_s * 1e9)
-    assert executor.name == name
-    assert "of work" in why or "as requested" in why or "address" in why
+def test_auto_chooses_ray_for_much_work(given: dict[str, Any], work_s: float, name: str, place: str) -> None:
+    """`auto` is Ray above 20 s of work or with an address; the phrase says where the points run."""
+    executor, said = choose_executor(LaunchOptions(jobs=3, **given), 100, work_s * 1e9)
+    assert (executor.name, said) == (name, place)
 
 
 def test_no_more_processes_than_work() -> None:
@@ -297,7 +296,7 @@ def test_what_is_reported_to_progress(options: LaunchOptions) -> None:
     text = "schema: sweep/1\nname: warned\nfixed: {virt: 2MiB, sparsity: 0.5}\nexclude: [{threads: 8}]\n"
     launch(parse_grid(text, "warned"), options, progress)
     assert any(words.startswith("warning: ") and "threads" in words for words in progress.words)
-    assert any("1 point on inline, this process (as requested)" in words for words in progress.words)
+    assert any("1 point in this process" in words for words in progress.words)
     assert progress.states[0].waiting in ("starting inline", "compiling the engine, once")
     assert progress.states[-1].waiting == ""
     assert (progress.states[-1].points, progress.states[-1].done) == (1, 1)
