@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sweep.cli import output_formats
 from sweep.cli.bar_chart import bar
 from sweep.cli.options import results_option
+from sweep.cli.page import PLAIN_WIDTH
 from sweep.cli.program_name import as_called
 
 if TYPE_CHECKING:
@@ -197,4 +198,4 @@ def _next_commands(answer: "Headline", question: "NamedQuery", run_id: str, resu
     }
     for command, shows in commands.items():
         line = f"{command}  # {shows}"
-        yield line if len(as_called(line)) <= output_formats.PLAIN_WIDTH else command
+        yield line if len(as_called(line)) <= PLAIN_WIDTH else command

@@ -9,10 +9,10 @@ import functools
 import importlib
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Annotated, Any, NamedTuple, TextIO
 
 import typer
@@ -21,12 +21,13 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from sweep import __version__
-from sweep.cli import output_formats
+from sweep.cli import page
+from sweep.cli.messages import print_error
 from sweep.cli.options import Wide
 from sweep.cli.output_streams import visible_control_characters
-from sweep.cli.program_name import as_called, remember_program
+from sweep.cli.program_name import remember_program
 from sweep.cli.signals import INTERRUPTED, LINE
-from sweep.common.errors import UserError, UserErrors, did_you_mean, one_line, printable, unknown_name
+from sweep.common.errors import UserError, UserErrors, did_you_mean, one_line, unknown_name
 from sweep.executors import ray_session_dir
 
 
@@ -101,7 +102,7 @@ def _with_wide(function: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(function)
     def command(*, wide: bool, **arguments: Any) -> int:
-        output_formats.set_wide(wide)
+        page.set_wide(wide)
         return function(**arguments)
 
     signature = inspect.signature(function, eval_str=True)
@@ -159,19 +160,14 @@ def _main(words: list[str]) -> int:
             traceback.print_exc()
     cache_warning = getattr(sys.modules.get("engine.numeric.compiled_cache"), "refused", "")
     if cache_warning:
-        _print_error(cache_warning)
+        print_error(cache_warning)
     output_error = _flush(sys.stdout)
     if output_error and not messages:
         code, messages = BAD_USAGE, [f"stdout: {output_error}"]
     for message in messages:
-        _print_error(message)
+        print_error(message)
     _flush(sys.stderr)
     return code
-
-
-def _print_error(message: str) -> None:
-    with suppress(OSError):
-        print(f"sweep: {printable(as_called(message))}", file=sys.stderr)
 
 
 def _open_closed_streams() -> None:
@@ -232,6 +228,7 @@ def _usage_message(error: TyperException) -> str:
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "sweep"
     message = " ".join(error.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
+    message = re.sub(r" \(Possible options?: .*\)$", "", message)  # of these the nearest is named below
     message = message[:1].lower() + message[1:]
     option, parameters = getattr(error, "option_name", None), getattr(getattr(context, "command", None), "params", ())
     hint = did_you_mean(option, [name for parameter in parameters for name in parameter.opts]) if option else ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import Format
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ MOST_POINTS = 1_000
 def print_plan(plan: "Plan", run_id: str | None, form: Format, *, points: bool = False) -> None:
     """Print the account of a plan, or its points, and its warnings on stderr. `run_id`: the run that it continues."""
     for warning in plan.account.warnings:
-        output_formats.print_note(f"warning: {warning}")
+        messages.print_note(f"warning: {warning}")
     if points:
         _print_points(plan, form)
     elif form == "json":
@@ -97,7 +97,7 @@ def _print_points(plan: "Plan", form: Format) -> None:
     output_formats.print_rows(("point_id", "repeat", *fields, *derived), rows, "table")
     if plan.account.todo > MOST_POINTS:
         total = f"{plan.account.todo:,} points"
-        output_formats.print_note(f"{MOST_POINTS:,} of {total}; --format csv or json lists all")
+        messages.print_note(f"{MOST_POINTS:,} of {total}; --format csv or json lists all")
 
 
 def _stored_points(plan: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:

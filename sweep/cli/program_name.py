@@ -12,14 +12,16 @@ NAME = "sweep"
 CALLED_AS = "PTSWEEP_CALLED_AS"
 """Set by scripts/sweep to its own name as it was called."""
 
-_program, _suggestion = NAME, re.compile("$^")
+_program, _suggestion, _command = NAME, re.compile("$^"), re.compile("$^")
 
 
 def remember_program(commands: Iterable[str]) -> None:
     """Take the name from the environment or from sys.argv; `commands`: the words that may follow it."""
-    global _program, _suggestion
+    global _program, _suggestion, _command
     _program = os.environ.get(CALLED_AS) or _name_of(Path(sys.argv[0]))
-    _suggestion = re.compile(rf"(?<![\w/.-])sweep (?=(?:{'|'.join(commands)})\b)")
+    names = "|".join(commands)
+    _suggestion = re.compile(rf"(?<![\w/.-])sweep (?=(?:{names})\b)")
+    _command = re.compile(rf"(?<![\w/.-]){re.escape(_program)} (?:{names})\b[^;,()]*")
 
 
 def _name_of(path: Path) -> str:
@@ -35,3 +37,8 @@ def _name_of(path: Path) -> str:
 def as_called(text: str) -> str:
     """`text` with every command `sweep NAME` in it spelled as the program was called: `scripts/sweep NAME`."""
     return _suggestion.sub(lambda _: f"{_program} ", text)
+
+
+def command_pattern() -> re.Pattern[str]:
+    """Matches a command that `as_called` has spelled, with its arguments up to a comma, semicolon or parenthesis."""
+    return _command

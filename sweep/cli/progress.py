@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from sweep.cli.messages import message_lines
 from sweep.cli.output_streams import VisibleStream
-from sweep.common.errors import printable
 from sweep.common.units import human_ns
 from sweep.run.progress import Progress, ProgressState
 
@@ -95,7 +95,8 @@ class ProgressLines:
         self._next_s = FIRST_LINE_S
 
     def say(self, text: str) -> None:
-        print(f"sweep: {printable(text)}", file=self._out, flush=True)
+        for line in message_lines(f"sweep: {text}", self._out):
+            print(line, file=self._out, flush=True)
 
     def show(self, state: ProgressState) -> None:
         waiting, seconds = self._clock.waiting_text(state), self._clock.seconds
@@ -114,14 +115,15 @@ class ProgressBar:
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
 
-        self._console = Console(file=out, highlight=False)
+        self._out, self._console = out, Console(file=out, highlight=False)
         text = TextColumn("{task.description}", markup=False)
         self._bar = RichProgress(BarColumn(), text, TimeElapsedColumn(), console=self._console, transient=True)
         self._task: Any = None
         self._clock = Clock()
 
     def say(self, text: str) -> None:
-        self._console.print(f"sweep: {printable(text)}", markup=False, soft_wrap=True)
+        for line in message_lines(f"sweep: {text}", self._out):
+            self._console.print(line, markup=False, soft_wrap=True)
 
     def show(self, state: ProgressState) -> None:
         text = self._clock.waiting_text(state) or _state_text(state) + self._clock.left_text(state)

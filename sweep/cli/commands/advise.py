@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import ZAPS, JsonFormat, OutputFormat, PurgeSizes, parse_purge_sizes
 from sweep.common.errors import UserError, unknown_name
 
@@ -151,7 +151,7 @@ def _read_inputs(
         footprint = Footprint(kib.vm_size_kib << 10, kib.vm_rss_kib << 10, kib.vm_pte_kib << 10, census.arch)
     replay = replay_calls(trace) if trace else None
     for note in replay.notes() if replay else ():
-        output_formats.print_note(f"{trace}: {note}")
+        messages.print_note(f"{trace}: {note}")
     return Inputs(footprint, census, replay)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import STORE, AsJson, Quiet, Results
 from sweep.common.errors import UserError, one_line
 
@@ -73,7 +73,7 @@ def calibrate(
         _print_document(document)
     if not quiet:
         command = f"sweep query cost --cost {name if output is None else path}"
-        output_formats.print_note(f"sweep: wrote {path}; {command}")
+        messages.print_note(f"sweep: wrote {path}; {command}")
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import STORE, AsJson, Results, results_option
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def compare(
         _print_overview(comparison)
         _print_tables(comparison, rows, results)
     for note in (*_row_notes(comparison), *_timing_notes(comparison)):
-        output_formats.print_note(note)
+        messages.print_note(note)
     return REGRESSION if comparison.regressions else 0
 
 

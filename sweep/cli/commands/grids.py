@@ -1,6 +1,6 @@
 """sweep grids: the grids that ship, with the question that each of them answers."""
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import AsJson
 
 INDENT = "    "
@@ -27,6 +27,6 @@ def grids(as_json: AsJson = False) -> int:
         points = "1 point" if grid.raw_points == 1 else f"{grid.raw_points:,} points"
         output_formats.print_line(f"{grid.name} ({points})")
         output_formats.print_paragraph(f"{INDENT}{' '.join(grid.about.split())}", INDENT)
-    output_formats.print_note()
-    output_formats.print_note("sweep plan NAME; sweep launch NAME")
+    messages.print_note()
+    messages.print_note("sweep plan NAME; sweep launch NAME")
     return 0

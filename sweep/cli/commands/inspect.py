@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import ZAPS, JsonFormat, OutputFormat, PurgeSizes, parse_purge_sizes
 from sweep.common.errors import UserError
 
@@ -88,7 +88,7 @@ def inspect(
         wanted = tuple(name for name in COLUMNS if name != "slot")
     _print_tables({name: tables[name] for name in wanted}, form, as_object=by is None)
     for line in _notes(census, huge_page_vmas):
-        output_formats.print_note(f"sweep inspect: {line}")
+        messages.print_note(f"sweep inspect: {line}")
     if grid is not None:
         _write_grid(census, grid, zaps)
     return 0
@@ -111,7 +111,7 @@ def _print_several(pids: list[int], every: bool, cgroup: str | None, form: str) 
     )
     output_formats.print_rows(SEVERAL_COLUMNS, rows, form)
     for note in several.left_out_notes(left_out):
-        output_formats.print_note(f"sweep inspect: {note}")
+        messages.print_note(f"sweep inspect: {note}")
     return 0
 
 
@@ -229,7 +229,7 @@ def _print_tables(tables: dict[str, TableRows], form: str, *, as_object: bool) -
             names, rows = names[:end] + names[end + 1 :], (row[:end] + row[end + 1 :] for row in map(tuple, rows))
         left_out = output_formats.print_rows(names, rows, form, most=most)
         if left_out:
-            output_formats.print_note(f"{left_out:,} more rows; --by {name} --format csv prints all")
+            messages.print_note(f"{left_out:,} more rows; --by {name} --format csv prints all")
 
 
 def _write_grid(census: "TableCensus", path: Path, zaps: tuple[int, ...]) -> None:
@@ -246,4 +246,4 @@ def _write_grid(census: "TableCensus", path: Path, zaps: tuple[int, ...]) -> Non
         path.write_text(like.yaml(name, json.dumps(about), zaps, census.arch.name), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    output_formats.print_note(f"sweep inspect: wrote {path}; sweep plan {path} counts its points")
+    messages.print_note(f"sweep inspect: wrote {path}; sweep plan {path} counts its points")

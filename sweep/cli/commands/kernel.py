@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import AsJson, Quiet
 from sweep.cli.program_name import as_called
 from sweep.common.errors import UserError
@@ -55,7 +55,7 @@ def kernel(
 def _get(names: list[str], arch: str | None, page: str, quiet: bool) -> int:
     from sweep.kernel.packaged_kernels import get_kernels
 
-    get_kernels(names, _scenario_arch(arch, page), lambda line: None if quiet else output_formats.print_note(line))
+    get_kernels(names, _scenario_arch(arch, page), lambda line: None if quiet else messages.print_note(line))
     return 0
 
 
@@ -94,7 +94,7 @@ def _ls(as_json: bool) -> int:
     elif rows:
         output_formats.print_rows(LIST_COLUMNS[:-1], [row[:-1] for row in rows], "table")
     else:
-        output_formats.print_note("no kernels; sweep kernel get 6.12 downloads one")
+        messages.print_note("no kernels; sweep kernel get 6.12 downloads one")
     return 0
 
 
@@ -103,7 +103,7 @@ def _rm(names: list[str], quiet: bool) -> int:
 
     for image in remove_kernels(names):
         if not quiet:
-            output_formats.print_note(f"{image.release}: deleted")
+            messages.print_note(f"{image.release}: deleted")
     return 0
 
 

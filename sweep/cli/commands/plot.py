@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import STORE, Results
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def plot(
         else:
             chart = draw.draw_query(database, info, question, wanted)
         for problem in database.problems:
-            output_formats.print_note(f"warning: left out: {problem}")
+            messages.print_note(f"warning: left out: {problem}")
     if title is not None:
         chart = replace(chart, title=title)
     if output is None:
@@ -93,7 +93,7 @@ def plot(
         from sweep.report.html_page import write_chart
 
         write_chart(chart, output)
-        output_formats.print_note(f"wrote {output}")
+        messages.print_note(f"wrote {output}")
     if show_sql:
         output_formats.print_text(f"\n{chart.sql}")
     return 0

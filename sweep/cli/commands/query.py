@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import STORE, JsonFormat, Results
 from sweep.common.errors import UserError, one_line
 
@@ -83,11 +83,11 @@ def query(
         output_formats.print_missing_baseline(database, question)
         with database.answer(question.sql, timeout or None, _answer_form(form)) as answer:
             for problem in database.problems:
-                output_formats.print_note(f"warning: left out: {problem}")
+                messages.print_note(f"warning: left out: {problem}")
             left_out = output_formats.print_answer(answer, form, output, most=most, is_ours=bool(question.name))
     if left_out:
         total = f"{most + left_out:,} rows"
-        output_formats.print_note(f"{left_out:,} more of {total}; --rows 0 or --format csv prints all")
+        messages.print_note(f"{left_out:,} more of {total}; --rows 0 or --format csv prints all")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import JsonFormat, Kernels, OutputFormat
 from sweep.common.errors import UserError, one_line, printable, unknown_name
 
@@ -186,7 +186,7 @@ def _print_steps(replays: "Sequence[TraceReplay]", process: str, form: str) -> N
         columns, rows = STEP_COLUMNS, ((trace, *rest) for trace, _, *rest in rows)
     left_out = output_formats.print_rows(columns, rows, form, most=MOST_ROWS)
     if left_out:
-        output_formats.print_note(f"{left_out:,} more rows; --format csv prints all")
+        messages.print_note(f"{left_out:,} more rows; --format csv prints all")
 
 
 def _replay_on_kernel(
@@ -212,7 +212,7 @@ def _replay_on_kernel(
     rows, failed = list[Row](), 0
     with ExitStack() as stack:
         if names:
-            opened = stack.enter_context(open_named(names, lambda: TRACE_NEEDS, None, output_formats.print_note))
+            opened = stack.enter_context(open_named(names, lambda: TRACE_NEEDS, None, messages.print_note))
             kernels = [(kernel.machine.release, kernel.policy, guest_of(kernel)) for kernel in opened]
         else:
             kernels = [(platform.release(), probe_policy(), None)]
@@ -229,9 +229,9 @@ def _replay_on_kernel(
             differ = sum(not step.agrees for several in compared.values() for step in several)
             total, failed = sum(map(len, compared.values())), failed + differ
             name = "the live kernel" if guest is None else f"Linux {release}"
-            output_formats.print_note(f"{total - differ:,} of {total:,} steps: {name} agrees with {kernel_policy}")
+            messages.print_note(f"{total - differ:,} of {total:,} steps: {name} agrees with {kernel_policy}")
             if differ and read_kernel_events().disturbances != events.disturbances:
-                output_formats.print_note(
+                messages.print_note(
                     "meanwhile faults got no huge page, or the kernel made or split some by itself "
                     "(thp_fault_fallback, thp_collapse_alloc, thp_underused_split_page of /proc/vmstat), which the "
                     "model leaves out: run it again"
@@ -294,7 +294,7 @@ def _step_rows(replay: "TraceReplay", choice: str) -> Iterator[Row]:
 
 def _print_notes(replay: "TraceReplay") -> None:
     for note in replay.notes():
-        output_formats.print_note(f"{replay.path}: {note}")
+        messages.print_note(f"{replay.path}: {note}")
 
 
 def _policy_rows(part: Part, policies: "Sequence[Policy]") -> Iterable[Row]:

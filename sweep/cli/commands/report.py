@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages
 from sweep.cli.options import STORE, Results
 
 
@@ -39,5 +39,5 @@ def report(
     path = output or Path(f"{info.run_id}.html")
     page = html(make_page(store, info, cost, None if results == STORE else results))
     picture_file.write_file(path, page)
-    output_formats.print_note(f"wrote {path}, {human_size(len(page))}")
+    messages.print_note(f"wrote {path}, {human_size(len(page))}")
     return 0

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import STORE, AsJson, JsonFormat, OutputFormat, Results, results_option
+from sweep.cli.value_text import readable
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ def ls(
     if survey.runs or form != "table":
         output_formats.print_rows(names, ([run.row[name] for name in names] for run in survey.runs), form)
     for problem in survey.problems:
-        output_formats.print_note(f"warning: {problem}")
+        messages.print_note(f"warning: {problem}")
     if not survey.runs:
         command = f"sweep launch GRID{results_option(results)}"
         is_missing = isinstance(store.root, LocalStorage) and not store.exists  # an empty prefix may be a store
         where = "there is no store at" if is_missing else "no run in"
-        output_formats.print_note(f"{where} {store.place} (--results DIR names another); the next command: {command}")
+        messages.print_note(f"{where} {store.place} (--results DIR names another); the next command: {command}")
     return 0
 
 
@@ -74,7 +75,7 @@ def show(
         output_formats.print_json({**facts, "failures": failures, "document": info.document})
         return 0
     for name, text in (*_run_lines(facts), *_failure_lines(facts["run_id"], failures, results)):
-        output_formats.print_paragraph(f"{name:10} {output_formats.readable(text)}", " " * 11)
+        output_formats.print_paragraph(f"{name:10} {readable(text)}", " " * 11)
     return 0
 
 
@@ -93,11 +94,11 @@ def rm(
     store = open_store(results)
     names = list(dict.fromkeys(store.find_name(wanted) for wanted in run))
     if not yes and not _confirm_deletion(names):
-        output_formats.print_note("nothing deleted")
+        messages.print_note("nothing deleted")
         return 2
     for name in names:
         store.remove(name)
-        output_formats.print_note(f"deleted {name}")
+        messages.print_note(f"deleted {name}")
     if as_json:
         output_formats.print_json({"deleted": names})
     return 0
@@ -151,7 +152,7 @@ def _run_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
     todo = "" if facts["todo"] is None else f", {facts['todo']:,} to run"
     commit = f", commit {facts['git_commit']}" if facts["git_commit"] else ""
-    created, updated = map(output_formats.readable, (facts["created"], facts["updated"]))
+    created, updated = map(readable, (facts["created"], facts["updated"]))
     yield "run", facts["run_id"]
     yield "grid", " ".join(filter(None, (facts["grid"], f"({facts['source']})" if facts["source"] else "")))
     if facts["overrides"]:
@@ -177,7 +178,7 @@ def _run_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _failure_lines(run_id: str, failures: list[dict[str, Any]], results: str) -> Iterator[tuple[str, str]]:
     """(status, text) of the most frequent errors, and the command that lists all."""
     for failure in failures[:MOST_FAILURES]:
-        error = output_formats.readable(failure["error"])
+        error = readable(failure["error"])
         yield failure["status"], f"{failure['points']:,} points: {error} (such as {failure['example']})"
     if len(failures) > MOST_FAILURES:
         command = f"sweep query failures --run {run_id}{results_option(results)}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import (
     Format,
     JsonFormat,
@@ -186,7 +186,7 @@ def _print_report(
         left_out = output_formats.print_rows(columns, rows, form, most=most)
         if left_out:
             output_formats.print_line(f"... {left_out:,} more rows; --rows 0 prints all")
-        print_line = output_formats.print_line if form == "table" else output_formats.print_note
+        print_line = output_formats.print_line if form == "table" else messages.print_note
         lines = ["", *_summary_lines(targets, verdicts, counts)]
         if grid is not None:
             lines += ["", "The smallest scenario that is not right, as a grid:", "", *grid.splitlines()]

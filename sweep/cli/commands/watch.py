@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.options import STORE, AsJson, Quiet, Results
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def watch(
     try:
         info = watch_run(store, run, progress)
     except KeyboardInterrupt:
-        output_formats.print_note("sweep: no longer watched; the run goes on")
+        messages.print_note("sweep: no longer watched; the run goes on")
         return 0
     if as_json:
         output_formats.print_json(info.row)

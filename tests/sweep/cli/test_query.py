@@ -17,6 +17,7 @@ from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import run_batch
 from sweep.cli import output_formats
 from sweep.cli.main import main
+from sweep.cli.value_text import readable
 from sweep.common import schema
 from sweep.executors.worker import concatenate
 from sweep.query import named_queries
@@ -315,10 +316,7 @@ def test_rm_asks(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_readable_values() -> None:
     """Tables mark thousands, show NULL as `-`, and spell out control characters; names of columns are made unique."""
-    shown = [
-        output_formats.readable(value)
-        for value in (102640, 0.25, 1234567.891, None, True, "a\x1b[31m\nb", float("nan"))
-    ]
+    shown = [readable(value) for value in (102640, 0.25, 1234567.891, None, True, "a\x1b[31m\nb", float("nan"))]
     assert shown == ["102,640", "0.25", "1,234,568", "-", "yes", "a\\u001b[31m b", "-"]
     out = io.StringIO()
     assert output_formats.write_rows(["a|b", "n"], [["x|y", 1], [None, None]], "md", out) == 0
