@@ -64,7 +64,7 @@ struct range { u64 start, length; };                       /* bytes, from the VM
 struct array { u64 rows; struct range *ranges; };
 struct point { u64 virt; u32 threads, arrays, rounds, thp_disable; i64 map_advice, zap_advice; };
 struct round { u32 holes, installs, calls, at; };          /* at: of its first offset in `offsets` */
-struct recording { u32 steps, thp_disable; };
+struct recording { u32 steps; };
 struct step { i64 kind, argument; u64 start, length, stride; };
 enum { STEP_MMAP, STEP_MUNMAP, STEP_MPROTECT, STEP_MADVISE, STEP_TOUCH };
 struct answer { i64 ns; int error; int calls; };           /* of a child, after a half or a step */
@@ -483,7 +483,7 @@ static void play_recording(const struct recording *r, const struct step *steps, 
 {
 	struct answer answer = {0};
 	char byte;
-	child_begin(r->thp_disable);
+	child_begin(0);
 	for (u32 i = 0; i < r->steps; i++) /* once, so that the child's own memory does not grow later */
 		play_step(steps + i);
 	for (u32 i = 0; i < r->steps; i++)

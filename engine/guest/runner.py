@@ -145,11 +145,14 @@ class GuestRunner:
         values = outcome.outcome_columns(point, rounds, entries_left, anon_huge_kib) | inside
         return Observation(values, rounds, ns.copy(), drift, anon_huge_kib.copy(), reschedules)
 
-    def run_operations(self, operations: Sequence[Operation], thp_disable: bool = True) -> list[StepFigures]:
-        """Play a recording in a new process. Raises TimedOutError, LostError. thp_disable: without huge pages"""
+    def run_operations(self, operations: Sequence[Operation]) -> list[StepFigures]:
+        """Play a recording in a new process, with huge pages as the guest's setting has it.
+
+        Raises TimedOutError, LostError.
+        """
         packed = b"".join(struct.pack("<2q3Q", *operation) for operation in operations)
         with self._use_guest() as guest:
-            guest.send(b"S" + struct.pack("<2I", len(operations), thp_disable) + packed)
+            guest.send(b"S" + struct.pack("<I", len(operations)) + packed)
             return [StepFigures(*map(int, words[1:])) for words in guest.lines() if words[0] == "step"]
 
     def read_file(self, path: str) -> str:

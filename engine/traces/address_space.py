@@ -94,6 +94,11 @@ class AddressSpace:
         child._scan_candidates = {rule: list(slots) for rule, slots in self._scan_candidates.items()}
         return child
 
+    def release(self) -> None:
+        """The process has ended: it maps no huge page any more that another one may share."""
+        for table in self.page_tables.all_tables():
+            table.drop_folio(ALL_ENTRIES)
+
     def _ranges_to_copy(self) -> list[tuple[int, int]]:
         return [(vma.start, vma.end) for vma in self.vmas if vma.anon]
 
@@ -158,14 +163,15 @@ class AddressSpace:
     def free(self, pieces: list[Piece]) -> None:
         """MADV_FREE: clears nothing, as the kernel does so only under memory pressure.
 
-        But it splits a huge page of which a piece covers a part (madvise_free_huge_pmd, madvise_free_pte_range).
+        But it splits a huge page of which a piece covers a part, unless another process maps that, too
+        (madvise_free_huge_pmd, madvise_free_pte_range).
         """
         if self._allowed is None:
             return
         for _, lo, hi in pieces:
             for slot, table in self.page_tables.tables_between(lo // SLOT, (hi - 1) // SLOT):
                 mask = mask_of(lo, hi, slot)
-                if table.folio & mask and table.folio & mask != ALL_ENTRIES:
+                if table.folio & mask and table.folio & mask != ALL_ENTRIES and not table.is_shared:
                     self._split_folio(table)
 
     def split_at(self, slot: int) -> None:
@@ -257,6 +263,8 @@ class AddressSpace:
         self.page_tables.install_puds(start, end, to)
         self._note_most_tables()
         for slot, table in self.page_tables.tables_between(start // SLOT, (end - 1) // SLOT):
+            if not table.exists:
+                continue
             mask = mask_of(start, end, slot)
             new_slot, shift = divmod(slot * ENTRIES + (to - start) // PAGE, ENTRIES)
             if mask == ALL_ENTRIES and not shift and self.page_tables.get(new_slot) is None:
@@ -294,7 +302,10 @@ class AddressSpace:
             return
         table = self.page_tables.install(slot)
         if write and table.folio:
-            table.written |= table.folio & mask
+            if table.is_shared:
+                table.drop_folio(mask)  # each page is copied (wp_page_copy)
+            else:
+                table.written |= table.folio & mask
         mask &= ~(table.marker | table.present)
         if mask:
             self.installed += (mask & ~table.zero).bit_count()
@@ -328,6 +339,9 @@ class AddressSpace:
             table.huge, table.zero = True, ALL_ENTRIES
         elif not table.huge:
             return False
+        if write and table.is_shared:  # copied page by page (do_huge_pmd_wp_page)
+            self._split(table)
+            return False
         if write:
             if table.zero:
                 self.vmas.prepare_anon(vma)
@@ -344,6 +358,7 @@ class AddressSpace:
         """Let a PMD entry map a huge page, in which the pages of `written` hold something, in place of the table."""
         self.present_pages += ENTRIES - table.present.bit_count()
         self.huge_pages += 1
+        table.drop_folio(ALL_ENTRIES)
         table.huge, table.present, table.zero = True, ALL_ENTRIES, 0
         table.folio, table.written = ALL_ENTRIES, written
         self._note_maximum()
@@ -362,7 +377,7 @@ class AddressSpace:
         table.present ^= unused
         table.zero |= unused
         self.present_pages -= unused.bit_count()
-        table.folio = table.written = 0
+        table.drop_folio(ALL_ENTRIES)
 
     def _zap_huge(self, table: PteTable, gather: GatherSlots) -> None:
         """Clear a PMD entry, and free the table that waited for a split, under every rule (zap_huge_pmd)."""
@@ -396,7 +411,8 @@ class AddressSpace:
             table.huge = False
             self.huge_pages -= bool(table.folio)
             self.present_pages -= table.present.bit_count()
-            table.present = table.zero = table.folio = table.written = 0
+            table.present = table.zero = 0
+            table.drop_folio(ALL_ENTRIES)
             return 0
         present, zero = table.present & mask, table.zero & mask
         if not (present or zero):
@@ -406,8 +422,7 @@ class AddressSpace:
         table.present ^= present
         table.zero ^= zero
         if table.folio:
-            table.folio &= ~mask
-            table.written &= ~mask
+            table.drop_folio(mask)
         return pages + zero.bit_count()
 
     def _free(self, table: PteTable, rule: TraceRule) -> None:

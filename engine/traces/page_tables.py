@@ -23,6 +23,13 @@ class TraceError(ValueError):
 
 
 @dataclass(slots=True)
+class Mappers:
+    """The number of processes that map a huge page which a fork copied."""
+
+    number: int = 1
+
+
+@dataclass(slots=True)
 class PteTable:
     """The entries of one slot as 512-bit integers, bit i for entry i.
 
@@ -31,6 +38,7 @@ class PteTable:
     huge: one PMD entry maps a huge page (all entries are present) or the huge zero page (all are zero); the table waits
     for a split (pgtable_trans_huge_deposit)
     folio: present entries whose pages belong to one huge page; written: those of them that were written
+    mappers: those of the huge page, if a fork copied it
     """
 
     present: int = 0
@@ -40,10 +48,31 @@ class PteTable:
     huge: bool = False
     folio: int = 0
     written: int = 0
+    mappers: Mappers | None = None
 
     @property
     def is_empty(self) -> bool:
         return not (self.present | self.zero | self.marker)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether another process maps the huge page, too."""
+        return self.mappers is not None and self.mappers.number > 1
+
+    def share_folio(self) -> Mappers | None:
+        """Count another process that maps the huge page, if there is one. Returns its mappers."""
+        if self.folio:
+            self.mappers = self.mappers or Mappers()
+            self.mappers.number += 1
+        return self.mappers
+
+    def drop_folio(self, mask: int) -> None:
+        """Let the entries of `mask` map no page of the huge page any more."""
+        self.folio &= ~mask
+        self.written &= ~mask
+        if not self.folio and self.mappers is not None:
+            self.mappers.number -= 1
+            self.mappers = None
 
     def add_entries(self, other: "PteTable", mask: int, by: int = 0) -> None:
         """Copy the entries of `mask` from another table, `by` places further up, or down if it is negative."""
@@ -53,8 +82,9 @@ class PteTable:
 
     def clear_entries(self, mask: int) -> None:
         """Clear the entries of `mask`, markers too."""
-        for name in ("present", "zero", "marker", "folio", "written"):
+        for name in ("present", "zero", "marker"):
             setattr(self, name, getattr(self, name) & ~mask)
+        self.drop_folio(mask)
 
 
 class PageTables:
@@ -104,6 +134,8 @@ class PageTables:
                         copied[slot] = PteTable(exists=pmd[slot].exists, huge=pmd[slot].huge)
                         child.pte_tables += 1
                     copied[slot].add_entries(pmd[slot], mask_of(start, end, slot))
+                    if copied[slot].folio and copied[slot].mappers is None:
+                        copied[slot].mappers = pmd[slot].share_folio()
         child.upper_tables = len(child._pmds) + len(child._puds)
         return child
 

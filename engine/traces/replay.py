@@ -145,6 +145,11 @@ class Replay:
         child._spaces = list(spaces.values())
         return child
 
+    def release(self) -> None:
+        """The process has ended. Only `outcome` may be asked for from then on."""
+        for space in self._spaces:
+            space.release()
+
     def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0) -> int:
         """Map [start, end), unmapping first what is mapped there (MAP_FIXED). Arguments as of Vma.
 
@@ -167,8 +172,8 @@ class Replay:
         """Resize or move mappings (mm/mremap.c). Memory that is not known counts as one that is readable and writable.
 
         keep: the old range stays mapped, without its entries (MREMAP_DONTUNMAP)
-        number: another one for each call. An anonymous VMA that was moved keeps its vm_pgoff, so it merges with no
-        neighbour: its backing is -number
+        number: another one for each call. An anonymous VMA that has an anon_vma keeps its vm_pgoff, so it merges with
+        no neighbour: its backing is -number
         Returns by how many bytes the mapped memory grew.
         """
         if start == old_start:
@@ -203,7 +208,9 @@ class Replay:
         """Move a piece of one VMA to [start, end), which may be longer. Returns as mremap."""
         vma, old_start, old_end = piece
         unmapped = self.munmap(start, end)
-        backing = vma.backing if vma.backing > ANONYMOUS else -number
+        backing = vma.backing
+        if backing <= ANONYMOUS:  # copy_vma: without an anon_vma its vm_pgoff follows its address
+            backing = -number if vma.anon else ANONYMOUS
         is_whole = (vma.start, vma.end) == (old_start, old_end)
         self.vmas.mmap(start, end, vma.rights, backing, vma.anon, vma.advice)
         for space in self._spaces:

@@ -116,6 +116,8 @@ class Vmas:
 
     def munmap(self, start: int, end: int) -> list[Piece]:
         """Unmap [start, end), splitting VMAs that extend beyond it. Returns the pieces that were mapped."""
+        if start >= end:
+            return []
         first = self._first(start)
         if first < len(self._vmas) and self._starts[first] < start:
             self._split(first, start)

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -115,9 +115,11 @@ def compare_steps(
     for a trace that this machine or kernel cannot replay, and for a guest PointError.
     """
     available_kib = _available_kib() if guest is None else guest.available_memory().free_bytes // KIB
-    _check_memory(trace, path, policy, thp, available_kib)
+    # The running system keeps its setting: there a process does without huge pages by PR_SET_THP_DISABLE.
+    huge_pages = HugePages(thp, disabled="all" if guest is None and thp == "never" else "")
+    _check_memory(trace, path, policy, huge_pages, available_kib)
     steps = _run_steps(trace, path, thp) if guest is None else _run_steps_in_guest(guest, trace, path, thp)
-    replay = Replay([BUILT_IN[policy]], huge_pages=HugePages(thp))
+    replay = Replay([BUILT_IN[policy]], huge_pages=huge_pages)
     base: Memory | None = None
     for step, memory in zip(trace, steps, strict=True):
         replay.apply(step.operation)
@@ -147,12 +149,12 @@ def read_trace(path: str, data: bytes | None = None) -> list[Step]:
     return trace
 
 
-def _check_memory(trace: list[Step], path: str, policy: str, thp: str, available_kib: int) -> None:
+def _check_memory(trace: list[Step], path: str, policy: str, huge_pages: HugePages, available_kib: int) -> None:
     """Raise UserError if the trace needs more than half of that memory by the model, or is not a valid trace."""
     if not trace or trace[0].operation.op != "mmap":
         raise UserError(f"{path}: on the live kernel a trace starts with an mmap, to which the figures are differences")
     limit_kib = available_kib // 2
-    replay = Replay([BUILT_IN[policy]], huge_pages=HugePages(thp))
+    replay = Replay([BUILT_IN[policy]], huge_pages=replace(huge_pages))
     for step in trace:
         try:
             replay.apply(step.operation)
@@ -202,7 +204,7 @@ def _run_steps_in_guest(guest: GuestRunner, trace: list[Step], path: str, thp: s
         o = step.operation
         kind, argument = GUEST_OPERATIONS[o.op]
         operations.append(guest_runner.Operation(kind, argument, o.start, o.length, o.stride or 1))
-    for step, figures in zip(trace, guest.run_operations(operations, thp == "never"), strict=True):
+    for step, figures in zip(trace, guest.run_operations(operations), strict=True):
         _check_error(step, path, figures.error)
         yield Memory(figures.vm_pte_kib, figures.res_kib, figures.anon_huge_kib)
 

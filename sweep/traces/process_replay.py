@@ -172,6 +172,7 @@ class ProcessReplay:
         else:
             self._settle()
         self.has_huge_advice = self.replay.has_huge_advice
+        self.replay.release()
         self.replay = Replay(())
         self._stacks.clear()
 

@@ -1,10 +1,11 @@
 """Fork and mremap: what the live kernel (Linux 6.18.44) showed for the same calls."""
 
 from engine.model.policy import BUILT_IN
+from engine.traces.huge_pages import HugePages
 from engine.traces.operations import Operation
 from engine.traces.page_tables import PAGE, SLOT
 from engine.traces.replay import Replay
-from engine.traces.vmas import READ
+from engine.traces.vmas import READ, WRITE
 
 BASE, FAR = 16 << 40, 24 << 40
 
@@ -62,3 +63,65 @@ def test_a_move_of_nothing_allocates_a_pud_table() -> None:
     replay.mmap(BASE + 4 * SLOT, BASE + 5 * SLOT, 0)
     replay.mremap(BASE + 4 * SLOT, BASE + 5 * SLOT, FAR, FAR + SLOT, keep=False, number=1)
     assert replay.vm_pte_kib("merged") == 16
+
+
+def huge(slots: int) -> Replay:
+    """A replay in which so many huge pages are mapped, each with its first page written."""
+    replay = Replay([BUILT_IN["merged"]], huge_pages=HugePages("always"))
+    replay.apply(Operation("mmap", BASE, slots * SLOT))
+    replay.apply(Operation("write", BASE, slots * SLOT, SLOT))
+    return replay
+
+
+def figures(replay: Replay) -> tuple[int, int, int]:
+    """VmPTE, RES and AnonHugePages in KiB."""
+    return replay.vm_pte_kib("merged"), replay.res_kib("merged"), replay.anon_huge_kib("merged")
+
+
+def test_a_write_splits_a_huge_page_that_another_process_maps() -> None:
+    """The page that is written is copied, so RES stays. MADV_FREE of a part leaves such a huge page as it is."""
+    parent = huge(3)
+    child = parent.fork()
+    child.apply(Operation("write", BASE, PAGE, PAGE))
+    child.free(BASE + SLOT, BASE + SLOT + PAGE)
+    parent.free(BASE, BASE + PAGE)
+    assert figures(child) == (20, 3 * 2048, 2 * 2048)
+    assert figures(parent) == (20, 3 * 2048, 3 * 2048)
+
+
+def test_a_process_that_ended_shares_no_huge_page() -> None:
+    """Its parent writes to the huge page in place, and MADV_FREE of a part splits it again."""
+    parent = huge(2)
+    parent.fork().release()
+    parent.apply(Operation("write", BASE, PAGE, PAGE))
+    assert figures(parent) == (16, 2 * 2048, 2 * 2048)
+    parent.free(BASE, BASE + PAGE)
+    assert figures(parent) == (16, 2048 + 4, 2048)
+
+
+def test_a_move_of_nothing_moves_no_tables() -> None:
+    """A table that a purge freed is not there to be moved: the new place gets no PMD table."""
+    replay = written(2)
+    replay.mprotect(BASE, BASE + SLOT, READ)
+    replay.dontneed(BASE, BASE + SLOT)
+    replay.mremap(BASE, BASE + SLOT, FAR, FAR + SLOT, keep=False, number=1)
+    assert replay.vm_pte_kib("merged") == 16
+
+
+def test_dontunmap_of_a_part_splits_no_vma() -> None:
+    """The VMA that pages are moved out of stays one, so a slot across the place may have a huge page."""
+    replay = Replay([BUILT_IN["merged"]], huge_pages=HugePages("always"))
+    replay.mmap(BASE, BASE + 2 * SLOT, READ | WRITE)
+    replay.mremap(BASE + PAGE, BASE + SLOT + PAGE, FAR, FAR + SLOT, keep=True, number=1)
+    replay.apply(Operation("write", BASE + SLOT, PAGE, PAGE))
+    assert figures(replay) == (12, 2048, 2048)
+
+
+def test_memory_that_was_never_touched_merges_where_it_is_moved_to() -> None:
+    """Without an anon_vma its vm_pgoff follows its address (copy_vma), so a huge page may lie across the border."""
+    replay = Replay([BUILT_IN["merged"]], huge_pages=HugePages("always"))
+    replay.mmap(BASE, BASE + PAGE, READ | WRITE)
+    replay.mmap(FAR, FAR + SLOT - PAGE, READ | WRITE)
+    replay.mremap(FAR, FAR + SLOT - PAGE, BASE + PAGE, BASE + SLOT, keep=False, number=1)
+    replay.apply(Operation("write", BASE, PAGE, PAGE))
+    assert figures(replay) == (12, 2048, 2048)
