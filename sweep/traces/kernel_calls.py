@@ -97,7 +97,7 @@ ADVICE_OPS = {
 }
 _ACT_DESPITE_HOLES = ("madvise", "process_madvise", "mprotect")
 """Calls that fail with ENOMEM at a hole after they acted: advice on all that is mapped, mprotect up to the hole."""
-_COMMENT = re.compile(r" */\*([^*]*)\*/", re.ASCII)
+_COMMENT = re.compile(r"/\*[^*]*\*/", re.ASCII)
 _VECTOR = re.compile(r"iov_base=(0x[0-9a-f]{1,16}|NULL), iov_len=(0x[0-9a-f]{1,16}|\d{1,20})", re.ASCII)
 
 
@@ -214,12 +214,17 @@ class MemoryCalls:
 
 def _thp_disable(row: int, arguments: list[str]) -> Sequence[Call]:
     """PR_SET_THP_DISABLE; other settings of a process do not matter. Raises ValueError as number does."""
-    if _COMMENT.sub("", arguments[0]).removeprefix("PR_") not in ("SET_THP_DISABLE", "0x29", "41"):
+    if _without_comment(arguments[0]).removeprefix("PR_") not in ("SET_THP_DISABLE", "0x29", "41"):
         return ()
     flags = arguments[2] if len(arguments) > 2 else "0"
     excepts_advised = "EXCEPT_ADVISED" in flags or flags in ("0x2", "2")
     disabled = ("unadvised" if excepts_advised else "all") if number(arguments[1]) else ""
     return (Call(row, "thp_disable", 0, 0, thp_disabled=disabled),)
+
+
+def _without_comment(text: str) -> str:
+    """Return the text without strace's comment, as in `0x4 /* MADV_DONTNEED */`, and without blanks at its ends."""
+    return _COMMENT.sub("", text).strip()
 
 
 def number(text: str) -> int:
@@ -229,7 +234,7 @@ def number(text: str) -> int:
     except ValueError:
         if text == "NULL":
             return 0
-        value = int(_COMMENT.sub("", text), 0)
+        value = int(_without_comment(text), 0)
     if value < 0:
         raise ValueError
     return value
@@ -238,7 +243,7 @@ def number(text: str) -> int:
 @lru_cache(4096)
 def advice_number(text: str) -> int:
     """MADV_DONTNEED, DONTNEED, 0x4 or `0x4 /* MADV_DONTNEED */`. Raises ValueError for a name that is unknown."""
-    text = _COMMENT.sub("", text)
+    text = _without_comment(text)
     name = text if text.startswith("MADV_") else f"MADV_{text}"
     value = _ADVICE.get(name)
     return number(text) if value is None else value
@@ -258,7 +263,7 @@ def flag_bits(prefix: str, text: str) -> int:
     Names may lack their prefix, as perf prints them. Those that say nothing here are 0.
     """
     bits, names = 0, _FLAGS[prefix]
-    for word in _COMMENT.sub("", text).split("|"):
+    for word in _without_comment(text).split("|"):
         word = word.strip()
         if word[:1].isdigit():
             bits |= number(word)

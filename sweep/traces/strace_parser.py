@@ -35,7 +35,7 @@ _OWN_WORDS = re.compile(
 )
 _STACK_LINE = re.compile(r"\s*> .*\[0x[0-9a-f]+\]\s*$")  # -k
 _VECTOR_CALL = re.compile(r"([^,]*), (\[.*\]|\w+), (\w+), ([^,]+)(?:, .*)?", re.ASCII)
-_UNFINISHED = re.compile(r" *(?:<unfinished \.\.\.>|<detached \.\.\.>)\s*$")
+_UNFINISHED = re.compile(r"<(?:unfinished|detached) \.\.\.>\s*$")
 _QUIET_MARKS = ("+++", "---", "strace:", "# ")
 _MOST_UNFINISHED_BYTES = 64 << 20
 _LONGEST_PROGRAM_NAME = 4096
@@ -119,7 +119,7 @@ class StraceParser:
             rest = beginning + rest
         assert name is not None
         if unfinished := _UNFINISHED.search(rest):
-            yield from self._begin(row, thread, name, rest[: unfinished.start()])
+            yield from self._begin(row, thread, name, rest[: unfinished.start()].rstrip(" "))
             return
         yield from self._finish(row, thread, name, rest)
 

@@ -100,7 +100,7 @@ def test_long_lines_of_strace(before: str) -> None:
     """Lines as long as a line may be are parsed in linear time, and the notes about them are short."""
     for text in LONG_TEXTS:
         for after in ("", ") = 0", ", 4096) = 0x1000", " resumed>) = 0"):
-            with limited():
+            with limited(2):  # linear: 0.05 s
                 trace = replayed(f"{STRACE_CALL}{before}{text}{after}\n{STRACE_CALL}")
             assert steps(trace) >= 2
             assert all(len(note) < 300 for note in trace.notes())
