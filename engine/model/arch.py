@@ -38,14 +38,14 @@ class Arch:
         return self.entries * self.entries
 
     @property
-    def gather_batch_slots(self) -> int:
-        """Pages per gather batch: MAX_GATHER_BATCH (include/asm-generic/tlb.h)."""
+    def gather_batch_pages(self) -> int:
+        """Places for pages in a gather batch: MAX_GATHER_BATCH (include/asm-generic/tlb.h)."""
         return (self.page_bytes - 16) // 8
 
     @property
     def gather_batches(self) -> int:
         """MAX_GATHER_BATCH_COUNT (include/asm-generic/tlb.h). The first batch, 8 pages on the stack, is not counted."""
-        return 10_000 // self.gather_batch_slots
+        return 10_000 // self.gather_batch_pages
 
     @property
     def huge_flush_unit_pages(self) -> int:

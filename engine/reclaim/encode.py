@@ -139,7 +139,7 @@ def encode_sizes(columns: Columns) -> NDArray[np.void]:
     par["interleaved"] = columns["partition"] == INTERLEAVED
     fits = entries % par["cluster"] == 0
     par["places"] = np.where(fits, entries // par["cluster"], 0)
-    par["batch_pages"] = of_arch([a.gather_batch_slots for a in ARCHES])
+    par["batch_pages"] = of_arch([a.gather_batch_pages for a in ARCHES])
     par["batches"] = of_arch([a.gather_batches for a in ARCHES])
     par["table_batch"] = of_arch([a.table_batch for a in ARCHES])
     par["ceiling"] = of_arch([a.flush_ceiling for a in ARCHES])

@@ -14,7 +14,7 @@ from typing import Self
 from engine.traces.huge_pages import HugePages
 from engine.traces.operations import Operation
 from engine.traces.page_tables import ALL_ENTRIES, ENTRIES, PAGE, PMD_SPAN, SLOT, PageTables, PteTable, mask_of
-from engine.traces.trace_rules import GatherSlots, TraceRule
+from engine.traces.trace_rules import GatherBatches, TraceRule
 from engine.traces.vmas import ANONYMOUS, READ, WRITE, Piece, Vma, Vmas
 
 
@@ -142,7 +142,7 @@ class AddressSpace:
 
     def dontneed(self, pieces: list[Piece]) -> None:
         """MADV_DONTNEED: zap each piece slot by slot, and free its table under the rules that do so."""
-        gather = GatherSlots()
+        gather = GatherBatches()
         for _, lo, hi in pieces:
             for slot, table in self.page_tables.tables_between(lo // SLOT, (hi - 1) // SLOT):
                 mask = mask_of(lo, hi, slot)
@@ -379,7 +379,7 @@ class AddressSpace:
         self.present_pages -= unused.bit_count()
         table.drop_folio(ALL_ENTRIES)
 
-    def _zap_huge(self, table: PteTable, gather: GatherSlots) -> None:
+    def _zap_huge(self, table: PteTable, gather: GatherBatches) -> None:
         """Clear a PMD entry, and free the table that waited for a split, under every rule (zap_huge_pmd)."""
         if self._asks_for_breaks and table.folio:
             gather.add_huge_page()

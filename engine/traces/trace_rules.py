@@ -6,8 +6,8 @@ from engine.model.policy import SLOT as WHOLE_SLOT
 from engine.model.policy import Policy
 from engine.traces.page_tables import ENTRIES, GEOMETRY, PAGE, SLOT
 
-STACK_SLOTS = 8
-"""Page slots of a gather's first batch (docs/method.md, section 4)."""
+STACK_BATCH_PAGES = 8
+"""Places for pages in a gather's first batch (docs/method.md, section 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +45,34 @@ def trace_rule(policy: Policy) -> TraceRule:
     return TraceRule("zap", least, counts=policy.proof == "count" and policy.when == "visit")
 
 
-class GatherSlots:
+class GatherBatches:
     """How far the page batches of one call's mmu_gather are filled."""
 
     def __init__(self) -> None:
-        self._slots = self._batch = 0
+        self._used = self._batch = 0
 
     def add(self, present: int, folio: int) -> str:
         """Put a piece's present entries into the gather. Returns the force break: `mid`, `end`, or "" for none.
 
-        present: the entries, as bits; folio: those that one huge page maps. A run of these takes two slots.
+        present: the entries, as bits; folio: those that one huge page maps. A run of these takes two places.
         """
         broke = ""
-        for end, slots in _runs(present, folio):
-            self._slots += slots
-            if self._slots >= (GEOMETRY.gather_batch_slots if self._batch else STACK_SLOTS) - 1:
-                self._slots, self._batch = 0, self._batch + 1
+        for end, places in _runs(present, folio):
+            self._used += places
+            if self._used >= (GEOMETRY.gather_batch_pages if self._batch else STACK_BATCH_PAGES) - 1:
+                self._used, self._batch = 0, self._batch + 1
                 if self._batch > GEOMETRY.gather_batches:
                     self._batch = 0
                     broke = "end" if end == ENTRIES else "mid"
         return broke
 
     def add_huge_page(self) -> None:
-        """Put a huge page into the gather: one slot. If it is full, it is flushed, but no PTE lock is dropped."""
+        """Put a huge page into the gather: one place. If it is full, it is flushed, but no PTE lock is dropped."""
         self.add(1, 0)
 
 
 def _runs(present: int, folio: int) -> list[tuple[int, int]]:
-    """(entry after it, page slots) of each run of entries, as do_zap_pte_range takes them."""
+    """(entry after it, places in a batch) of each run of entries, as do_zap_pte_range takes them."""
     runs, at = [], 0
     while present >> at:
         at += (present >> at & -(present >> at)).bit_length() - 1

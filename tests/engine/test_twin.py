@@ -71,7 +71,7 @@ def plain(draw: st.DrawFn) -> Scenario:
 def breaking(draw: st.DrawFn) -> Scenario:
     """Dense, with calls large enough to fill the gather, which holds fewer than 10,000 pages on every arch."""
     arch = ARCH[draw(st.sampled_from(["x86-64", "x86-64", "arm64-4k", "arm64-16k", "arm64-64k"]))]
-    full = 7 + arch.gather_batches * (arch.gather_batch_slots - 1)  # single pages that fill it
+    full = 7 + arch.gather_batches * (arch.gather_batch_pages - 1)  # single pages that fill it
     to_end = -full % arch.entries  # a shift that makes it full on a table's last entry
     pages = draw(st.sampled_from([full + to_end, 10_240, 20 * 512 + 13]) | st.integers(8_100, 13_000))
     zap = mostly(draw, pages, st.sampled_from([pages + 500, 2 * arch.entries, full - 1, full, full + 1]))

@@ -147,7 +147,7 @@ def test_gather_one_page_less_and_more(pages: int, breaks: int, rescanned: int) 
 
 
 def test_folios_fill_the_gather_by_two_slots() -> None:
-    """A run of several pages takes two slots of the gather, whatever its length."""
+    """A run of several pages takes two places of the gather, whatever its length."""
     results = walk.run(Scenario(virt=48 * MIB, sparsity=0.0, zap=48 * MIB, folio=8 * KIB))
     assert figures(results, "none")["force_breaks"] == 1  # after 4 + 19 x 255 folios: 9,698 pages
     assert figures(results, "seed_inline")["ptes_rescanned"] == 9_698 - 18 * 512

@@ -4,7 +4,7 @@ from collections import Counter
 
 from engine.model.arch import Arch
 
-STACK_SLOTS = 8  # MMU_GATHER_BUNDLE
+STACK_BATCH_PAGES = 8  # MMU_GATHER_BUNDLE
 
 
 class Gather:
@@ -13,13 +13,13 @@ class Gather:
     def __init__(self, arch: Arch, threads: int, work: Counter[str]) -> None:
         self.arch, self.work = arch, work
         self.ipis_per_flush = threads - 1 if arch.sends_ipis else 0
-        self.nr, self.max, self.batches = 0, STACK_SLOTS, 0
+        self.nr, self.max, self.batches = 0, STACK_BATCH_PAGES, 0
         self.lo, self.hi, self.tables, self.cleared_entries = 0, 0, 0, False
 
     def remove_pages(self, run: int) -> bool:
         """Add a run of adjacent pages of one folio; return True when no batch is left, which means a force break.
 
-        A run of several pages takes two slots, as its length is stored too (__tlb_remove_folio_pages_size,
+        A run of several pages takes two places, as its length is stored too (__tlb_remove_folio_pages_size,
         tlb_next_batch).
         """
         self.nr += 1 if run == 1 else 2
@@ -27,7 +27,7 @@ class Gather:
             return False
         if self.batches == self.arch.gather_batches:
             return True
-        self.batches, self.nr, self.max = self.batches + 1, 0, self.arch.gather_batch_slots
+        self.batches, self.nr, self.max = self.batches + 1, 0, self.arch.gather_batch_pages
         return False
 
     def cover_entries(self, page: int, run: int) -> None:
@@ -61,7 +61,7 @@ class Gather:
     def force_flush(self) -> None:
         """Flush at a force break: release pages too, and restart on the stack batch (tlb_flush_mmu)."""
         self.flush()
-        self.nr, self.max, self.batches = 0, STACK_SLOTS, 0
+        self.nr, self.max, self.batches = 0, STACK_BATCH_PAGES, 0
 
     def _cover(self, lo: int, hi: int) -> None:
         self.lo, self.hi = (min(self.lo, lo), max(self.hi, hi)) if self.hi > self.lo else (lo, hi)
