@@ -1,8 +1,8 @@
 """Replay of a trace's operations on one address space: entries, and the tables that exist under each rule.
 
 Models x86-64 with 4 KiB pages, and no memory pressure. docs/traces.md is the
-specification. The policies that zap share one AddressSpace until huge pages come in; munmap, under which a purge unmaps
-its range, has its own (engine/traces/replay.py).
+specification. The policies share one AddressSpace until huge pages come in; munmap, under which a purge unmaps its
+range, has its own from the first purge on whose pages are not written again at once (engine/traces/replay.py).
 """
 
 import copy
@@ -23,12 +23,14 @@ class TableCounts:
     """PTE tables under one rule: those that exist, those allocated and freed by purges (not by munmap) so far.
 
     max_tables: maximum of the tables of all levels so far
+    rewritten: pages that a purge cleared under this rule alone, and that were written again at once
     """
 
     tables: int = 0
     max_tables: int = 0
     allocated: int = 0
     freed: int = 0
+    rewritten: int = 0
 
 
 class AddressSpace:
@@ -59,13 +61,9 @@ class AddressSpace:
         # Slots whose table was emptied since the last scan, by rule.
         self._scan_candidates: dict[TraceRule, list[int]] = {rule: [] for rule in self._bits if rule.when == "scan"}
 
-    def copy_for(self, rule: TraceRule, allowed: HugePages) -> "AddressSpace":
-        """Return a copy under one rule, whose entries then may depend on it: huge pages come where they are allowed.
-
-        The VMAs are shared.
-        """
+    def copy_for(self, rule: TraceRule) -> Self:
+        """Return a copy under one rule. The VMAs are shared."""
         other = copy.copy(self)
-        other._allowed = allowed
         other.counts = {rule: replace(self.counts[rule])}
         other._all_bits = self._bits[rule]
         other._bits = {rule: other._all_bits}
@@ -74,6 +72,19 @@ class AddressSpace:
         other._scan_candidates = {rule: list(self._scan_candidates[rule])} if rule.when == "scan" else {}
         other.page_tables = self.page_tables.copy(other._all_bits)
         return other
+
+    def drop(self, rule: TraceRule) -> None:
+        """Leave out a rule, one that does not zap or scan."""
+        bit = self._bits[rule]
+        self._bits = {other: bit for other, bit in self._bits.items() if other != rule}  # forks share the dict
+        self._all_bits &= ~bit
+        del self.counts[rule]
+        for table in self.page_tables.all_tables():
+            table.exists &= ~bit
+
+    def allow_huge_pages(self, allowed: HugePages) -> None:
+        """Let huge pages come where they are allowed. Entries then depend on the rule, so there must be one only."""
+        self._allowed = allowed
 
     def fork(self, vmas: Vmas, allowed: HugePages) -> Self:
         """Return the child's address space, whose VMAs are `vmas`: a copy of the VMAs that have an anon_vma.
@@ -118,6 +129,10 @@ class AddressSpace:
     def end_operation(self) -> None:
         """Count an operation, and let each rule that scans after this many free its empty tables."""
         self._operations += 1
+        if self._scan_candidates:
+            self._scan()
+
+    def _scan(self) -> None:
         for rule, slots in self._scan_candidates.items():
             if slots and self._operations % (self._scan_every * rule.every) == 0:
                 for slot in slots:
@@ -134,6 +149,12 @@ class AddressSpace:
             if vma.rights & need:
                 for slot, mask in touched_entries(start, stride, lo, hi):
                     self._install(vma, slot, mask, write)
+        self._note_maximum()
+
+    def touch_pages(self, vma: Vma, lo: int, hi: int, *, write: bool) -> None:
+        """Write or read every page of [lo, hi), a part of a VMA that has the right."""
+        for slot in range(lo // SLOT, (hi - 1) // SLOT + 1):
+            self._install(vma, slot, mask_of(lo, hi, slot), write)
         self._note_maximum()
 
     def _note_maximum(self) -> None:
@@ -159,6 +180,47 @@ class AddressSpace:
                         if size >= rule.least and broke not in rule.kept_after:
                             self._free(table, rule)
                     self._note_for_scans(slot, table)
+
+    def purge_and_write(self, op: str, lo: int, hi: int) -> None:
+        """A purge of [lo, hi), `end_operation`, and a write of all its pages, each of which was written before.
+
+        op: dontneed or free. [lo, hi) is a part of one VMA. The entries are the same afterwards, so only what is
+        counted changes. Not for rules with `kept_after`, and not while huge pages or guard markers may be there.
+        """
+        pages = (hi - lo) // PAGE
+        self._operations += 1
+        whole = max(0, hi // SLOT - -(-lo // SLOT))
+        edges = [part for part in partly_covered(lo, hi) if self._is_all_in(*part)]
+        for rule, counts in self.counts.items() if whole or edges or op == "free" else ():
+            if rule.when == "unmap":
+                again = whole + sum(not self._is_mapped_beside(*part) for part in edges)
+                if op == "free":
+                    counts.rewritten += pages
+            elif op == "free":
+                continue
+            elif rule.when == "zap":
+                again = whole + sum(end - start >= rule.least for _, start, end in edges)
+            elif rule.when == "scan" and self._operations % (self._scan_every * rule.every) == 0:
+                again = whole + len(edges)
+            else:
+                continue
+            counts.freed += again
+            counts.allocated += again
+        if op != "free":
+            self.zapped += pages
+            self.installed += pages
+        if self._scan_candidates:
+            self._scan()
+
+    def _is_mapped_beside(self, slot: int, lo: int, hi: int) -> bool:
+        """Whether anything in the slot but [lo, hi) is mapped."""
+        before, after = slot * SLOT, (slot + 1) * SLOT
+        return (before < lo and self.is_mapped(before, lo)) or (hi < after and self.is_mapped(hi, after))
+
+    def _is_all_in(self, slot: int, lo: int, hi: int) -> bool:
+        """Whether all entries of the slot's table are in [lo, hi)."""
+        table = self.page_tables.get(slot)
+        return table is not None and not (table.present | table.zero | table.marker) & ~mask_of(lo, hi, slot)
 
     def free(self, pieces: list[Piece]) -> None:
         """MADV_FREE: clears nothing, as the kernel does so only under memory pressure.
@@ -287,8 +349,9 @@ class AddressSpace:
 
     def _unmap_table(self, slot: int, table: PteTable) -> None:
         """Free the table under all rules, without counting it in `freed`."""
-        for rule, bit in self._bits.items():
-            self.counts[rule].tables -= bool(table.exists & bit)
+        for bit, counts in zip(self._bits.values(), self.counts.values(), strict=True):
+            if table.exists & bit:
+                counts.tables -= 1
         table.exists = 0
         self.page_tables.free(slot)
 
@@ -390,13 +453,15 @@ class AddressSpace:
     def _allocate(self, table: PteTable, bits: int = -1) -> None:
         """Let the table exist under the rules of `bits`, by default all. Counts it where it was missing."""
         bits &= self._all_bits & ~table.exists
-        for rule, bit in self._bits.items():
+        upper_tables = self.page_tables.upper_tables
+        for bit, counts in zip(self._bits.values(), self.counts.values(), strict=True):
             if bits & bit:
-                self.counts[rule].allocated += 1
-                self.counts[rule].tables += 1
+                counts.allocated += 1
+                counts.tables += 1
+            # An operation that allocates tables frees none, so the maximum is reached at an allocation.
+            if counts.tables + upper_tables > counts.max_tables:
+                counts.max_tables = counts.tables + upper_tables
         table.exists |= bits
-        # An operation that allocates tables frees none, so the maximum is reached at an allocation.
-        self._note_most_tables()
 
     def _note_most_tables(self) -> None:
         for counts in self.counts.values():
@@ -445,6 +510,18 @@ class AddressSpace:
         for rule, slots in self._scan_candidates.items():
             if table.exists & self._bits[rule]:
                 slots.append(slot)
+
+
+def partly_covered(lo: int, hi: int) -> Iterator[tuple[int, int, int]]:
+    """(slot, start, end) of the parts of [lo, hi) that cover a part of a slot: none, one or two."""
+    first, last = lo // SLOT, hi // SLOT
+    if first == last:
+        yield first, lo, hi
+        return
+    if lo % SLOT:
+        yield first, lo, (first + 1) * SLOT
+    if hi % SLOT:
+        yield last, last * SLOT, hi
 
 
 def touched_entries(start: int, stride: int, lo: int, hi: int) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Replay of a trace under any policies. Those that zap share one AddressSpace; munmap has an UnmappingSpace."""
+"""Replay of a trace under any policies, in one AddressSpace as long as they leave the same entries."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -24,9 +24,18 @@ class UnmappingSpace(AddressSpace):
     `_unmapped`.
     """
 
-    def __init__(self, vmas: Vmas) -> None:
-        super().__init__(vmas, [UNMAP])
-        self._unmapped = Ranges()
+    _unmapped: Ranges
+
+    @classmethod
+    def copy_of(cls, space: AddressSpace) -> Self:
+        """Return a copy of a space under several rules, UNMAP among them, in which no purge was applied so far."""
+        other = cls(space.vmas, [UNMAP])
+        other.__dict__.update(vars(space.copy_for(UNMAP)))
+        other._unmapped = Ranges()
+        counts = other.counts[UNMAP]
+        other.installed, other.zapped = other.installed + counts.rewritten, other.zapped + counts.rewritten
+        counts.rewritten = 0
+        return other
 
     def is_mapped_whole(self, vma: Vma, start: int, end: int) -> bool:
         return super().is_mapped_whole(vma, start, end) and not self._unmapped.meets(start, end)
@@ -64,6 +73,10 @@ class UnmappingSpace(AddressSpace):
         self._map_again(pieces, WRITE if operation.op == "write" else READ)
         super().touch(operation, pieces)
 
+    def touch_pages(self, vma: Vma, lo: int, hi: int, *, write: bool) -> None:
+        self._unmapped.subtract(lo, hi)
+        super().touch_pages(vma, lo, hi, write=write)
+
     def guard_install(self, pieces: list[Piece]) -> None:
         self._map_again(pieces, 0)
         super().guard_install(pieces)
@@ -80,6 +93,7 @@ class Replay:
 
     All policies share `vmas`; figures are asked for by a policy's name. Without policies only the VMAs are tracked.
     Entries are the same under all policies that zap, until huge pages may come in: from then on each rule has its own.
+    Under munmap they are the same until a purge whose range is not written again at once.
     """
 
     def __init__(
@@ -89,22 +103,32 @@ class Replay:
         self.policies = tuple(policy.name for policy in policies)
         self.vmas = Vmas()
         self.huge_pages = huge_pages or HugePages()
-        self.has_huge_advice = False
+        self.has_huge_advice = self._has_huge_pages = self._has_guards = False
         self._rules = {policy.name: trace_rule(policy) for policy in policies}
         rules = dict.fromkeys(self._rules.values())
-        zapping = [rule for rule in rules if rule != UNMAP]
-        shared = AddressSpace(self.vmas, zapping, scan_every=scan_every)
-        self._space_of: dict[TraceRule, AddressSpace] = dict.fromkeys(zapping, shared)
-        if UNMAP in rules:
-            self._space_of[UNMAP] = UnmappingSpace(self.vmas)
-        self._spaces = list(dict.fromkeys(self._space_of.values()))
+        self._has_breaks = any(rule.kept_after for rule in rules)
+        shared = AddressSpace(self.vmas, list(rules), scan_every=scan_every)
+        self._space_of: dict[TraceRule, AddressSpace] = dict.fromkeys(rules, shared)
+        self._spaces = [shared]
         if self.huge_pages.setting == "always":
             self._separate()
 
     def _separate(self) -> None:
         """Give each rule a space of its own, in which huge pages may be."""
-        self._space_of = {rule: space.copy_for(rule, self.huge_pages) for rule, space in self._space_of.items()}
+        self._has_huge_pages = True
+        self._separate_unmap()
+        self._space_of = {rule: space.copy_for(rule) for rule, space in self._space_of.items()}
         self._spaces = list(self._space_of.values())
+        for space in self._spaces:
+            space.allow_huge_pages(self.huge_pages)
+
+    def _separate_unmap(self) -> None:
+        """Before the first purge that leaves other entries under munmap: give that policy a space of its own."""
+        space = self._space_of.get(UNMAP)
+        if space is not None and not isinstance(space, UnmappingSpace):
+            self._space_of[UNMAP] = UnmappingSpace.copy_of(space)
+            space.drop(UNMAP)
+            self._spaces = list(dict.fromkeys(self._space_of.values()))
 
     def apply(self, operation: Operation) -> None:
         """Apply one operation. Raises TraceError: before any change if it is invalid, or above a size limit."""
@@ -113,10 +137,8 @@ class Replay:
         match op:
             case "write" | "read":
                 self.touch(operation)
-            case "dontneed" | "dontneed_locked":
-                self.dontneed(start, end)
-            case "free":
-                self.free(start, end)
+            case "dontneed" | "dontneed_locked" | "free":
+                self.purge(op.removesuffix("_locked"), start, end)
             case "mmap":
                 self.mmap(start, end, READ | WRITE)
             case "munmap":
@@ -223,13 +245,17 @@ class Replay:
 
     def guard(self, op: str, start: int, end: int) -> None:
         """MADV_GUARD_INSTALL or MADV_GUARD_REMOVE, `guard_install` or `guard_remove`."""
+        self._has_guards = True
         pieces = self.vmas.pieces(start, end)
         for space in self._spaces:
             getattr(space, op)(pieces)
 
-    def mprotect(self, start: int, end: int, rights: int) -> None:
+    def mprotect(self, start: int, end: int, rights: int) -> bool:
+        """Set the rights of a range up to the first hole. Returns whether any page got a right that it had not."""
+        gains = any(rights & ~vma.rights for vma, _, _ in self.vmas.pieces(start, end))
         self.vmas.mprotect(start, end, rights)
         self._split_at_borders(start, end)
+        return gains
 
     def advise(self, start: int, end: int, advice: str) -> None:
         """MADV_HUGEPAGE or MADV_NOHUGEPAGE, `hugepage` or `nohugepage`."""
@@ -256,15 +282,29 @@ class Replay:
                 for space in self._spaces:
                     space.split_at(address // SLOT)
 
-    def dontneed(self, start: int, end: int) -> None:
+    def purge(self, op: str, start: int, end: int) -> None:
+        """MADV_DONTNEED or MADV_FREE, `dontneed` or `free`."""
         pieces = self.vmas.pieces(start, end)
+        if pieces:
+            self._separate_unmap()
         for space in self._spaces:
-            space.dontneed(pieces)
+            (space.dontneed if op == "dontneed" else space.free)(pieces)
 
-    def free(self, start: int, end: int) -> None:
+    def purge_and_touch(self, op: str, start: int, end: int) -> None:
+        """`purge`, `end_operation` and `touch_all`, where each page that may be touched was touched before."""
         pieces = self.vmas.pieces(start, end)
-        for space in self._spaces:
-            space.free(pieces)
+        if len(pieces) == 1 and pieces[0][0].rights & WRITE and not self._must_follow_entries:
+            for space in self._spaces:
+                space.purge_and_write(op, *pieces[0][1:])
+            return
+        self.purge(op, start, end)
+        self.end_operation()
+        self.touch_all(start, end)
+
+    @property
+    def _must_follow_entries(self) -> bool:
+        """Whether a purge and a write may leave other entries than before, or a rule looks at every entry."""
+        return self._has_guards or self._has_huge_pages or self._has_breaks
 
     def touch(self, operation: Operation) -> None:
         """Read or write as AddressSpace.touch does. Unmapped ranges are skipped."""
@@ -275,11 +315,11 @@ class Replay:
     def touch_all(self, start: int, end: int) -> None:
         """Write every mapped page of [start, end). Read-only pages are read, pages without rights skipped."""
         for vma, lo, hi in self.vmas.pieces(start, end):
-            operation = Operation("write" if vma.rights & WRITE else "read", lo, hi - lo, PAGE)
-            for space in self._spaces:
-                if vma.rights:
-                    space.touch(operation, [(vma, lo, hi)])
-            if vma.rights & WRITE:
+            write = bool(vma.rights & WRITE)
+            if vma.rights & (READ | WRITE):
+                for space in self._spaces:
+                    space.touch_pages(vma, lo, hi, write=write)
+            if write:
                 self.vmas.prepare_anon(vma)
 
     def vm_pte_kib(self, policy: str) -> int:
@@ -319,8 +359,8 @@ class Replay:
             "pte_tables_empty_end": counts.tables - needed[0],
             "anon_huge_kib_peak": space.max_huge_pages * (SLOT >> 10),
             "anon_huge_kib_end": self.anon_huge_kib(policy),
-            "ptes_installed": space.installed,
-            "ptes_zapped": space.zapped,
+            "ptes_installed": space.installed + counts.rewritten,
+            "ptes_zapped": space.zapped + counts.rewritten,
             "pte_tables_allocated": counts.allocated,
             "pte_tables_freed": counts.freed,
             "thp_faults": space.thp_faults,

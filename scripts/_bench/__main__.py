@@ -28,6 +28,7 @@ SECTIONS = {
     "sql": "queries",
     "cli": "commands",
     "stores": "stores",
+    "replay": "recordings",
     "kernel": "live",
 }
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.model.arch import KIB, MIB
-from engine.traces.page_tables import SLOT
+from engine.traces.page_tables import PAGE, SLOT
 from engine.traces.trace_rules import TraceRule
 from engine.traces.vmas import Piece
 
@@ -43,16 +43,12 @@ class CallCounts:
     whole_bytes: int = 0
     whole_slots: int = 0
 
-    def add_call(self, pieces: Iterable[Piece]) -> None:
-        """Count one call. `pieces` are (vma, start, end): the call's range clipped to each VMA that it meets."""
-        size = slots = 0
-        for _, start, end in pieces:
-            size += end - start
-            slots += max(0, end // SLOT - -(-start // SLOT))
+    def add_call(self, size: int, slots: int) -> None:
+        """Count one call of `size` mapped bytes that covers `slots` whole slots."""
         self.calls += 1
         self.bytes += size
-        self.whole_slots += slots
         if slots:
+            self.whole_slots += slots
             self.whole_calls += 1
             self.whole_bytes += size
 
@@ -85,29 +81,41 @@ class CallHistogram:
         self._counts: dict[tuple[str, str], CallCounts] = {}
         self._reached = {rule.least: ReachedCalls() for rule in rules if rule.when == "zap"}
 
-    def add_call(self, kind: str, length: int, pieces: Iterable[Piece], *, is_stack: bool = False) -> None:
-        """Count one call of `length` bytes; `pieces` as in CallCounts.add_call."""
+    def add_call(self, kind: str, length: int, pieces: Sequence[Piece], *, is_stack: bool = False) -> None:
+        """Count one call of `length` bytes. `pieces`: its range clipped to each VMA that it meets."""
         size_class = STACKS if is_stack else _CLASS_NAMES[bisect_left(_CLASS_LIMITS, length)]
         counts = self._counts.get((kind, size_class))
         if counts is None:
             counts = self._counts[kind, size_class] = CallCounts()
-        pieces = list(pieces)
-        counts.add_call(pieces)
+        size = slots = 0
+        for _, start, end in pieces:
+            size += end - start
+            slots += max(0, end // SLOT - -(-start // SLOT))
+        counts.add_call(size, slots)
         if kind == "dontneed" and not is_stack:
-            self._add_reached(pieces)
+            self._add_reached(pieces, size, slots)
 
-    def _add_reached(self, pieces: Sequence[Piece]) -> None:
+    def _add_reached(self, pieces: Sequence[Piece], size: int, slots: int) -> None:
         """Count one call of MADV_DONTNEED in `_reached`.
 
         For each smallest size of piece after which a rule acts (`least`): if the call has such a piece, count the call,
         all its bytes, and the bytes of such pieces. A piece is the part of a call inside one table's range.
         """
-        sizes = [size for _, start, end in pieces for size in _piece_sizes(start, end)]
         for least, reached in self._reached.items():
-            reached_bytes = sum(count * size for size, count in sizes if size >= least)
+            if least <= PAGE:
+                reached_bytes = size
+            elif least == SLOT:
+                reached_bytes = slots * SLOT
+            else:
+                reached_bytes = sum(
+                    count * part
+                    for _, start, end in pieces
+                    for part, count in _piece_sizes(start, end)
+                    if part >= least
+                )
             if reached_bytes:
                 reached.calls += 1
-                reached.bytes += sum(end - start for _, start, end in pieces)
+                reached.bytes += size
                 reached.reached_bytes += reached_bytes
 
     def add(self, other: "CallHistogram") -> None:

@@ -138,7 +138,9 @@ class MemoryCalls:
         """Why the kernel would have refused this call, or an empty string."""
         if call.op == "thp_disable":
             return ""
-        end = max(call.end, call.moved_from + call.old_length)
+        end = call.start + call.length
+        if call.old_length:
+            end = max(end, call.moved_from + call.old_length)
         if end > MAX_ADDRESS and call.op != "munmap":
             return "beyond what a process can map"
         if call.start % 4096:

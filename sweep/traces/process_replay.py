@@ -24,7 +24,6 @@ class ProcessReplay:
 
     pid: 0 if the recording names none; program: the name of the program, empty if it is unknown
     program_number: 1 for the first program of a pid that made calls of memory
-    replay: the engine's state, None once the process has ended
     histogram: the calls that give memory back
     steps: calls applied; unknown_calls: those that purged memory that was never seen mapped
     max_mapped_bytes: the most memory that was mapped at one time
@@ -46,7 +45,7 @@ class ProcessReplay:
         self.pid, self.program, self.program_number = pid, program, 0
         self._policies, self._counts = policies, counts
         self._touch_all, self._scan_every, self._thp = touch_all, scan_every, thp
-        self.replay = Replay(policies if counts else (), scan_every=scan_every, huge_pages=HugePages(thp))
+        self._state = Replay(policies if counts else (), scan_every=scan_every, huge_pages=HugePages(thp))
         self.has_huge_advice = False
         self.histogram = CallHistogram(map(trace_rule, policies))
         self.steps = self.unknown_calls = self.unmapped_calls = 0
@@ -55,10 +54,17 @@ class ProcessReplay:
         self.figures: dict[str, dict[str, int]] = {}
         self.has_ended = False
         self._stacks: set[int] = set()
+        self._purge = ""  # a purge that is not applied yet: usually only counted, see touch_last_ranges
         self._untouched: list[tuple[int, int]] = []  # ranges of the last call: written before the next one
         self._last_op = ""
         self._source: ProcessReplay | None = None  # the parent that `replay` must be copied from before either changes
         self._copies: list[ProcessReplay] = []  # children whose `_source` this is
+
+    @property
+    def replay(self) -> Replay:
+        """The engine's state after the last call; an empty one once the process has ended."""
+        self._apply_purge()
+        return self._state
 
     def fork(self, pid: int) -> "ProcessReplay":
         """The child's address space. It is copied when parent or child changes first: most children only execute."""
@@ -79,37 +85,46 @@ class ProcessReplay:
 
     def inherit(self, former: "ProcessReplay") -> None:
         """Take over what an exec keeps: whether huge pages are disabled (MMF_INIT_MASK)."""
-        self.replay.huge_pages.disabled = former.replay.huge_pages.disabled
+        self._state.huge_pages.disabled = former.replay.huge_pages.disabled
 
     def apply(self, call: Call) -> None:
         """Apply one call. Raises TraceError above a size limit."""
         if self._source is not None or self._copies:
             self._settle()
-        is_advice = call.op in HUGE_ADVICE  # given before the first touch, so that it has an effect
-        if self._untouched and not call.continues and not is_advice:
-            self.touch_last_ranges()
         op, start, end = call.op, call.start, call.end
+        is_advice = op in HUGE_ADVICE  # given before the first touch, so that it has an effect
+        if self._untouched:
+            if call.continues or is_advice:
+                self._apply_purge()
+            else:
+                self.touch_last_ranges()
         if op in KINDS:
-            self._count(call)
+            self._count(call, end)
+        self.steps += 1
+        if self._touch_all and not is_advice:
+            self._last_op = op
+            if not self._untouched and op in PURGES:
+                self._purge = op
+                self._untouched.append((start, end))
+                return
+            if op not in ("munmap", "mprotect"):
+                self._untouched.append((start, end))
         if op == "mmap":
-            self._mmap(call)
+            self._mmap(call, end)
         elif op == "munmap":
-            self._mapped_bytes -= self.replay.munmap(start, end)
-        elif op == "dontneed":
-            self.replay.dontneed(start, end)
+            self._mapped_bytes -= self._state.munmap(start, end)
+        elif op in PURGES:
+            self._state.purge(op, start, end)
         elif op == "mprotect":
-            self.replay.mprotect(start, end, call.rights)
+            if self._state.mprotect(start, end, call.rights) and self._touch_all:
+                self._untouched.append((start, end))
         elif op == "mremap":
             self._mremap(call)
         elif op in ("write", "read"):
-            self.replay.touch(Operation(op, start, call.length, PAGE))
+            self._state.touch(Operation(op, start, call.length, PAGE))
         else:
             self._advise(call)
-        self.replay.end_operation()
-        self.steps += 1
-        if self._touch_all and not is_advice:
-            self._untouched.append((start, end))
-            self._last_op = op
+        self._state.end_operation()
 
     def apply_operation(self, operation: Operation) -> None:
         """Apply a step of a kernel trace. Raises TraceError as Replay.apply does."""
@@ -119,8 +134,8 @@ class ProcessReplay:
             self._last_op = operation.op
         if operation.op in _UNMAP_OR_PURGE:
             kind = operation.op.removesuffix("_locked")
-            self.histogram.add_call(kind, operation.length, self.replay.vmas.pieces(operation.start, operation.end))
-        self.replay.apply(operation)
+            self.histogram.add_call(kind, operation.length, self._state.vmas.pieces(operation.start, operation.end))
+        self._state.apply(operation)
         self.steps += 1
 
     def set_break(self, row: int, requested: int, new_break: int) -> Call | None:
@@ -143,9 +158,19 @@ class ProcessReplay:
         if self._untouched and self._source is None:
             if self._copies:
                 self._settle()
-            for start, end in self._untouched:
-                self.replay.touch_all(start, end)
+            if self._purge:
+                self._state.purge_and_touch(self._purge, *self._untouched[0])
+                self._purge = ""
+            else:
+                for start, end in self._untouched:
+                    self._state.touch_all(start, end)
             self._untouched.clear()
+
+    def _apply_purge(self) -> None:
+        if self._purge:
+            op, self._purge = self._purge, ""
+            self._state.purge(op, *self._untouched[0])
+            self._state.end_operation()
 
     def finish(self) -> None:
         """The process ended, or its recording did: keep the figures and release the memory.
@@ -158,22 +183,23 @@ class ProcessReplay:
         self.has_ended = True
         if self._source is not None and not self.steps:
             self._leave()
-        elif self.replay.policies:
+        elif self._state.policies:
             self._settle()
+            self._apply_purge()
             if self._last_op in _MAPS:
                 self.touch_last_ranges()
-            self.figures = {policy: self.replay.outcome(policy) for policy in self.replay.policies}
+            self.figures = {policy: self._state.outcome(policy) for policy in self._state.policies}
             if self._untouched:
                 self.touch_last_ranges()
                 for policy, figures in self.figures.items():
-                    after = self.replay.outcome(policy)
+                    after = self._state.outcome(policy)
                     for column in ("res_bytes_peak", "vm_pte_kib_peak", "vm_pte_kib_max"):
                         figures[column] = after[column]
         else:
             self._settle()
-        self.has_huge_advice = self.replay.has_huge_advice
-        self.replay.release()
-        self.replay = Replay(())
+        self.has_huge_advice = self._state.has_huge_advice
+        self._state.release()
+        self._state = Replay(())
         self._stacks.clear()
 
     def holds(self, address: int) -> bool:
@@ -190,11 +216,11 @@ class ProcessReplay:
             source._copies.remove(self)
             if source._source is not None:
                 source._settle()
-            self.replay = source.replay.fork()
+            self._state = source.replay.fork()
             self._stacks = set(source._stacks)
             self._mapped_bytes = self.max_mapped_bytes = source._mapped_bytes
             if self._touch_all:  # what a fork does not copy: files, shared memory, zero pages
-                self._untouched = [(vma.start, vma.end) for vma in self.replay.vmas]
+                self._untouched = [(vma.start, vma.end) for vma in self._state.vmas]
         for child in list(self._copies):
             child._settle()
 
@@ -209,52 +235,50 @@ class ProcessReplay:
 
     def _advise(self, call: Call) -> None:
         match call.op:
-            case "free":
-                self.replay.free(call.start, call.end)
             case "hugepage" | "nohugepage":
-                self.replay.advise(call.start, call.end, call.op)
+                self._state.advise(call.start, call.end, call.op)
             case "collapse":
-                self.replay.collapse(call.start, call.end)
+                self._state.collapse(call.start, call.end)
             case "thp_disable":
-                self.replay.huge_pages.disabled = call.thp_disabled
+                self._state.huge_pages.disabled = call.thp_disabled
             case _:
-                self.replay.guard(call.op, call.start, call.end)
+                self._state.guard(call.op, call.start, call.end)
 
-    def _mmap(self, call: Call) -> None:
+    def _mmap(self, call: Call, end: int) -> None:
         if call.stack and len(self._stacks) < MAX_STACKS:
             self._stacks.add(call.start)
         backing = ANONYMOUS if call.anonymous else call.row
-        self._mapped_bytes += call.end - call.start
-        self._mapped_bytes -= self.replay.mmap(call.start, call.end, call.rights if call.has_tables else 0, backing)
+        self._mapped_bytes += end - call.start
+        self._mapped_bytes -= self._state.mmap(call.start, end, call.rights if call.has_tables else 0, backing)
         self.max_mapped_bytes = max(self.max_mapped_bytes, self._mapped_bytes)
 
     def _mremap(self, call: Call) -> None:
         old_end = call.moved_from + -(-call.old_length // PAGE) * PAGE
-        self._mapped_bytes += self.replay.mremap(
+        self._mapped_bytes += self._state.mremap(
             call.moved_from, old_end, call.start, call.end, keep=call.keeps_old, number=call.row
         )
         self.max_mapped_bytes = max(self.max_mapped_bytes, self._mapped_bytes)
         if self._touch_all and call.keeps_old:
             self._untouched.append((call.moved_from, old_end))
 
-    def _count(self, call: Call) -> None:
+    def _count(self, call: Call, end: int) -> None:
         """Count a call that gives memory back.
 
         A purge that worked shows that its whole range was mapped, even if the recording lacks the mmap. munmap does
         not: it works on holes as well.
         """
-        pieces = self.replay.vmas.pieces(call.start, call.end)
+        pieces = self._state.vmas.pieces(call.start, end)
         if call.op == "munmap":
             self.unmapped_calls += not pieces
         elif not call.has_holes:
-            holes = list(_holes(pieces, call.start, call.end))
-            for start, end in holes:
-                self.replay.mmap(start, end, READ | WRITE, anon=UNSEEN)
+            holes = list(_holes(pieces, call.start, end))
+            for low, high in holes:
+                self._state.mmap(low, high, READ | WRITE, anon=UNSEEN)
                 if self._touch_all:
-                    self.replay.touch_all(start, end)
+                    self._state.touch_all(low, high)
             if holes:
                 self.unknown_calls += 1
-                pieces = self.replay.vmas.pieces(call.start, call.end)
+                pieces = self._state.vmas.pieces(call.start, end)
         is_stack = call.op == "dontneed" and (call.length == STACK_BYTES or call.start in self._stacks)
         self.histogram.add_call(call.op, call.length, pieces, is_stack=is_stack)
 

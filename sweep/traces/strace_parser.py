@@ -22,6 +22,12 @@ _PREFIX = (
     r"(?:\[[ \w:?]{1,80}\] +)*"  # call number, instruction pointer, security context: -n, -i, --secontext
 )
 _LINE = re.compile(_PREFIX + r"(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<call>[a-z_]\w*)\()(?P<rest>.*)", re.ASCII)
+_PLAIN = re.compile(
+    _PREFIX + r"(?P<call>madvise|munmap|mmap|mprotect|brk)\((?P<arguments>[^()\"\n]*)\) += "
+    r"(?P<result>0x[0-9a-f]{1,16}|\d{1,20})(?: <[\d.]{1,20}>)?\s*$",
+    re.ASCII,
+)
+"""The usual row: a call of memory that worked."""
 _END = re.compile(_PREFIX + r"\+\+\+ (?:(?P<exited>exited with|killed by)|superseded by execve in pid (?P<by>\d+))")
 _RESULT = re.compile(
     r"(?P<arguments>.*)\) *= (?P<result>0x[0-9a-f]{1,16}|-?\d{1,20}|\?)(?: (?P<why>[A-Z]\w*|/\* \d{1,10} in strace))?",
@@ -63,7 +69,11 @@ def read_strace_events(lines: Iterator[tuple[int, str]], skipped: SkippedRows, t
     """
     parser = StraceParser(skipped, thread)
     for row, line in lines:
-        yield from parser.parse_line(row, line)
+        call = parser.parse_plain_call(row, line)
+        if call is not None:
+            yield call
+        else:
+            yield from parser.parse_line(row, line)
     parser.end()
 
 
@@ -80,6 +90,17 @@ class StraceParser:
         self._children: set[int] = set()  # threads that were started or attached while strace ran
         self._main: int | None = None  # the number of the thread whose lines had none at first
         self._is_renamed = False
+
+    def parse_plain_call(self, row: int, line: str) -> SystemCall | None:
+        """The call of a usual row by a thread that is known; None for all else, which `parse_line` reads."""
+        match = _PLAIN.match(line)
+        if match is None or self._torn or self._is_renamed:
+            return None
+        pid, number, name, arguments, result = match.groups()
+        thread = int(pid or number or self._thread)
+        if thread not in self._alive or thread == self._main:
+            return None
+        return SystemCall(row, thread, name, arguments.split(", ", _COUNTED[name]), int(result, 0), "")
 
     def parse_line(self, row: int, line: str) -> Iterator[Event]:
         self._row = row
@@ -118,7 +139,7 @@ class StraceParser:
                 return
             rest = beginning + rest
         assert name is not None
-        if unfinished := _UNFINISHED.search(rest):
+        if "...>" in rest and (unfinished := _UNFINISHED.search(rest)):
             yield from self._begin(row, thread, name, rest[: unfinished.start()].rstrip(" "))
             return
         yield from self._finish(row, thread, name, rest)

@@ -3,7 +3,7 @@
 Memory grows with what is mapped and with the tables that exist, never with the length of the trace.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -172,8 +172,11 @@ class TraceReplay:
         self.processes = tree.processes
         decoder, calls_seen = MemoryCalls(self.skipped), 0
         for event in chain(events, [END]):
-            known = tree.process_of(event) if isinstance(event, SystemCall) else None
-            due = [(event, known)] if isinstance(event, SystemCall) and known is not None else tree.handle(event)
+            due: Iterable[tuple[SystemCall, ProcessReplay]]
+            if isinstance(event, SystemCall) and (known := tree.process_of(event)) is not None:
+                due = ((event, known),)
+            else:
+                due = tree.handle(event)
             for call, process in due:
                 calls_seen += 1
                 for change in decoder.decode(call, process):

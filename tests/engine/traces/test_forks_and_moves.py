@@ -22,12 +22,12 @@ def test_a_fork_copies_empty_tables_too() -> None:
     """A table that half-slot purges emptied is in the child; what one of them unmaps the other keeps."""
     parent = written(4)
     for half in range(2):
-        parent.dontneed(BASE + half * SLOT // 2, BASE + (half + 1) * SLOT // 2)
+        parent.purge("dontneed", BASE + half * SLOT // 2, BASE + (half + 1) * SLOT // 2)
     child = parent.fork()
     assert (child.vm_pte_kib("merged"), child.res_kib("merged")) == (24, 3 * 2048)
     child.munmap(BASE, BASE + 4 * SLOT)
     assert (child.vm_pte_kib("merged"), parent.vm_pte_kib("merged")) == (0, 24)
-    parent.dontneed(BASE + SLOT, BASE + 2 * SLOT)
+    parent.purge("dontneed", BASE + SLOT, BASE + 2 * SLOT)
     assert (parent.vm_pte_kib("merged"), child.vm_pte_kib_max("merged")) == (20, 24)
 
 
@@ -83,8 +83,8 @@ def test_a_write_splits_a_huge_page_that_another_process_maps() -> None:
     parent = huge(3)
     child = parent.fork()
     child.apply(Operation("write", BASE, PAGE, PAGE))
-    child.free(BASE + SLOT, BASE + SLOT + PAGE)
-    parent.free(BASE, BASE + PAGE)
+    child.purge("free", BASE + SLOT, BASE + SLOT + PAGE)
+    parent.purge("free", BASE, BASE + PAGE)
     assert figures(child) == (20, 3 * 2048, 2 * 2048)
     assert figures(parent) == (20, 3 * 2048, 3 * 2048)
 
@@ -95,7 +95,7 @@ def test_a_process_that_ended_shares_no_huge_page() -> None:
     parent.fork().release()
     parent.apply(Operation("write", BASE, PAGE, PAGE))
     assert figures(parent) == (16, 2 * 2048, 2 * 2048)
-    parent.free(BASE, BASE + PAGE)
+    parent.purge("free", BASE, BASE + PAGE)
     assert figures(parent) == (16, 2048 + 4, 2048)
 
 
@@ -103,7 +103,7 @@ def test_a_move_of_nothing_moves_no_tables() -> None:
     """A table that a purge freed is not there to be moved: the new place gets no PMD table."""
     replay = written(2)
     replay.mprotect(BASE, BASE + SLOT, READ)
-    replay.dontneed(BASE, BASE + SLOT)
+    replay.purge("dontneed", BASE, BASE + SLOT)
     replay.mremap(BASE, BASE + SLOT, FAR, FAR + SLOT, keep=False, number=1)
     assert replay.vm_pte_kib("merged") == 16
 
