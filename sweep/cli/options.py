@@ -63,6 +63,11 @@ def parse_purge_sizes(text: str) -> tuple[int, ...]:
         raise UserError(f"--zap: {error}") from error
 
 
+def missing_store(place: str, results: str) -> str:
+    """The message for a store that does not exist: `place` is where it was looked for, `results` the option."""
+    return f"{place}: no store there; check --results, or launch a grid: sweep launch GRID{results_option(results)}"
+
+
 def results_option(results: str) -> str:
     """` --results DIR` for a command that is suggested to the user, quoted for a shell; empty for the default store."""
     import shlex

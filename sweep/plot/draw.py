@@ -63,7 +63,7 @@ def draw_query(database: Database, run: RunInfo, question: NamedQuery, wanted: P
     table = database.query(question.sql)
     rows = _cells(table)
     if not rows:
-        raise UserError(f"{question.name or 'the query'}: has no row for {run.run_id}; nothing to draw")
+        raise UserError(f"nothing to draw: {question.why_empty(run.run_id)}")
     known = {name: _column(name, rows) for name in table.column_names}
     keys = [name for name in known if name not in ("run_id", "point_id")]
     numbers = [name for name in keys if known[name].is_number]

@@ -186,16 +186,21 @@ def _summary(
 
 
 def _without_baseline(rows_of: Callable[[str], list[Row]]) -> list[str]:
-    """For a run without the policy `none`, such as one on a live kernel: VmPTE before and after the zaps."""
+    """For a run without the policy `none`, such as one on a live kernel: VmPTE before and after the calls.
+
+    They are averages over the points, as in the named query `savings`.
+    """
     rows = rows_of(
-        "SELECT policy, sum(vm_pte_kib_peak) AS peak, sum(vm_pte_kib_end) AS left_over FROM latest GROUP BY policy"
+        "SELECT policy, avg(vm_pte_kib_peak) AS peak, avg(vm_pte_kib_end) AS left_over, count(*) AS points"
+        " FROM latest GROUP BY policy"
         " ORDER BY TRY_CAST(policy AS policies)"
     )
     phrases = [
-        f"{row['policy']} leaves {human_size(row['left_over'] << 10)} of {human_size(row['peak'] << 10)}"
+        f"{row['policy']} leaves {human_size(row['left_over'] * 1024)} of {human_size(row['peak'] * 1024)}"
         for row in rows
     ]
-    return [", ".join(phrases) + " of page tables after the last calls."]
+    average = " on average" if rows and rows[0]["points"] > 1 else ""
+    return [f"{', '.join(phrases)} of page tables after the last calls{average}."]
 
 
 def _dependence(axes: Sequence[Axis]) -> list[str]:

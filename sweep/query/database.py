@@ -25,7 +25,7 @@ class Database:
     """The runs of a store, or some of them, as they are now. Takes no lock. A context manager.
 
     `problems`: a line for each run that cannot be read, and for each damaged part; their rows are not in the views.
-    `prices`: the cost table behind `cost_ns`.
+    `prices`: the cost table behind `cost_ns`. `run_id`: of the only run, if it was opened for one.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Database:
         if not self._runs:
             survey = store.survey()
             self.problems, self._runs = cost_problems + survey.problems, survey.runs
+        self.run_id = self._runs[0].run_id if run else None
         self._renames = bool(run or runs)
         self._latest = list({r.grid: r for r in self._runs}.values())
         files = in_parallel(store.root, lambda run: CheckedFiles(run.path), self._runs)

@@ -1,4 +1,7 @@
-"""The named queries: one .sql file each in sweep/query/queries. The first line of a file, a comment, is its help."""
+"""The named queries: one .sql file each in sweep/query/queries.
+
+The first line of a file, a comment, is its help; a comment `-- Needs:` says without what it has no row.
+"""
 
 import re
 from dataclasses import dataclass
@@ -9,14 +12,22 @@ from sweep.common.errors import UserError, unknown_name
 FOLDER = Path(__file__).parent / "queries"
 _USES_NONE_AS_BASELINE = re.compile(r"(?:WHERE policy = 'none'|\(policy = 'none'\) OVER)")
 
+_NEEDS = re.compile(r"^-- Needs: (.+)\.$", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class NamedQuery:
-    """A query: its name (empty for SQL that the user gave), one line of help, and its SQL."""
+    """A query: its name, one line of help, its SQL, and without what it has no row. SQL of the user has no name."""
 
     name: str
     help: str
     sql: str
+    needs: str = ""
+
+    def why_empty(self, run_id: str | None) -> str:
+        """`no row for first-0123abcd; thp needs ...`, in a store's rows (`run_id` None) or in those of one run."""
+        place = f" for {run_id}" if run_id else ""
+        return f"no row{place}" + (f"; {self.name} needs {self.needs}" if self.needs else "")
 
     @property
     def compares_with_none(self) -> bool:
@@ -40,4 +51,5 @@ def named_query(name: str) -> NamedQuery:
 
 def _load(path: Path) -> NamedQuery:
     sql = path.read_text(encoding="utf-8")
-    return NamedQuery(path.stem, sql.splitlines()[0].removeprefix("--").strip(), sql)
+    needs = _NEEDS.search(sql)
+    return NamedQuery(path.stem, sql.splitlines()[0].removeprefix("--").strip(), sql, needs[1] if needs else "")

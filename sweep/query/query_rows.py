@@ -1,7 +1,7 @@
 """The answer to a query, batch by batch: rows as Python values, lines of CSV, or Arrow batches for Parquet."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sweep.query.exact_values import Column
@@ -13,11 +13,23 @@ Form = Literal["values", "csv", "parquet"]
 
 @dataclass
 class Answer:
-    """schema: of `batches`, which can be read once; its names are not those of the columns."""
+    """schema: of `batches`, which can be read once; its names are not those of the columns.
+
+    has_rows: whether a batch that was read has rows.
+    """
 
     columns: Sequence[Column]
     schema: arrow_tables.Schema
     batches: Iterator[arrow_tables.Table]
+    has_rows: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.batches = self._noticed(self.batches)
+
+    def _noticed(self, batches: Iterator[arrow_tables.Table]) -> Iterator[arrow_tables.Table]:
+        for batch in batches:
+            self.has_rows = self.has_rows or batch.num_rows > 0
+            yield batch
 
     @property
     def names(self) -> list[str]:

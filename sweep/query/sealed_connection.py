@@ -30,7 +30,13 @@ FILE_ERRORS = (duckdb.Error, FileNotFoundError, DamagedError)
 _CARET = re.compile(r"\n\nLINE (\d+): (.*)\n( *)\^", re.DOTALL)
 _NO_TABLE = re.compile(r"Table with name (\S+) does not exist")
 _ERROR_KIND = re.compile(r"^(?:[A-Z][A-Za-z]* )+Error: ")
-_UNQUOTED_ORDER = re.compile(r"(?<![\w\"])order\b(?!\s+by\b)", re.IGNORECASE)
+_KEYWORD = r"(like|order|when)\b(?!\s+by\b)"
+_KEYWORD_AS_NAME = re.compile(
+    rf"(?:(?:^|\b(?:select|distinct|where|and|or|by|on|having)\s|[,(=<>+*/-])\s*{_KEYWORD})"
+    r"|\b(like|order|when)\s*(?:,|\bfrom\b|$)",
+    re.IGNORECASE,
+)
+"""Columns of views that are keywords of SQL where a name can stand, but not a keyword."""
 
 
 class SealedConnection:
@@ -85,7 +91,12 @@ class SealedConnection:
 
     def check_is_select(self, sql: str) -> None:
         """Raise UserError unless the SQL is a single SELECT."""
-        hint = '; the column must be quoted: "order"' if _UNQUOTED_ORDER.search(sql) else ""
+        word = _KEYWORD_AS_NAME.search(sql)
+        hint = (
+            f'; {word[1] or word[2]} is a keyword of SQL; a column of this name is "{word[1] or word[2]}"'
+            if word
+            else ""
+        )
         with user_errors(hint=hint):
             statements = self._duckdb.extract_statements(sql)
         if len(statements) != 1:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sweep.cli import messages, output_formats
-from sweep.cli.options import STORE, JsonFormat, Results
+from sweep.cli.options import STORE, JsonFormat, Results, missing_store
 from sweep.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def query(
             for problem in database.problems:
                 messages.print_note(f"warning: left out: {problem}")
             left_out = output_formats.print_answer(answer, form, output, most=most, is_ours=bool(question.name))
+        if not answer.has_rows:
+            messages.print_note(f"note: {question.why_empty(database.run_id)}")
     if left_out:
         total = f"{most + left_out:,} rows"
         messages.print_note(f"{left_out:,} more of {total}; --rows 0 or --format csv prints all")
@@ -119,7 +121,7 @@ def _open_database(question: "NamedQuery", results: str, cost: str, run: str | N
         raise UserError("--run: is empty; give an id, the start of one, or last, or leave it out for all runs")
     store = open_store(results)
     if not store.exists and set(views_named_in(question.sql)) - {"costs"}:
-        raise UserError(f"{store.place}: no store there; check --results, or launch a grid: sweep launch GRID")
+        raise UserError(missing_store(store.place, results))
     return Database(store, cost, run=run)
 
 

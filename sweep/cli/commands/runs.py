@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweep.cli import messages, output_formats
-from sweep.cli.options import STORE, AsJson, JsonFormat, OutputFormat, Results, results_option
+from sweep.cli.options import STORE, AsJson, JsonFormat, OutputFormat, Results, missing_store, results_option
 from sweep.cli.value_text import readable
 from sweep.common.errors import UserError
 
@@ -26,6 +26,8 @@ def ls(
 ) -> int:
     """List the runs of a store, the latest launch last.
 
+    A store that --results names must exist; the default one need not yet.
+
     Example: sweep ls --json
     """
     from sweep.common import schema
@@ -33,6 +35,9 @@ def ls(
     from sweep.store.store import open_store
 
     store = open_store(results)
+    is_missing = isinstance(store.root, LocalStorage) and not store.exists  # an empty prefix may be a store
+    if is_missing and results != STORE:
+        raise UserError(missing_store(store.place, results))
     survey = store.survey()
     form = "json" if as_json else format
     names = LISTED_COLUMNS if form in ("table", "md") else tuple(column.name for column in schema.RUNS)
@@ -41,9 +46,8 @@ def ls(
     for problem in survey.problems:
         messages.print_note(f"warning: {problem}")
     if not survey.runs:
+        where = "no store yet at" if is_missing else "no run in"
         command = f"sweep launch GRID{results_option(results)}"
-        is_missing = isinstance(store.root, LocalStorage) and not store.exists  # an empty prefix may be a store
-        where = "there is no store at" if is_missing else "no run in"
         messages.print_note(f"{where} {store.place} (--results DIR names another); the next command: {command}")
     return 0
 

@@ -1,4 +1,5 @@
 -- VmPTE of a process at work, after the last install, and what each policy saves of it against none, by cluster and rounds.
+-- Needs: a run with the policy none.
 SELECT
     run_id,
     "cluster" / 1024 AS cluster_kib,

@@ -1,6 +1,7 @@
 -- For each point the cheapest policy that frees 90 % or more of the tables that are empty under none.
 -- Of equally cheap policies the latest proposed one wins, so merged before the others, then a grid's own in its order; those that scan
 -- all tables come last. Policies that free nothing or unmap do not compete.
+-- Needs: points with empty tables under none, and a policy that frees 90 % of these.
 WITH against AS (
     SELECT run_id, point_id, pte_tables_empty_end AS empty, cost_ns AS none_ns
     FROM latest

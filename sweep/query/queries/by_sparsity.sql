@@ -1,6 +1,7 @@
 -- Percent of VmPTE that each policy saves against none, by sparsity and by the size of resident extents (cluster).
 -- moment: `end` is after the last zaps; `peak` is after the last install, when the process has all its memory, for points with
--- several rounds. possible: if every table without an entry were freed at the end.
+-- several rounds. possible: if every table without an entry were freed at the end, but not less than what a policy saves.
+-- Needs: a run with the policy none.
 WITH sums AS (
     SELECT
         run_id,
@@ -27,8 +28,9 @@ shares AS (
         policy,
         max(kib) FILTER (policy = 'none') OVER same_layout AS none_kib,
         max(needed_kib) FILTER (policy = 'none') OVER same_layout AS none_needed_kib,
+        min(kib) OVER same_layout AS least_kib,
         round(100 * (1 - kib / none_kib), 2) AS saved,
-        round(100 * (1 - none_needed_kib / none_kib), 2) AS possible
+        if(moment = 'end', round(100 * (1 - least(none_needed_kib, least_kib) / none_kib), 2), NULL) AS possible
     FROM moments
     WINDOW same_layout AS (PARTITION BY run_id, sparsity, "cluster", moment)
     QUALIFY bool_or(policy = 'none') OVER same_layout

@@ -1,4 +1,5 @@
 -- Entries that seed_inline and merged read again where a call fills the gather, by size of a call and sparsity.
+-- Needs: a run with the policies seed_inline and merged.
 SELECT
     run_id,
     zap / 1024 AS zap_kib,

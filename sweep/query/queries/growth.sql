@@ -1,5 +1,6 @@
 -- Growth of VmPTE: MiB after the install of a round, when the process has all its memory, in rounds 1, 2, 4, 8, ... and the last.
 -- The number of rounds is joined point by point only in runs where it varies.
+-- Needs: a run.
 WITH runs AS (SELECT run_id, min(rounds) AS fewest, max(rounds) AS most FROM latest GROUP BY run_id),
 equal_rounds AS (SELECT run_id, most AS rounds FROM runs WHERE fewest = most),
 varying_rounds AS (

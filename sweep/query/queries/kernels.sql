@@ -1,4 +1,5 @@
 -- VmPTE and RES on each kernel beside the model's, under the policy that the kernel follows (for that, launch the grid on the model too).
+-- Needs: a run on kernels, such as that of sweep launch validate --engine kernel.
 WITH model AS (
     SELECT
         point_id,

@@ -2,6 +2,7 @@
 -- base_kib: VmPTE of the test process before the loop. Its own mappings already had the PUD table, which is therefore subtracted.
 -- The 55 TiB process had VIRT 55t, RES 590g, VmPTE 110g, rounded to GiB, while it ran: moment `peak`. The placement of its pages is
 -- unknown. Every slot had a table, which holds after 500 rounds with pages in dense tables (cluster of 2 MiB).
+-- Needs: a run that has the published scenarios, such as that of sweep launch commit-50gib.
 WITH published(source, arch, virt_gib, res_gib, cluster_kib, rounds, moment, policy, base_kib, published_kib, unit_kib) AS (
     VALUES
     ('6375e95f381e', 'x86-64', 50, NULL, 4, 1, 'end', 'none', 40, 102640, 1),

@@ -1,4 +1,5 @@
 -- VmPTE that each policy gives back compared with none, and the price: entries rescanned, locks, IPIs and cost.
+-- Needs: a run.
 SELECT
     run_id,
     policy,

@@ -1,4 +1,5 @@
 -- Huge pages: MiB of RES after the last install under each policy, with and without them, by the size of a zap.
+-- Needs: a run with huge pages (thp: always), such as that of sweep launch thp.
 WITH resident AS (
     SELECT
         run_id,

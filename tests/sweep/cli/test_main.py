@@ -214,7 +214,7 @@ def test_suggested_commands_name_the_store(grid: Path, capsys: pytest.CaptureFix
     assert main(["launch", "small.yaml", "--executor", "inline", "--results", "my runs"]) == 0
     run = next(Path("my runs").iterdir()).name
     assert f"\nsweep query cost --run {run} --results 'my runs'" in capsys.readouterr().out
-    assert main(["ls", "--results", "no runs"]) == 0
+    assert main(["ls", "--results", "no runs"]) == 2
     assert "sweep launch GRID --results 'no runs'" in capsys.readouterr().err
 
 
@@ -242,7 +242,7 @@ def test_a_closed_pipe_is_no_error(grid: Path, words: list[str], streams: tuple[
     assert done.returncode == 0
     if words == ["ls"] and done.stderr:
         place = str(grid.parent.resolve() / "results").encode()
-        assert err.startswith(b"there is no store at " + place + b" (--results DIR names another); the next command: ")
+        assert err.startswith(b"no store yet at " + place + b" (--results DIR names another); the next command: ")
     elif "launch" not in words:
         assert not err
     if "launch" in words:

@@ -44,7 +44,7 @@ def test_files(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["-o", "no/such/a.svg"], "-o no/such/a.svg: no folder no/such"),
         (["-o", "a.svg", "--x", "zapp"], "--x: unknown column 'zapp'; did you mean 'zap'?"),
         (["-o", "a.svg", "--y", "zap_ns"], "no row has a value of zap_ns; nothing to draw"),
-        (["-o", "a.svg", "--query", "failures"], "failures: has no row for zaps-"),
+        (["-o", "a.svg", "--query", "failures"], "nothing to draw: no row for zaps-"),
         (["-o", "a.svg", "--query", "savigns"], "unknown query 'savigns'; did you mean 'savings'?"),
         (["-o", "a.svg", "--query", "DROP TABLE latest"], "SQL: "),
         (["-o", "a.svg", "--cost", "nothing"], "nothing"),

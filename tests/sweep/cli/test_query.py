@@ -82,9 +82,10 @@ def test_without_sql_it_lists_the_named_queries(sweep: Sweep) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_named_query_runs_on_an_empty_store(sweep: Sweep, name: str) -> None:
-    """On an empty store each named query gives a header and no rows."""
+    """On an empty store each named query gives a header and no rows, and says what it needs."""
     code, out, err = sweep("query", name, "--format", "csv")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.startswith(f"note: no row; {name} needs ")
     assert len(out.splitlines()) == 1
 
 
@@ -95,9 +96,9 @@ def test_every_named_query_has_rows(sweep: Sweep, tmp_path: Path) -> None:
     answers = {}
     for name in NAMES:
         code, out, err = sweep("query", name, "--json")
-        assert (code, err) == (0, ""), name
         answers[name] = json.loads(out)
-        assert answers[name] or name in ("by_trace", "kernels", "thp"), name  # of points that are not here
+        assert (code, bool(err)) == (0, name in ("by_trace", "kernels", "thp")), name  # of points that are not here
+        assert bool(answers[name]) is not bool(err), name
     assert [row["policy"] for row in answers["savings"]] == list(POLICIES)
     saved = {row["policy"]: row["saved_percent"] for row in answers["savings"]}
     assert saved["none"] == 0
@@ -121,7 +122,10 @@ def test_runs_without_none_are_named(sweep: Sweep, tmp_path: Path) -> None:
         code, out, err = sweep("query", name, "--format", "csv")
         assert code == 0
         note = f"note: lacks-0123abcd has no policy none, which {name} compares with; add it to the grid's policies\n"
-        assert err == ("" if name in silent else note)
+        empty = (
+            "" if len(out.splitlines()) > 1 else f"note: no row; {name} needs {named_queries.named_query(name).needs}\n"
+        )
+        assert err == ("" if name in silent else note) + empty
         if name not in silent | {"savings", "cost"}:
             assert "lacks" not in out
     assert sweep("query", "by_zap", "--run", "has")[2] == ""
@@ -208,6 +212,29 @@ def test_long_tables_are_cut(sweep: Sweep, tmp_path: Path) -> None:
     assert (code, len(out.splitlines())) == (0, 7)
     assert "23 more of 28 rows" in err
     assert len(sweep("query", "FROM outcomes SELECT policy", "--rows", "5", "--format", "csv")[1].splitlines()) == 29
+
+
+def test_no_rows(sweep: Sweep, tmp_path: Path) -> None:
+    """A query without rows says so on stderr, with the run; a picture of one is refused with the same words."""
+    filled(tmp_path, name="first-0123abcd")
+    why = "no row for first-0123abcd; thp needs a run with huge pages (thp: always), such as that of sweep launch thp"
+    assert sweep("query", "thp", "--run", "last") == (0, sweep("query", "thp")[1], f"note: {why}\n")
+    assert sweep("query", "SELECT zap FROM latest WHERE zap = 0")[2] == "note: no row\n"
+    assert sweep("plot", "--query", "thp") == (2, "", f"sweep: nothing to draw: {why}\n")
+
+
+def test_a_missing_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands that read a store which --results names, and which is not there, end with 2 and say where they looked.
+
+    The default store is made by the first launch; until then `ls` lists nothing.
+    """
+    monkeypatch.chdir(tmp_path)
+    for words in (["ls"], ["query", "savings"], ["show"], ["plot"], ["report"], ["watch"], ["rm", "last", "-y"]):
+        assert main([*words, "--results", "nowhere"]) == 2
+        assert f"{tmp_path}/nowhere" in capsys.readouterr().err
+    assert main(["ls"]) == 0
+    assert capsys.readouterr().err.startswith(f"no store yet at {tmp_path}/results (--results DIR names another); ")
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_input_is_one_line_and_two(sweep: Sweep, tmp_path: Path) -> None:
