@@ -55,7 +55,8 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """`sentences`: plain text without line ends, none for a run without rows. `moment`: `end`, or `peak` with rounds.
+    """`sentences`: plain text without line ends, none for a run without rows. `moment`: `end`, or `peak` with rounds,
+    as a grid with a point of several rounds asks what a process has while it works.
 
     `axes`: for the policy of Linux, else the last one, those along which it differs; the most important first.
     `best`: the design that gives back most, if that is another one than the axes are for; munmap is no such design.
@@ -76,16 +77,16 @@ class Headline:
 def headline(database: Database) -> Headline:
     """The headline of the one run that `database` was opened for.
 
-    VmPTE is that after the last zaps, or, if every point has several rounds, that of the process at work, after the
-    last install.
+    VmPTE is that after the last calls, or, if a point has several rounds, that of the process at work, after the last
+    install.
     """
     rows_of = partial(_rows, database)
     distinct = ", ".join(f'count(DISTINCT "{name}") AS "{name}"' for name in _AXES)
     (facts,) = rows_of(
-        f"SELECT coalesce(min(rounds), 1) AS fewest_rounds, list(DISTINCT policy) AS policies, {distinct} FROM latest"
+        f"SELECT coalesce(max(rounds), 1) AS most_rounds, list(DISTINCT policy) AS policies, {distinct} FROM latest"
     )
     policies = [name for name in database.policy_names if name in (facts["policies"] or ())]
-    moment = "peak" if facts["fewest_rounds"] > 1 else "end"
+    moment = "peak" if facts["most_rounds"] > 1 else "end"
     if not policies:
         return Headline(moment, (), (), ())
     figures = _policy_figures(rows_of, moment, policies)
@@ -99,7 +100,7 @@ def headline(database: Database) -> Headline:
 _AXES = tuple(column.name for column in schema.SCENARIO if column.name not in ("seed", "res"))
 _IN_BYTES = frozenset(column.name for column in schema.SCENARIO if column.unit == "bytes")
 _ORDERED = frozenset(column.name for column in schema.SCENARIO if column.unit)
-_WORDS = {"zap": "calls of", "cluster": "extents of", "virt": "VIRT of", "sparsity": "sparsity", "rounds": "rounds:"}
+_WORDS = {"zap": "calls of", "cluster": "extents of", "virt": "VIRT of", "sparsity": "sparsity"}
 
 
 def _rows(database: Database, sql: str) -> list[Row]:
@@ -204,7 +205,10 @@ def _without_baseline(rows_of: Callable[[str], list[Row]]) -> list[str]:
 
 
 def _dependence(axes: Sequence[Axis]) -> list[str]:
-    """At most one sentence: the size of call up to which nothing is freed, else the axis that decides most."""
+    """At most one sentence: the size of call up to which nothing is freed, else the axis that decides most.
+
+    Of a process at work also how often its pages moved, beside how they lie, or the other way round.
+    """
     if not axes:
         return []
     axis = axes[0]
@@ -212,15 +216,23 @@ def _dependence(axes: Sequence[Axis]) -> list[str]:
     if threshold:
         small, large = map(size_text, threshold)
         return [f"Under {axis.policy}, calls of up to {small} free no tables; calls of {large} or more do."]
+    told = axes[:2] if "rounds" in [axis.column for axis in axes[:2]] else axes[:1]
+    return [f"Under {axis.policy} it is {'; '.join(map(_ends, told))}."]
+
+
+def _ends(axis: Axis) -> str:
+    """`0 % with 1 round, and 99 % with 500 rounds`: the least and the most that is given back along an axis."""
     ends = sorted(zip(axis.given_back, axis.values, strict=True), key=lambda end: end[0])
     low, high = (
         f"{percent_text(percent)} with {value_text(axis.column, value)}" for percent, value in (ends[0], ends[-1])
     )
-    return [f"Under {axis.policy} it is {low}, and {high}."]
+    return f"{low}, and {high}"
 
 
 def value_text(column: str, value: Any) -> str:
-    """`calls of 64 KiB`, `sparsity 0.9`, `threads 8`."""
+    """`calls of 64 KiB`, `sparsity 0.9`, `threads 8`, `10 rounds`."""
+    if column == "rounds":
+        return f"{value:,} round{'s' * (value > 1)}"
     shown = size_text(value) if column in _IN_BYTES else f"{value:,}" if column in _ORDERED else str(value)
     return f"{_WORDS.get(column, column)} {shown}"
 

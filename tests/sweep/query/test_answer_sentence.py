@@ -1,5 +1,6 @@
 """The sentences of a run say what its rows say, and nothing about values that no point has."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,19 @@ def test_process_at_work(ask: Ask) -> None:
     assert found.sentences[1].startswith("Under merged it is 0 % with extents of 4 KiB, and ")
 
 
+def test_rounds_that_vary(ask: Ask) -> None:
+    """If one point has several rounds, the answer is that at work, by how often pages moved and how they lie."""
+    found = ask(
+        *(Scenario(virt=64 * MIB, sparsity=0.97, cluster=c, rounds=n) for c in (4 * KIB, 2 * MIB) for n in (1, 8))
+    )
+    assert found.moment == "peak"
+    assert {axis.column for axis in found.axes} == {"rounds", "cluster"}
+    assert "of a process at work" in found.sentences[0]
+    assert "0 % with 1 round, and " in found.sentences[1]
+    assert "0 % with extents of 4 KiB, and " in found.sentences[1]
+    assert re.search(r" % with 8 rounds[;.]", found.sentences[1])
+
+
 def test_one_point(ask: Ask) -> None:
     """Without an axis there is one sentence."""
     found = ask(Scenario(virt=64 * MIB, sparsity=0), policies=("none", "merged"))
@@ -77,6 +91,12 @@ def test_without_none(ask: Ask) -> None:
     found = ask(Scenario(virt=64 * MIB, sparsity=0), policies=("refcount",))
     assert found.sentences == ("refcount leaves 8.0 KiB of 136.0 KiB of page tables after the last calls.",)
     assert found.policies[0].given_back is None
+
+
+def test_without_none_and_several_points(ask: Ask) -> None:
+    """Several points are averaged, as in the named query savings."""
+    two = ask(*(Scenario(virt=size * MIB, sparsity=0) for size in (64, 128)), policies=("refcount",))
+    assert two.sentences == ("refcount leaves 8.0 KiB of 200.0 KiB of page tables after the last calls on average.",)
 
 
 @pytest.mark.parametrize(("percent", "text"), [(0, "0 %"), (0.2, "below 1 %"), (99.9, "over 99 %"), (100, "100 %")])
