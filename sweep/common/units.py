@@ -56,9 +56,10 @@ def _short_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def _why_no_size(text: str, shown: str) -> str:
     if _short_match(_PLAIN_DECIMAL, text):
-        size = format_size(int(text)) if _PLAIN_WHOLE.fullmatch(text) else ""
-        alternative = f" or {size}" if size not in ("", f"{text}B") else ""
-        return f"{shown} has no unit; write {text}B{alternative}"
+        size = int(text) if _PLAIN_WHOLE.fullmatch(text) else 1
+        if size % 1024 == 0:
+            return f"{shown} has no unit; write {text}B" + (f" or {format_size(size)}" if size else "")
+        return f"{shown} has no unit; write {text}KiB, {text}MiB or {text}GiB"
     if _short_match(_NEGATIVE_SIZE, text):
         return f"{shown}: a size cannot be negative"
     return f"{shown} is not a size; write a number and a unit, such as 64KiB (units: {UNITS})"

@@ -162,6 +162,8 @@ def test_shared_memory(capsys: pytest.CaptureFixture[str]) -> None:
         ("269636 kB", 269636 << 10),
         ("67,409 pages", 67409 << 12),
         ("1 page", 4096),
+        ("112640", 112640 << 10),
+        ("2097152", 2097152 << 10),
         ("590GiB", 590 * GIB),
     ],
 )
@@ -218,7 +220,10 @@ def test_each_allocator_has_a_knob_with_its_documentation(capsys: pytest.Capture
         ([*SERVER[1:], "--thp", "allways"], "'allways' is not one of"),
         (["--virt", "1TiB", "--res", "2TiB", "--vmpte", "1GiB"], "--res 2TiB is more than --virt 1TiB"),
         (["--virt", "1TiB", "--res", "1GiB", "--vmpte", "10GiB"], "--vmpte 10GiB is more than the tables of 1TiB"),
-        (["--virt", "55", "--res", "1GiB", "--vmpte", "1m"], "--virt: '55' has no unit; top prints 55t, 55g or 55m"),
+        (
+            ["--virt", "55", "--res", "1GiB", "--vmpte", "1m"],
+            "--virt: '55' has no unit; write 55m, 55g, 55t, or 55kB for a number of ps or /proc",
+        ),
         (["--virt", "1TiB", "--res", "1GiB", "--vmpte", "x"], "--vmpte: 'x' is not a size"),
         (["--allocator", "jmalloc"], "did you mean 'jemalloc'?"),
         (["--processes", "500"], "--processes N and --shared SIZE go together"),

@@ -214,7 +214,7 @@ def test_bad_grids(text: str, message: str) -> None:
             "-S fixed.virt: write key=value, the key dotted, such as fixed.virt=4GiB or axes.zap=[64KiB,2MiB]",
         ),
         ("fixed.virt=4GB", "-S fixed.virt: '4GB': GB may mean powers of 1000 or 1024; write 4GiB (1024)"),
-        ("axes.zap=[4K, 5]", "-S axes.zap: [1]: '5' has no unit; write 5B"),
+        ("axes.zap=[4K, 5]", "-S axes.zap: [1]: '5' has no unit; write 5KiB, 5MiB or 5GiB"),
         ("axs.zap=4K", f"-S axs.zap: unknown key 'axs'; did you mean 'axes'? {TOP}"),
         ("axes.zpa=4K", f"-S axes.zpa: unknown key 'zpa'; did you mean 'zap'? {FIELDS}"),
         ("axes.order=[on]", "-S axes.order: [0]: on: YAML makes it true; write 'on' in quotes if the word is meant"),

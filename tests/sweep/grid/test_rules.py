@@ -188,7 +188,7 @@ BAD = [
         "[{name: x, like: merged, least: solt}]",
         "4:43: policies[0].least: 'solt' is neither a size nor `slot`; did you mean 'slot'?",
     ),
-    ("[{name: x, like: merged, least: 64}]", "4:43: policies[0].least: '64' has no unit; write 64B"),
+    ("[{name: x, like: merged, least: 64}]", "4:43: policies[0].least: '64' has no unit; write 64KiB, 64MiB or 64GiB"),
     (
         "[{name: x, like: merged, least: 0B}]",
         "4:43: policies[0].least: '0B': must be a size from 1B to the largest slot, 512MiB (arm64-64k), or `slot`",
@@ -214,7 +214,7 @@ def test_bad_rules(policies: str, message: str) -> None:
 
 def test_a_bad_rule_on_the_command_line() -> None:
     """-S takes rules too, and its errors name the option."""
-    message = "-S policies: [0].least: '64' has no unit; write 64B"
+    message = "-S policies: [0].least: '64' has no unit; write 64KiB, 64MiB or 64GiB"
     assert refused(BASE, "policies=[{name: x, like: merged, least: 64}]") == message
 
 
