@@ -1,7 +1,7 @@
 """Arrow tables of outcomes, rounds and points from the engine's results, and operations on such tables."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -148,8 +148,14 @@ def declared(columns: tuple[schema.Column, ...], arrays: Mapping[str, pa.Array],
     if extra:
         raise SweepFault(f"undeclared columns: {', '.join(sorted(extra))}")
     ordered = [_cast(arrays[f.name], f.type) if f.name in arrays else pa.nulls(rows, f.type) for f in fields]
-    exact = [f.with_nullable(array.null_count > 0) for f, array in zip(fields, ordered, strict=True)]
-    return pa.Table.from_arrays(ordered, schema=pa.schema(exact))
+    return pa.Table.from_arrays(ordered, schema=_exact_schema(columns, tuple(a.null_count > 0 for a in ordered)))
+
+
+@lru_cache(maxsize=32)
+def _exact_schema(columns: tuple[schema.Column, ...], nullable: tuple[bool, ...]) -> pa.Schema:
+    """`arrow_schema(columns)` with these columns nullable. Cached, as it is the same for batch after batch."""
+    pairs = zip(arrow_schema(columns), nullable, strict=True)
+    return pa.schema([field.with_nullable(has_nulls) for field, has_nulls in pairs])
 
 
 def _cast(array: pa.Array, type_: pa.DataType) -> pa.Array:

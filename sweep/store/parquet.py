@@ -44,12 +44,13 @@ def without_absent_columns(table: Table) -> Table:
 
     All files of one run and table have the same columns, so other programs can read them as one dataset.
     """
+    names = set(table.column_names)
     absent = [
         column.name
         for columns, sign in ((schema.SCENARIO, "virt"), (schema.TRACE, "trace"), (schema.KERNEL, "kernel_release"))
-        if sign in table.column_names and table.column(sign).null_count == len(table)
+        if sign in names and table.column(sign).null_count == len(table)
         for column in columns
-        if column.name in table.column_names
+        if column.name in names
     ]
     return table.drop_columns(absent) if len(table) else table
 
