@@ -9,6 +9,7 @@ from sweep.cli.bar_chart import bar
 from sweep.cli.options import results_option
 from sweep.cli.page import PLAIN_WIDTH
 from sweep.cli.program_name import as_called
+from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
     from sweep.query.answer_sentence import Headline
@@ -54,8 +55,6 @@ def print_summary(
     `show_sql`: also the SQL of the named query that belongs to the engine; its rows are in the JSON, and for the live
     kernel they are the table.
     """
-    from sweep.query.answer_sentence import headline
-    from sweep.query.database import Database
     from sweep.query.named_queries import named_query
 
     question = named_query(KERNEL_QUERY if is_kernel else MODEL_QUERY)
@@ -65,6 +64,34 @@ def print_summary(
         else:
             _print_run(summary, results)
         return
+    try:
+        _print_answer_of(summary, store, question, is_kernel, results, as_json=as_json, quiet=quiet)
+    except (UserError, MemoryError) as error:  # such as too little memory for SQL: the rows are stored nevertheless
+        if as_json:
+            output_formats.print_json(_summary_json(summary, results, question.name, None) | {"policies": None})
+        why = str(error) if isinstance(error, UserError) else "out of memory"
+        command = f"sweep query {question.name} --run {summary.run_id}{results_option(results)}"
+        output_formats.print_note(f"warning: the rows are stored, but no summary could be made: {why}; later: {command}")
+    if show_sql:
+        output_formats.print_text(f"\n{question.sql.strip()}")
+
+
+def _print_answer_of(
+    summary: "LaunchSummary",
+    store: "Store",
+    question: "NamedQuery",
+    is_kernel: bool,
+    results: str,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Print what needs the run's rows: the answer in sentences, figures, chart, and the next commands; or JSON."""
+    from sweep.query.answer_sentence import headline
+    from sweep.query.database import Database
+
+    if not as_json:
+        _print_run(summary, results)
     with Database(store, run=summary.run_id) as database:
         if not quiet:
             output_formats.print_missing_baseline(database, question)
@@ -72,15 +99,12 @@ def print_summary(
             table = database.query(question.sql)
             output_formats.print_json(_summary_json(summary, results, question.name, table))
             return
-        _print_run(summary, results)
         answer = headline(database)
         _print_answer(database, answer, question, is_kernel)
         if not quiet:
             output_formats.print_line()
             for command in _next_commands(answer, question, summary.run_id, results):
                 output_formats.print_line(command)
-    if show_sql:
-        output_formats.print_text(f"\n{question.sql.strip()}")
 
 
 def summary_lines(summary: "LaunchSummary", results: str) -> list[str]:
@@ -107,7 +131,7 @@ def _print_run(summary: "LaunchSummary", results: str) -> None:
 
 
 def _summary_json(summary: "LaunchSummary", results: str, question: str, table: "Table | None") -> dict[str, Any]:
-    """`policies`: the rows of the query, empty after an interrupt."""
+    """`policies`: the rows of the query, empty after an interrupt; null if the query failed."""
     rows = [] if table is None else table.to_pylist()
     return asdict(summary) | {"results": results, "query": question, "policies": rows}
 

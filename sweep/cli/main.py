@@ -63,6 +63,8 @@ COMMANDS = {
 BAD_USAGE, INTERNAL_ERROR = 2, 4
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a full or failing disk. They are reported as such wherever they occur, not as internal errors."""
+NO_ROOM = "failed to map segment from shared object"
+"""In the ImportError of a library for which `ulimit -v` leaves no room."""
 COMPLETION = "_SWEEP_COMPLETE"
 """Set by the script that --install-completion writes, when a shell asks what may follow."""
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -219,6 +221,8 @@ def _code_and_messages(error: BaseException, debug: bool) -> tuple[int, list[str
         return BAD_USAGE, [_usage_message(error)]
     if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
         return BAD_USAGE, [f"{error.filename or 'output'}: {error.strerror}"]
+    if isinstance(error, MemoryError) or NO_ROOM in str(error):
+        return BAD_USAGE, ["out of memory: the limit of this process (ulimit -v, -d) or machine is too low"]
     description = " ".join(f"{type(error).__name__}: {error}".split())
     return INTERNAL_ERROR, [f"internal error: {description}" + ("" if debug else "; run with --debug")]
 

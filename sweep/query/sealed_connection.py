@@ -16,7 +16,7 @@ import duckdb
 
 from sweep.common import schema
 from sweep.common.errors import DamagedError, UserError, one_line, unknown_name
-from sweep.query import resource_limits, views
+from sweep.query import address_space, resource_limits, views
 from sweep.query.exact_values import Column
 from sweep.store import arrow_tables
 
@@ -43,21 +43,24 @@ class SealedConnection:
     """A DuckDB connection in memory that can read these files and nothing else. To be closed by its owner."""
 
     def __init__(self, files: Sequence[Path] = ()) -> None:
-        self._duckdb = duckdb.connect(":memory:")
+        """Raises UserError if `ulimit -v` leaves too little memory."""
+        left = address_space.left_for_sql()
         self.is_stuck = False
         """Whether a query goes on after its time limit, because DuckDB did not react to the interrupt."""
-        for setting in (
-            "temp_directory = ''",
-            f"memory_limit = '{memory_limit_mib()}MiB'",
-            "TimeZone = 'UTC'",
-            "autoinstall_known_extensions = false",
-            "autoload_known_extensions = false",
-            "python_enable_replacements = false",
-            f"allowed_paths = {views.path_list(files)}" if files else "allowed_paths = []",
-            "enable_external_access = false",
-            "lock_configuration = true",
-        ):
-            self._duckdb.execute(f"SET {setting}")
+        with user_errors():
+            self._duckdb = duckdb.connect(":memory:", config={"threads": 1} if left is not None else {})
+            for setting in (
+                "temp_directory = ''",
+                f"memory_limit = '{memory_limit_mib(left)}MiB'",
+                "TimeZone = 'UTC'",
+                "autoinstall_known_extensions = false",
+                "autoload_known_extensions = false",
+                "python_enable_replacements = false",
+                f"allowed_paths = {views.path_list(files)}" if files else "allowed_paths = []",
+                "enable_external_access = false",
+                "lock_configuration = true",
+            ):
+                self._duckdb.execute(f"SET {setting}")
 
     def register(self, name: str, table: Any) -> None:
         """Make an Arrow table or dataset a view of this name."""
@@ -140,9 +143,10 @@ _stuck: list[duckdb.DuckDBPyConnection] = []
 """Keeps stuck connections alive: to free one would wait for its query."""
 
 
-def memory_limit_mib() -> int:
-    """Half of the machine's memory, because a sweep may be running too."""
-    return max(512, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 >> 20)
+def memory_limit_mib(left_bytes: int | None = None) -> int:
+    """Half of the machine's memory, because a sweep may be running too; at most half of the address space left."""
+    half = max(512, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 >> 20)
+    return half if left_bytes is None else min(half, left_bytes // 2 >> 20)
 
 
 @contextmanager
@@ -168,5 +172,6 @@ def _one_line_message(message: str) -> str:
     if missing:
         return unknown_name("view", missing[1], schema.VIEWS) + place
     if message.startswith("Out of Memory"):
-        return "needs more memory than half of this machine; ask for less"
+        limit = "half of this machine" if address_space.left_bytes() is None else "ulimit -v allows"
+        return f"needs more memory than {limit}; ask for less"
     return one_line(_ERROR_KIND.sub("", message), 200) + place

@@ -17,6 +17,7 @@ from sweep.cli.launch_summary import summary_lines
 from sweep.cli.main import COMMANDS, Command, main
 from sweep.grid.loader import load_grid
 from sweep.grid.point_id import point_ids, run_name
+from sweep.query import address_space
 from sweep.query.named_queries import named_query
 from sweep.run.launch import LaunchSummary
 from sweep.store import result_tables
@@ -300,3 +301,33 @@ def test_ctrl_c_anywhere_is_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(cli_main, "_run", interrupt)
     assert main(["plan"]) == 3
     assert capsys.readouterr().err == "sweep: interrupted\n"
+
+
+def test_too_little_memory_for_sql_costs_the_summary_only(
+    grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DuckDB ends the process where `ulimit -v` leaves no room, so it is not started; the exit code is the points'."""
+    monkeypatch.setattr(address_space, "left_bytes", lambda: 100 << 20)
+    assert main(["launch", str(grid), "--executor", "inline"]) == 0
+    printed, said = capsys.readouterr()
+    assert "ok; points: 4 ok" in printed
+    assert "rows are stored, but no summary could be made: SQL: ulimit -v leaves 100 MiB" in said
+    assert "sweep query savings --run small-" in said
+    assert main(["launch", str(grid), "--executor", "inline", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["policies"] is None
+    assert main(["query", "savings"]) == 2
+    assert capsys.readouterr().err.startswith("sweep: SQL: ulimit -v leaves 100 MiB, and a query needs ")
+
+
+def test_a_query_runs_in_the_room_that_ulimit_leaves(grid: Path) -> None:
+    """One thread and a smaller buffer: with all of a machine's threads DuckDB would need many times as much."""
+    assert main(["launch", str(grid), "--executor", "inline", "-q"]) == 0
+    code = (
+        "import resource; from sweep.cli.main import main; from sweep.query import address_space as a, database; "
+        "room = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + a.SQL_BYTES + (16 << 20); "
+        "resource.setrlimit(resource.RLIMIT_AS, (room, room)); "
+        "raise SystemExit(main(['query', 'savings', '--results', r'%s']))" % (grid.parent / "results")
+    )
+    done = in_process(code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "merged" in done.stdout
