@@ -116,7 +116,7 @@ def test_ctrl_c_ends_a_query(tmp_path: Path) -> None:
 
 def test_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A query that needs too much memory ends with one line, and spills nothing to disk."""
-    monkeypatch.setattr(sealed_connection, "memory_limit_mib", lambda: 64)
+    monkeypatch.setattr(sealed_connection, "memory_limit_mib", lambda *_: 64)
     monkeypatch.chdir(tmp_path)
     with Database(Store(tmp_path)) as database, pytest.raises(UserError, match="more memory"):
         database.query("SELECT a FROM range(30000000) x(a) ORDER BY hash(a)")
