@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from sweep.common.errors import UserError, one_line
+from sweep.store.parallel import OBJECT_REQUESTS
 from sweep.store.storage import Entry, Storage, check_size
 
 T = TypeVar("T")
@@ -157,8 +158,10 @@ def object_storage(scheme: str, wanted: str) -> ObjectStorage:
 
 def _filesystem(scheme: str, options: dict[str, str]) -> Any:
     """The pyarrow filesystem of a scheme. Keys, endpoint and region come from the SDK's usual variables and files."""
+    import pyarrow
     from pyarrow import fs
 
+    pyarrow.set_io_thread_count(max(OBJECT_REQUESTS, pyarrow.io_thread_count()))  # 8 by default: others would wait
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         there, _, endpoint = endpoint.rpartition("://")
