@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sweep.cli import output_formats
+from sweep.cli import messages, output_formats
 from sweep.cli.bar_chart import bar
 from sweep.cli.options import results_option
 from sweep.cli.page import PLAIN_WIDTH
@@ -71,7 +71,7 @@ def print_summary(
             output_formats.print_json(_summary_json(summary, results, question.name, None) | {"policies": None})
         why = str(error) if isinstance(error, UserError) else "out of memory"
         command = f"sweep query {question.name} --run {summary.run_id}{results_option(results)}"
-        output_formats.print_note(f"warning: the rows are stored, but no summary could be made: {why}; later: {command}")
+        messages.print_note(f"warning: the rows are stored, but no summary could be made: {why}; later: {command}")
     if show_sql:
         output_formats.print_text(f"\n{question.sql.strip()}")
 
