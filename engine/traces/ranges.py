@@ -10,6 +10,9 @@ class Ranges:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
     def add(self, start: int, end: int) -> None:
         """Add [start, end). Does nothing if it is empty."""
         if start >= end:

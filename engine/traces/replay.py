@@ -312,6 +312,17 @@ class Replay:
         for space in self._spaces:
             space.touch(operation, pieces)
 
+    def install(self, start: int, end: int, *, written: bool) -> None:
+        """Install the entries of [start, end), where pages were seen: whatever rights the VMAs have now.
+
+        written: private memory that was written; else files, shared memory, or the zero page
+        """
+        for vma, lo, hi in self.vmas.pieces(start, end):
+            for space in self._spaces:
+                space.touch_pages(vma, lo, hi, write=written)
+            if written:  # also if a page of the file was there before
+                self.vmas.prepare_anon(vma)
+
     def touch_all(self, start: int, end: int) -> None:
         """Write every mapped page of [start, end). Read-only pages are read, pages without rights skipped."""
         for vma, lo, hi in self.vmas.pieces(start, end):

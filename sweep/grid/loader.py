@@ -232,7 +232,7 @@ def _read_trace(document: GridDocument, path: NodePath, scalar: Scalar, name: st
         trace = trace_points.read_trace_file(folder / scalar.text, name)
     except UserError as error:
         raise error_at(scalar.position, path, str(error)) from None
-    if trace.form != forms.KERNEL and touch == TOUCH_RECORDED:
+    if trace.form not in forms.WITH_TOUCHES and touch == TOUCH_RECORDED:
         message = f"{one_line(name)} records no touches; add `touch: all`, which bounds VmPTE from above"
         raise error_at(scalar.position, path, message)
     return trace

@@ -11,13 +11,17 @@ from itertools import chain
 from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
 from sweep.traces.perf_parser import is_perf_script, is_perf_trace
+from sweep.traces.recording_rows import HEADER as RECORDING_HEADER
 from sweep.traces.strace_parser import is_strace
 
 KERNEL_HEADER = "step,op,start,length,stride"
 ALLOCATOR_HEADER = "tid,op,addr,len"
 KERNEL, ALLOCATOR, STRACE, PERF_TRACE, PERF_SCRIPT = "kernel", "allocator", "strace", "perf trace", "perf script"
+RECORDING = "recording"
 TABLES = (KERNEL, ALLOCATOR)
 """Forms that record one process."""
+WITH_TOUCHES = (KERNEL, RECORDING)
+"""Forms that have the touches, so that VmPTE is known."""
 MAX_ROWS_BEFORE = 10_000
 """In so many rows a form must be recognised."""
 
@@ -95,7 +99,7 @@ def recognise(lines: TextLines) -> Recognised:
         if like := _tool_of(_LIKE_STRACE, line):
             raise lines.error(f"this is {like}")
         form = _form_of(line)
-        if form in TABLES:
+        if form in (*TABLES, RECORDING):
             lines.strict = True
             return Recognised(form, iter(lines))
         if form:
@@ -116,14 +120,15 @@ def recognise(lines: TextLines) -> Recognised:
     )
     raise UserError(
         f"{lines.path}: {which}: a trace starts with {KERNEL_HEADER} or {ALLOCATOR_HEADER}, or is the output of "
-        "strace -f, perf trace or perf script"
+        "sweep record, strace -f, perf trace or perf script"
     )
 
 
 def _form_of(line: str) -> str:
     """The form that a row is of, or an empty string."""
     header = line.strip().lower()
-    for known, form in ((KERNEL_HEADER, KERNEL), (ALLOCATOR_HEADER, ALLOCATOR)):
+    known_headers = ((KERNEL_HEADER, KERNEL), (ALLOCATOR_HEADER, ALLOCATOR), (RECORDING_HEADER, RECORDING))
+    for known, form in known_headers:
         if header == known:
             return form
     if is_perf_trace(line):

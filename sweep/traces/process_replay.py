@@ -12,6 +12,7 @@ from engine.traces.trace_rules import trace_rule
 from engine.traces.vmas import ANONYMOUS, READ, UNSEEN, WRITE, Piece
 from sweep.traces.call_histogram import KINDS, STACK_BYTES, CallHistogram
 from sweep.traces.calls import Call
+from sweep.traces.program_break import break_change
 
 MAX_STACKS = 1 << 16
 _UNMAP_OR_PURGE = (*PURGES, "munmap")
@@ -126,6 +127,23 @@ class ProcessReplay:
             self._advise(call)
         self._state.end_operation()
 
+    def see(self, runs: Sequence[tuple[int, int]], *, written: bool) -> None:
+        """Pages [start, end) were found present; `written` as of Replay.install. They count as mapped from then on."""
+        if self._source is not None or self._copies:
+            self._settle()
+        for start, end in runs:
+            for low, high in _holes(self.replay.vmas.pieces(start, end), start, end):
+                self.replay.mmap(low, high, READ | WRITE, anon=UNSEEN)
+            self.replay.install(start, end, written=written)
+        self.replay.end_operation()
+        self.steps += 1
+
+    def vm_pte_kib(self, policy: str) -> int:
+        """VmPTE in KiB now."""
+        if self._source is not None:
+            self._settle()
+        return self.replay.vm_pte_kib(policy)
+
     def apply_operation(self, operation: Operation) -> None:
         """Apply a step of a kernel trace. Raises TraceError as Replay.apply does."""
         if self._touch_all and operation.op not in HUGE_ADVICE:
@@ -139,19 +157,11 @@ class ProcessReplay:
         self.steps += 1
 
     def set_break(self, row: int, requested: int, new_break: int) -> Call | None:
-        """brk: the mmap or munmap of the pages between the old break and the new one, None if there are none.
-
-        brk(NULL) only queries the break.
-        """
+        """brk: what it maps or unmaps, None if nothing. brk(NULL) only queries the break."""
         old_break = self.program_break
         if requested or not old_break:
             self.program_break = new_break
-        old_end, new_end = -(-old_break // PAGE) * PAGE, -(-new_break // PAGE) * PAGE
-        if not old_break or not requested or old_end == new_end:
-            return None
-        if new_end > old_end:
-            return Call(row, "mmap", old_end, new_end - old_end)
-        return Call(row, "munmap", new_end, old_end - new_end)
+        return break_change(row, requested, old_break, new_break)
 
     def touch_last_ranges(self) -> None:
         """Write all pages of the last call's ranges; every other mapped page has been written before."""

@@ -20,6 +20,8 @@ from sweep.traces.kernel_calls import MemoryCalls
 from sweep.traces.perf_parser import read_perf_events
 from sweep.traces.process_replay import ProcessReplay
 from sweep.traces.process_tree import ProcessTree
+from sweep.traces.recorded_spaces import Moment, RecordedSpaces
+from sweep.traces.recording_reader import RecordingReader
 from sweep.traces.strace_parser import read_strace_events
 from sweep.traces.trace_reader import read_allocator_calls, read_kernel_steps, trace_name
 
@@ -61,13 +63,13 @@ class TraceReplay:
         self.skipped = SkippedRows()
         self._policies, self._touch_all, self._scan_every, self._data = policies, touch_all, scan_every, data
         self._thp = thp
-        self._tree: ProcessTree | None = None
+        self._tree: ProcessTree | RecordedSpaces | None = None
         self._calls_seen = 0
 
     @property
     def counts(self) -> bool:
         """Whether VmPTE is known: touches are recorded, or every page counts as touched."""
-        return self.form == forms.KERNEL or self._touch_all
+        return self.form in forms.WITH_TOUCHES or self._touch_all
 
     @property
     def histogram(self) -> CallHistogram:
@@ -80,6 +82,11 @@ class TraceReplay:
         for process in processes:
             total.add(process.histogram)
         return total
+
+    @property
+    def moments(self) -> list[Moment]:
+        """VmPTE as it was seen beside what is computed; only recordings of `sweep record` have it."""
+        return self._tree.moments if isinstance(self._tree, RecordedSpaces) else []
 
     def label(self, process: ProcessReplay) -> str | None:
         """What names the process in tables; None for a trace that is a table."""
@@ -106,6 +113,8 @@ class TraceReplay:
                     yield from self._apply_steps(lines)
                 elif self.form == forms.ALLOCATOR:
                     yield from self._apply_calls(lines)
+                elif self.form == forms.RECORDING:
+                    yield from self._apply_recording(lines)
                 else:
                     yield from self._apply_events(self._events(recognised.rows))
             except TraceError as error:
@@ -165,6 +174,18 @@ class TraceReplay:
         for call in read_allocator_calls(lines, self.skipped):
             process.apply(call)
             yield Applied(call.row, process)
+
+    def _apply_recording(self, lines: TextLines) -> Iterator[Applied]:
+        """Apply a recording of `sweep record`."""
+        reader = RecordingReader(lines)
+        self._tree = spaces = RecordedSpaces(reader, lambda pid, program: self._recorded_process(reader, pid, program))
+        self.processes = spaces.processes
+        for row, process in spaces:
+            yield Applied(row, process)
+
+    def _recorded_process(self, reader: RecordingReader, pid: int, program: str) -> ProcessReplay:
+        self._thp = self._thp or reader.facts.get("thp")
+        return self._new_process(pid, program)
 
     def _apply_events(self, events: Iterator[Event]) -> Iterator[Applied]:
         """Apply the calls of strace's and perf's output, each to its process."""

@@ -31,7 +31,8 @@ SIZE_COLUMNS = (
     *("whole_bytes", "whole_bytes_share", "whole_slots"),
 )
 KERNEL_COLUMNS = ("trace", "policy", "steps", "agree", "first_to_differ", "vm_pte_kib_max", "vm_pte_kib_end")
-MOST_ROWS = 1_000
+MOMENT_COLUMNS = ("trace", "process", "seconds", "seen_kib_least", "seen_kib_most", "computed_kib", "agrees")
+MOST_ROWS, MOST_MOMENTS = 1_000, 12
 
 
 def replay(
@@ -39,7 +40,7 @@ def replay(
         list[str],
         typer.Argument(
             metavar="TRACE...",
-            help="Recordings: output of strace, perf trace or perf script; kernel and allocator traces; "
+            help="Recordings: of sweep record, strace, perf trace or perf script; kernel and allocator traces; "
             "- for stdin. May be compressed.",
             show_default=False,
         ),
@@ -76,10 +77,11 @@ def replay(
         ),
     ] = "all",
     by: Annotated[
-        Literal["policy", "size"] | None,
+        Literal["policy", "size", "moment"] | None,
         typer.Option(
             "--by",
-            help="Print the table by policy or the one by size of call; default: both, in csv and json by policy.",
+            help="Print the table by policy, by size of call, or (recordings of sweep record) by moment: VmPTE seen "
+            "and computed. Default: all, in csv and json by policy.",
         ),
     ] = None,
     engine: Annotated[
@@ -134,6 +136,8 @@ def replay(
         return 0
     parts = [part for replay in replays for part in _parts(replay, process)]
     shows_processes = len(parts) > len(replays)
+    if by == "moment":
+        return _print_moments(replays, process, form)
     tables = [by] if by else ["policy"] if form in ("csv", "json") else ["policy", "size"]
     for number, table in enumerate(tables):
         if number:
@@ -142,7 +146,55 @@ def replay(
         rows = ((*part.place(shows_processes), *row) for part in parts for row in rows_of(part, policies))
         place = ("trace", "process", "program") if shows_processes else ("trace",)
         output_formats.print_rows((*place, *columns), rows, form)
+    if not by and form in ("table", "md") and any(replay.moments for replay in replays):
+        output_formats.print_line()
+        _print_moment_table(replays, process, form)
     return 0
+
+
+def _print_moments(replays: "Sequence[TraceReplay]", process: str, form: str) -> int:
+    """Replay, and print VmPTE as it was seen beside what is computed. Raises UserError if it was not recorded."""
+    for replay in replays:
+        _parts(replay, process)
+        if not replay.moments:
+            raise UserError(
+                f"{replay.path}: has no VmPTE to compare with; sweep record writes it, and the policy of the recorded "
+                "kernel must be among those of --policy"
+            )
+    _print_moment_table(replays, process, form)
+    return 0
+
+
+def _print_moment_table(replays: "Sequence[TraceReplay]", process: str, form: str) -> None:
+    """A row for each moment; on a page at most MOST_MOMENTS, evenly chosen."""
+    from sweep.traces.trace_replay import selected
+
+    moments = [
+        (replay, moment)
+        for replay in replays
+        for chosen in [selected(replay, process)]
+        for moment in replay.moments
+        if process == "all" or moment.process in chosen
+    ]
+    if form == "table" and len(moments) > MOST_MOMENTS:
+        step = len(moments) / MOST_MOMENTS
+        shown = [moments[int(i * step)] for i in range(MOST_MOMENTS)]
+    else:
+        shown = moments
+    rows = (
+        (replay.name, replay.label(m.process), m.seconds, m.least_kib, m.most_kib, m.computed_kib, m.agrees)
+        for replay, m in shown
+    )
+    output_formats.print_rows(MOMENT_COLUMNS, rows, form)
+    agree = sum(moment.agrees for _, moment in moments)
+    more = f"; {len(shown)} of them are shown, --by moment --format csv prints all" if len(shown) < len(moments) else ""
+    output_formats.print_note(f"{agree:,} of {len(moments):,} moments: VmPTE as computed{more}")
+    unknown = max((moment.unknown_kib for _, moment in moments), default=0)
+    if unknown:
+        output_formats.print_note(
+            f"up to {unknown:,} KiB of tables were empty when the recording began: nothing shows where they are, so "
+            "they are not in the figures"
+        )
 
 
 class Part(NamedTuple):
