@@ -29,6 +29,7 @@ SECTIONS = {
     "cli": "commands",
     "stores": "stores",
     "replay": "recordings",
+    "record": "recorded",
     "kernel": "live",
 }
 

@@ -55,6 +55,7 @@ COMMANDS = {
     "calibrate": Command("calibrate", "Measure the costs of this machine; write a cost table."),
     "validate": Command("validate", "Compare the model with the live kernel, point by point."),
     "kernel": Command("kernel", "Download and list kernels that run in guests; check what a guest needs."),
+    "record": Command("record", "Record what a program does with its memory."),
     "replay": Command("replay", "Replay traces under every policy."),
     "advise": Command("advise", "Estimate what reclaim can give back; list allocator settings."),
     "inspect": Command("inspect", "Count the empty page tables of a live process."),

@@ -167,8 +167,8 @@ def _next_steps(
         yield "  sweep advise --allocator NAME"
     elif census is not None:
         yield "Measure next which calls the program makes:"
-        yield f"  strace -f -o calls.strace -e trace=%memory,%process -p {process}"
-        yield "  sweep replay calls.strace"
+        yield f"  sweep record -o calls.rec.gz --pid {process} --seconds 60"
+        yield "  sweep replay calls.rec.gz"
     elif footprint is not None:
         yield "Measure next how many tables are empty; this only reads the process:"
         yield "  sweep inspect PID"

@@ -188,10 +188,10 @@ def _print_moment_table(replays: "Sequence[TraceReplay]", process: str, form: st
     output_formats.print_rows(MOMENT_COLUMNS, rows, form)
     agree = sum(moment.agrees for _, moment in moments)
     more = f"; {len(shown)} of them are shown, --by moment --format csv prints all" if len(shown) < len(moments) else ""
-    output_formats.print_note(f"{agree:,} of {len(moments):,} moments: VmPTE as computed{more}")
+    messages.print_note(f"{agree:,} of {len(moments):,} moments: VmPTE as computed{more}")
     unknown = max((moment.unknown_kib for _, moment in moments), default=0)
     if unknown:
-        output_formats.print_note(
+        messages.print_note(
             f"up to {unknown:,} KiB of tables were empty when the recording began: nothing shows where they are, so "
             "they are not in the figures"
         )

@@ -1,0 +1,131 @@
+"""Writes recordings: the rows of docs/traces.md, section 1, as text, through gzip if the file's name ends in .gz."""
+
+import gzip
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TextIO, cast
+
+from engine.traces.page_tables import PAGE
+from sweep.common.errors import UserError, printable
+from sweep.traces.calls import Call
+from sweep.traces.recording_rows import (
+    CODES,
+    HAS_HOLES,
+    HEADER,
+    KEEPS_OLD,
+    MOST_RUNS,
+    rights_word,
+)
+
+_OTHER_COMPRESSION = (".xz", ".bz2", ".zst")
+
+
+class RecordingWriter:
+    """An open recording. Rows name their address space by a number, in a row of its own where it is another one."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UserError: the file exists, or cannot be written."""
+        if path.suffix in _OTHER_COMPRESSION:
+            raise UserError(f"-o {printable(str(path))}: is written as text, or as .gz")
+        self.path = path
+        try:
+            file = gzip.open(path, "xt", 6) if path.suffix == ".gz" else path.open("x")  # noqa: SIM115 - see close
+            self._file = cast(TextIO, file)
+        except FileExistsError:
+            raise UserError(f"-o {printable(str(path))}: exists already") from None
+        except OSError as error:
+            raise UserError(f"-o {printable(str(path))}: {error.strerror}") from error
+        self._space = 0
+        self._last_page = 0
+        self._last_moment: tuple[int, tuple[int, int]] | None = None  #: if it is the last row
+        self.calls = self.moments = 0
+
+    def close(self) -> None:
+        self._file.close()
+
+    def flush(self) -> None:
+        """Let what was written be in the file."""
+        self._file.flush()
+
+    def remove(self) -> None:
+        """Close and delete the file: nothing was recorded."""
+        self._file.close()
+        self.path.unlink()
+
+    def header(self, values: dict[str, str], comment: str) -> None:
+        """The first rows: the header, what was asked for as a comment, and facts of the machine."""
+        self._row(HEADER)
+        self._row(f"# {comment}")
+        for name, value in values.items():
+            self._row(f"{name} {value}")
+
+    def begin(self, how: str, space: int, pid: int, program: str) -> None:
+        """A new address space. how: `executed` or `attached`; what it maps follows."""
+        self._row(f"{how} {space} {pid} {program}")
+        self._space = space
+
+    def fork(self, space: int, parent: int, pid: int) -> None:
+        """An address space that is a copy of another one."""
+        self._row(f"fork {space} {parent} {pid}")
+        self._space = space
+
+    def end(self, space: int) -> None:
+        self._row(f"end {space}")
+
+    def comment(self, text: str) -> None:
+        self._row(f"# {text}")
+
+    def call(self, space: int, call: Call) -> None:
+        """A call that changed the address space."""
+        self.calls += 1
+        if call.op == "thp_disable":
+            self._row_in(space, f"thp_disable {call.thp_disabled or 'none'}")
+            return
+        pages = -(-call.length // PAGE)
+        row = f"{CODES[call.op]} {self._range(call.start // PAGE, pages)}"
+        if call.op in ("mmap", "mprotect"):
+            row += f" {rights_word(call)}"
+        elif call.op == "mremap":
+            row += f" {call.moved_from // PAGE:x} {-(-call.old_length // PAGE):x}{KEEPS_OLD if call.keeps_old else ''}"
+        elif call.has_holes:
+            row += HAS_HOLES
+        self._row_in(space, row)
+
+    def seen(self, space: int, code: str, runs: Sequence[tuple[int, int]]) -> None:
+        """Pages [start, end), in bytes, that were found present and were not before. code: recording_rows.SEEN."""
+        for first in range(0, len(runs), MOST_RUNS):
+            (start, end), *rest = runs[first : first + MOST_RUNS]
+            words = [self._range(start // PAGE, (end - start) // PAGE)]
+            words += self._gaps_and_lengths(end, rest)
+            self._row_in(space, f"{code} {' '.join(words)}")
+
+    def moment(self, space: int, milliseconds: int, vm_pte_kib: tuple[int, int]) -> None:
+        """VmPTE before and after the pages were looked at; left out if nothing happened since the last moment."""
+        if (space, vm_pte_kib) == self._last_moment:
+            return
+        self.moments += 1
+        before, after = vm_pte_kib
+        self._row_in(space, f"t {milliseconds} {before}" + (f" {after}" if after != before else ""))
+        self._last_moment = (space, vm_pte_kib)
+
+    def _gaps_and_lengths(self, end: int, runs: Iterable[tuple[int, int]]) -> Iterable[str]:
+        for start, stop in runs:
+            yield f"{(start - end) // PAGE:x} {(stop - start) // PAGE:x}"
+            end = stop
+        self._last_page = end // PAGE
+
+    def _range(self, page: int, pages: int) -> str:
+        """Start and length in pages; the start from the end of the last range, if that is shorter."""
+        absolute, relative = f"{page:x}", f"{page - self._last_page:+x}"
+        self._last_page = page + pages
+        return f"{relative if len(relative) <= len(absolute) else absolute} {pages:x}"
+
+    def _row_in(self, space: int, row: str) -> None:
+        if space != self._space:
+            self._row(f"in {space}")
+            self._space = space
+        self._row(row)
+
+    def _row(self, row: str) -> None:
+        self._last_moment = None
+        self._file.write(row + "\n")
