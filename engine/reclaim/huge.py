@@ -1,8 +1,8 @@
 """The pass for VMAs that allow huge pages: as walk.py, but each policy has entries of its own (docs/method.md, 8).
 
-The pages that the scenario wrote (`used`) are the same under all policies that zap. A policy adds to them those that a
-huge page brought along. Policies whose slot is in the same state form a lane: what a piece does to the slot is
-worked out once for the lane, by its first policy, and each policy of the lane judges it.
+huge_slot.py says what a slot is, huge_faults.py what an install does to it, huge_zaps.py what a piece of a call clears,
+huge_judge.py what each policy does then. Two short cuts: slots that only calls over the whole slot meet
+(huge_whole.py), and calls inside one slot, all at once (huge_parts.py).
 """
 
 from typing import Any, NamedTuple
@@ -10,74 +10,43 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.numeric.bit_ops import (
-    ONE,
-    ONES,
-    ZERO,
-    clear_range,
-    count_and_ends,
-    fill_range,
-    nth_set,
-    popcount,
-    word_mask,
+from engine.numeric.bit_ops import ONES, ZERO, clear_range, count_and_ends, fill_range, word_mask
+from engine.numeric.jit import kernel
+from engine.random.binomial import ALWAYS, NEVER
+from engine.random.splitmix import OF_PLACE, REFAULT, STREAMS, fill_pins, fill_streams, key, scale
+from engine.reclaim.contention import LockStep, calls_per_thread, lock_step_for, settle_rounds
+from engine.reclaim.gather import close_gathers, flush_scans, gather_scanned, open_gathers
+from engine.reclaim.huge_faults import drawn_extents, fault_in, is_counted
+from engine.reclaim.huge_judge import judge_piece
+from engine.reclaim.huge_parts import PARTS, clear_calls, clear_parts, judge_parts
+from engine.reclaim.huge_slot import (
+    BACK,
+    BEFORE,
+    BEFORE_UNMAP,
+    BIT_ROWS,
+    DIRTY,
+    DRAWN,
+    HUGE,
+    MARKER,
+    NONE,
+    NOW,
+    PRESENT,
+    PRESENT_UNMAP,
+    SEEN,
+    TABLE,
+    count_of,
+    follow,
+    has_any,
+    note_memory,
+    part_unequal_fills,
 )
-from engine.numeric.jit import inner, kernel
-from engine.random.binomial import ALWAYS, MAYBE, NEVER
-from engine.random.splitmix import OF_EXTENT, OF_PLACE, REFAULT, STREAMS, draw, fill_pins, fill_streams, key, scale
-from engine.reclaim.contention import (
-    LockStep,
-    calls_per_thread,
-    lock_step_for,
-    note_trylocks,
-    pace_index,
-    settle_rounds,
-)
-from engine.reclaim.gather import (
-    MMU_GATHER_BUNDLE,
-    close_gathers,
-    flush,
-    flush_gather,
-    flush_one_visit,
-    flush_scans,
-    gather_scanned,
-    gather_visit,
-    open_gathers,
-)
-from engine.reclaim.records import CLEARED, END, GATHER, PAGE_BATCHES, PEAK, SCAN, UNMAP, VISIT, ZAP, record
+from engine.reclaim.huge_whole import WHOLE, add_whole_slots, enter_whole_slots, pass_whole_slot
+from engine.reclaim.huge_zaps import PIECE, VISITED, clear_piece
+from engine.reclaim.records import CLEARED, END, GATHER, PAGE_BATCHES, PEAK, SCAN, UNMAP, VISIT, ZAP
 from engine.reclaim.residency import clear_beyond, install_table, place_extents, resident_extents
-from engine.reclaim.rules import (
-    AFTER_CALL,
-    AFTER_ROUND,
-    AT_VISIT,
-    BY_HOLD,
-    END_BREAK,
-    MID_BREAK,
-    NO_BREAK,
-    READ_OUTSIDE,
-    READ_REST,
-    STAYS,
-    count_scan,
-    judge,
-    lock_pmd,
-)
+from engine.reclaim.rules import AFTER_CALL, AFTER_ROUND, AT_VISIT, BY_HOLD, READ_OUTSIDE, READ_REST, count_scan
 from engine.reclaim.upper_tables import LEVEL, LEVEL_ROUND, LEVELS, enter_tables, leave_tables, need_upper_tables
-from engine.reclaim.walk import calls_made, describe_leftovers, first_entry, touch_again
-
-VISITED, LEFT, CLEANED, CLEARED_HUGE = range(4)
-"""What a piece of a call did: it met a table; a huge page that it left alone, made clean (MADV_FREE) or cleared."""
-PARTS = record(
-    "full", "single", "flushes", "zapped", "emptied", "emptied_first", "emptied_last", "count", "first", "last"
-)
-"""What calls inside one slot clear under a lane, as if its table stayed: full flushes and single translations of all
-flushes; entries cleared; which call emptied the table, or -1, and the outermost entries that it cleared; and how many
-entries the last call cleared, and the outermost."""
-PIECE = record("what", "splits", "zapped")
-"""What a piece did to the slot of a lane; splits: it split a huge page first; zapped: cleared entries of the table."""
-NONE, TABLE, HUGE = range(3)
-"""State of a slot: no table, a table, or a huge page and a table that waits for a split."""
-PRESENT, PRESENT_UNMAP, BEFORE, BEFORE_UNMAP, DIRTY, MARKER, DRAWN, SEEN, BACK, NOW, BIT_ROWS = range(11)
-"""Rows of a slot's bit masks. Pages in use under zapping policies and where ranges are unmapped, each now and before
-the piece at hand; written since MADV_FREE; guard marker; scratch."""
+from engine.reclaim.walk import calls_made, first_entry, touch_again
 
 
 class Scratch(NamedTuple):
@@ -101,6 +70,8 @@ class Scratch(NamedTuple):
     page_batches: Any  #: PAGE_BATCHES[rounds, 2, policies]: theirs
     side: Any  #: int64[rounds]: which of the two is open at the border
     scans: Any  #: SCAN[rounds, policies]
+    whole: Any  #: WHOLE[1]
+    whole_tables: Any  #: int64[rounds, 2]: slots that huge_whole.py takes with a huge page, at a round's peak and end
     levels: Any  #: LEVEL[LEVELS]
     level_rounds: Any  #: LEVEL_ROUND[LEVELS, rounds]
     lock_step: LockStep  #: one row per policy
@@ -129,6 +100,8 @@ def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
         page_batches=np.zeros((rounds, 2, policies), PAGE_BATCHES),
         side=np.zeros(rounds, np.int64),
         scans=np.zeros((rounds, policies), SCAN),
+        whole=np.zeros(1, WHOLE),
+        whole_tables=np.zeros((rounds, 2), np.int64),
         levels=np.zeros(LEVELS, LEVEL),
         level_rounds=np.zeros((LEVELS, rounds), LEVEL_ROUND),
         lock_step=lock_step_for(par, policies, pieces),
@@ -138,283 +111,6 @@ def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
 def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
     """Which points (PARAMETERS[n]) this pass is for: those of VMAs that allow huge pages, under any rules."""
     return np.asarray(par["thp"] != 0)
-
-
-@inner
-def count_of(words: Any, more: Any) -> Any:
-    """How many entries are in either set."""
-    total = np.int64(0)
-    for w in range(words.size):
-        total += popcount(words[w] | more[w])
-    return total
-
-
-@inner
-def has_any(words: Any) -> Any:
-    """Whether the set has an entry."""
-    union = ZERO
-    for w in range(words.size):
-        union |= words[w]
-    return union != ZERO
-
-
-@inner
-def add_singles(batches: Any, count: Any, words: Any, a: Any, b: Any, par: Any) -> Any:
-    """Put `count` single pages, the entries of `words` in [a, b), into a gather; the entry of the force break or -1."""
-    broke, done = np.int64(-1), np.int64(0)
-    while done < count:
-        space = (MMU_GATHER_BUNDLE if batches.batch == 0 else par.batch_pages) - 1 - batches.pages
-        if count - done < space:
-            batches.pages += count - done
-            break
-        done += space
-        batches.pages = 0
-        batches.batch += 1
-        if batches.batch > par.batches:
-            batches.batch = 0
-            broke = nth_set(words, a, b, done)
-    return broke
-
-
-@inner
-def add_runs(batches: Any, words: Any, of_huge: Any, a: Any, b: Any, par: Any) -> Any:
-    """As add_singles, with pages of a huge page (`of_huge`, a subset of `words`) and folios: runs take two entries."""
-    broke, e = np.int64(-1), a
-    while e < b:
-        bit = ONE << np.uint64(e & 63)
-        if words[e >> 6] & bit == ZERO:
-            e += 1
-            continue
-        is_huge = of_huge[e >> 6] & bit != ZERO
-        stop, last = b if is_huge else min(b, (e // par.folio + 1) * par.folio), e
-        while last + 1 < stop:
-            bit = ONE << np.uint64((last + 1) & 63)
-            if words[(last + 1) >> 6] & bit == ZERO or (of_huge[(last + 1) >> 6] & bit != ZERO) != is_huge:
-                break
-            last += 1
-        batches.pages += 1 if last == e else 2
-        if batches.pages >= (MMU_GATHER_BUNDLE if batches.batch == 0 else par.batch_pages) - 1:
-            batches.pages = 0
-            batches.batch += 1
-            if batches.batch > par.batches:
-                batches.batch, broke = 0, last
-        e = last + 1
-    return broke
-
-
-@inner
-def flush_split(counters: Any, par: Any) -> None:
-    """The flush of a huge entry that is split or made clean: its own, before that of the call (flush_pmd_tlb_range)."""
-    flush(counters, np.int64(0), par.entries, par.huge_unit, par.ceiling)
-
-
-@inner
-def cover_huge(gather: Any, batches: Any, counters: Any, base: Any, is_zapped: Any, par: Any) -> None:
-    """Add a huge entry to the gather of a call that has several pieces; a full gather is flushed (zap_huge_pmd)."""
-    gather.first, gather.end = min(gather.first, base), max(gather.end, base + par.entries)
-    if is_zapped:
-        batches.pages += 1
-        if batches.pages >= (MMU_GATHER_BUNDLE if batches.batch == 0 else par.batch_pages) - 1:
-            batches.pages = 0
-            batches.batch += 1
-            if batches.batch > par.batches:
-                batches.batch = 0
-                flush_gather(gather, counters, par.entries, par.ceiling)
-
-
-@inner
-def follow(lane: Any, branch: Any, state: Any, brought: Any) -> None:
-    """After a piece: policies whose slot is in another state than that of their lane's first form a lane of their own.
-
-    Only a table that is freed sets policies of a lane apart. It was empty, so no entry of `brought` is left.
-    """
-    branch[:] = -1
-    for p in range(lane.size):
-        first = lane[p]
-        if first == p or state[p] == state[first]:
-            continue
-        if branch[first] < 0:
-            branch[first] = p
-            brought[p] = ZERO
-        lane[p] = branch[first]
-
-
-@inner
-def part_unequal_fills(page_batches: Any, lane: Any, brought: Any) -> None:
-    """Before a piece of a call: policies whose gather is not as full as that of their lane's first leave the lane.
-
-    A gather may have been filled differently in slots before this one. page_batches: PAGE_BATCHES[policies].
-    """
-    for p in range(lane.size):
-        first = lane[p]
-        if first == p:
-            continue
-        if page_batches[p].pages != page_batches[first].pages or page_batches[p].batch != page_batches[first].batch:
-            lane[p] = p
-            for w in range(brought.shape[1]):
-                brought[p, w] = brought[first, w]
-
-
-@inner
-def clear_piece(
-    piece: Any, visit: Any, cleared: Any, batches: Any, state: Any, brought: Any, before: Any, used: Any, dirty: Any,
-    marker: Any, now: Any, back: Any, a: Any, b: Any, par: Any, crosses: Any, frees: Any, unmaps: Any, marked: Any,
-    marks: Any, returned: Any, written: Any, reads: Any, reads_parts: Any,
-) -> None:  # fmt: skip
-    """What entries [a, b) of a slot become under the policies of a lane: fills piece, visit and cleared.
-
-    piece, visit, cleared: records PIECE, VISIT and CLEARED; batches: PAGE_BATCHES of the call, if it crosses slots;
-    brought: of the lane; before, used: pages in use before and after the piece; dirty, marker: as in Scratch.bits; now:
-    scratch; back: pages touched again, `returned` of them; frees: MADV_FREE, with `written` if the slot was written
-    since; marked, marks: markers in the slot and in the piece; reads, reads_parts: whether a rule reads entries
-    """
-    entries = par.entries
-    visit.pages, visit.whole, visit.markers = b - a, b - a == entries, marks
-    visit.refaulted, visit.refaulted_early = 0 if unmaps else returned, -1
-    piece.what, piece.splits, piece.zapped = VISITED, 0, 0
-    if state == HUGE:
-        if visit.whole:
-            piece.what = CLEARED_HUGE
-            if frees:
-                piece.what = CLEANED if written else LEFT
-            return
-        piece.splits = 1
-        for w in range(before.size):
-            brought[w] = ~before[w] if frees else ONES
-    cleared.broke, cleared.first_after, cleared.last_after = -1, -1, -1
-    visit.broke, visit.after_break = NO_BREAK, 0
-    if frees:
-        cleared.count, cleared.first, cleared.last = count_and_ends(dirty, a, b)
-        return
-    for w in range(before.size):
-        now[w] = before[w] | brought[w]
-    cleared.count, cleared.first, cleared.last = count_and_ends(now, a, b)
-    if cleared.count > 0:
-        if crosses:
-            of_huge, _, _ = count_and_ends(brought, a, b)
-            if par.folio == 1 and of_huge == 0:
-                cleared.broke = add_singles(batches, cleared.count, now, a, b, par)
-            else:
-                cleared.broke = add_runs(batches, now, brought, a, b, par)
-        if cleared.broke >= 0:
-            visit.broke = MID_BREAK if cleared.broke + 1 < b else END_BREAK
-            after, cleared.first_after, cleared.last_after = count_and_ends(now, cleared.broke + 1, b)
-            visit.after_break = after > 0
-            if visit.broke == MID_BREAK and visit.refaulted > 0:
-                _, visit.refaulted_early, _ = count_and_ends(back, a, cleared.broke + 1)
-    piece.zapped = cleared.count + (marks if unmaps else 0)
-    visit.others = count_of(now, now) - cleared.count + marked
-    clear_range(brought, a, b)
-    if reads and not unmaps:
-        for w in range(before.size):
-            now[w] = used[w] | brought[w]
-        describe_leftovers(visit, now, marker, a, b, cleared.broke, entries, reads_parts)
-
-
-@inner
-def clear_parts(part: Any, words: Any, order: Any, made: Any, base: Any, valid: Any, par: Any) -> None:
-    """Add up what calls inside one slot clear of a lane's entries `words`, and their flushes if the table stays.
-
-    part: record PARTS, filled; order: the calls, `made` of them
-    """
-    part.full, part.single, part.flushes, part.zapped, part.emptied = 0, 0, 0, 0, -1
-    left = count_of(words, words)
-    for x in range(made):
-        a = par.shift + order[x] * par.zap - base
-        b = min(a + par.zap, valid)
-        if par.zap == 1:
-            part.count = np.int64(words[a >> 6] >> np.uint64(a & 63) & ONE)
-            part.first, part.last = a, a
-        else:
-            part.count, part.first, part.last = count_and_ends(words, a, b)
-        if part.count == 0:
-            continue
-        pages = part.last + 1 - part.first
-        part.flushes += 1
-        if pages > par.ceiling:
-            part.full += 1
-        else:
-            part.single += pages
-        part.zapped += part.count
-        if part.zapped == left:
-            part.emptied, part.emptied_first, part.emptied_last = x, part.first, part.last
-
-
-@inner
-def clear_calls(words: Any, order: Any, made: Any, calls: Any, base: Any, valid: Any, par: Any) -> None:
-    """Clear the entries of calls inside one slot: `made` of the `calls` that meet it. Writes `words`."""
-    if made == calls:
-        clear_range(words, max(par.shift - base, 0), valid)
-        return
-    for x in range(made):
-        a = par.shift + order[x] * par.zap - base
-        clear_range(words, a, min(a + par.zap, valid))
-
-
-@inner
-def judge_parts(
-    part: Any, rule: Any, counter: Any, mine: Any, state: Any, p: Any, made: Any, is_unmapped: Any, par: Any
-) -> None:
-    """What policy p does at the calls of clear_parts, and its flushes. state: of each policy, written.
-
-    At pieces so small only a counter notices an empty table; where ranges are unmapped the last call frees the table.
-    """
-    if state[p] == HUGE:
-        mine.splits += 1
-        flush_split(counter, par)
-        state[p] = TABLE
-    mine.zapped += part.zapped
-    counter.flushes += part.flushes
-    counter.tlb_flushes_full += part.full
-    counter.tlb_invlpgs += part.single
-    visits, first, last, had_entries = made, np.int64(-1), np.int64(-1), False
-    if rule.unmaps and is_unmapped:
-        had_entries, first, last = part.count > 0, part.first, part.last
-    elif rule.when == AT_VISIT and rule.counts and par.zap >= rule.least and part.emptied >= 0:
-        visits, had_entries, first, last = part.emptied + 1, True, part.emptied_first, part.emptied_last
-        lock_pmd(rule, counter, 1)
-    else:
-        counter.table_visits += visits
-        return
-    counter.table_visits += visits
-    counter.pte_tables_freed += 1
-    state[p] = NONE
-    # The freed table joins the flush of the call that freed it, by the first page of its slot.
-    if not had_entries:
-        flush(counter, np.int64(0), np.int64(1), par.entries, par.ceiling)
-    elif first > 0:
-        pages = last + 1 - first
-        counter.flushes -= 1
-        if pages > par.ceiling:
-            counter.tlb_flushes_full -= 1
-        else:
-            counter.tlb_invlpgs -= pages
-        flush(counter, np.int64(0), last + 1, 1, par.ceiling)
-
-
-@inner
-def note_memory(
-    tables: Any, pages: Any, own: Any, state: Any, lane: Any, rules: Any, used_of: Any, brought: Any, is_free: Any,
-    entries: Any, moment: Any, is_last: Any,
-) -> None:  # fmt: skip
-    """Add the slot to what each policy has at a round's peak or end: tables and resident pages, int64[policies].
-
-    In the last round also huge pages.
-    """
-    for p in range(rules.size):
-        if state[p] == NONE:
-            continue
-        tables[p] += 1
-        if state[p] == HUGE:
-            pages[p] += entries
-            if is_last and moment == PEAK:
-                own[p].huge_peak += 1
-            elif is_last:
-                own[p].huge_end += 1
-        else:
-            used = used_of[rules[p].unmaps]
-            more = used if is_free and not rules[p].unmaps else brought[lane[p]]  # zero pages hold no memory
-            pages[p] += count_of(used, more)
 
 
 @kernel
@@ -465,12 +161,12 @@ def walk_huge(
         zap, shift, threads = par.zap, par.shift, par.threads
         is_free = par.free != 0
         refaults = par.refault != NEVER and not is_free
-        wide = par.places == 0 and par.cluster % entries == 0 and par.install == MAYBE
 
         # Where nothing is touched again, unmapping leaves the same pages as zapping.
         is_alike = not is_free and not refaults and par.pin == NEVER
         in_parts = zap < min(entries, least_read) and entries % zap == 0 and shift % zap == 0 and threads == 1
         in_parts = in_parts and is_alike
+        is_simple = not is_free and not refaults and is_counted(par)
 
         words = entries >> 6
         used_of = (s.bits[PRESENT][:words], s.bits[PRESENT_UNMAP][:words])
@@ -483,6 +179,7 @@ def walk_huge(
         fill_streams(seed, rounds, s.streams)
         fill_pins(seed, s.pins)
         enter_tables(s.levels, s.level_rounds, rounds)
+        enter_whole_slots(s, rounds)
         s.needs[:] = False
         for r in range(rounds):
             s.side[r] = 0
@@ -508,15 +205,6 @@ def walk_huge(
                 clear_beyond(marker, valid)
                 marked, _, _ = count_and_ends(marker, 0, valid)
                 totals.markers += marked
-            used_of[ZAP][:] = ZERO
-            used_of[UNMAP][:] = ZERO
-            dirty[:] = ZERO
-            for p in range(rules.size):
-                lane[p] = 0 if is_alike else first_of[rules[p].unmaps]
-                state[p] = NONE
-                if lane[p] == p:
-                    brought[p][:words] = ZERO
-
             begin, end = np.int64(0), np.int64(0)  # the calls that meet this slot
             if base + valid > shift and par.calls > 0:
                 begin = max(base - shift, 0) // zap
@@ -526,39 +214,29 @@ def walk_huge(
             covered = begin == end or (
                 end - begin == 1 and first_call <= base and min(first_call + zap, pages) >= base + entries
             )
-            only_whole = covered and valid == entries and marked == 0 and not refaults
+            only_whole = covered and valid == entries and marked == 0 and is_simple
+            if only_whole and pass_whole_slot(table, begin, end, s, par, lim, cdfs, counters, totals):
+                s.needs[:] = True
+            for p in range(0 if only_whole else rules.size):
+                lane[p] = 0 if is_alike else first_of[rules[p].unmaps]
+                state[p] = NONE
+                if lane[p] == p:
+                    brought[p][:words] = ZERO
+            for row in (PRESENT, PRESENT_UNMAP, DIRTY):
+                s.bits[row][:words] = ZERO
 
-            for r in range(rounds):
+            for r in range(0 if only_whole else rounds):
                 streams = s.streams[r]
                 # Install.
                 marks_unmap = marked
-                resident = np.int64(0)
-                if wide:
-                    resident = np.int64(draw(streams[OF_EXTENT], base // par.cluster) < lim.install)
-                elif par.install == ALWAYS:
-                    resident = np.int64(1) if par.places == 0 else par.places
-                elif par.install == MAYBE and par.places > 0:
-                    resident = resident_extents(table, cdfs, par.cdf, streams)
+                resident = drawn_extents(par, lim, cdfs, streams, table)
                 drawn[:] = ZERO
-                if only_whole and (par.places > 0 or wide or par.install != MAYBE):
-                    drawn[0] = np.uint64(resident > 0)  # one page stands for all: a huge page is all that can come
-                elif resident > 0 or (par.install == MAYBE and par.places == 0 and not wide):
+                if resident > 0 or not is_counted(par):
                     install_table(drawn, seen, table, valid, resident, par, lim, cdfs, streams)
                 for w in range(words):
                     drawn[w] &= ~marker[w]
                 writes = has_any(drawn)
-                for p in range(rules.size):
-                    mine = own[p]
-                    if state[p] == NONE and (marked > 0 or writes):
-                        counters[p].pte_tables_allocated += 1
-                        state[p] = TABLE
-                        if marked == 0 and valid == entries:
-                            state[p] = HUGE
-                            mine.faults += 1
-                    if state[p] == TABLE and writes:
-                        used, more = used_of[rules[p].unmaps], brought[lane[p]]
-                        for w in range(words):
-                            mine.installed += popcount(drawn[w] & ~(used[w] | more[w]))
+                fault_in(drawn, writes, marked, valid == entries, state, lane, rules, used_of, brought, own, counters)
                 for w in range(words):
                     used_of[ZAP][w] |= drawn[w]
                     used_of[UNMAP][w] |= drawn[w]
@@ -638,11 +316,13 @@ def walk_huge(
                     if crosses:
                         part_unequal_fills(s.page_batches[r, side], lane, brought)
 
+                    step = np.int64(0)
+                    if threads > 1 and par.random:
+                        step = scale(keys[x], hand) * pieces_per_call + table - start // entries
                     for p in range(rules.size):
                         if state[p] == NONE:
                             continue
-                        rule, mine, counter = rules[p], own[p], counters[p]
-                        batches, gather, first = s.page_batches[r, side, p], s.gathers[r, side, p], lane[p]
+                        rule, batches, first = rules[p], s.page_batches[r, side, p], lane[p]
                         piece, visit, cleared = s.pieces[first], s.visits[first], s.cleared[first]
                         if first == p:
                             frees, unmaps = is_free and not rule.unmaps, rule.unmaps and not is_alike
@@ -652,65 +332,14 @@ def walk_huge(
                                 frees, unmaps, marked, marks, returned, written,
                                 reading and (whole or acts_on_parts), reads_parts,
                             )  # fmt: skip
-                        if piece.splits:
-                            mine.splits += 1
-                            flush_split(counter, par)
-                            state[p] = TABLE
-                        if piece.what == LEFT:
-                            continue
-                        if piece.what != VISITED:
-                            if piece.what == CLEANED:
-                                flush_split(counter, par)
-                            else:
-                                counter.pte_tables_freed += 1
-                                state[p] = NONE
-                                if visit.refaulted > 0:
-                                    counter.pte_tables_allocated += 1
-                                    mine.faults += 1
-                                    state[p] = HUGE
-                            if crosses:
-                                cover_huge(gather, batches, counter, base, piece.what == CLEARED_HUGE, par)
-                            else:
-                                flush(counter, base, base + entries, entries, par.ceiling)
-                            continue
-                        if first != p and crosses:
-                            batches.pages, batches.batch = (
-                                s.page_batches[r, side, first].pages,
-                                s.page_batches[r, side, first].batch,
-                            )
-                        mine.zapped += piece.zapped
-                        mine.breaks += cleared.broke >= 0
-                        counter.table_visits += 1
-                        step = np.int64(0)
-                        if threads > 1 and par.random:
-                            step = scale(keys[x], hand) * pieces_per_call + table - start // entries
-                        elif threads > 1:
-                            at = pace_index(par, r, order[x])
-                            step = s.lock_step.pace[p, at]
-                            s.lock_step.pace[p, at] += 1
-                        visit.base = base
-                        visit.unmaps = is_unmapped and x == made - 1
-                        verdict = STAYS
-                        if rule.unmaps or not is_free:
-                            trylocks, fast = counter.pmd_trylocks, counter.fast_paths
-                            verdict = judge(rule, visit, counter, 1)
-                            if threads > 1 and counter.pmd_trylocks > trylocks:
-                                fast_bit = (counter.fast_paths > fast) << p
-                                note_trylocks(s.lock_step, p, r, step, table, 1 << p, fast_bit)
-                        if verdict == STAYS:
-                            mine.installed += visit.refaulted
-                        else:
-                            counter.pte_tables_freed += 1
-                            state[p] = NONE
-                            if visit.refaulted > 0:
-                                counter.pte_tables_allocated += 1
-                                state[p] = HUGE if valid == entries else TABLE
-                                mine.faults += state[p] == HUGE
-                                mine.installed += 0 if state[p] == HUGE else visit.refaulted
-                        if crosses:
-                            gather_visit(gather, counter, cleared, base, verdict, entries, par.ceiling, par.table_batch)
-                        else:
-                            flush_one_visit(counter, cleared, base, verdict, entries, par.ceiling)
+                            visit.base, visit.unmaps = base, is_unmapped and x == made - 1
+                        elif crosses and piece.what == VISITED:
+                            batches.pages = s.page_batches[r, side, first].pages
+                            batches.batch = s.page_batches[r, side, first].batch
+                        judge_piece(
+                            piece, visit, cleared, rule, state, p, own[p], counters[p], s.gathers[r, side, p],
+                            batches, base, crosses, is_free, step, r, order[x], s.lock_step, par,
+                        )  # fmt: skip
                     follow(lane, s.branch, state, brought)
                     if is_free:
                         clear_range(dirty, a, b)
@@ -734,7 +363,7 @@ def walk_huge(
                     END, r + 1 == rounds,
                 )  # fmt: skip
 
-            for p in range(rules.size):
+            for p in range(0 if only_whole else rules.size):
                 marks = marks_unmap if rules[p].unmaps else marked
                 if state[p] == HUGE or marks > 0 or count_of(used_of[rules[p].unmaps], brought[lane[p]]) > 0:
                     own[p].needed_pte += state[p] != NONE
@@ -752,3 +381,4 @@ def walk_huge(
                 flush_scans(s.scans, counters, rounds, par)
                 if threads > 1:
                     settle_rounds(s.lock_step, rounds, seed, contention, entries, counters, rules)
+        add_whole_slots(s, par, counters, own, tables, own_pages)
