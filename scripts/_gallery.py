@@ -116,7 +116,7 @@ QUESTIONS = (
     Question(
         "allocators",
         "allocators",
-        "Which purge size and alignment frees tables?",
+        "Which size and alignment of a call frees tables?",
         "Page tables given back, by the size of a call and its shift from a 2 MiB boundary",
         x="zap",
         y=("saved_percent",),
@@ -147,7 +147,7 @@ QUESTIONS = (
         "threads",
         "threads",
         "What do threads cost each other?",
-        "Page table entries read again, by the number of threads that purge",
+        "Page table entries read again, by the number of threads that make calls",
         x="threads",
         y=("ptes_rescanned",),
         facet="partition",

@@ -10,7 +10,7 @@ SLOT = "slot"
 MEANINGS: dict[str, dict[str, str]] = {
     "when": {
         "never": "tables are never checked",
-        "visit": "while a piece of a call is zapped, under the zap's locks",
+        "visit": "while a piece of a call is cleared, under the call's locks",
         "call": "in a second walk after the call",
         "round": "in a scan of all tables at the end of a round",
         "unmap": "calls unmap their range, which frees tables without a check",
@@ -20,8 +20,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "size": "only if the piece is at least this large",
     },
     "markers": {
-        "skip": "not if the zap passed over a guard marker",
-        "look": "even if the zap passed over a guard marker",
+        "skip": "not if the call passed over a guard marker",
+        "look": "even if the call passed over a guard marker",
     },
     "proof": {
         "count": "empty if a counter of the table's entries is 0",
@@ -50,7 +50,7 @@ CHOICES = {field: tuple(values) for field, values in MEANINGS.items() if field n
 FIELD_MEANINGS = {
     "when": "when a table is checked for emptiness",
     "least": "the smallest piece of a call after which the table is checked: bytes, or SLOT",
-    "markers": "whether a table is checked if the zap passed over a guard marker in its piece",
+    "markers": "whether a table is checked if the call passed over a guard marker in its piece",
     "proof": "how the policy establishes that a table is empty",
     "otherwise": "the fallback where `held` proves nothing",
     "end_break": "whether a force break on the piece's last entry counts as dropping the PTE lock",
@@ -149,7 +149,7 @@ def _reason_without_effect(policy: Policy, field: str) -> str:
 ALL = (
     Policy(
         "none",
-        rule="a zap never frees a table",
+        rule="a call never frees a table",
         source="Linux before 6.14, or CONFIG_PT_RECLAIM=n",
     ),
     Policy(
@@ -169,7 +169,7 @@ ALL = (
     Policy(
         "second_walk",
         when="call",
-        rule="a second walk after the zap scans every wholly covered table",
+        rule="a second walk after the call scans every wholly covered table",
         source="synchronously scan and reclaim empty user PTE pages, RFC v2, August 2024",
     ),
     Policy(

@@ -39,7 +39,7 @@ Results = Annotated[
 OutputFormat = Annotated[Format, typer.Option("--format", help="Output format.")]
 JsonFormat = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-PurgeSizes = Annotated[
+CallSizes = Annotated[
     str, typer.Option("--zap", metavar="SIZES", help="Sizes of the madvise calls to assess, separated by commas.")
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only the data and errors.")]
@@ -53,7 +53,7 @@ ZAPS = "64KiB,2MiB,64MiB"
 """Sizes of calls that are assessed without --zap."""
 
 
-def parse_purge_sizes(text: str) -> tuple[int, ...]:
+def parse_call_sizes(text: str) -> tuple[int, ...]:
     """The sizes of --zap in bytes. Raises UserError."""
     from sweep.common.units import parse_size
 

@@ -58,18 +58,18 @@ POINT = (*SCENARIO, *TRACE)
 """Columns that identify a point. Conditions and derived columns may use them."""
 
 _STATE = {
-    "res_bytes_peak": ("bytes", "resident memory after the last install, before its zaps"),
-    "res_bytes_end": ("bytes", "resident memory after the last zaps"),
-    "vm_pte_kib_peak": ("KiB", "VmPTE, all tables, after the last install, before its zaps"),
-    "vm_pte_kib_end": ("KiB", "VmPTE, all tables, after the last zaps"),
-    "vm_pte_kib_max": ("KiB", "highest VmPTE at the end of an install or of a round's zaps, over all rounds"),
+    "res_bytes_peak": ("bytes", "resident memory after the last install, before its calls"),
+    "res_bytes_end": ("bytes", "resident memory after the last calls"),
+    "vm_pte_kib_peak": ("KiB", "VmPTE, all tables, after the last install, before its calls"),
+    "vm_pte_kib_end": ("KiB", "VmPTE, all tables, after the last calls"),
+    "vm_pte_kib_max": ("KiB", "highest VmPTE at the end of an install or of a round's calls, over all rounds"),
     "vm_pte_kib_needed_end": ("KiB", "at the end: tables that still hold an entry, and those above them"),
     "pte_tables_end": ("tables", "PTE tables at the end"),
     "pmd_tables_end": ("tables", "PMD tables at the end"),
     "pud_tables_end": ("tables", "PUD tables at the end; 0 where the level is folded"),
     "pte_tables_empty_end": ("tables", "PTE tables at the end in which every entry is none"),
-    "anon_huge_kib_peak": ("KiB", "AnonHugePages after the last install, before its zaps"),
-    "anon_huge_kib_end": ("KiB", "AnonHugePages after the last zaps"),
+    "anon_huge_kib_peak": ("KiB", "AnonHugePages after the last install, before its calls"),
+    "anon_huge_kib_end": ("KiB", "AnonHugePages after the last calls"),
 }
 _WORK = {
     "zap_calls": ("count", "madvise calls (munmap calls under munmap)"),
@@ -79,13 +79,13 @@ _WORK = {
     "pte_tables_allocated": ("tables", "PTE tables allocated"),
     "pte_tables_freed": ("tables", "PTE tables freed"),
     "ptes_rescanned": ("entries", "entries read, beyond those zapped, to find out whether a table is empty"),
-    "fast_paths": ("count", "tables freed under the zap's own PTE lock"),
+    "fast_paths": ("count", "tables freed under the call's own PTE lock"),
     "slow_paths": ("count", "tables scanned again under both locks"),
     "force_breaks": ("count", "times the gather filled up and the PTE lock was dropped"),
     "pmd_trylocks": ("count", "trylocks of a PMD lock"),
     "pmd_trylocks_failed": ("count", "of those, failed"),
     "pmd_locks": ("count", "PMD locks taken with spin_lock"),
-    "pte_locks_extra": ("count", "PTE locks taken, beyond those of the zaps themselves"),
+    "pte_locks_extra": ("count", "PTE locks taken, beyond those of the calls themselves"),
     "atomics": ("count", "atomic updates of a table's count of entries"),
     "tlb_flushes_full": ("count", "flushes of the whole TLB"),
     "tlb_invlpgs": ("count", "single translations flushed"),
@@ -100,7 +100,7 @@ _RELEASE = Column(
 )
 KERNEL = (
     Column("install_ns", "int64", "ns", "measured time of all installs; NULL under the model"),
-    Column("zap_ns", "int64", "ns", "measured time of all zaps; NULL under the model"),
+    Column("zap_ns", "int64", "ns", "measured time of all calls; NULL under the model"),
     _RELEASE,
     Column("pt_reclaim", "bool", "", "whether that kernel frees empty tables; NULL under the model"),
     Column("accel", "string", "", "host, or kvm or tcg in a guest; times are NULL under tcg", coded=True),

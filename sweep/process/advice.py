@@ -1,4 +1,4 @@
-"""What reclaim can give back of a process's VmPTE, from VIRT, RES and VmPTE alone, and which purge sizes achieve it.
+"""What reclaim can give back of a process's VmPTE, from VIRT, RES and VmPTE alone, and which sizes of calls achieve it.
 
 The bounds hold for any process with these three figures. Between them lie the values of the closed form, for resident
 pages placed at random in extents of one size.
@@ -25,7 +25,7 @@ SEPARATE_REGIONS = 64
 """Assumed number of regions of a process that are far apart: program, heap, libraries, stacks, arenas."""
 
 POLICY_GROUPS = {
-    "none": "a zap never frees a table",
+    "none": "a call never frees a table",
     "refcount, async": "each empty table goes, whatever the size of the call; never merged",
     "second_walk, seed_inline, merged": "",
     "munmap": "the address range is lost to the program",
@@ -132,35 +132,35 @@ def census_facts(census: TableCensus) -> Iterator[Fact]:
     yield Fact("bounds", what, least * table_bytes, most * table_bytes, "bytes", f"{PROCESS}: VmPTE and page map")
 
 
-def purge_facts(zaps: tuple[int, ...], arch: Arch = ARCHES[0]) -> Iterator[Fact]:
-    """The share of the empty tables that each policy frees by purge size, from calls at any address to aligned calls.
+def call_facts(zaps: tuple[int, ...], arch: Arch = ARCHES[0]) -> Iterator[Fact]:
+    """The share of the empty tables that each policy frees by size of a call, at any address to aligned.
 
     `zaps`: sizes in bytes. Raises UserError for a size that is not whole pages.
     """
     span = arch.span_bytes
     for zap in zaps:
         if not zap or zap % arch.page_bytes:
-            raise UserError(f"--zap {format_size(zap)}: a purge is whole pages of {format_size(arch.page_bytes)}")
+            raise UserError(f"--zap {format_size(zap)}: a call is whole pages of {format_size(arch.page_bytes)}")
     for policies, why in POLICY_GROUPS.items():
         if "merged" in policies:
             for zap in zaps:
                 low, high = unaligned_reach(zap, span), aligned_reach(zap, span)
-                what = f"{policies}: purges of {format_size(zap)}, unaligned to aligned"
-                yield Fact("purge", what, low, high, "share of empty tables", ENGINE)
+                what = f"{policies}: calls of {format_size(zap)}, unaligned to aligned"
+                yield Fact("calls", what, low, high, "share of empty tables", ENGINE)
         else:
             share = 0.0 if policies == "none" else 1.0
-            what = f"{policies}: purges of any size"
-            yield Fact("purge", what, share, share, "share of empty tables", f"{REFERENCE}: {why}")
-    yield Fact("purge", "whole-slot rules: smallest aligned purge that frees a table", span, span, "bytes", REFERENCE)
+            what = f"{policies}: calls of any size"
+            yield Fact("calls", what, share, share, "share of empty tables", f"{REFERENCE}: {why}")
+    yield Fact("calls", "whole-slot rules: smallest aligned call that frees a table", span, span, "bytes", REFERENCE)
     always = 2 * span - arch.page_bytes
-    yield Fact("purge", "whole-slot rules: smallest purge that does at any address", always, always, "bytes", ENGINE)
+    yield Fact("calls", "whole-slot rules: smallest call that does at any address", always, always, "bytes", ENGINE)
 
 
 def trace_facts(replay: TraceReplay) -> Iterator[Fact]:
-    """For each policy the share, by bytes, of a trace's purges that cover slots whose tables it may free."""
+    """For each policy the share, by bytes, of a trace's calls that cover slots whose tables it may free."""
     total = replay.histogram.purge_totals()
     for policies in POLICY_GROUPS:
         calls, _, reached = replay.histogram.acting_calls(trace_rule(BUILT_IN[policies.partition(",")[0]]))
         share = reached / total.bytes if total.bytes else None
-        what = f"{policies}: {calls:,} of {total.calls:,} purges reach"
-        yield Fact("trace", what, share, share, "share of purged bytes", f"{TRACE}: {replay.name}")
+        what = f"{policies}: {calls:,} of {total.calls:,} calls reach"
+        yield Fact("trace", what, share, share, "share of their bytes", f"{TRACE}: {replay.name}")

@@ -1,4 +1,4 @@
-"""Settings of memory allocators that change which slots their purges cover, from allocator_settings.toml."""
+"""Settings of memory allocators that change which slots their calls cover, from allocator_settings.toml."""
 
 import tomllib
 from dataclasses import dataclass

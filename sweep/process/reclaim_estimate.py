@@ -1,6 +1,6 @@
-"""Estimates what each policy would free of a process's empty tables, by purge size.
+"""Estimates what each policy would free of a process's empty tables, by size of a call.
 
-A purge here is a call over an aligned block without resident pages, cut off at the VMA: what an allocator can give back
+A call here is one over an aligned block without resident pages, cut off at the VMA: what an allocator can give back
 without losing data.
 """
 
@@ -16,7 +16,7 @@ from sweep.process.table_census import TableCensus, VmaCount
 
 @dataclass(frozen=True, slots=True)
 class ReclaimEstimate:
-    """Least and most PTE tables that a policy frees with purges of `zap` bytes."""
+    """Least and most PTE tables that a policy frees with calls of `zap` bytes."""
 
     policy: str
     zap: int
@@ -27,18 +27,18 @@ class ReclaimEstimate:
 def estimate_reclaim(
     census: TableCensus, zaps: tuple[int, ...], policies: tuple[str, ...] = POLICIES
 ) -> list[ReclaimEstimate]:
-    """One estimate for each policy and purge size. Raises UserError for a size that no purge can have."""
+    """One estimate for each policy and size of a call. Raises UserError for a size that no call can have."""
     for zap in zaps:
-        check_purge_size(census, zap)
+        check_call_size(census, zap)
     return [ReclaimEstimate(policy, zap, *_bounds(census, policy, zap)) for policy in policies for zap in zaps]
 
 
-def check_purge_size(census: TableCensus, zap: int) -> None:
+def check_call_size(census: TableCensus, zap: int) -> None:
     """Raise UserError unless `zap` is whole pages and, above the size of a slot, whole slots."""
     page, span = census.arch.page_bytes, census.arch.span_bytes
     if not zap or zap % page or (zap > span and zap % span):
         raise UserError(
-            f"--zap {format_size(zap)}: a purge is whole pages of {format_size(page)}, "
+            f"--zap {format_size(zap)}: a call is whole pages of {format_size(page)}, "
             f"and above {format_size(span)} whole slots of {format_size(span)}"
         )
 
@@ -53,9 +53,9 @@ def _bounds(census: TableCensus, policy: str, zap: int) -> tuple[int, int]:
     if policy == "none":
         return 0, 0
     if policy in ("refcount", "async"):
-        return least, most  # all empty tables, whatever the purges cover
+        return least, most  # all empty tables, whatever the calls cover
     if policy == "munmap":
-        # A slot's table is freed with its last piece, so purges smaller than a slot do as well as whole slots.
+        # A slot's table is freed with its last piece, so calls smaller than a slot do as well as whole slots.
         reached = census.slots_without_entry - _blocked_slots(census, max(zap, census.arch.span_bytes))
     else:
         covers_slots = zap >= census.arch.span_bytes

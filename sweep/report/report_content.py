@@ -180,7 +180,7 @@ class Reporter:
             return
         yield figure_of(
             drawn,
-            "Threads that purge at the same time",
+            "Threads that make calls at the same time",
             "Nanoseconds that a policy adds to one call: failed trylocks send it to the slow path, and flushes"
             " interrupt the other CPUs.",
             self._command,

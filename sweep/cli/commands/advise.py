@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from sweep.cli import messages, output_formats
-from sweep.cli.options import ZAPS, JsonFormat, OutputFormat, PurgeSizes, parse_purge_sizes
+from sweep.cli.options import ZAPS, CallSizes, JsonFormat, OutputFormat, parse_call_sizes
 from sweep.common.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def advise(
         str | None,
         typer.Option("--trace", metavar="FILE", help="Assess the recorded calls of a program.", show_default=False),
     ] = None,
-    zap: PurgeSizes = ZAPS,
+    zap: CallSizes = ZAPS,
     thp: Annotated[
         Literal["always", "madvise", "never"] | None,
         typer.Option("--thp", help="Say what reclaim may cost in RES under this setting of huge pages."),
@@ -89,7 +89,7 @@ def advise(
     """
     from sweep.process.verdict import verdict
 
-    form, zaps = "json" if as_json else format, parse_purge_sizes(zap)
+    form, zaps = "json" if as_json else format, parse_call_sizes(zap)
     same_memory = _parse_shared(processes, shared)
     inputs = _read_inputs(virt, res, vmpte, pid, trace, is_optional=bool(same_memory or allocator or by == "knobs"))
     added_res = _added_res(inputs, pid, thp) if thp else None
@@ -209,7 +209,7 @@ def _facts(inputs: Inputs, added_res: "AddedRes | None", zaps: tuple[int, ...]) 
         yield from advice.random_placement_facts(footprint)
     if added_res is not None:
         yield added_res.fact
-    yield from advice.purge_facts(zaps, footprint.arch if footprint else ARCHES[0])
+    yield from advice.call_facts(zaps, footprint.arch if footprint else ARCHES[0])
     if inputs.trace is not None:
         yield from advice.trace_facts(inputs.trace)
 
@@ -247,7 +247,7 @@ def _with_units(fact: tuple[Any, ...]) -> tuple[Any, ...]:
 
     topic, what, least, most, unit, source = fact
     if unit == "bytes":
-        size = format_size if topic == "purge" else human_size
+        size = format_size if topic == "calls" else human_size
         return topic, what, size(least), size(most), "", source
     if unit.startswith("share"):
         percents = (None if share is None else f"{share:.1%}" for share in (least, most))

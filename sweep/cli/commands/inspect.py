@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sweep.cli import messages, output_formats
-from sweep.cli.options import ZAPS, JsonFormat, OutputFormat, PurgeSizes, parse_purge_sizes
+from sweep.cli.options import ZAPS, CallSizes, JsonFormat, OutputFormat, parse_call_sizes
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def inspect(
         str | None,
         typer.Option("--cgroup", metavar="NAME", help="The processes of a cgroup, such as system.slice/a.service."),
     ] = None,
-    zap: PurgeSizes = ZAPS,
+    zap: CallSizes = ZAPS,
     by: Annotated[
         TableName | None,
         typer.Option("--by", help="Print only this table; default: all but slot, in csv only the summary."),
@@ -70,7 +70,7 @@ def inspect(
     """
     from sweep.process import huge_page_refill, table_census
 
-    form, zaps = "json" if as_json else format, parse_purge_sizes(zap)
+    form, zaps = "json" if as_json else format, parse_call_sizes(zap)
     if every or cgroup is not None or len(pids or ()) > 1:
         if by is not None or grid is not None:
             raise UserError("--by and --grid are for one process; give its PID alone")
@@ -117,10 +117,10 @@ def _print_several(pids: list[int], every: bool, cgroup: str | None, form: str) 
 
 def _tables(census: "TableCensus", huge_page_vmas: "HugePageVmas", zaps: tuple[int, ...]) -> dict[str, TableRows]:
     """The rows of each table in COLUMNS. Raises UserError for a size that no call can have."""
-    from sweep.process.reclaim_estimate import check_purge_size
+    from sweep.process.reclaim_estimate import check_call_size
 
     for zap in zaps:
-        check_purge_size(census, zap)
+        check_call_size(census, zap)
     return {
         "summary": _summary_rows(census, huge_page_vmas),
         "policy": _policy_rows(census, zaps),

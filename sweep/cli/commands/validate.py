@@ -53,7 +53,7 @@ def validate(
     as_json: JsonFormat = False,
     quiet: Quiet = False,
 ) -> int:
-    """Compare the model with kernels: page tables and pages, to the byte, after each install and each zap.
+    """Compare the model with kernels: page tables and pages, to the byte, after each install and each call.
 
     Without --kernel it is the running one. If they differ, the exit code is 1, and the smallest scenario that differs
     is printed as a grid.

@@ -1,5 +1,5 @@
 -- Percent of VmPTE that each policy saves against none, by sparsity and by the size of resident extents (cluster).
--- moment: `end` is after the last zaps; `peak` is after the last install, when the process has all its memory, for points with
+-- moment: `end` is after the last calls; `peak` is after the last install, when the process has all its memory, for points with
 -- several rounds. possible: if every table without an entry were freed at the end, but not less than what a policy saves.
 -- Needs: a run with the policy none.
 WITH sums AS (

@@ -1,4 +1,4 @@
--- Percent of VmPTE that each policy saves against none after the last zaps, by the size of a zap.
+-- Percent of VmPTE that each policy saves against none after the last calls, by the size of a call.
 -- possible: if every table without an entry were freed, but not less than what a policy saves
 -- (munmap frees upper tables, too).
 -- Needs: a run with the policy none.

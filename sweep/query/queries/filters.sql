@@ -1,5 +1,5 @@
--- What rules of `proof: held` give back and cost, by the size of a zap, `least` and `otherwise`: a line for rules that do the same.
--- least: the largest of these rules. given_back: percent of VmPTE against none. reads: entries read beyond the zap, for each call.
+-- What rules of `proof: held` give back and cost, by the size of a call, `least` and `otherwise`: a line for rules that do the same.
+-- least: the largest of these rules. given_back: percent of VmPTE against none. reads: entries read beyond the call, for each call.
 -- The times are cost_ns beyond that of none. Rules that free nothing with calls of a size are left out.
 -- Needs: a run with rules of `proof: held` that free tables, and none, such as that of sweep launch filters.
 WITH sums AS (

@@ -1,4 +1,4 @@
--- VmPTE given back by size of a call, and the CPU time of installs and zaps on the live kernel (NULL for the model).
+-- VmPTE given back by size of a call, and the CPU time of installs and calls on the live kernel (NULL for the model).
 -- Needs: a run.
 SELECT
     run_id,

@@ -1,4 +1,4 @@
--- Huge pages: MiB of RES after the last install under each policy, with and without them, by the size of a zap.
+-- Huge pages: MiB of RES after the last install under each policy, with and without them, by the size of a call.
 -- Needs: a run with huge pages (thp: always), such as that of sweep launch thp.
 WITH resident AS (
     SELECT

@@ -1,4 +1,4 @@
--- Effect of threads on the policies that free under the zap's own lock: fast and slow paths, failed trylocks, interrupts for each call.
+-- Effect of threads on the policies that free under the call's own lock: fast and slow paths, failed trylocks, interrupts for each call.
 -- Needs: a run with a policy of `proof: held`, such as merged.
 SELECT
     run_id,

@@ -1,4 +1,4 @@
--- How often each policy is the cheapest that frees 90 % or more of the tables that are empty under none, by zap size.
+-- How often each policy is the cheapest that frees 90 % or more of the tables that are empty under none, by the size of a call.
 -- Of equally cheap policies the latest proposed one wins, so merged before the others, then a grid's own in its order; those that scan
 -- all tables come last. Policies that free nothing or unmap do not compete.
 -- Needs: points with empty tables under none.

@@ -36,7 +36,7 @@ def test_the_published_process(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["PTE tables with an entry"]["least"] * 4096 == pytest.approx(1.15 * GIB, rel=0.01)
     evenly = facts["if resident pages lie at random in extents of 4KiB"]["least"]
     assert evenly == pytest.approx(0.0045 * 110 * GIB, rel=0.02)
-    assert facts["second_walk, seed_inline, merged: purges of 2MiB, unaligned to aligned"]["most"] == 1
+    assert facts["second_walk, seed_inline, merged: calls of 2MiB, unaligned to aligned"]["most"] == 1
     assert all(fact["from"] for fact in facts.values())
 
 

@@ -395,7 +395,7 @@ def test_the_similar_grid_has_as_many_tables(case: str, tmp_path: Path, capsys: 
         (["4194304"], "no process 4194304: it does not exist, or it ended"),
         (["2"], "process 2 "),
         (["0"], "invalid value for 'PID'"),
-        (["SELF", "--zap", "3MiB"], "--zap 3MiB: a purge is whole pages of 4KiB, and above 2MiB whole slots"),
+        (["SELF", "--zap", "3MiB"], "--zap 3MiB: a call is whole pages of 4KiB, and above 2MiB whole slots"),
         (["SELF", "--zap", "64"], "--zap: '64' has no unit"),
     ],
 )

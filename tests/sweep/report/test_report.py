@@ -67,7 +67,7 @@ def test_pictures_follow_the_axes(store: Store) -> None:
         "Page tables given back by zap",
         "What it costs",
     ]
-    assert headings["rounds"][-2:] == ["How page tables grow", "Threads that purge at the same time"]
+    assert headings["rounds"][-2:] == ["How page tables grow", "Threads that make calls at the same time"]
     assert headings["one"] == ["Page tables given back by policy"]
 
 
