@@ -292,6 +292,8 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     by_parts = 20 + touched * 130 + 1.5 * placed + 0.5 * calls
     by_walk = 300 + entries / 8 + placed + 60 * calls + 5.0 * p * entries * (columns["refault"] > 0)
     by_huge = 300 + placed + 60 * np.minimum(calls, 32) + 5.0 * p * entries * (columns["refault"] > 0)
+    only_whole = (zap % entries == 0) & (par["shift"] % entries == 0) & (par["free"] == 0) & (columns["refault"] == 0)
+    by_huge = np.where(only_whole & (columns["pinned"] == 0), 60, by_huge)
     table_ns, general_table_ns, kernels = np.zeros(len(par)), np.zeros(len(par)), set[int]()
     general = general_passes_for(par)
     for part in batches_of_policies(policies):

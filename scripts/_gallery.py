@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE, PICTURES = ROOT / "docs" / "gallery.md", ROOT / "docs" / "pictures"
 STORE = ROOT / "results" / "gallery"
 WIDTH = 110
+THP = ("always", "never")
 HEADER = """\
 # Gallery
 
@@ -64,6 +65,22 @@ def peak_answer(run: sweep.Run) -> str:
     return (
         "It depends on how pages lie and how often they moved: with calls of 2 MiB merged gives back"
         f" {where(least)}, and {where(most)}."
+    )
+
+
+def thp_answer(run: sweep.Run) -> str:
+    rows = run.sql("thp").to_pylist()
+    dense = max(row["sparsity"] for row in rows)
+    huge, small = (
+        {row["zap_kib"]: row for row in rows if row["sparsity"] == dense and row["thp"] == thp} for thp in THP
+    )
+    most = max(zap for zap, row in huge.items() if row["merged"] < row["refcount"])
+    row = huge[most]
+    return (
+        f"Yes: after calls of {most / 1024:,.0f} MiB the next writes, one page a slot, bring {row['refcount']:,.0f} MiB"
+        f" under refcount, which freed the tables, and {row['merged']:,.0f} MiB under merged, which kept them;"
+        f" without huge pages {small[most]['merged']:,.1f} MiB under both. Calls of {max(huge) / 1024:,.0f} MiB take"
+        " the huge pages and their tables away under every design."
     )
 
 
@@ -153,6 +170,17 @@ QUESTIONS = (
         facet="partition",
         query="threads",
         answer=threads_answer,
+    ),
+    Question(
+        "thp",
+        "thp",
+        "Does freeing tables cost memory where huge pages are allowed?",
+        "Resident memory after the last writes, by the size of a call",
+        x="zap",
+        y=("res_bytes_peak",),
+        facet="thp",
+        query="thp",
+        answer=thp_answer,
     ),
     Question(
         "process-55tib",

@@ -18,6 +18,7 @@ SECTION = "engine"
 COVERAGES = (0.5, 0.9)
 PARTIAL = {0.5: Reach(of="value", at_most=4.2), 0.9: Reach(of="value", at_most=5.8)}
 """Four times what commit cb663e2 took, whose passes for such calls were written in LLVM's language."""
+HUGE = {"64 KiB": 64 * KIB, "1 MiB": MIB, "2 MiB": 2 * MIB, "3 MiB": 3 * MIB}
 CLUSTERS = {"4 KiB": 4 * KIB, "64 KiB": 64 * KIB, "2 MiB": 2 * MIB, "64 MiB": 64 * MIB}
 PEAK_CHILD = """
 import sys
@@ -91,6 +92,19 @@ def memory(bench: Bench) -> Iterator[Figure]:
             yield peak(bench, f"peak memory, {size}, {call_name}", command)
 
 
+def huge_pages(bench: Bench) -> Iterator[Figure]:
+    """VMAs that allow huge pages, in turn with the same points without them."""
+    one_gib = {"virt": GIB, "res": GIB // 10, "rounds": 50}
+    points: dict[str, dict[str, Any]] = {
+        f"1 GiB, 50 rounds, {name} calls": one_gib | {"zap": z} for name, z in HUGE.items()
+    }
+    for name, point in (points | {"2 MiB calls": {}}).items():
+        never, always = (large(bench.quick, **point, thp=thp) for thp in ("never", "always"))
+        run_batch(large(True, thp="always"))
+        run = bench.in_turn(lambda a=always: run_batch(a), lambda n=never: run_batch(n))  # type: ignore[misc]
+        yield figure(SECTION, f"huge pages, {name}", run, yardstick="thp: never", reach=Reach(at_most=10.0))
+
+
 def peak(bench: Bench, name: str, command: list[str]) -> Figure:
     peaks: list[float] = []
 
@@ -116,4 +130,5 @@ def section(bench: Bench) -> Iterator[Figure]:
     yield from whole_calls(bench)
     yield from partial_calls(bench)
     yield from shapes(bench)
+    yield from huge_pages(bench)
     yield from memory(bench)

@@ -176,6 +176,8 @@ def _remarks(answer: "Headline", database: "Database") -> Iterator[str]:
         yield "; ".join(names)
     if any(figures.added_ns_a_call is not None for figures in answer.policies):
         yield f"added: CPU time beyond that of none; prices: {database.prices.sources}"
+        if database.leaves_out_huge_pages:
+            yield "added leaves out faults and splits of huge pages, which have no price"
 
 
 def _chart(database: "Database", answer: "Headline") -> Iterator[str]:

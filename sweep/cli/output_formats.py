@@ -139,6 +139,13 @@ def print_missing_baseline(database: "Database", question: "NamedQuery") -> None
         print_note(f"note: {run_id} has no policy none, {advice}")
 
 
+def print_left_out_costs(database: "Database", sql: str) -> None:
+    """Say on stderr if the SQL computes costs of points with huge pages, part of which have no price."""
+    if "cost_ns" in sql.lower() and database.leaves_out_huge_pages:
+        where = f"cost table {database.prices.name}"
+        print_note(f"note: cost_ns leaves out faults and splits of huge pages (thp: always): no price in {where}")
+
+
 def write_rows(
     names: Sequence[str], rows: Rows, form: str, out: TextIO, *, most: int = 0, is_ours: bool = False
 ) -> int:

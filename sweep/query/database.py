@@ -118,6 +118,12 @@ class Database:
         return [row["run_id"] for row in rows]
 
     @property
+    def leaves_out_huge_pages(self) -> bool:
+        """Whether cost_ns of some rows lacks faults and splits of huge pages, which have no price in the cost table."""
+        has_price = any(cost.counter == "thp_faults" for cost in self.prices.costs)
+        return not has_price and self.query("SELECT 1 FROM latest WHERE thp = 'always' LIMIT 1").num_rows > 0
+
+    @property
     def policy_names(self) -> list[str]:
         """Names of the policies of all runs: built-in ones in the order of their proposal, then the runs' own."""
         names = dict.fromkeys(policy.name for run in self._runs for policy in run.policies)

@@ -29,6 +29,9 @@ _MOST_CELLS = 400
 _NO_RULE = ("run_id", "policy", "built_in", "rule", "source")
 
 
+_NO_HUGE = " It leaves out faults and splits of huge pages, which have no price."
+
+
 class Reporter:
     """Makes the sections of one run's page. `database` has this run only; `place` follows each command, quoted."""
 
@@ -137,7 +140,7 @@ class Reporter:
         yield Figure(
             "What it costs",
             f"{note}{small} The cost is that of the counters times the chosen cost table; munmap also gives up the"
-            " address range.",
+            f" address range.{_NO_HUGE if self._database.leaves_out_huge_pages else ''}",
             [("", pareto.panel(merged, parts))],
             tuple(
                 Key(name, *look)

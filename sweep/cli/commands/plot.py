@@ -83,6 +83,7 @@ def plot(
             chart = draw.draw_run(database, info, wanted, may_facet=output is not None)
         else:
             chart = draw.draw_query(database, info, question, wanted)
+        output_formats.print_left_out_costs(database, chart.sql)
         for problem in database.problems:
             messages.print_note(f"warning: left out: {problem}")
     if title is not None:

@@ -85,6 +85,7 @@ def query(
             for problem in database.problems:
                 messages.print_note(f"warning: left out: {problem}")
             left_out = output_formats.print_answer(answer, form, output, most=most, is_ours=bool(question.name))
+        output_formats.print_left_out_costs(database, question.sql)
         if not answer.has_rows:
             messages.print_note(f"note: {question.why_empty(database.run_id)}")
     if left_out:

@@ -113,6 +113,16 @@ def test_every_named_query_has_rows(sweep: Sweep, tmp_path: Path) -> None:
     assert by_zap[64]["merged"] == 0 < by_zap[64]["async"]
 
 
+@pytest.mark.parametrize("thp", ["never", "always"])
+def test_costs_say_that_they_leave_out_huge_pages(sweep: Sweep, tmp_path: Path, thp: str) -> None:
+    """stderr says so for a query of costs if there are points with huge pages, and only then."""
+    columns = columns_of([Scenario(virt=4 * MIB, sparsity=0.5, thp=thp)])
+    store(tmp_path, columns, run_batch(columns))
+    notes = [sweep("query", query)[2] for query in ("cost", "SELECT max(cost_ns) FROM latest", "SELECT 1 FROM latest")]
+    note = "note: cost_ns leaves out faults and splits of huge pages (thp: always): no price in cost table published\n"
+    assert notes == ([note, note, ""] if thp == "always" else [""] * 3)
+
+
 def test_runs_without_none_are_named(sweep: Sweep, tmp_path: Path) -> None:
     """stderr names the runs without policy none that a query which compares with it leaves out."""
     filled(tmp_path, name="lacks-0123abcd", policies=["merged"])
