@@ -67,6 +67,25 @@ def note_trylocks(lock_step: Any, row: Any, r: Any, step: Any, table: Any, tried
 
 
 @inner
+def keep_pace(visit: Any, exists: Any, r: Any, table: Any, call: Any, par: Any, lock_step: Any) -> None:
+    """Let the thread that makes a call go one step on under each policy that had the table; note the trylocks.
+
+    visit.step is the step if the calls are in random order; else it is the number of visits that the thread has made
+    """
+    for p in range(lock_step.attempted.shape[0]):
+        if (exists >> p) & 1 == 0:
+            continue
+        step = visit.step
+        if not par.random:
+            at = pace_index(par, r, call)
+            step = lock_step.pace[p, at]
+            lock_step.pace[p, at] += 1
+        bit = 1 << p
+        if visit.tried & bit:
+            note_trylocks(lock_step, p, r, step, table, bit, visit.fast & bit)
+
+
+@inner
 def settle_rounds(lock_step: Any, rounds: Any, seed: Any, limits: Any, entries: Any, counters: Any, rules: Any) -> None:
     """Settle the trylocks of all rounds in the PMD table that the pass leaves, and forget them."""
     for row in range(lock_step.attempted.shape[0]):

@@ -38,13 +38,36 @@ def flush_one_visit(counters: Any, cleared: Any, base: Any, verdict: Any, entrie
 
 
 @inner
+def add_table_to_flush(counters: Any, cleared: Any, base: Any, entries: Any, ceiling: Any) -> None:
+    """Turn the flush of a call that has one piece, already counted, into the one that it is if the table is freed.
+
+    The table joins the flush by the first page of its slot, `base`. cleared: CLEARED
+    """
+    if cleared.count == 0:
+        flush(counters, base, base + 1, entries, ceiling)
+    elif cleared.first > 0:
+        pages = cleared.last + 1 - cleared.first
+        counters.flushes -= 1
+        if pages > ceiling:
+            counters.tlb_flushes_full -= 1
+        else:
+            counters.tlb_invlpgs -= pages
+        flush(counters, base, base + cleared.last + 1, 1, ceiling)
+
+
+@inner
 def open_gathers(gathers: Any) -> None:
     """Empty the gather of each policy: a call begins. gathers: GATHER[policies]."""
     for p in range(gathers.size):
-        g = gathers[p]
-        g.first, g.end, g.cleared, g.tables = EMPTY_FIRST, EMPTY_END, 0, 0
-        g.late_first, g.late_end, g.late_tables = EMPTY_FIRST, EMPTY_END, 0
-        g.batch_first, g.batch_end, g.batched = EMPTY_FIRST, EMPTY_END, 0
+        open_gather(gathers[p])
+
+
+@inner
+def open_gather(g: Any) -> None:
+    """Empty a gather."""
+    g.first, g.end, g.cleared, g.tables = EMPTY_FIRST, EMPTY_END, 0, 0
+    g.late_first, g.late_end, g.late_tables = EMPTY_FIRST, EMPTY_END, 0
+    g.batch_first, g.batch_end, g.batched = EMPTY_FIRST, EMPTY_END, 0
 
 
 @inner
@@ -93,14 +116,18 @@ def gather_visit(
 def close_gathers(gathers: Any, counters: Any, entries: Any, ceiling: Any) -> None:
     """The flushes at the end of a call, of each policy. counters: COUNTERS[policies]."""
     for p in range(gathers.size):
-        g = gathers[p]
-        c = counters[p]
-        stride = 1 if g.cleared else entries
-        if g.batched:
-            flush(c, min(g.first, g.batch_first), max(g.end, g.batch_end), stride, ceiling)
-            flush(c, g.late_first, g.late_end, entries, ceiling)
-        else:
-            flush(c, min(g.first, g.late_first), max(g.end, g.late_end), stride, ceiling)
+        close_gather(gathers[p], counters[p], entries, ceiling)
+
+
+@inner
+def close_gather(g: Any, counters: Any, entries: Any, ceiling: Any) -> None:
+    """The flushes of one gather at the end of its call."""
+    stride = 1 if g.cleared else entries
+    if g.batched:
+        flush(counters, min(g.first, g.batch_first), max(g.end, g.batch_end), stride, ceiling)
+        flush(counters, g.late_first, g.late_end, entries, ceiling)
+    else:
+        flush(counters, min(g.first, g.late_first), max(g.end, g.late_end), stride, ceiling)
 
 
 @inner

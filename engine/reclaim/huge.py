@@ -14,6 +14,7 @@ from engine.numeric.bit_ops import ONES, ZERO, clear_range, count_and_ends, fill
 from engine.numeric.jit import kernel
 from engine.random.binomial import ALWAYS, NEVER
 from engine.random.splitmix import OF_PLACE, REFAULT, STREAMS, fill_pins, fill_streams, key, scale
+from engine.reclaim.calls import calls_made
 from engine.reclaim.contention import LockStep, calls_per_thread, lock_step_for, settle_rounds
 from engine.reclaim.gather import close_gathers, flush_scans, gather_scanned, open_gathers
 from engine.reclaim.huge_faults import drawn_extents, fault_in, is_counted
@@ -43,10 +44,10 @@ from engine.reclaim.huge_slot import (
 from engine.reclaim.huge_whole import WHOLE, add_whole_slots, enter_whole_slots, pass_whole_slot
 from engine.reclaim.huge_zaps import PIECE, VISITED, clear_piece
 from engine.reclaim.records import CLEARED, END, GATHER, PAGE_BATCHES, PEAK, SCAN, UNMAP, VISIT, ZAP
-from engine.reclaim.residency import clear_beyond, install_table, place_extents, resident_extents
+from engine.reclaim.residency import clear_beyond, install_table, place_extents, resident_extents, touch_again
 from engine.reclaim.rules import AFTER_CALL, AFTER_ROUND, AT_VISIT, BY_HOLD, READ_OUTSIDE, READ_REST, count_scan
 from engine.reclaim.upper_tables import LEVEL, LEVEL_ROUND, LEVELS, enter_tables, leave_tables, need_upper_tables
-from engine.reclaim.walk import calls_made, first_entry, touch_again
+from engine.reclaim.visits import first_entry
 
 
 class Scratch(NamedTuple):
@@ -306,7 +307,7 @@ def walk_huge(
                             drawn[w] = before_of[ZAP][w] & word_mask(w, a, b)
                         stream = key(seed, r, REFAULT)
                         returned = touch_again(
-                            used_of[ZAP], drawn, back, base, stream, par.refault == ALWAYS, lim.refault
+                            used_of[ZAP], drawn, back, a, b, base, stream, par.refault == ALWAYS, lim.refault
                         )
                     marks = np.int64(0)
                     if marked > 0:

@@ -3,12 +3,12 @@
 from typing import Any
 
 from engine.numeric.jit import inlined, inner
+from engine.reclaim.calls import calls_made
 from engine.reclaim.gather import close_gathers, open_gathers
 from engine.reclaim.huge_faults import drawn_extents
 from engine.reclaim.huge_zaps import cover_huge
 from engine.reclaim.records import END, PEAK, record
 from engine.reclaim.upper_tables import LEVELS, need_upper_tables
-from engine.reclaim.walk import calls_made
 
 WHOLE = record("faults", "zapped", "single", "needed")
 """What such slots of a point add up to, for each policy: huge pages that came and went; flushes of one slot each; slots

@@ -10,7 +10,7 @@ from engine.reclaim.gather import MMU_GATHER_BUNDLE, flush, flush_gather
 from engine.reclaim.huge_slot import HUGE, count_of
 from engine.reclaim.records import record
 from engine.reclaim.rules import END_BREAK, MID_BREAK, NO_BREAK
-from engine.reclaim.walk import describe_leftovers
+from engine.reclaim.visits import describe_leftovers
 
 VISITED, LEFT, CLEANED, CLEARED_HUGE = range(4)
 """What a piece of a call did: it met a table; a huge page that it left alone, made clean (MADV_FREE) or cleared."""

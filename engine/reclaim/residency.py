@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.numeric.bit_ops import ONE, ONES, ZERO, fill_range, word_mask
+from engine.numeric.bit_ops import ONE, ONES, ZERO, fill_range, first_set, word_mask
 from engine.numeric.jit import inner
 from engine.random.binomial import ALWAYS, NEVER
 from engine.random.quantile import quantile
@@ -137,3 +137,25 @@ def install_table(
     if valid < par.entries:
         clear_beyond(words, valid)
     return 1
+
+
+@inner
+def touch_again(
+    present: Any, zapped: Any, refaulted: Any, a: Any, b: Any, base: Any, stream: Any, always: Any, limit: Any
+) -> Any:
+    """Set just-cleared entries that another thread touches again, in `present` and alone in `refaulted`: how many.
+
+    Reads and writes only the words with entries in [a, b).
+    """
+    count = np.int64(0)
+    for w in range(a >> 6, ((b - 1) >> 6) + 1):
+        x, again = zapped[w], ZERO
+        while x != ZERO:
+            bit = x & (~x + ONE)
+            x ^= bit
+            if always or draw(stream, base + w * 64 + first_set(bit)) < limit:
+                again |= bit
+                count += 1
+        refaulted[w] = again
+        present[w] |= again
+    return count
