@@ -7,9 +7,12 @@ from pathlib import Path
 
 from sweep.common.errors import UserError, one_line
 from sweep.common.text_lines import open_regular_file
+from sweep.process.proc import process_exists
 from sweep.process.table_census import take_census
 
 CGROUPS = Path("/sys/fs/cgroup")
+_HIERARCHIES = ("", "unified", "memory", "systemd")
+"""Where processes are listed below CGROUPS: version 2 alone, or beside the hierarchies of version 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,11 @@ def cgroup_pids(name: str) -> list[int]:
 
     Raises UserError if there is no such cgroup, or if it has no process.
     """
-    root = CGROUPS / name.removeprefix(str(CGROUPS)).strip("/")
-    if ".." in root.parts or not (root / "cgroup.procs").is_file():
-        raise UserError(f"--cgroup {one_line(name)}: no cgroup {one_line(str(root))}; systemd-cgls lists them")
+    below = name.removeprefix(str(CGROUPS)).strip("/")
+    roots = [CGROUPS / hierarchy / below for hierarchy in _HIERARCHIES]
+    root = next((root for root in roots if (root / "cgroup.procs").is_file()), None)
+    if root is None or ".." in root.parts:
+        raise UserError(f"--cgroup {one_line(name)}: no cgroup {one_line(str(roots[0]))}; systemd-cgls lists them")
     pids: set[int] = set()
     for path in [root, *(folder for folder in root.rglob("*") if folder.is_dir())]:
         try:
@@ -54,14 +59,17 @@ def cgroup_pids(name: str) -> list[int]:
 def take_lines(pids: Iterable[int], *, skip: bool) -> tuple[list[ProcessLine], dict[str, int]]:
     """The lines of processes, most empty tables first, and how many processes were left out, by reason.
 
-    skip: leave out those that cannot be read or have no memory of their own, instead of raising UserError.
+    Those that end meanwhile are left out. skip: also those that cannot be read or have no memory of their own, instead
+    of raising UserError.
     """
     lines, left_out = [], dict[str, int]()
+    pids = list(pids)
+    ran_before = set(filter(process_exists, pids))
     for pid in pids:
         try:
             lines.append(_line(pid))
         except UserError as error:
-            if not skip:
+            if not skip and (pid not in ran_before or process_exists(pid)):
                 raise
             reason = re.sub(r"\s*\b(?:no )?process \d+:?\s*", "", str(error), count=1)
             left_out[reason] = left_out.get(reason, 0) + 1
@@ -71,7 +79,8 @@ def take_lines(pids: Iterable[int], *, skip: bool) -> tuple[list[ProcessLine], d
 def left_out_notes(left_out: dict[str, int]) -> Iterator[str]:
     """A line for each reason for which processes were left out."""
     for reason, count in left_out.items():
-        yield f"{count:,} process{'es' if count > 1 else ''} left out: {reason}"
+        which = f"{count:,} processes left out: each" if count > 1 else "1 process left out: it"
+        yield f"{which} {reason.removeprefix('it ')}"
 
 
 def _line(pid: int) -> ProcessLine:

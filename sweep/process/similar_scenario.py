@@ -21,6 +21,10 @@ MAX_ROUNDS = 1_000
 _SEEDS = 12
 _MAX_TABLES_FOR_SEEDS = 50_000
 """Below it the draws of a seed may differ from the expected number by a percent, so the seed is fitted, too."""
+_MOST_DRAWN_SLOTS = 4_000_000
+"""Most slots, times rounds, of a scenario whose seed is fitted: one seed then takes about half a second."""
+_NEARLY_ALL = 0.998
+"""Of the tables that a scenario can have at most: more rounds bring hardly any."""
 _LARGER_CLUSTERS = 8
 """Extents of up to 2**8 slots are tried."""
 _CLOSE = 0.02
@@ -31,7 +35,8 @@ _CLOSE = 0.02
 class SimilarScenario:
     """A scenario with the process's resident memory, and about as many tables. Sizes in bytes.
 
-    virt: the process's, halved as often as its tables are denser than memory strewn at random over all of it
+    virt: the process's, halved as often as its tables are denser than memory strewn at random over all of it, or
+    doubled as often as its small VMAs share few tables
     cluster: the extent size at which as many tables hold an entry as in the process
     rounds: how often the extents must have moved for as many tables to exist under `none` as in the process
     """
@@ -41,7 +46,7 @@ class SimilarScenario:
     cluster: int
     rounds: int
     seed: int
-    vm_pte_kib: int  #: the process's VmPTE without the tables that other memory needs
+    vm_pte_kib: int  #: the process's VmPTE
     similar_vm_pte_kib: int  #: the scenario's VmPTE at the peak of the last round under `none`
 
     def yaml(self, name: str, about: str, zaps: tuple[int, ...], arch: str) -> str:
@@ -65,7 +70,7 @@ def similar_scenario(census: TableCensus) -> SimilarScenario:
     if not virt or virt > MAX_VIRT_BYTES:
         raise UserError("no writable private anonymous memory to resemble")
     needed = max(1, min(census.needed, sum(vma.slots_with_entry for vma in vmas)))
-    tables = max(1, census.tables - (census.needed - needed))
+    tables = max(1, census.tables)
     fits = list(_fits(virt, res, needed, tables, arch))
     _, virt, cluster, rounds, expected = min(fits)
     seed, found = _best_seed(virt, res, cluster, rounds, tables, arch) if tables < _MAX_TABLES_FOR_SEEDS else (0, 0)
@@ -79,31 +84,35 @@ def _fits(
 ) -> Iterator[tuple[tuple[float, float], int, int, int, float]]:
     """(how bad, virt, cluster, rounds, expected tables) of scenarios with `res` bytes resident."""
     page, span = arch.page_bytes, arch.span_bytes
-    halvings = 0
+    most_slots = _MOST_DRAWN_SLOTS if tables < _MAX_TABLES_FOR_SEEDS else MAX_VIRT_BYTES // span
+    halvings = -(2 * tables * span // virt).bit_length()
     while True:
-        size = -(-(virt >> halvings) // page) * page
-        if halvings and size < max(res, span):
+        size = -(-(virt >> halvings if halvings > 0 else virt << -halvings) // page) * page
+        if halvings > 0 and size < max(res, span):
             return
         sparsity = 1 - res / size
         for power in range((span // page).bit_length() + _LARGER_CLUSTERS):
             cluster = page << power
             with_entry = -(-size // span) * (1 - empty_share(sparsity, cluster, span))
             rounds, expected = _fitting_rounds(size, sparsity, cluster, tables, arch)
-            miss = max(0.0, _log_ratio(expected, tables) - _CLOSE)
-            yield (miss, _log_ratio(with_entry, needed) + 0.05 * halvings), size, cluster, rounds, expected
+            miss = max(0.0, _log_ratio(expected, tables) - _CLOSE) + (size // span * rounds > most_slots)
+            unlike = _log_ratio(with_entry, needed) + 0.05 * abs(halvings) + 0.02 * log(rounds)
+            unlike += 0.5 * (cluster / max(res, cluster) / rounds) ** 0.5  # few extents: a draw is far from the mean
+            yield (miss, unlike), size, cluster, rounds, expected
         halvings += 1
 
 
 def _fitting_rounds(virt: int, sparsity: float, cluster: int, tables: int, arch: Arch) -> tuple[int, float]:
     """The rounds after which the expected number of tables, which grows with them, is closest to `tables`."""
     low, high = 1, MAX_ROUNDS
+    wanted = min(tables, expected_tables(virt, sparsity, cluster, MAX_ROUNDS, arch) * _NEARLY_ALL)
     while low < high:
         middle = (low + high) // 2
         low, high = (
-            (middle + 1, high) if expected_tables(virt, sparsity, cluster, middle, arch) < tables else (low, middle)
+            (middle + 1, high) if expected_tables(virt, sparsity, cluster, middle, arch) < wanted else (low, middle)
         )
     choices = [(expected_tables(virt, sparsity, cluster, n, arch), n) for n in (max(1, low - 1), low)]
-    expected, rounds = min(choices, key=lambda choice: _log_ratio(choice[0], tables))
+    expected, rounds = min(choices, key=lambda choice: _log_ratio(choice[0], wanted))
     return rounds, expected
 
 
