@@ -50,6 +50,13 @@ TRACE = (
     Column("trace", "string", "", "name of the trace's file; NULL if the point is a scenario", coded=True),
     Column("trace_hash", "string", "", "blake2b, 16 bytes, of the trace's text", coded=True),
     Column("trace_rows", "int64", "count", "lines of the trace"),
+    Column(
+        "trace_process",
+        "string",
+        "",
+        "pid, with .1, .2 and so on if it executed several programs; NULL if one",
+        coded=True,
+    ),
     Column("touch", "string", "", "recorded, or all: every mapped page counts as written between calls", coded=True),
 )
 """Columns of a point that is a trace. Its scenario fields are NULL."""

@@ -20,7 +20,7 @@ from sweep.grid import yaml_nodes
 from sweep.grid.rule_text import policy_content
 from sweep.grid.value_formats import Value, canonical_value, format_value, is_absent
 from sweep.grid.yaml_nodes import NodePath
-from sweep.traces.trace_points import TOUCH_RECORDED, TraceFile, trace_columns
+from sweep.traces.trace_points import TOUCH_RECORDED, RecordedProcess, trace_columns
 
 CHUNK_POINTS = 65_536
 MAX_LISTED_VALUES = 4_096
@@ -33,6 +33,7 @@ class Axis:
 
     path: tuple[str, str]  #: ("axes", field), ("zip", group), or ("workload", "trace")
     values: dict[str, NDArray[Any]]
+    listed: tuple[int, ...] = ()  #: which of the listed values each one is of, where that may be several
 
     @property
     def length(self) -> int:
@@ -40,7 +41,8 @@ class Axis:
 
     def path_of(self, name: str, index: int) -> NodePath:
         """The path of one value in the file, if it is listed there and not made by a rule."""
-        return (*self.path, name, index) if self.path[0] == "zip" else (*self.path, index)
+        place = self.listed[index] if self.listed else index
+        return (*self.path, name, place) if self.path[0] == "zip" else (*self.path, place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Grid:
     source: str
     overrides: tuple[str, ...]
     root: yaml_nodes.Mapping = field(repr=False)
-    traces: tuple[TraceFile, ...] = ()
+    traces: tuple[RecordedProcess, ...] = ()
     touch: str = TOUCH_RECORDED
     kernels: tuple[str, ...] = ()  #: names of the kernels on which the kernel engine runs the points
     kernel_images: tuple[str, ...] = ()  #: what identifies these kernels; set by a launch on them
@@ -200,7 +202,7 @@ class Grid:
     def content(self) -> dict[str, Any]:
         """What identifies a run of this grid: canonical values, without comments and `about`. Key order is free."""
         if self.traces:
-            traces = {"trace": [trace.digest for trace in self.traces], "touch": self.touch}
+            traces = {"trace": [trace.identity for trace in self.traces], "touch": self.touch}
             return replace(self, traces=(), axes=()).content() | {"workload": traces}
         axes = {
             axis.path: {name: _canonical_list(name, values) for name, values in axis.values.items()}

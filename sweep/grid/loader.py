@@ -34,7 +34,7 @@ from sweep.grid.rules import read_policies
 from sweep.grid.value_formats import Value, format_value
 from sweep.grid.yaml_nodes import GridError, NodePath, Scalar, error_at, find_node, without
 from sweep.traces import forms, trace_points
-from sweep.traces.trace_points import TOUCH_CHOICES, TOUCH_RECORDED, TraceFile
+from sweep.traces.trace_points import TOUCH_CHOICES, TOUCH_RECORDED, RecordedProcess
 from sweep.traces.trace_reader import trace_names
 
 GRID_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -112,7 +112,9 @@ def _read_grid(document: GridDocument, text: str, overrides: Sequence[str]) -> G
     traces = _read_traces(document, touch)
     fixed = {name: read_value(name, scalar, ("fixed", name)) for name, scalar in file.fixed.items()}
     if traces:
-        dimensions: tuple[Axis, ...] = (Axis(("workload", "trace"), trace_points.trace_axis(traces)),)
+        files = list(dict.fromkeys(trace.path for trace in traces))
+        listed = tuple(files.index(trace.path) for trace in traces)
+        dimensions: tuple[Axis, ...] = (Axis(("workload", "trace"), trace_points.trace_axis(traces), listed),)
     else:
         dimensions = axes.read_axes(document, repeats, len(policies))
     include_rows = axes.read_include_rows(document)
@@ -202,8 +204,8 @@ def _read_touch(document: GridDocument) -> str:
     return scalar.text if scalar else TOUCH_RECORDED
 
 
-def _read_traces(document: GridDocument, touch: str) -> tuple[TraceFile, ...]:
-    """The files of `workload`, each read once for its hash. Raises UserError for sections that do not go with them."""
+def _read_traces(document: GridDocument, touch: str) -> tuple[RecordedProcess, ...]:
+    """The processes of the files of `workload`. Raises UserError for sections that do not go with them."""
     workload = document.file.workload
     if workload is None:
         return ()
@@ -219,23 +221,25 @@ def _read_traces(document: GridDocument, touch: str) -> tuple[TraceFile, ...]:
     scalars = _scalars(workload.trace, ("workload", "trace"))
     names = trace_names([scalar.text for _, scalar in scalars])
     return tuple(
-        _read_trace(document, path, scalar, name, touch) for (path, scalar), name in zip(scalars, names, strict=True)
+        trace
+        for (path, scalar), name in zip(scalars, names, strict=True)
+        for trace in _read_trace(document, path, scalar, name, touch)
     )
 
 
-def _read_trace(document: GridDocument, path: NodePath, scalar: Scalar, name: str, touch: str) -> TraceFile:
+def _read_trace(document: GridDocument, path: NodePath, scalar: Scalar, name: str, touch: str) -> list[RecordedProcess]:
     if scalar.text == STDIN:
         raise error_at(scalar.position, path, "a grid reads traces from files, not from standard input")
     is_override = not scalar.position.line
     folder = Path() if is_override else Path(document.source).parent
     try:
-        trace = trace_points.read_trace_file(folder / scalar.text, name)
+        processes = trace_points.read_processes(folder / scalar.text, name)
     except UserError as error:
         raise error_at(scalar.position, path, str(error)) from None
-    if trace.form not in forms.WITH_TOUCHES and touch == TOUCH_RECORDED:
+    if processes[0].form not in forms.WITH_TOUCHES and touch == TOUCH_RECORDED:
         message = f"{one_line(name)} records no touches; add `touch: all`, which bounds VmPTE from above"
         raise error_at(scalar.position, path, message)
-    return trace
+    return processes
 
 
 def _read_exclude_rules(document: GridDocument) -> tuple[ExcludeRule, ...]:

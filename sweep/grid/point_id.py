@@ -6,7 +6,8 @@ The JSON is ASCII with sorted keys and no spaces. It has all fields of the scena
 bytes and counts as integers, shares as their shortest decimal (0.9, 1.0), choices by name, res or sparsity as the grid
 gives it, and the seed of the repeat. `thp` is in it only if it is not `never`. Policies, derived columns and the grid's
 name are not in it, so a point of two grids has one id. For a trace it is {"model_version":1,"touch":"recorded",
-"trace":"16 bytes of blake2b of the text, in hexadecimal"}, without path and name.
+"trace":"16 bytes of blake2b of the text, in hexadecimal"}, without path and name; of a recording of several processes
+also "process":"4001".
 """
 
 import json
@@ -45,7 +46,9 @@ def id_strings(ids: PointIds) -> list[str]:
 def canonical_scenario(columns: Columns, i: int) -> dict[str, int | float | str]:
     """The values of row i that are hashed, without the model's version."""
     if are_traces(columns):
-        return {"touch": columns["touch"][i], "trace": columns["trace_hash"][i]}
+        process = columns["trace_process"][i]
+        of_several = {} if process is None else {"process": process}
+        return {"touch": columns["touch"][i], "trace": columns["trace_hash"][i]} | of_several
     values = {field.name: columns[field.name][i].item() for field in FIELDS}
     return {name: canonical_value(FIELD[name], value) for name, value in values.items() if not is_left_out(name, value)}
 

@@ -21,6 +21,7 @@ from sweep.store import arrow_tables, result_tables
 from sweep.store.compaction import PART_POINTS
 from sweep.store.parts import PartFile
 from sweep.store.store import RunWriter
+from sweep.traces.trace_points import are_traces, point_names
 
 COMMIT_S = 2.0
 INTERVAL_DIVISOR = 50
@@ -123,7 +124,8 @@ class ResultBuffer:
         self._add(finished)
         if not finished.has_remarks:
             return iter(())
-        names = task.chunk.columns.get("trace", id_strings(task.chunk.ids))
+        columns = task.chunk.columns
+        names = point_names(columns) if are_traces(columns) else id_strings(task.chunk.ids)
         return (f"{name}: {remark}" for name, remark in zip(names, finished.remarks, strict=True) if remark)
 
     def record_given_up(self, task: Task, done: Done, failure: Failure) -> None:

@@ -1,8 +1,9 @@
 """Traces as points of a grid (`workload: {trace: FILE}`): their columns, their content, and how workers run them.
 
-A point is identified by the content of its trace, not by its path. Points that are traces have the columns `trace` (a
-name), `trace_hash`, `trace_rows` and `touch`; the fields of a scenario are absent. The content joins them as the column
-`content` when a task is sent, so workers on other machines need no file.
+A point is a process of a trace, identified by the trace's content, not by its path. Such points have the columns
+`trace` (a name), `trace_hash`, `trace_rows`, `trace_process` (None if there is one only) and `touch`; the fields of a
+scenario are absent. The content joins them as the column `content` when a task is sent, so workers on other machines
+need no file.
 """
 
 import zlib
@@ -22,9 +23,9 @@ from engine.model.scenario import Columns, complete
 from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
 from sweep.traces import forms
-from sweep.traces.trace_replay import TraceReplay, total_figures
+from sweep.traces.trace_replay import TraceReplay, selected, total_figures
 
-COLUMNS = ("trace", "trace_hash", "trace_rows", "touch")
+COLUMNS = ("trace", "trace_hash", "trace_rows", "trace_process", "touch")
 TOUCH_RECORDED, TOUCH_ALL = "recorded", "all"
 TOUCH_CHOICES = (TOUCH_RECORDED, TOUCH_ALL)
 HASH_BYTES = 16
@@ -41,14 +42,20 @@ KNOWN = (*STATE, *DETERMINED)
 
 
 @dataclass(frozen=True, slots=True)
-class TraceFile:
-    """A trace that a grid names."""
+class RecordedProcess:
+    """A process of a trace that a grid names."""
 
     path: Path
     name: str
     form: str  #: one of those in forms.py
     digest: str  #: blake2b of the decompressed text, in hexadecimal: a .csv and its .csv.gz are one point
     rows: int
+    process: str | None = None  #: its label, such as 4001 or 4001.2; None if it is the only one
+
+    @property
+    def identity(self) -> str | tuple[str, str]:
+        """What identifies it: the digest, and the process if there are several."""
+        return self.digest if self.process is None else (self.digest, self.process)
 
     def content(self) -> bytes:
         """The text, compressed with gzip. Raises UserError if it changed since the grid was read, or is too long."""
@@ -69,8 +76,12 @@ class TraceFile:
         return b"".join([*parts, compressor.flush()])
 
 
-def read_trace_file(path: Path, name: str) -> TraceFile:
-    """Hash a trace and count its rows; `name` is its name in tables. Raises UserError: unreadable, empty, no trace."""
+def read_processes(path: Path, name: str) -> list[RecordedProcess]:
+    """The processes of a trace, with its hash and number of rows; `name` is its name in tables.
+
+    One without a label if the trace cannot be replayed: its point then fails with the reason. Raises UserError for a
+    file that is unreadable, empty or no trace.
+    """
     digest, line_ends, last_block = blake2b(digest_size=HASH_BYTES), 0, b"\n"
     with TextLines(str(path)) as lines:
         form = forms.recognise(lines).form
@@ -79,7 +90,21 @@ def read_trace_file(path: Path, name: str) -> TraceFile:
             digest.update(block)
             line_ends, last_block = line_ends + block.count(b"\n"), block
     rows = line_ends + (not last_block.endswith(b"\n"))
-    return TraceFile(path, name, form, digest.hexdigest(), rows)
+    labels = [] if form in forms.TABLES else _process_labels(path, name)
+    return [
+        RecordedProcess(path, name, form, digest.hexdigest(), rows, label)
+        for label in (labels if len(labels) > 1 else [None])
+    ]
+
+
+def _process_labels(path: Path, name: str) -> list[str | None]:
+    trace = TraceReplay(str(path), name, (), touch_all=False)
+    try:
+        for _ in trace:
+            pass
+    except UserError:
+        return []
+    return [trace.label(process) for process in trace.processes]
 
 
 def are_traces(columns: Mapping[str, Any]) -> bool:
@@ -87,12 +112,19 @@ def are_traces(columns: Mapping[str, Any]) -> bool:
     return "trace_hash" in columns
 
 
-def trace_axis(traces: tuple[TraceFile, ...]) -> dict[str, NDArray[Any]]:
-    """The columns of a grid's axis of traces, one value per file."""
+def point_names(columns: Columns) -> list[str]:
+    """What names each point in messages: the trace, and the process of several."""
+    pairs = zip(columns["trace"], columns["trace_process"], strict=True)
+    return [trace if process is None else f"{trace}, process {process}" for trace, process in pairs]
+
+
+def trace_axis(traces: tuple[RecordedProcess, ...]) -> dict[str, NDArray[Any]]:
+    """The columns of a grid's axis of traces, one value per process."""
     return {
         "trace": np.array([trace.name for trace in traces], object),
         "trace_hash": np.array([trace.digest for trace in traces], object),
         "trace_rows": np.array([trace.rows for trace in traces], np.int64),
+        "trace_process": np.array([trace.process for trace in traces], object),
     }
 
 
@@ -103,11 +135,17 @@ def trace_columns(values: Mapping[str, NDArray[Any]], touch: str) -> Columns:
 
 
 def estimate_ns(columns: Columns) -> NDArray[np.float64]:
-    """Expected CPU time in nanoseconds, one value per point."""
-    return np.asarray(columns["trace_rows"] * NS_PER_ROW + 1e6, np.float64)
+    """Expected CPU time in nanoseconds, one value per point.
+
+    A task replays a trace once for all its processes, so the first one costs that time and the others nearly nothing.
+    """
+    estimate = np.full(len(columns["trace_rows"]), 1e6)
+    _, first = np.unique(columns["trace_hash"].astype(str), return_index=True)
+    estimate[first] += columns["trace_rows"][first] * NS_PER_ROW
+    return estimate
 
 
-def with_contents(columns: Columns, traces: tuple[TraceFile, ...]) -> Columns:
+def with_contents(columns: Columns, traces: tuple[RecordedProcess, ...]) -> Columns:
     """The columns that a worker needs: those of COLUMNS, `virt`, and `content`. Raises UserError as `content` does."""
     files = {trace.digest: trace for trace in traces}
     contents = {digest: files[digest].content() for digest in dict.fromkeys(columns["trace_hash"])}
@@ -124,18 +162,30 @@ def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
     """
     points = len(columns["trace"])
     values, remarks = np.zeros((points, len(policies), len(OUTCOME_COLUMNS)), np.int64), []
-    traces = zip(columns["trace"], columns["touch"], columns["content"], strict=True)
-    for point, (name, touch, content) in enumerate(traces):
-        trace = TraceReplay(name, name, policies, touch_all=touch == TOUCH_ALL, data=content)
-        for _ in trace:
-            pass
-        figures = total_figures(trace.processes)
+    replayed: dict[tuple[str, str, bytes], TraceReplay] = {}
+    for point in range(points):
+        name, touch, content = (columns[key][point] for key in ("trace", "touch", "content"))
+        trace = _replayed(replayed, name, touch, content, policies)
+        process = columns["trace_process"][point]
+        processes = selected(trace, process or "all")
+        figures, purges = total_figures(processes), trace.histogram_of(processes).purge_calls
         for i, policy in enumerate(policies):
-            outcome = figures[policy.name] | {"zap_calls": trace.histogram.purge_calls}
+            outcome = figures[policy.name] | {"zap_calls": purges}
             values[point, i] = [outcome.get(column, 0) for column in OUTCOME_COLUMNS]
-        notes = list(trace.notes())
-        if len(trace.processes) > 1:
-            notes.append(f"the sum of {len(trace.processes):,} processes; sweep replay has them one by one")
-        remarks.append("; ".join(notes) or None)
+        remarks.append("; ".join(trace.notes()) or None)
     no_rounds = np.zeros((0, len(policies), len(ROUND_COLUMNS)), np.int64)
     return Results(values, no_rounds, np.zeros(points, np.int64), KNOWN, tuple(remarks))
+
+
+def _replayed(
+    known: dict[tuple[str, str, bytes], TraceReplay], name: str, touch: str, content: bytes, policies: Sequence[Policy]
+) -> TraceReplay:
+    """The replay of a trace, from `known` if it is there."""
+    trace = known.get((name, touch, content))
+    if trace is None:
+        trace = known[name, touch, content] = TraceReplay(
+            name, name, policies, touch_all=touch == TOUCH_ALL, data=content
+        )
+        for _ in trace:
+            pass
+    return trace

@@ -1,4 +1,4 @@
--- Percent of VmPTE that each policy saves against none at the end of a trace.
+-- Percent of VmPTE that each policy saves against none at the end of a trace, for each of its processes.
 -- possible: if every table without an entry were freed, but not less than what a policy saves
 -- (munmap frees upper tables, too).
 -- Needs: a run of traces with the policy none, such as that of sweep launch traces.
@@ -7,6 +7,7 @@ shares AS (
     SELECT
         run_id,
         trace,
+        trace_process,
         policy,
         max(against.none_kib) OVER same_trace AS none_kib,
         round(100 * (1 - vm_pte_kib_end / against.none_kib), 2) AS saved,
@@ -15,8 +16,8 @@ shares AS (
         round(100 * (1 - least(none_needed_kib, least_kib) / against.none_kib), 2) AS possible
     FROM latest JOIN against USING (run_id, point_id)
     WHERE trace IS NOT NULL AND against.none_kib > 0
-    WINDOW same_trace AS (PARTITION BY run_id, trace)
+    WINDOW same_trace AS (PARTITION BY run_id, trace, trace_process)
 )
 SELECT COLUMNS(lambda c: c NOT IN ('none', 'possible')), possible
-FROM shares PIVOT (max(saved) FOR policy IN policies GROUP BY run_id, trace, none_kib, possible)
-ORDER BY run_id, trace;
+FROM shares PIVOT (max(saved) FOR policy IN policies GROUP BY run_id, trace, trace_process, none_kib, possible)
+ORDER BY run_id, trace, trace_process;

@@ -12,7 +12,7 @@ from sweep.common.text_lines import MAX_LINE_CHARACTERS
 from sweep.grid.loader import load_grid
 from sweep.traces.calls import MAX_REASONS, SkippedRows
 from sweep.traces.forms import ALLOCATOR_HEADER, KERNEL_HEADER
-from sweep.traces.trace_points import read_trace_file
+from sweep.traces.trace_points import read_processes
 from sweep.traces.trace_replay import TraceReplay, replay_calls
 from tests.support.grid_fuzzing import check_message, limited, long_texts
 
@@ -35,7 +35,7 @@ def refused(path: Path) -> str:
     with limited(), pytest.raises(UserError) as caught:
         replay_calls(str(path))
     with limited(), pytest.raises(UserError) as read:
-        read_trace_file(path, "t")
+        read_processes(path, "t")
     assert str(read.value) == str(caught.value)
     check_message(caught.value)
     return str(caught.value)

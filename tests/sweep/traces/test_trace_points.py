@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine import MODEL_VERSION
 from engine.model.policy import POLICIES
 from engine.model.results import STATE, WORK
 from engine.model.scenario import FIELD
@@ -18,7 +19,7 @@ from sweep.common.text_lines import TextLines
 from sweep.executors.base import TRACE_RUNNER
 from sweep.grid.grid import Grid
 from sweep.grid.loader import load_grid, parse_grid
-from sweep.grid.point_id import point_ids, run_name
+from sweep.grid.point_id import id_strings, point_id, point_ids, run_name
 from sweep.kernel import kernel_driver
 from sweep.kernel.kernel_replay import OUTCOME_COLUMNS
 from sweep.traces import trace_points
@@ -37,7 +38,7 @@ def written(folder: Path, workload: str, more: str = "") -> Path:
 
 
 def ids(grid: Grid) -> list[str]:
-    return [point for chunk in grid.chunks() for point in point_ids(chunk.columns)]
+    return [point for chunk in grid.chunks() for point in id_strings(point_ids(chunk.columns))]
 
 
 @pytest.fixture
@@ -150,6 +151,41 @@ def test_traces_in_plan_launch_query_and_why(folder: Path, capsys: pytest.Captur
     assert facts["grid"]["places"]["trace"].endswith("workload.trace[1]")
 
 
+def test_each_process_is_a_point(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its rows are those of `replay --process`, in however many tasks; a file with one process keeps its id."""
+    shutil.copy(DATA / "recordings/fork.strace", folder)
+    path, store = (
+        str(written(folder, "{trace: [threads.strace, fork.strace], touch: all}", "policies: [none, merged]\n")),
+        ("--results", str(folder / "results")),
+    )
+    assert main(["launch", path, "-q", "--executor", "inline", "--where", "trace_process = '4003'", *store]) == 0
+    assert main(["launch", path, "-q", "--executor", "inline", *store]) == 0
+    columns = "trace, trace_process AS process, policy, vm_pte_kib_end, res_bytes_end // 1024 AS res"
+    rows = json.loads(output_of(capsys, "query", f"SELECT {columns} FROM latest ORDER BY ALL", "--json", *store))
+    replayed = json.loads(
+        output_of(capsys, "replay", str(folder / "fork.strace"), "--touch", "all", "--policy", "none,merged", "--json")
+    )
+    assert [tuple(row.values()) for row in rows if row["process"]] == sorted(
+        (row["trace"], row["process"], row["policy"], row["vm_pte_kib_end"], row["res_kib_end"])
+        for row in replayed
+        if row["process"] != "sum"
+    )
+    assert [row["process"] for row in rows].count(None) == 2
+    grid = load_grid(Path(path))
+    assert (json.loads(output_of(capsys, "why", ids(grid)[2], path, "--json", *store)))["scenario"] == {
+        "process": "4002",
+        "touch": "all",
+        "trace": grid.traces[2].digest,
+    }
+    alone = {"model_version": MODEL_VERSION, "touch": "all", "trace": grid.traces[0].digest}
+    assert ids(grid)[0] == point_id(json.dumps(alone, sort_keys=True, separators=(",", ":")))
+    answer = json.loads(output_of(capsys, "query", "by_trace", "--json", *store))
+    assert [(row["trace"], row["trace_process"]) for row in answer] == [
+        *(("fork", pid) for pid in ("4001", "4002", "4003")),
+        ("threads", None),
+    ]
+
+
 def test_skipped_rows_are_remarks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Skipped rows are a remark of the point; a broken trace is one failed point, with the row at fault."""
     (folder / "cut.csv").write_bytes(BASIC.read_bytes()[:300] + b"\n")
@@ -181,6 +217,7 @@ def test_a_batch_equals_its_points_alone() -> None:
     """The other traces of a batch change no figure of a trace."""
     columns = {
         "trace": np.array(["a", "b"], object),
+        "trace_process": np.array([None, None], object),
         "touch": np.array(["recorded", "all"], object),
         "content": np.array([BASIC.read_bytes(), RICH.read_bytes()], object),
     }
