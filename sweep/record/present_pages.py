@@ -4,6 +4,9 @@ import platform
 from bisect import bisect_left
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.traces.page_tables import PAGE, SLOT
 from engine.traces.ranges import Ranges
 from sweep.process.pagemap import FILE, GUARD, HUGE, PFNZERO, SWAPPED, PageMap, PageRuns
@@ -78,6 +81,7 @@ class PresentPages:
         list(self._map.runs(0, PAGE))  # so that `has_scan` is known
         self._known = {SEEN_WRITTEN: KnownRuns(), SEEN_READ: KnownRuns()}
         self.without_tables = Ranges()  #: mappings of hugetlb
+        self.guarded: Runs = []  #: guard markers where it was looked last
 
     def close(self) -> None:
         self._map.close()
@@ -89,24 +93,17 @@ class PresentPages:
         """
         start, end = start // SLOT * SLOT, min(-(-end // SLOT) * SLOT, END)
         found: dict[str, Runs] = {code: [] for code in self._known}
+        self.guarded = []
         for batch in self._batches(start, end):
             kind = batch.kind
+            self.guarded += _chosen(batch, kind & GUARD != 0)
             has_table = (kind & GUARD == 0) & ((kind & HUGE == 0) | (kind & FILE == 0))
             is_read = kind & (FILE | PFNZERO | SWAPPED) != 0
             for code, chosen in ((SEEN_READ, is_read & has_table), (SEEN_WRITTEN, ~is_read & has_table)):
-                found[code] += zip(batch.start[chosen].tolist(), batch.end[chosen].tolist(), strict=True)
+                found[code] += _chosen(batch, chosen)
         if self.without_tables:
             found = {code: [run for run in runs if not self.without_tables.meets(*run)] for code, runs in found.items()}
         return {code: new for code, known in self._known.items() if (new := known.replace(start, end, found[code]))}
-
-    def guarded(self) -> Runs:
-        """Runs of guard markers. Raises OSError."""
-        return [
-            run
-            for batch in self._batches(0, END)
-            for chosen in [batch.kind & GUARD != 0]
-            for run in zip(batch.start[chosen].tolist(), batch.end[chosen].tolist(), strict=True)
-        ]
 
     def forget(self, start: int, end: int) -> None:
         """The pages of [start, end) were given back or moved."""
@@ -123,3 +120,7 @@ class PresentPages:
             low, high = max(start, mapping.start), min(end, mapping.end)
             if low < high:
                 yield from self._map.runs(low, high)
+
+
+def _chosen(batch: PageRuns, chosen: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    return zip(batch.start[chosen].tolist(), batch.end[chosen].tolist(), strict=True)

@@ -204,9 +204,7 @@ class Recorder:
             self._record_mapping(space, mapping)
             if mapping.name == "[heap]":
                 space.program_break = mapping.end
-        for low, high in space.pages.guarded() if how == "attached" else ():
-            self._writer.call(space.number, Call(0, "guard_install", low, high - low))
-        self._moment(space)
+        self._moment(space, is_first=how == "attached")
         return space
 
     def _record_mapping(self, space: Space, mapping: Mapping) -> None:
@@ -249,8 +247,11 @@ class Recorder:
         for code, runs in space.pages.new_in(start, end).items():
             self._writer.seen(space.number, code, runs)
 
-    def _moment(self, space: Space) -> None:
-        """Look at all pages and at VmPTE. An address space that has ended meanwhile is passed over."""
+    def _moment(self, space: Space, *, is_first: bool = False) -> None:
+        """Look at all pages and at VmPTE. An address space that has ended meanwhile is passed over.
+
+        is_first: of a process that ran before, whose guard markers no call shows
+        """
         if space.threads and space.threads <= self._unborn:
             return
         self._finish_calls_of(space)
@@ -258,6 +259,8 @@ class Recorder:
             pid = next(iter(space.threads), space.pid)
             before = read_sizes(pid).vm_pte_kib
             self._look(space, 0, END)
+            for low, high in space.pages.guarded if is_first else ():
+                self._writer.call(space.number, Call(0, "guard_install", low, high - low))
             after = read_sizes(pid).vm_pte_kib
             if after != before:
                 before = after

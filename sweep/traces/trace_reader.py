@@ -39,9 +39,9 @@ class Step(NamedTuple):
 
 
 def trace_name(path: str) -> str:
-    """The name of a trace in tables: its file name without .csv, .txt, .strace, and .gz and the like."""
+    """The name of a trace in tables: its file name without .csv, .txt, .strace, .rec, and .gz and the like."""
     name = PurePath(path).name
-    for ending in (*ENDINGS, ".csv", ".txt", ".strace"):
+    for ending in (*ENDINGS, ".csv", ".txt", ".strace", ".rec"):
         name = name.removesuffix(ending)
     return name or path
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ from tests.docs.pages import DOCS, blocks, run_commands
 from tests.paths import ROOT
 from tests.support.live_kernel import why_not
 
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 needs_kernel = pytest.mark.skipif(bool(why_not()), reason=f"no live kernel: {why_not()}")
 pytestmark = pytest.mark.timeout(900)
 REMEDY_RELEASE = (6, 14)
@@ -43,7 +41,6 @@ def row_labels(table: str) -> list[str]:
 
 
 @pytest.mark.slow
-@needs_strace
 def test_tutorial(folder: Path) -> None:
     """The demo keeps about 500 empty tables, of which merged frees none by 64 KiB purges and about 500 by 2 MiB."""
     printed = run_page("tutorial.md", folder)

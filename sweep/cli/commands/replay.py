@@ -106,12 +106,12 @@ def replay(
 ) -> int:
     """Replay traces under every policy: VmPTE, tables freed, and the share of calls that cover whole slots.
 
-    Kernel traces are replayed exactly. Other recordings have no page accesses: their calls are assessed by what they
-    cover, and --touch all bounds VmPTE. Each process has rows of its own. Column acting: calls after which the policy
-    may free a table, without those for thread stacks; column reached: the share of all purged bytes whose table it may
-    free.
+    Kernel traces and recordings of sweep record are replayed exactly. Others have no page accesses: their calls are
+    assessed by what they cover, and --touch all bounds VmPTE. Each process has rows of its own. Column acting: calls
+    after which the policy may free a table, without those for thread stacks; column reached: the share of all purged
+    bytes whose table it may free.
 
-    Example: sweep replay calls.strace --by size
+    Example: sweep replay calls.rec.gz --by size
     """
     from sweep.traces.ff_files import group_ff_files
     from sweep.traces.trace_reader import trace_names
@@ -153,9 +153,8 @@ def replay(
 
 
 def _print_moments(replays: "Sequence[TraceReplay]", process: str, form: str) -> int:
-    """Replay, and print VmPTE as it was seen beside what is computed. Raises UserError if it was not recorded."""
+    """Print VmPTE as it was seen beside what is computed. Raises UserError if it was not recorded."""
     for replay in replays:
-        _parts(replay, process)
         if not replay.moments:
             raise UserError(
                 f"{replay.path}: has no VmPTE to compare with; sweep record writes it, and the policy of the recorded "

@@ -351,3 +351,39 @@ def test_traces_of_one_name_go_by_their_paths(capsys: pytest.CaptureFixture[str]
         (tmp_path / folder / "t.csv").write_text(MAPPED + f"1,write,{BASE},1,1\n")
     _, out, _ = run(capsys, tmp_path / "a/t.csv", tmp_path / "b/t.csv", "--format", "csv", "--policy", "none")
     assert [row["trace"] for row in table(out)] == [f"{tmp_path}/a/t.csv", f"{tmp_path}/b/t.csv"]
+
+
+RECORDING = """ptsweep recording 1
+frees merged
+executed 1 5 a
+m 7f0000000 400 rw
+w 7f0000000 1 1ff 1
+t 5 16
+d 7f0000000 200
+t 6 12
+t 7 16
+"""
+
+
+def test_moments_of_a_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """VmPTE seen and computed, side by side, also from standard input; other traces have none."""
+    path = tmp_path / "a.rec"
+    path.write_text(RECORDING)
+    assert main(["replay", str(path), "--by", "moment", "--format", "csv"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "trace,process,seconds,seen_kib_least,seen_kib_most,computed_kib,agrees",
+        "a,5,0.005,16,16,16,true",
+        "a,5,0.006,12,12,12,true",
+        "a,5,0.007,16,16,12,false",
+    ]
+    assert "2 of 3 moments: VmPTE as computed" in err
+    with path.open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert main(["replay", "-"]) == 0
+    assert "computed_kib" in capsys.readouterr().out
+    for words in ([str(path), "--policy", "none"], [str(DATA / "kernel/basic-0000.csv")]):
+        assert main(["replay", *words, "--by", "moment"]) == 2
+        assert "has no VmPTE to compare with" in capsys.readouterr().err

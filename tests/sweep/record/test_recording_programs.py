@@ -58,6 +58,9 @@ time.sleep(9)
 SERVER = """
 m = filled(32)
 for half in range(8, 16): m.madvise(mmap.MADV_DONTNEED, half << 20, 1 << 20)
+at = ctypes.addressof(ctypes.c_char.from_buffer(m))
+m.madvise(mmap.MADV_DONTNEED, 24 << 20, 4 << 20)
+libc.madvise(ctypes.c_void_p(at + (26 << 20)), ctypes.c_size_t(1 << 20), 102)  # MADV_GUARD_INSTALL (Linux 6.13)
 for line in sys.stdin:
     for i in range(4): m.madvise(mmap.MADV_DONTNEED, i << 20, 2 << 20); m[:8 << 20:4096] = b"x" * 2048
     print("done", flush=True)
