@@ -85,6 +85,7 @@ class Grid:
     root: yaml_nodes.Mapping = field(repr=False)
     traces: tuple[RecordedProcess, ...] = ()
     touch: str = TOUCH_RECORDED
+    thp_setting: str = ""  #: the system's setting of huge pages, of traces; empty if it is unknown
     kernels: tuple[str, ...] = ()  #: names of the kernels on which the kernel engine runs the points
     kernel_images: tuple[str, ...] = ()  #: what identifies these kernels; set by a launch on them
 
@@ -96,6 +97,13 @@ class Grid:
     @property
     def policy_names(self) -> tuple[str, ...]:
         return tuple(policy.name for policy in self.policies)
+
+    @property
+    def has_huge_pages(self) -> bool:
+        """Whether some scenario may have `thp: always`."""
+        always = FIELD["thp"].choices.index("always")
+        given = [self.fixed.get("thp"), *(row.get("thp") for row in self.include_rows)]
+        return always in given or any(always in axis.values.get("thp", ()) for axis in self.axes)
 
     @property
     def raw_points(self) -> int:
@@ -143,7 +151,7 @@ class Grid:
         for axis, digit in zip(reversed(self.axes), self._axis_indexes(combination), strict=True):
             for name, array in axis.values.items():
                 values[name] = array[digit]
-        return trace_columns(values, self.touch) if self.traces else complete(values, rows)
+        return trace_columns(values, self.touch, self.thp_setting) if self.traces else complete(values, rows)
 
     def _axis_indexes(self, combination: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """The index on each axis, last axis first."""
@@ -203,6 +211,7 @@ class Grid:
         """What identifies a run of this grid: canonical values, without comments and `about`. Key order is free."""
         if self.traces:
             traces = {"trace": [trace.identity for trace in self.traces], "touch": self.touch}
+            traces |= {"thp": self.thp_setting} if self.thp_setting else {}
             return replace(self, traces=(), axes=()).content() | {"workload": traces}
         axes = {
             axis.path: {name: _canonical_list(name, values) for name, values in axis.values.items()}

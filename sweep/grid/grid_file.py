@@ -90,6 +90,7 @@ class Workload(StrictModel):
 
     trace: OneOrMany
     touch: Leaf | None = None
+    thp: Leaf | None = None
 
 
 class GridFile(StrictModel):

@@ -12,7 +12,7 @@ What the sections mean:
 - `workload: {trace: FILE}` (or a list) makes traces the points. The trace determines what is mapped, touched and given
   back, so only `derive`, `policies` and `exclude` with `where` go with it. A path counts from the folder of the grid
   file, or on the command line (-S) from the working directory. `touch: all` counts every mapped page as written
-  between calls.
+  between calls. `thp` is the system's setting of huge pages.
 
 The SQL of `where` and `derive` is checked in sweep.grid.sql_expressions, when a plan is made.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from engine.model.policy import ALL
 from engine.model.scenario import FIELD
+from engine.traces.huge_pages import SETTINGS
 from sweep.common import units
 from sweep.common.errors import UserError, UserErrors, one_line, unknown_name
 from sweep.common.text_lines import STDIN, open_regular_file
@@ -135,6 +136,7 @@ def _read_grid(document: GridDocument, text: str, overrides: Sequence[str]) -> G
         overrides=tuple(overrides),
         traces=traces,
         touch=touch,
+        thp_setting=_read_thp_setting(document),
         kernels=_read_kernels(document),
         root=document.root,
     )
@@ -202,6 +204,13 @@ def _read_touch(document: GridDocument) -> str:
     if scalar and scalar.text not in TOUCH_CHOICES:
         raise document.error(("workload", "touch"), unknown_name("touch", scalar.text, TOUCH_CHOICES))
     return scalar.text if scalar else TOUCH_RECORDED
+
+
+def _read_thp_setting(document: GridDocument) -> str:
+    scalar = document.file.workload.thp if document.file.workload else None
+    if scalar and scalar.text not in SETTINGS:
+        raise document.error(("workload", "thp"), unknown_name("setting of huge pages", scalar.text, SETTINGS))
+    return scalar.text if scalar else ""
 
 
 def _read_traces(document: GridDocument, touch: str) -> tuple[RecordedProcess, ...]:

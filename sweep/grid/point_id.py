@@ -7,7 +7,7 @@ bytes and counts as integers, shares as their shortest decimal (0.9, 1.0), choic
 gives it, and the seed of the repeat. `thp` is in it only if it is not `never`. Policies, derived columns and the grid's
 name are not in it, so a point of two grids has one id. For a trace it is {"model_version":1,"touch":"recorded",
 "trace":"16 bytes of blake2b of the text, in hexadecimal"}, without path and name; of a recording of several processes
-also "process":"4001".
+also "process":"4001"; and "thp" if the grid gives it.
 """
 
 import json
@@ -48,7 +48,8 @@ def canonical_scenario(columns: Columns, i: int) -> dict[str, int | float | str]
     if are_traces(columns):
         process = columns["trace_process"][i]
         of_several = {} if process is None else {"process": process}
-        return {"touch": columns["touch"][i], "trace": columns["trace_hash"][i]} | of_several
+        thp = {"thp": columns["thp"][i]} if columns["thp"][i] else {}
+        return {"touch": columns["touch"][i], "trace": columns["trace_hash"][i]} | of_several | thp
     values = {field.name: columns[field.name][i].item() for field in FIELDS}
     return {name: canonical_value(FIELD[name], value) for name, value in values.items() if not is_left_out(name, value)}
 

@@ -206,7 +206,8 @@ def replay_trace(plan: Plan, chunk: PointChunk, targets: Sequence[Target]) -> Fi
     for i, target in enumerate(targets):
         try:
             trace = kernel_replay.read_trace(name, columns["content"][0])
-            values = kernel_replay.observe_outcome(trace, name, target.kernel.policy, guest_of(target.kernel))
+            guest, thp = guest_of(target.kernel), columns["thp"][0] or None
+            values = kernel_replay.observe_outcome(trace, name, target.kernel.policy, thp, guest)
         except UserError as error:
             return FinishedPoint(chunk, (), "refused", str(error))
         except POINT_ERRORS as error:

@@ -130,9 +130,14 @@ def compare_steps(
             yield StepComparison(step.number, live, model)
 
 
-def observe_outcome(trace: list[Step], path: str, policy: str, guest: GuestRunner | None = None) -> dict[str, int]:
-    """OUTCOME_COLUMNS of a replay on a kernel, as differences to after step 0. Raises as compare_steps()."""
-    steps = list(compare_steps(trace, path, policy, thp_setting(None, guest), guest))
+def observe_outcome(
+    trace: list[Step], path: str, policy: str, thp: str | None = None, guest: GuestRunner | None = None
+) -> dict[str, int]:
+    """OUTCOME_COLUMNS of a replay on a kernel, as differences to after step 0. Raises as compare_steps().
+
+    thp: as `wanted` of thp_setting
+    """
+    steps = list(compare_steps(trace, path, policy, thp_setting(thp, guest), guest))
     res, vm_pte = [step.live.res_kib << 10 for step in steps] or [0], [step.live.vm_pte_kib for step in steps] or [0]
     purges = sum(step.operation.op in PURGES for step in trace)
     return dict(zip(OUTCOME_COLUMNS, (max(res), res[-1], max(vm_pte), vm_pte[-1], max(vm_pte), purges), strict=True))

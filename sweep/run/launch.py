@@ -26,6 +26,10 @@ from sweep.store.store import RunWriter, Store
 EXECUTORS = ("auto", "ray", "processes", "inline")
 RAY_WORTH_NS = 20e9
 """Estimated work from which starting a local Ray pays off."""
+LEFT_OUT_OF_HUGE_PAGES = (
+    "thp: always leaves out khugepaged, sizes below 2 MiB, and memory that a partly zapped huge page keeps "
+    "(docs/method.md, section 8)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSumm
             executor, place = choose_executor(options, todo, account.estimate_ns)
             if todo:
                 progress.say(f"{writer.run_id}: {todo:,} point{'s' * (todo != 1)} {place}")
+                if grid.has_huge_pages:
+                    progress.say(f"note: {LEFT_OUT_OF_HUGE_PAGES}")
                 Driver(
                     plan,
                     executor,

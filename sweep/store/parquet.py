@@ -50,7 +50,7 @@ def without_absent_columns(table: Table) -> Table:
         for columns, sign in ((schema.SCENARIO, "virt"), (schema.TRACE, "trace"), (schema.KERNEL, "kernel_release"))
         if sign in names and table.column(sign).null_count == len(table)
         for column in columns
-        if column.name in names
+        if column.name in names and table.column(column.name).null_count == len(table)  # traces may have `thp`
     ]
     return table.drop_columns(absent) if len(table) else table
 

@@ -161,8 +161,10 @@ def scenario_arrays(columns: Columns, each: int = 1) -> dict[str, pa.Array]:
     res is NULL where it is absent. Traces have their own columns instead.
     """
     if are_traces(columns):
-        return {column.name: pa.array(np.repeat(columns[column.name], each)) for column in schema.TRACE}
-    arrays: dict[str, pa.Array] = {}
+        thp = np.repeat(columns["thp"], each)
+        arrays = {column.name: pa.array(np.repeat(columns[column.name], each)) for column in schema.TRACE}
+        return arrays | {"thp": pa.array(thp, pa.string(), mask=thp == "")}
+    arrays = {}
     res, rows = columns["res"], len(columns["res"]) * each
     sparsity = np.where(res == ABSENT, columns["sparsity"], 1 - res / np.maximum(columns["virt"], 1))
     for field in FIELDS:

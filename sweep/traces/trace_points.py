@@ -1,9 +1,9 @@
 """Traces as points of a grid (`workload: {trace: FILE}`): their columns, their content, and how workers run them.
 
 A point is a process of a trace, identified by the trace's content, not by its path. Such points have the columns
-`trace` (a name), `trace_hash`, `trace_rows`, `trace_process` (None if there is one only) and `touch`; the fields of a
-scenario are absent. The content joins them as the column `content` when a task is sent, so workers on other machines
-need no file.
+`trace` (a name), `trace_hash`, `trace_rows`, `trace_process` (None if there is one only) and `touch`; `thp` is the
+system's setting of huge pages, or empty; the other fields of a scenario are absent. The content joins them as the
+column `content` when a task is sent, so workers on other machines need no file.
 """
 
 import zlib
@@ -128,10 +128,13 @@ def trace_axis(traces: tuple[RecordedProcess, ...]) -> dict[str, NDArray[Any]]:
     }
 
 
-def trace_columns(values: Mapping[str, NDArray[Any]], touch: str) -> Columns:
-    """Complete columns of points: `values` as `trace_axis` makes them, `touch`, and a scenario's fields by default."""
+def trace_columns(values: Mapping[str, NDArray[Any]], touch: str, thp: str = "") -> Columns:
+    """Complete columns of points: `values` as `trace_axis` makes them, and a scenario's fields by default.
+
+    thp: the system's setting of huge pages, empty if it is unknown
+    """
     rows = len(values["trace_hash"])
-    return {**complete({}, rows), **values, "touch": np.full(rows, touch, object)}
+    return {**complete({}, rows), **values, "touch": np.full(rows, touch, object), "thp": np.full(rows, thp, object)}
 
 
 def estimate_ns(columns: Columns) -> NDArray[np.float64]:
@@ -146,12 +149,12 @@ def estimate_ns(columns: Columns) -> NDArray[np.float64]:
 
 
 def with_contents(columns: Columns, traces: tuple[RecordedProcess, ...]) -> Columns:
-    """The columns that a worker needs: those of COLUMNS, `virt`, and `content`. Raises UserError as `content` does."""
+    """The columns that a worker needs: COLUMNS, `thp`, `virt` and `content`. Raises UserError as `content` does."""
     files = {trace.digest: trace for trace in traces}
     contents = {digest: files[digest].content() for digest in dict.fromkeys(columns["trace_hash"])}
     content = np.empty(len(columns["trace_hash"]), object)
     content[:] = [contents[digest] for digest in columns["trace_hash"]]
-    return {**{name: columns[name] for name in COLUMNS}, "virt": columns["virt"], "content": content}
+    return {**{name: columns[name] for name in (*COLUMNS, "thp")}, "virt": columns["virt"], "content": content}
 
 
 def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
@@ -162,10 +165,10 @@ def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
     """
     points = len(columns["trace"])
     values, remarks = np.zeros((points, len(policies), len(OUTCOME_COLUMNS)), np.int64), []
-    replayed: dict[tuple[str, str, bytes], TraceReplay] = {}
+    replayed: dict[tuple[str, str, str, bytes], TraceReplay] = {}
     for point in range(points):
-        name, touch, content = (columns[key][point] for key in ("trace", "touch", "content"))
-        trace = _replayed(replayed, name, touch, content, policies)
+        name, touch, thp, content = (columns[key][point] for key in ("trace", "touch", "thp", "content"))
+        trace = _replayed(replayed, name, touch, thp, content, policies)
         process = columns["trace_process"][point]
         processes = selected(trace, process or "all")
         figures, purges = total_figures(processes), trace.histogram_of(processes).purge_calls
@@ -178,13 +181,18 @@ def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
 
 
 def _replayed(
-    known: dict[tuple[str, str, bytes], TraceReplay], name: str, touch: str, content: bytes, policies: Sequence[Policy]
+    known: dict[tuple[str, str, str, bytes], TraceReplay],
+    name: str,
+    touch: str,
+    thp: str,
+    content: bytes,
+    policies: Sequence[Policy],
 ) -> TraceReplay:
     """The replay of a trace, from `known` if it is there."""
-    trace = known.get((name, touch, content))
+    trace = known.get((name, touch, thp, content))
     if trace is None:
-        trace = known[name, touch, content] = TraceReplay(
-            name, name, policies, touch_all=touch == TOUCH_ALL, data=content
+        trace = known[name, touch, thp, content] = TraceReplay(
+            name, name, policies, touch_all=touch == TOUCH_ALL, thp=thp or None, data=content
         )
         for _ in trace:
             pass

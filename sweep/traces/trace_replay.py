@@ -134,7 +134,8 @@ class TraceReplay:
         if unmapped:
             yield f"{unmapped:,} munmap calls of memory that the trace does not map count for nothing"
         if self._thp is None and self._has_huge_advice:
-            yield "the system's setting of transparent huge pages is not in the trace: madvise is assumed (see --thp)"
+            setting = "the system's setting of transparent huge pages is not in the trace"
+            yield f"{setting}: madvise is assumed (see --thp, or `thp` of a grid's workload)"
 
     @property
     def _has_huge_advice(self) -> bool:

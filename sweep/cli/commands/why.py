@@ -123,7 +123,8 @@ def _columns_of_row(stored: dict[str, Any]) -> "Columns":
     from sweep.common import schema
 
     if stored["trace_hash"] is not None:
-        return {column.name: np.array([stored[column.name]], object) for column in schema.TRACE}
+        columns = {column.name: np.array([stored[column.name]], object) for column in schema.TRACE}
+        return columns | {"thp": np.array([stored["thp"] or ""], object)}
     values = {name: stored[name] for name in FIELD}
     if values["res"] is not None:
         values["sparsity"] = None  # computed by the store; the id was made from `res`

@@ -67,7 +67,7 @@ def test_the_setting_of_huge_pages(capsys: pytest.CaptureFixture[str], tmp_path:
 
     figures, err = res_kib()
     assert figures == ["4", "4", "2052"]
-    assert "madvise is assumed (see --thp)" in err
+    assert "madvise is assumed (see --thp, or `thp` of a grid" in err
     assert res_kib("--thp", "madvise") == (figures, "")
     assert res_kib("--thp", "always")[0] == ["2048", "2048", "4096"]
     assert res_kib("--thp", "never")[0] == ["4", "4", "8"]

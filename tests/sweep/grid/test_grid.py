@@ -244,3 +244,18 @@ def test_files(tmp_path: Path) -> None:
     for missing, message in ((tmp_path / "no.yaml", "no such file"), (tmp_path, "cannot read: Is a directory")):
         with pytest.raises(UserError, match=f"^{missing}: {message}"):
             load_grid(missing)
+
+
+@pytest.mark.parametrize(
+    ("section", "has"),
+    [
+        ("", False),
+        ("axes: {thp: [never]}\n", False),
+        ("axes: {thp: [never, always]}\n", True),
+        ("zip: {a: {thp: [always, never], rounds: [1, 2]}}\n", True),
+        ("include: [{virt: 1GiB, thp: always}]\n", True),
+    ],
+)
+def test_which_grids_have_huge_pages(section: str, has: bool) -> None:
+    """A launch of these says what the model leaves out of huge pages."""
+    assert parse_grid(BASE + section, "a.yaml").has_huge_pages is has

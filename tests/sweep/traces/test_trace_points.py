@@ -186,6 +186,27 @@ def test_each_process_is_a_point(folder: Path, capsys: pytest.CaptureFixture[str
     ]
 
 
+def test_the_setting_of_huge_pages(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`thp` of a workload is the system's setting, part of the point. Without it a remark says which is assumed."""
+    rows = "step,op,start,length,stride\n0,mmap,17592186044416,2097152,\n1,hugepage,17592186044416,2097152,\n"
+    (folder / "huge.csv").write_text(rows + "2,write,17592186044416,4096,4096\n")
+    store = ("--results", str(folder / "results"))
+    for setting in ("", ", thp: madvise", ", thp: never"):
+        path = str(written(folder, f"{{trace: huge.csv{setting}}}", "policies: none\n"))
+        output_of(capsys, "launch", path, "-q", "--executor", "inline", *store)
+    sql = "SELECT thp, res_bytes_end // 1024 AS kib FROM outcomes"
+    found = json.loads(output_of(capsys, "query", sql, "--json", *store))
+    assert sorted((row["thp"] or "", row["kib"]) for row in found) == [("", 2048), ("madvise", 2048), ("never", 4)]
+    points = json.loads(output_of(capsys, "query", "SELECT point_id, thp, remarks FROM points", "--json", *store))
+    assert {row["thp"]: "madvise is assumed" in (row["remarks"] or "") for row in points} == {
+        None: True,
+        "madvise": False,
+        "never": False,
+    }
+    for row in points:
+        assert json.loads(output_of(capsys, "why", row["point_id"], "--json", *store))["agrees"]
+
+
 def test_skipped_rows_are_remarks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Skipped rows are a remark of the point; a broken trace is one failed point, with the row at fault."""
     (folder / "cut.csv").write_bytes(BASIC.read_bytes()[:300] + b"\n")
@@ -219,6 +240,7 @@ def test_a_batch_equals_its_points_alone() -> None:
         "trace": np.array(["a", "b"], object),
         "trace_process": np.array([None, None], object),
         "touch": np.array(["recorded", "all"], object),
+        "thp": np.array(["", "always"], object),
         "content": np.array([BASIC.read_bytes(), RICH.read_bytes()], object),
     }
     both = trace_points.run_batch(columns).values
@@ -239,6 +261,10 @@ def test_a_batch_equals_its_points_alone() -> None:
         ("workload: {}", "t.yaml:3:11: workload: key 'trace' is required"),
         ("workload: {trcae: a.csv}", "t.yaml:3:12: workload: unknown key 'trcae'; did you mean 'trace'?"),
         ("workload: {trace: basic-0000.csv, touch: al}", "workload.touch: unknown touch 'al'; did you mean 'all'?"),
+        (
+            "workload: {trace: basic-0000.csv, thp: allways}",
+            "workload.thp: unknown setting of huge pages 'allways'; did you mean 'always'?",
+        ),
         ("workload: {trace: threads.strace}", "3:19: workload.trace: threads records no touches; add `touch: all`"),
         (
             "workload: {trace: basic-0000.csv}\naxes: {sparsity: [0.5]}",
