@@ -6,6 +6,8 @@ import os
 import struct
 from typing import NamedTuple
 
+from sweep.common.errors import UserError
+
 # include/uapi/linux/ptrace.h
 CONT, DETACH, SYSCALL = 7, 17, 24
 _GETEVENTMSG, _SEIZE, _INTERRUPT, _LISTEN, _GET_SYSCALL_INFO = 0x4201, 0x4206, 0x4207, 0x4208, 0x420E
@@ -72,8 +74,13 @@ def event_message(thread: int) -> int:
 
 
 def call_stop(thread: int) -> CallStop:
-    """The system call at which a thread is stopped (Linux 5.3). Raises OSError."""
-    _request(_GET_SYSCALL_INFO, thread, len(_info), _info_at)
+    """The system call at which a thread is stopped. Raises OSError, and UserError before Linux 5.3."""
+    try:
+        _request(_GET_SYSCALL_INFO, thread, len(_info), _info_at)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise UserError("record: needs Linux 5.3 or newer (PTRACE_GET_SYSCALL_INFO)") from error
     edge, architecture, _, _, number, *arguments = _SYSCALL_INFO.unpack_from(_info)
     if edge != EXIT:
         return CallStop(edge, architecture, number, tuple(arguments), 0)

@@ -47,8 +47,10 @@ def record(
 
     Example: sweep record -o sort.rec.gz -- sort /etc/services
     """
+    from engine.traces.page_tables import PAGE
     from sweep.kernel.kernel_replay import probe_policy
     from sweep.process.proc import read_thp_setting
+    from sweep.process.table_census import host_arch
     from sweep.record import session
     from sweep.record.recording_writer import RecordingWriter
 
@@ -56,6 +58,9 @@ def record(
         raise UserError("record: give either -- PROGRAM [ARG...] or --pid PID")
     if seconds is not None and pid is None:
         raise UserError("--seconds: needs --pid PID; a program is recorded to its end")
+    arch = host_arch()
+    if arch.page_bytes != PAGE:
+        raise UserError(f"record: this machine is {arch.name}; recordings are of pages of 4 KiB")
     path = session.find_program(program[0]) if program else ""
     name = Path(path).name if program else session.check_process(pid or 0)
     facts = {
