@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sweep.record.session import Outcome
 
 ENDING = ".rec.gz"
+MANY = 3
+"""Above so many processes the rows of one are proposed."""
 
 
 def record(
@@ -48,8 +50,8 @@ def record(
     Example: sweep record -o sort.rec.gz -- sort /etc/services
     """
     from engine.traces.page_tables import PAGE
-    from sweep.kernel.kernel_replay import probe_policy
     from sweep.process.proc import read_thp_setting
+    from sweep.process.reclaim_probe import kernel_policy
     from sweep.process.table_census import host_arch
     from sweep.record import session
     from sweep.record.recording_writer import RecordingWriter
@@ -65,7 +67,7 @@ def record(
     name = Path(path).name if program else session.check_process(pid or 0)
     facts = {
         "kernel": f"{os.uname().release} {os.uname().machine}",
-        "frees": probe_policy(),
+        "frees": kernel_policy(),
         "thp": read_thp_setting(),
     }
     writer = RecordingWriter(output or Path(name.replace("/", "_") + ENDING))
@@ -95,8 +97,9 @@ def _notes(outcome: "Outcome", name: str, path: Path) -> "list[str]":
     if outcome.exit is not None:
         code = os.waitstatus_to_exitcode(outcome.exit)
         lines.append(f"{name} {f'was killed by signal {-code}' if code < 0 else f'exited with {code}'}")
+    which = " --process largest" if outcome.processes > MANY else ""
     lines.append(
         f"wrote {path}: {outcome.calls:,} calls of {outcome.processes:,} processes in {outcome.seconds:.1f} s, "
-        f"{outcome.moments:,} moments, {path.stat().st_size:,} bytes; see sweep replay {path}"
+        f"{outcome.moments:,} moments, {path.stat().st_size:,} bytes; see sweep replay {path}{which}"
     )
     return lines

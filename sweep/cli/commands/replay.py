@@ -165,7 +165,7 @@ def _print_moments(replays: "Sequence[TraceReplay]", process: str, form: str) ->
 
 
 def _print_moment_table(replays: "Sequence[TraceReplay]", process: str, form: str) -> None:
-    """A row for each moment; on a page at most MOST_MOMENTS, evenly chosen."""
+    """A row for each moment; on a page at most MOST_MOMENTS: those that do not agree, and evenly chosen ones."""
     from sweep.traces.trace_replay import selected
 
     moments = [
@@ -176,8 +176,10 @@ def _print_moment_table(replays: "Sequence[TraceReplay]", process: str, form: st
         if process == "all" or moment.process in chosen
     ]
     if form == "table" and len(moments) > MOST_MOMENTS:
-        step = len(moments) / MOST_MOMENTS
-        shown = [moments[int(i * step)] for i in range(MOST_MOMENTS)]
+        wrong = [i for i, (_, moment) in enumerate(moments) if not moment.agrees][:MOST_MOMENTS]
+        others = MOST_MOMENTS - len(wrong)
+        chosen_rows = {*wrong, *(i * len(moments) // others for i in range(others))}
+        shown = [moments[i] for i in sorted(chosen_rows)]
     else:
         shown = moments
     rows = (
