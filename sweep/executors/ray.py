@@ -7,12 +7,13 @@ Ray, starts and watches that process.
 
 import os
 import pickle
-import re
+import platform
 import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,27 +25,20 @@ from sweep.common.errors import SweepFault, UserError
 from sweep.executors import ray_session_dir
 from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, ExecutorLostError
 from sweep.executors.child_process import ChildProcess, failure_of_exit, start_child
-from sweep.executors.ray_cluster import check_reachable
+from sweep.executors.ray_cluster import check_reachable, node_log_folder
+from sweep.executors.ray_environment import RAY_SETTINGS, absolute_paths, safe_prefix, worker_pythonpath
 from sweep.executors.ray_messages import Alive, Answered, Died, Refused, Settings, Stop, Submit
 
 DRIVER_CODE = "from sweep.executors.ray_driver import main; main()"
 STOP_S = 5.0
 """Time for the driver process to disconnect from Ray before it is killed."""
-START_S, SILENT_S = 120.0, 25.0
-"""How long a driver process may be silent: while it connects to Ray, and later."""
+START_S, JOIN_S, SILENT_S = 120.0, 60.0, 25.0
+"""How long a driver process may be silent: while it starts a Ray, while it joins one, and later."""
 CHECK_S = 0.5
+REFUSAL_S = 2.0
+"""How long a driver process whose Ray has died may take to say why: it ends its Ray if it cannot start it."""
 SERVERS = ("gcs_server", "raylet")
 """The children of the driver process without which a private Ray does not work."""
-
-RAY_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship the working directory and build another venv
-    # Else a private Ray waits for all its workers before its start is over, for a minute if one is killed meanwhile.
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_worker_register_timeout_seconds": "20",  # until another worker is started in place of one that was killed
-    "RAY_task_oom_retries": "0",  # endless otherwise, whatever max_retries says
-}
-RAY_PATHS = ("RAY_AUTH_TOKEN_PATH", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
 
 
 @dataclass
@@ -72,6 +66,8 @@ class RayTasks:
     _servers: dict[str, psutil.Process] = field(default_factory=dict)
     _last_message: float = 0.0
     _last_check: float = 0.0
+    _kernels: Sequence[int] = ()
+    _starts: int = 0
 
     def __post_init__(self) -> None:
         self.workers = self.jobs or len(os.sched_getaffinity(0))
@@ -86,12 +82,13 @@ class RayTasks:
         return self.workers if self.has_time_limit else 2 * self.workers
 
     def start(self, kernels: Sequence[int] = ()) -> None:
+        self._kernels, self._starts = kernels, self._starts + 1
         environment, prefix = isolated_environment(), sys.prefix
-        environment = RAY_SETTINGS | environment | _absolute_paths()
+        environment = RAY_SETTINGS | environment | absolute_paths()
         if self.address is None:
             self.session_dir, self._session_lock = ray_session_dir.create()
-            prefix = _safe_prefix(self.session_dir)
-            environment["PYTHONPATH"] = _worker_pythonpath()
+            prefix = safe_prefix(self.session_dir)
+            environment["PYTHONPATH"] = worker_pythonpath()
             environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
             environment.pop("RAY_AUTH_MODE", None)  # Ray asks for a token unless this says otherwise
         else:
@@ -110,6 +107,18 @@ class RayTasks:
         self._send(Submit(batch.number, batch.limit_s, pickle.dumps(batch)))
 
     def wait(self, seconds: float) -> list[Done]:
+        try:
+            return self._wait(seconds)
+        except UserError:
+            if self.is_started or not self.is_local or self._starts > 1:
+                raise
+        # Ray gives up its own start where a server needs longer than it allows, as on a busy machine.
+        self.stop(kill=True)
+        self._servers.clear()
+        self.start(self._kernels)
+        return []
+
+    def _wait(self, seconds: float) -> list[Done]:
         assert self.driver is not None
         answers: list[Done] = []
         while self.driver.pipe.poll(0.0 if answers else seconds):
@@ -176,7 +185,7 @@ class RayTasks:
                 status = BatchStatus.TIMEOUT if message.timed_out else BatchStatus.LOST
                 return Done(message.number, status, failure=message.failure, node=message.node)
             case Refused():
-                raise (SweepFault if message.is_fault else UserError)(message.message)
+                raise _error_of(message)
         return None
 
     def _check(self) -> None:
@@ -190,10 +199,24 @@ class RayTasks:
             self._find_servers()
             for name, server in self._servers.items():
                 if _is_dead(server):
-                    raise self._lost(f"its {name} has died")
-        limit_s = SILENT_S if self.is_started else START_S
-        if now > self._last_message + limit_s:
-            raise self._lost(f"no answer in {limit_s:g} s")
+                    raise self._refusal() or self._lost(f"its {name} has died")
+        limit_s = SILENT_S if self.is_started else JOIN_S if self.address else START_S
+        if now <= self._last_message + limit_s:
+            return
+        if self.address and not self.is_started:  # Ray waits without end for the first workers of the driver's node
+            late = f"Ray's workers have not registered in {limit_s:g} s on {platform.node()}"
+            raise UserError(f"--address {self.address}: {late}; log there: {node_log_folder(self.address)}/raylet.err")
+        raise self._lost(f"no answer in {limit_s:g} s")
+
+    def _refusal(self) -> Exception | None:
+        """What the driver process says about the end of its Ray within REFUSAL_S, if anything."""
+        assert self.driver is not None
+        end = time.monotonic() + REFUSAL_S
+        with suppress(EOFError, OSError):
+            while self.driver.pipe.poll(max(0.0, end - time.monotonic())):
+                if isinstance(message := self.driver.pipe.recv(), Refused):
+                    return _error_of(message)
+        return None
 
     def _find_servers(self) -> None:
         """Note the private Ray's servers as soon as they have been started."""
@@ -219,32 +242,12 @@ class RayTasks:
         return lines[-1].strip() if lines else failure_of_exit(status).error.replace("worker", "driver", 1)
 
 
+def _error_of(refused: Refused) -> Exception:
+    return SweepFault(refused.message) if refused.is_fault else UserError(refused.message)
+
+
 def _is_dead(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.Error:
         return True
-
-
-def _absolute_paths() -> dict[str, str]:
-    """Paths in Ray's settings, made absolute, as the driver process has another working folder."""
-    return {name: str(Path(os.environ[name]).absolute()) for name in RAY_PATHS if os.environ.get(name)}
-
-
-def _worker_pythonpath() -> str:
-    """PYTHONPATH for Ray's workers, which do not inherit sys.path: ours, and the folder of our packages.
-
-    The latter only if they are not installed. Empty and relative entries stand for the current folder and are left out.
-    """
-    source = str(Path(__file__).parents[2])
-    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(entry).is_absolute()]
-    return os.pathsep.join([*entries, *([] if "site-packages" in source else [source])])
-
-
-def _safe_prefix(session_dir: Path) -> str:
-    """A path of sys.prefix without blanks and quotes: Ray starts its workers by a shell, and does not quote it."""
-    if re.fullmatch(r"[\w./+@%:,-]+", sys.prefix):
-        return sys.prefix
-    link = session_dir / "python"
-    link.symlink_to(sys.prefix)
-    return str(link)

@@ -46,6 +46,18 @@ def check_reachable(address: str) -> None:
         raise UserError(f"{option}: no Ray node runs on this machine; {advice}")
 
 
+def node_log_folder(address: str) -> str:
+    """The folder of logs of this machine's node of that cluster, or else of another node here, or its usual path."""
+    folders: list[str] = []
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == "raylet":
+            with contextlib.suppress(psutil.Error):
+                options = dict(word.partition("=")[::2] for word in process.cmdline())
+                ours = options.get("--gcs-address") == address
+                folders.insert(0 if ours else len(folders), options.get("--log_dir", ""))
+    return next(filter(None, folders), "/tmp/ray/session_latest/logs")
+
+
 def refusal(error: BaseException) -> str:
     """Why ray.init() could not join a cluster. Ray reports a wrong token only in the causes of its exception."""
     causes: list[BaseException] = []

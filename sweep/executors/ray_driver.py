@@ -42,11 +42,14 @@ def main() -> None:
         RayDriver(pipe, pipe.recv()).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the launch is gone
-    except UserError as error:
-        pipe.send(Refused(str(error)))
     except Exception as error:
-        pipe.send(Refused(describe(error), is_fault=True))
+        pipe.send(_refused(error))
     os._exit(0)
+
+
+def _refused(error: Exception) -> Refused:
+    """The last message: why no batch can run."""
+    return Refused(str(error)) if isinstance(error, UserError) else Refused(describe(error), is_fault=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +82,23 @@ class RayDriver:
         self._submit(PROBE, None, pickle.dumps(self._settings.kernels))
         self._last_running = time.monotonic()
         try:
-            while True:
-                self._show_life()
-                with suppress(queue.Empty):
-                    event = self._events.get(timeout=TICK_S)
-                    if isinstance(event, Stop):
-                        return
-                    self._handle(event)
-                self._check()
+            self._serve()
+        except Exception as error:  # before Ray's servers end: the launch would report their death instead
+            self._pipe.send(_refused(error))
         finally:
             self._watch.stop()
             ray.shutdown()
+
+    def _serve(self) -> None:
+        """Handle events until Stop."""
+        while True:
+            self._show_life()
+            with suppress(queue.Empty):
+                event = self._events.get(timeout=TICK_S)
+                if isinstance(event, Stop):
+                    return
+                self._handle(event)
+            self._check()
 
     def _read_pipe(self) -> None:
         """Read all messages, so that the launch never waits for this process."""
