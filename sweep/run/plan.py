@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from engine.model.policy import ALL, Policy
 from engine.model.scenario import ABSENT, Columns
-from engine.run import Forecast, forecast, pays_general
+from engine.run import POLICIES_PER_PASS, Forecast, forecast, pays_general
+from sweep.common.units import human_ns
 from sweep.grid.grid import CHUNK_POINTS, ExcludeRule, Grid
 from sweep.grid.point_id import PointIds, ids_from_bytes, point_ids
 from sweep.run import grid_sql
@@ -33,6 +34,8 @@ WORKER_BYTES = 180 << 20
 TASK_POINTS, TASK_ROUNDS = 10_240, 131_072
 """Most points and rounds of a task under seven policies, which bound the size of its answer. A single point may have
 more rounds."""
+LONG_POINT_NS = 10e9
+"""From which CPU time on a point that is not divided among workers is worth a warning."""
 POINT_BYTES, ROUND_BYTES = 8_192, 1_152
 """Memory of a worker for each point and each round of its task under seven policies; measured and rounded up."""
 
@@ -114,7 +117,7 @@ class _PlanBuilder:
         self._excluded = [0] * len(grid.excludes)
         self._matched = [0] * len(grid.excludes)
         self._where_dropped = self._duplicates = self._done = self._todo = 0
-        self._estimate_ns = self._general_ns = 0.0
+        self._estimate_ns = self._general_ns = self._longest_ns = 0.0
         self._rounds = self._most_rounds = 0
         self._kernels: frozenset[int] = frozenset()
         self._general_kernels: frozenset[int] = frozenset()
@@ -169,6 +172,7 @@ class _PlanBuilder:
         if points:
             expected = forecast_points(columns, self._grid.policies)
             self._estimate_ns += float(expected.ns.sum())
+            self._longest_ns = max(self._longest_ns, float(expected.ns.max()))
             self._kernels |= expected.kernels
             self._general_ns += float(expected.general_ns.sum())
             self._general_kernels |= expected.general_kernels
@@ -205,6 +209,13 @@ class _PlanBuilder:
 
     def _warnings(self) -> Iterator[str]:
         yield from self._equal_policies()
+        policies = len(self._grid.policies)
+        if policies > POLICIES_PER_PASS and self._longest_ns > LONG_POINT_NS:
+            where, long = self._grid.location("policies"), human_ns(self._longest_ns)
+            yield (
+                f"{where}: {policies} policies are more than {POLICIES_PER_PASS}, so each point runs on one worker, "
+                f"the longest for about {long}; several grids with fewer use all workers"
+            )
         for i, rule in enumerate(self._grid.excludes):
             if not self._excluded[i]:
                 matched = f"; earlier rules dropped the {self._matched[i]:,} it matches" if self._matched[i] else ""

@@ -223,3 +223,15 @@ def test_a_value_that_cannot_be_computed_fails_the_plan(more: str, message: str)
     with pytest.raises(UserError) as caught:
         make_plan(parse_grid(text + more, "g.yaml"))
     assert str(caught.value).startswith(message)
+
+
+def test_a_long_point_of_many_policies_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More policies than a pass takes: no point is divided among workers, which matters only for long ones."""
+    monkeypatch.setattr(plan, "POLICIES_PER_PASS", 6)
+    monkeypatch.setattr(plan, "LONG_POINT_NS", 1e9)
+    large = grid_of(BASE.replace("1GiB", "55TiB") + "axes: {zap: [64KiB]}\n")
+    (warning,) = make_plan(large).account.warnings
+    assert warning.startswith(
+        "g.yaml:1:1: 7 policies are more than 6, so each point runs on one worker, the longest for "
+    )
+    assert make_plan(grid_of(BASE)).account.warnings == ()
