@@ -1,5 +1,6 @@
 """Atomic writes: a file is written under a temporary name beside its target, synced, and renamed."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,9 +50,12 @@ def is_temporary(name: str) -> bool:
 
 
 def sync(path: Path) -> None:
-    """fsync a file, or a directory, which has the names of its files."""
+    """fsync a file, or a directory, which has the names of its files. What cannot be synced, such as a pipe, is not."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in the file's place must not block
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)

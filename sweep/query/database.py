@@ -47,10 +47,25 @@ class Database:
             self.problems, self._runs = cost_problems + survey.problems, survey.runs
         self.run_id = self._runs[0].run_id if run else None
         self._renames = bool(run or runs)
+        self._files = self._list_files()
         self._latest = list({r.grid: r for r in self._runs}.values())
-        files = in_parallel(store.root, lambda run: CheckedFiles(run.path), self._runs)
-        self._files = {run.run_id: of_run for run, of_run in zip(self._runs, files, strict=True)}
         self._connection = self._connect()
+
+    def _list_files(self) -> dict[str, CheckedFiles]:
+        """The files of each run. One that cannot be listed becomes a problem, unless it was asked for by its name."""
+
+        def of_run(run: RunInfo) -> CheckedFiles | UserError:
+            try:
+                return CheckedFiles(run.path)
+            except UserError as error:
+                if self._renames:
+                    raise
+                return error
+
+        found = list(zip(self._runs, in_parallel(self._root, of_run, self._runs), strict=True))
+        self.problems += [str(files) for _, files in found if isinstance(files, UserError)]
+        self._runs = [run for run, files in found if isinstance(files, CheckedFiles)]
+        return {run.run_id: files for run, files in found if isinstance(files, CheckedFiles)}
 
     def query(self, sql: str, seconds: float | None = DEFAULT_SECONDS) -> arrow_tables.Table:
         """The rows of one SELECT. Raises UserError for faulty SQL, and if it takes longer than `seconds`.

@@ -15,6 +15,7 @@ from engine.model.results import COLUMNS, ROUND_COLUMNS
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
 from sweep.common import schema
+from sweep.common.errors import UserError
 from sweep.query import conditions
 from sweep.query.database import Database
 from sweep.store import parquet, result_tables
@@ -270,3 +271,18 @@ def test_a_run_is_a_dataset_for_other_readers(tmp_path: Path) -> None:
     assert table.column("error").to_pylist().count("it broke") == 2
     assert table.column("big").to_pylist() == [None] * 2 + ["big"] * 5
     assert table.column("res").to_pylist().count(None) == 3
+
+
+def test_a_run_that_cannot_be_listed_is_one_problem(tmp_path: Path) -> None:
+    """A file in the place of a table's folder: the other runs answer, and only a query of that run is refused."""
+    filled(tmp_path, 2)
+    store = filled(tmp_path, 3, name="second-0123abcd")
+    folder = tmp_path / "first-0123abcd" / "outcomes"
+    folder.rename(folder.with_name("elsewhere"))
+    folder.touch()
+    with Database(store) as database:
+        assert database.query("SELECT DISTINCT run_id FROM outcomes").to_pylist() == [{"run_id": "second-0123abcd"}]
+        (problem,) = database.problems
+        assert "first-0123abcd/outcomes: Not a directory" in problem
+    with pytest.raises(UserError, match="Not a directory"):
+        Database(store, run="first")

@@ -15,7 +15,7 @@ from sweep.store.local_storage import LocalStorage
 from sweep.store.storage import Storage
 from sweep.store.storage_uri import open_storage
 from sweep.store.store import Store
-from tests.support.small_stores import commit, has_ok, opened, part_paths
+from tests.support.small_stores import commit, filled, has_ok, opened, part_paths
 
 SUMS = "SELECT count(*) AS n, sum(vm_pte_kib_end) AS kib, sum(ipis) AS ipis, min(virt) AS virt FROM outcomes"
 TABLES = ("outcomes", "rounds", "points")
@@ -143,3 +143,15 @@ def test_object_stores_are_checked_too() -> None:
     with opened(root) as again:
         assert [name in problem for problem in again.problems] == [True]
         assert has_ok(again, range(5)) == [False] * 2 + [True] * 3
+
+
+def test_a_pipe_in_the_place_of_a_part_is_set_aside(tmp_path: Path) -> None:
+    """It cannot be synced, which is no reason to stop the launch: the points run again."""
+    filled(tmp_path)
+    (path,) = part_paths(tmp_path / "first-0123abcd", "points")
+    path.unlink()
+    os.mkfifo(path)
+    with opened(tmp_path) as writer:
+        assert has_ok(writer, range(4)) == [False] * 4
+        (problem,) = writer.problems
+        assert path.name in problem
