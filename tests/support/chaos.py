@@ -90,6 +90,8 @@ class Trial:
     launch_options: tuple[str, ...] = ("--executor", "processes", "-j", "2")
     command_prefix: tuple[str, ...] = ()
     """Words before the launch's command, such as nsenter and its options."""
+    patches: str = ""
+    """Python that every command of the trial runs first."""
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -106,8 +108,9 @@ class Trial:
     def command(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
         """Start a command on the trial's store, in a process group of its own."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        code = f"{self.patches}\n{DRIVER}"
         return subprocess.Popen(
-            [*self.command_prefix, sys.executable, "-c", DRIVER, *words, "--results", str(self.folder / "results")],
+            [*self.command_prefix, sys.executable, "-c", code, *words, "--results", str(self.folder / "results")],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -202,6 +202,46 @@ def _clock(trial: Trial) -> Iterator[dict[str, str]]:
         yield {}
 
 
+JUMPS = """
+import datetime, random, time
+clock, dice = time.time, random.Random({seed})
+class Jumping(datetime.datetime):
+    @classmethod
+    def now(cls, zone=None):
+        return super().now(zone) + datetime.timedelta(seconds=dice.choice([-4e7, -4e3, -40, 0, 40, 4e3, 4e7]))
+time.time = lambda: clock() + dice.choice([-4e7, -4e3, -40, 0, 40, 4e3, 4e7])
+from sweep.store import result_tables, run_writer, store
+result_tables.datetime = run_writer.datetime = store.datetime = Jumping
+"""
+"""Each look at the clock of this process finds it set to another time, up to 463 days off."""
+
+
+@contextlib.contextmanager
+def _clock_jumps(trial: Trial) -> Iterator[dict[str, str]]:
+    trial.patches = JUMPS.format(seed=trial.rng.randrange(1000))
+    with _driver(trial):
+        yield {}
+
+
+@contextlib.contextmanager
+def _out_of_memory(trial: Trial) -> Iterator[dict[str, str]]:
+    """Limits what the workers may map to what they have. Their points fail; the next launch runs those again."""
+    process = trial.start()
+    trial.wait_random(process)
+    for worker in _workers(process.pid):
+        with contextlib.suppress(psutil.Error):
+            worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms + trial.rng.randrange(1 << 24),) * 2)
+    trial.wait(process, 0, 1, 2, 4)
+    trial.launch_options += ("--rerun", "failed")
+    yield {}
+
+
+def _workers(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).children()
+    return []
+
+
 def _on_ray(trial: Trial, victim: str) -> "subprocess.Popen[str]":
     """A launch on a private Ray; kills one of its processes that has this name."""
     trial.launch_options, trial.seconds = ("--executor", "ray", "-j", "2"), 8 + trial.reference.seconds
@@ -316,6 +356,8 @@ DISTURBANCES: dict[str, Disturbance] = {
     "a part truncated": _truncated,
     "noise in a part": _noise,
     "the clock set back": _clock,
+    "the clock jumps": _clock_jumps,
+    "workers out of memory": _out_of_memory,
     "Ray: kill -9 the driver": _ray_driver,
     "Ray: kill -9 a worker": _ray_worker,
     "Ray: kill -9 the raylet": partial(_ray_part, victim="raylet"),
