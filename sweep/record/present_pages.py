@@ -25,6 +25,11 @@ class KnownRuns:
     def __init__(self) -> None:
         self._runs: Runs = []
 
+    def copy(self) -> "KnownRuns":
+        other = KnownRuns()
+        other._runs = list(self._runs)
+        return other
+
     def replace(self, start: int, end: int, found: Runs) -> Runs:
         """Let `found` be what is known of [start, end). Returns what of it was not known before."""
         known = self._cut(start, end)
@@ -82,6 +87,10 @@ class PresentPages:
         self._known = {SEEN_WRITTEN: KnownRuns(), SEEN_READ: KnownRuns()}
         self.without_tables = Ranges()  #: mappings of hugetlb
         self.guarded: Runs = []  #: guard markers where it was looked last
+
+    def know(self, other: "PresentPages") -> None:
+        """Take over what is known of the pages of a process that forked this one."""
+        self._known = {code: known.copy() for code, known in other._known.items()}
 
     def close(self) -> None:
         self._map.close()

@@ -18,7 +18,7 @@ from sweep.record.recording_writer import RecordingWriter
 from sweep.record.traced_memory import advised_ranges, clone_flags
 from sweep.record.tracer import TracedCall
 from sweep.traces.calls import Call, SkippedRows, SystemCall
-from sweep.traces.kernel_calls import CLONE_THREAD, CLONE_VM, MEMORY_CALLS, MemoryCalls
+from sweep.traces.kernel_calls import CLONE_THREAD, CLONE_VFORK, CLONE_VM, MEMORY_CALLS, MemoryCalls
 from sweep.traces.program_break import break_change
 
 _MAP_FIXED, _MREMAP_FIXED = 0x10, 0x2
@@ -99,26 +99,28 @@ class Recorder:
             self._unborn.discard(thread)
             space = self._spaces[thread]
             with suppress(OSError, UserError):
+                parent = space.pages
                 space.pages = PresentPages(thread)
-                space.pages.new_in(0, END)  # what the fork copied: the replay copies it, too
+                space.pages.know(parent)  # the replay copies these pages, too
                 self._moment(space)
 
-    def enters(self, thread: int, call: TracedCall) -> None:
+    def enters(self, thread: int, call: TracedCall) -> bool:
         space = self._spaces.get(thread)
         if space is None:
-            return
+            return False
         with suppress(OSError, UserError):
             if call.name == "exit_group":
                 self._end(space)
             elif call.name in ("execve", "execveat"):
                 self._moment(space)
             elif call.name == "shmdt":
-                self._detaching[thread] = _attached_range(space.pid, call.arguments[0])
+                self._detaching[thread] = _attached_range(self._thread_of(space), call.arguments[0])
                 self._look(space, *self._detaching[thread])
             elif call.name in ("clone", "clone3", "fork"):
-                if not clone_flags(thread, call) & CLONE_VM:
+                if not clone_flags(thread, call) & (CLONE_VM | CLONE_VFORK):
                     self._finish_calls_of(space)
                     self._look(space, 0, END)
+                    return True
             else:
                 for start, length in self._acts_on(space, thread, call):
                     self._look(space, start, start + length)
@@ -126,6 +128,7 @@ class Recorder:
                 if call.name in ("munmap", "mremap"):
                     start, length = call.arguments[:2]
                     self._unmapping[thread] = space, start, start + length
+        return False
 
     def returns(self, thread: int, call: TracedCall, result: int) -> None:
         self._under_way.pop(thread, None)
@@ -256,7 +259,7 @@ class Recorder:
             return
         self._finish_calls_of(space)
         with suppress(OSError, UserError):
-            pid = next(iter(space.threads), space.pid)
+            pid = self._thread_of(space)
             before = read_sizes(pid).vm_pte_kib
             self._look(space, 0, END)
             for low, high in space.pages.guarded if is_first else ():
@@ -271,6 +274,10 @@ class Recorder:
     def _finish_calls_of(self, space: Space) -> None:
         """So that no memory is given back while the pages are looked at, and none was that is not recorded yet."""
         self.finish_calls([thread for thread, other in self._under_way.items() if other is space])
+
+    def _thread_of(self, space: Space) -> int:
+        """A thread of its process, the first of which may have ended. A child of vfork may have executed a program."""
+        return next((thread for thread in space.threads if self._process_of[thread] == space.pid), space.pid)
 
     def _end(self, space: Space) -> None:
         if not space.has_end:
@@ -308,8 +315,8 @@ class Recorder:
             if not result and start < end:
                 self._record(space, Call(0, "munmap", start, end - start))
         elif result > 0:
-            start, end = _attached_range(space.pid, result)
-            for mapping in read_mappings(space.pid):
+            start, end = _attached_range(thread, result)
+            for mapping in read_mappings(thread):
                 if start <= mapping.start < end:
                     self._record_mapping(space, mapping)
 

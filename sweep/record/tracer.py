@@ -36,10 +36,13 @@ class Thread:
 
 
 class Observer(Protocol):
-    """What a tracer calls. Threads are named by their numbers; the one concerned is stopped."""
+    """What a tracer calls. Threads are named by their numbers; the one concerned is stopped.
+
+    enters: whether the call must return before any other thread may make one
+    """
 
     def first_stop(self, thread: int) -> None: ...
-    def enters(self, thread: int, call: TracedCall) -> None: ...
+    def enters(self, thread: int, call: TracedCall) -> bool: ...
     def returns(self, thread: int, call: TracedCall, result: int) -> None: ...
     def started(self, thread: int, child: int, call: TracedCall | None) -> None: ...
     def executed(self, thread: int) -> None: ...
@@ -116,12 +119,12 @@ class Tracer:
 
     def _stopped(self, thread: Thread, status: int) -> None:
         stop_signal, event = os.WSTOPSIG(status), status >> 16
-        deliver = 0
+        deliver, is_alone = 0, False
         if not thread.has_stopped:
             thread.has_stopped = True
             self._observer.first_stop(thread.number)
         if event == ptrace.EVENT_SECCOMP or stop_signal == ptrace.CALL_STOP:
-            self._at_call(thread)
+            is_alone = self._at_call(thread)
         elif event in _STARTS:
             self._starts(thread, ptrace.event_message(thread.number))
         elif event == ptrace.EVENT_EXEC:
@@ -135,18 +138,22 @@ class Tracer:
         else:
             deliver = _signal_to_deliver(status)
         ptrace.resume(ptrace.SYSCALL if thread.call else self._between_calls, thread.number, deliver)
+        if is_alone:
+            self.finish_calls([thread.number])
 
-    def _at_call(self, thread: Thread) -> None:
+    def _at_call(self, thread: Thread) -> bool:
+        """Returns whether the call that begins must return before any other thread may make one."""
         stop = ptrace.call_stop(thread.number)
         if stop.edge == ptrace.EXIT:
             if thread.call is not None:
                 call, thread.call = thread.call, None
                 self._observer.returns(thread.number, call, stop.result)
-            return
+            return False
         name = NAMES.get(stop.architecture, {}).get(stop.number)
         if name is not None:
             thread.call = TracedCall(name, stop.arguments, stop.architecture)
-            self._observer.enters(thread.number, thread.call)
+            return self._observer.enters(thread.number, thread.call)
+        return False
 
     def _starts(self, thread: Thread, child: int) -> None:
         self.threads[child] = Thread(child)

