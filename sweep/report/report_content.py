@@ -190,26 +190,29 @@ class Reporter:
         )
 
     def _beside_the_kernel(self) -> Iterator[Figure]:
-        """VmPTE of this run beside that of the same grid's latest run on the other engine, where the store has one."""
-        others = [run for run in self._store.runs() if run.grid == self._run.grid and run.engine != self._run.engine]
+        """VmPTE of this run's points on each kernel beside the model's, wherever in the store the other rows are."""
+        others = [run for run in self._store.runs() if run.engine != self._run.engine]
         if not others:
             return
-        sql = _BESIDE.format(runs=f"'{self._run.run_id}', '{others[-1].run_id}'")
-        with Database(self._store, runs=(self._run, others[-1])) as database:
+        sql = _BESIDE.format(run=f"'{self._run.run_id}'")
+        with Database(self._store, runs=(self._run, *others)) as database:
             rows = database.query(sql).to_pylist()
-        if len({row["computed_by"] for row in rows}) < 2:
+        if not rows:
             return
+        compared, agree = (
+            sum(row[name] for row in rows if row["computed_by"] == "model") for name in ("points", "agree")
+        )
         x, y = (
             Quantity("zap", "bytes", "size of one madvise call"),
             Quantity("vm_pte_kib_end", "KiB", "VmPTE at the end"),
         )
-        by = Quantity("computed_by", is_number=False)
-        facet = Quantity("policy", is_number=False)
+        by, facet = Quantity("computed_by", is_number=False), Quantity("kernel", is_number=False)
         drawn = chart.make(rows, x, y, by, facet, sql, may_merge=False)
         yield figure_of(
             drawn,
-            "Beside the live kernel",
-            f"The points that both {self._run.run_id} and {others[-1].run_id} have. Lines on top of each other agree.",
+            "Kernels beside the model",
+            "VmPTE after the last calls on each kernel, under the policy that it follows, and of the model for the same"
+            f" points: {agree:,} of {compared:,} agree to the byte. Lines on top of each other agree.",
             f"sweep query -{self._place}",
         )
 
@@ -253,16 +256,28 @@ class Reporter:
 _POINT = ", ".join(f'"{c.name}"' for c in schema.SCENARIO if c.name != "res")
 _BESIDE = f"""\
 WITH rows AS (
-    SELECT coalesce('Linux ' || kernel_release, 'model') AS computed_by, policy, zap, vm_pte_kib_end,
-        hash({_POINT}) AS point
+    SELECT engine, run_id = {{run}} AS is_own, 'Linux ' || kernel_release || ', ' || policy AS kernel, policy, zap,
+        vm_pte_kib_end AS kib, hash({_POINT}) AS point
     FROM outcomes
-    WHERE run_id IN ({{runs}})
+),
+models AS (
+    SELECT policy, point, any_value(kib) AS model, bool_or(is_own) AS is_own
+    FROM rows WHERE engine = 'model' GROUP BY policy, point
+),
+kernels AS (
+    SELECT kernel, policy, zap, point, any_value(kib) AS kernel_kib, bool_or(is_own) AS is_own
+    FROM rows WHERE engine = 'kernel' GROUP BY kernel, policy, zap, point
+),
+pairs AS (
+    SELECT kernel, zap, count(*) AS points, count(*) FILTER (kernel_kib = model) AS agree,
+        avg(kernel_kib) AS on_kernel, avg(model) AS in_model
+    FROM kernels JOIN models USING (policy, point)
+    WHERE kernels.is_own OR models.is_own
+    GROUP BY kernel, zap
 )
-SELECT computed_by, policy, zap, avg(vm_pte_kib_end) AS vm_pte_kib_end
-FROM rows
-SEMI JOIN (SELECT policy, point FROM rows GROUP BY ALL HAVING count(DISTINCT computed_by) > 1) USING (policy, point)
-GROUP BY computed_by, policy, zap
-ORDER BY computed_by, policy, zap"""
+SELECT kernel, computed_by, zap, points, agree, if(computed_by = 'model', in_model, on_kernel) AS vm_pte_kib_end
+FROM pairs CROSS JOIN (VALUES ('kernel'), ('model')) AS sides(computed_by)
+ORDER BY kernel, computed_by, zap"""
 
 
 def report(store: Store, run: RunInfo, cost: str, results: str | None) -> Page:

@@ -57,8 +57,10 @@ def test_all_points_in_order() -> None:
 
 
 def test_estimates_follow_how_pages_lie() -> None:
-    """Points of process-55tib that differ only in `cluster` are estimated in proportion to their CPU time, else the time
-    left would be wrong by as much: points that are alike follow each other. Recorded with 10 rounds, in CPU seconds."""
+    """Points of process-55tib that differ only in `cluster` are estimated in proportion to their recorded CPU seconds.
+
+    Points that are alike follow each other: the time left is as wrong as these proportions.
+    """
     recorded = {"4KiB": 1.64, "64KiB": 0.83, "2MiB": 0.61, "64MiB": 0.91}
     fixed = "{virt: 55TiB, res: 590GiB, zap: 2MiB, rounds: 10}"
     text = f"schema: sweep/1\nname: a\nfixed: {fixed}\naxes: {{cluster: [{', '.join(recorded)}]}}\n"
