@@ -84,12 +84,25 @@ def thp_answer(run: sweep.Run) -> str:
     )
 
 
+def kernels_answer(run: sweep.Run) -> str:
+    rows = run.sql(
+        "SELECT kernel_release, min(zap) FILTER (vm_pte_kib_end < vm_pte_kib_peak) AS zap FROM latest"
+        " WHERE policy <> 'munmap' GROUP BY kernel_release ORDER BY kernel_release"
+    )
+    phrases = (
+        f"Linux {row['kernel_release'].partition('+')[0]} "
+        + (f"frees tables with calls of {row['zap'] >> 20} MiB or more" if row["zap"] else "frees none in madvise")
+        for row in rows
+    )
+    return "; ".join(phrases) + "."
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A picture of a run of `grid`, drawn with these options of `sweep plot`.
 
     `query`: a named query to read the numbers in. `answer`: the sentence that is computed from the run. `is_long`:
-    takes more than some seconds.
+    takes more than some seconds, or guests.
     """
 
     name: str
@@ -103,6 +116,7 @@ class Question:
     drawn_query: str | None = None
     query: str = "savings"
     answer: Callable[[sweep.Run], str] = headline
+    engine: str = "model"
     is_long: bool = False
 
     @property
@@ -183,6 +197,19 @@ QUESTIONS = (
         answer=thp_answer,
     ),
     Question(
+        "kernels",
+        "kernels",
+        "Which kernels free page tables?",
+        "VmPTE after the last calls, by the size of a call, on three kernels",
+        x="zap",
+        y=("vm_pte_kib_end",),
+        facet="kernel_release",
+        query="kernels",
+        answer=kernels_answer,
+        engine="kernel",
+        is_long=True,
+    ),
+    Question(
         "process-55tib",
         "process-55tib",
         "A process with VIRT 55t, RES 590g, VmPTE 110g: does reclaim help?",
@@ -218,7 +245,7 @@ def section(question: Question, run: sweep.Run) -> str:
         f"![{question.title}](pictures/{question.name}.svg)",
         "",
         "```sh",
-        f"sweep launch {question.grid}",
+        f"sweep launch {question.grid}{' --engine kernel' if question.engine == 'kernel' else ''}",
         question.plot_command,
         f"sweep query {question.query} --run {question.grid}",
         "```",
@@ -227,7 +254,7 @@ def section(question: Question, run: sweep.Run) -> str:
 
 
 def launched(question: Question, store: Path) -> sweep.Run:
-    return sweep.launch(question.grid, results=store)
+    return sweep.launch(question.grid, results=store, engine=question.engine)
 
 
 def main(names: list[str]) -> int:

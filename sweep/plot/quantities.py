@@ -99,7 +99,7 @@ MEASURES = (
 
 def columns_of_run(derived: Mapping[str, str]) -> dict[str, Quantity]:
     """The columns of a run's rows: those of `latest` and `rounds`, and the grid's derived ones (SQL by name)."""
-    declared = {column.name: _of_column(column) for column in (*schema.VIEWS["latest"], *schema.ROUNDS)}
+    declared = {column.name: _of_column(column) for column in (*schema.ROUNDS, *schema.VIEWS["latest"])}
     return declared | {name: Quantity(name, "", "", f'avg("{name}")') for name in derived}
 
 

@@ -34,11 +34,12 @@ class PlotRequest:
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """What varies in a run: numbers of different values by column, its policies and its points."""
+    """What varies in a run: numbers of different values by column, its policies and its points. is_timed: of calls."""
 
     values: dict[str, int]
     policies: tuple[str, ...]
     points: int
+    is_timed: bool = False
 
     @property
     def axes(self) -> list[str]:
@@ -51,9 +52,10 @@ def survey(database: Database) -> Variation:
     names = [column.name for column in schema.POINT if column.name not in _NO_AXIS]
     counts = ", ".join(f'count(DISTINCT "{name}") AS "{name}"' for name in names)
     row = database.query(
-        f"SELECT count(DISTINCT point_id) AS points, list(DISTINCT policy) AS policies, {counts} FROM latest"
+        f"SELECT count(DISTINCT point_id) AS points, list(DISTINCT policy) AS policies, count(zap_ns) AS timed,"
+        f" {counts} FROM latest"
     ).to_pylist()[0]
-    return Variation({name: row[name] for name in names}, tuple(row["policies"] or ()), row["points"])
+    return Variation({name: row[name] for name in names}, tuple(row["policies"] or ()), row["points"], row["timed"] > 0)
 
 
 def with_defaults(request: PlotRequest, run: RunInfo, variation: Variation, *, may_facet: bool) -> PlotRequest:
@@ -142,7 +144,7 @@ def _default_y(request: PlotRequest, run: RunInfo, variation: Variation) -> str:
     if request.x == _ROUND:
         return "vm_pte_kib_peak"
     if run.engine == "kernel" and run.document.get("grid", {}).get("content", {}).get("workload") is None:
-        return "zap_ns_a_call"
+        return "zap_ns_a_call" if variation.is_timed else "vm_pte_kib_end"
     if "none" not in variation.policies or len(variation.policies) < 2:
         return "vm_pte_kib_end"
     return "saved_percent_peak" if "rounds" in (request.x, _default_x(variation, set(), True)) else "saved_percent"

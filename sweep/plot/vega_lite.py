@@ -16,6 +16,8 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 INK, MUTED, GRID = "#212529", "#5c6670", "#e3e7eb"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 WIDTH, HEIGHT = 620, 320
+NARROW_TITLE = 32
+"""Most characters of the title of an x axis in a panel that is narrower."""
 _FACET_WIDTH, _FACET_HEIGHT, _MOST_COLUMNS = 250, 190, 3
 _CHARACTER, _SYMBOL = 6.2, 44.0
 """Widths in pixels of a legend's text and of the symbol beside it."""
@@ -119,7 +121,7 @@ def heat_panels(chart: Chart) -> list[tuple[str, Spec]]:
     made = []
     for facet in chart.facets:
         values = [mark_values(chart, mark) for mark in chart.marks if mark.facet == facet]
-        x: Spec = {"field": "x_text", "type": "ordinal", "sort": columns, "title": chart.x.name}
+        x: Spec = {"field": "x_text", "type": "ordinal", "sort": columns, "title": x_title(chart, 0)}
         y: Spec = {"field": "by", "type": "ordinal", "sort": list(chart.series)}
         y["title"] = chart.by.name if chart.by is not None else None
         colour = {
@@ -218,6 +220,12 @@ def lines_of(text: str, longest: int) -> list[str]:
     return lines
 
 
+def x_title(chart: Chart, width: int) -> str:
+    """`zap: size of one madvise call`, or only the name if it says all, or if a narrow panel has no space for more."""
+    full = f"{chart.x.name}: {chart.x.title}"
+    return chart.x.name if chart.x.title == chart.x.name or (width < WIDTH and len(full) > NARROW_TITLE) else full
+
+
 def axis_title(title: str, unit: str) -> str:
     """`size of one madvise call, KiB`."""
     shown = unit if unit not in ("count", "share", "bytes") else ""
@@ -225,7 +233,7 @@ def axis_title(title: str, unit: str) -> str:
 
 
 def _x_channel(chart: Chart, width: int) -> Spec:
-    title = chart.x.name if chart.x.title == chart.x.name or width < WIDTH else f"{chart.x.name}: {chart.x.title}"
+    title = x_title(chart, width)
     if not chart.has_numeric_x:
         axis: Spec = {"labelAngle": 0, "labelLimit": 160}
         return {"field": "x", "type": "ordinal", "sort": list(chart.x_labels), "title": title, "axis": axis}

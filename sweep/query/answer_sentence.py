@@ -116,8 +116,8 @@ def _focus(policies: Sequence[str]) -> str:
 
 def _policy_figures(rows_of: Callable[[str], list[Row]], moment: str, policies: Sequence[str]) -> list[PolicyFigures]:
     rows = rows_of(
-        f"SELECT policy, sum(vm_pte_kib_{moment}) AS kib, sum(pte_tables_freed) AS freed, sum(zap_calls) AS calls,"
-        " sum(cost_ns) AS cost FROM latest GROUP BY policy"
+        f"SELECT policy, avg(vm_pte_kib_{moment}) AS kib, avg(pte_tables_freed) AS freed, avg(zap_calls) AS calls,"
+        " avg(cost_ns) AS cost FROM latest GROUP BY policy"
     )
     by_policy = {row["policy"]: row for row in rows}
     none = by_policy.get(BASELINE)
@@ -146,7 +146,7 @@ def axis_of(database: Database, moment: str, policy: str, column: str) -> Axis:
 
 
 def _axis(rows_of: Callable[[str], list[Row]], moment: str, policy: str, column: str) -> Axis:
-    kib = f"sum(vm_pte_kib_{moment})"
+    kib = f"avg(vm_pte_kib_{moment})"  # in a run on several kernels each policy has its own number of rows
     rows = rows_of(
         f'SELECT "{column}" AS value, 100 * (1 - {kib} FILTER (policy = {quoted(policy)})'
         f" / nullif({kib} FILTER (policy = '{BASELINE}'), 0)) AS given_back"

@@ -77,8 +77,13 @@ class Reporter:
         yield "policies", f"{len(variation.policies)}"
         if variation.axes:
             yield "what varies", ", ".join(variation.axes)
-        yield "computed by", "the model" if run.engine == "model" else f"the live kernel, Linux {run.kernel}"
+        yield "computed by", "the model" if run.engine == "model" else self._kernels()
         yield "finished", f"{run.updated:%Y-%m-%d}"
+
+    def _kernels(self) -> str:
+        """`Linux 6.12.117, 7.3.4`: the releases of the kernels that ran the points."""
+        rows = self._database.query("SELECT DISTINCT kernel_release AS release FROM latest ORDER BY ALL").to_pylist()
+        return f"Linux {', '.join(row['release'] for row in rows if row['release'])}"
 
     def _notes(self) -> Iterator[str]:
         run = self._run

@@ -38,14 +38,14 @@ def row_table(database: Database, run: RunInfo, variation: Variation) -> tuple[R
     axes = [f'"{name}"' for name in (*variation.axes, *(["seed"] if run.repeats > 1 else []))]
     sample = f"WHERE hash(point_id) % {every} = 0" if every > 1 else ""
     table = database.query(f"""
-        SELECT point_id, {", ".join([*axes, "policy", "saved_percent", *_FIGURES])}
+        SELECT point_id, {", ".join([*axes, "policy", "kernel_release", "saved_percent", *_FIGURES])}
         FROM (SELECT *, {_SAVED} AS saved_percent FROM latest {sample})
-        ORDER BY {", ".join([*axes, "point_id"])}, TRY_CAST(policy AS policies), policy""")
+        ORDER BY {", ".join([*axes, "point_id"])}, TRY_CAST(policy AS policies), policy, kernel_release""")
     rows = table.to_pylist()
     names = [name for name in table.column_names if name != "point_id" and _has_value(rows, name)]
     shown = len({row["point_id"] for row in rows})
     what = f"{shown:,} of {points:,} points" if every > 1 else f"{points:,} point{'s' * (points != 1)}"
-    note = f"{what}, a row for each policy. Sizes are bytes."
+    note = f"{what}, a row for each policy{' and kernel' * (run.engine == 'kernel')}. Sizes are bytes."
     notes = [f"The table of all rows shows a sample, {what}; the pictures are made of all."] if every > 1 else []
     return (
         Rows(

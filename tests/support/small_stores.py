@@ -96,12 +96,15 @@ def commit(
     derived: Mapping[str, Any] | None = None,
     policies: Sequence[str] = POLICIES,
     engine: str = "model",
+    kernel: result_tables.KernelFacts | None = None,
 ) -> None:
     """Commit the points `first` to `first + count - 1`, all with one status."""
     ids = [point_id(number) for number in range(first, first + count)]
     columns, made = scenarios(count), results(count, policies=policies)
     repeat: NDArray[np.int64] = np.zeros(count, np.int64)
-    outcomes = result_tables.outcome_table(writer.run_id, ids, repeat, columns, made, policies, engine=engine)
+    outcomes = result_tables.outcome_table(
+        writer.run_id, ids, repeat, columns, made, policies, engine=engine, kernel=kernel
+    )
     rounds = result_tables.round_table(writer.run_id, ids, made, policies, engine=engine)
     how = {"derived": derived, "status": status, "error": error, "node": "a", "cpu_ns": 1, "engine": engine}
     points = point_rows(writer.run_id, ids, **how)

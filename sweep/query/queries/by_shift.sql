@@ -8,10 +8,10 @@ WITH shares AS (
         zap / 1024 AS zap_kib,
         zap_shift / 1024 AS shift_kib,
         policy,
-        sum(vm_pte_kib_end) AS end_kib,
-        max(sum(vm_pte_kib_end)) FILTER (policy = 'none') OVER same_zap AS none_kib,
-        min(sum(vm_pte_kib_end)) OVER same_zap AS least_kib,
-        least(max(sum(vm_pte_kib_needed_end)) FILTER (policy = 'none') OVER same_zap, least_kib) AS needed_kib,
+        avg(vm_pte_kib_end) AS end_kib,
+        max(avg(vm_pte_kib_end)) FILTER (policy = 'none') OVER same_zap AS none_kib,
+        min(avg(vm_pte_kib_end)) OVER same_zap AS least_kib,
+        least(max(avg(vm_pte_kib_needed_end)) FILTER (policy = 'none') OVER same_zap, least_kib) AS needed_kib,
         round(100 * (1 - end_kib / none_kib), 2) AS saved,
         round(100 * (1 - needed_kib / none_kib), 2) AS possible
     FROM latest

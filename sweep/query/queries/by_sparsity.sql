@@ -2,22 +2,22 @@
 -- moment: `end` is after the last calls; `peak` is after the last install, when the process has all its memory, for points with
 -- several rounds. possible: if every table without an entry were freed at the end, but not less than what a policy saves.
 -- Needs: a run with the policy none.
-WITH sums AS (
+WITH averages AS (
     SELECT
         run_id,
         sparsity,
         "cluster",
         policy,
-        sum(vm_pte_kib_end) AS end_kib,
-        sum(vm_pte_kib_needed_end) AS needed_kib,
-        sum(vm_pte_kib_peak) FILTER (rounds > 1) AS peak_kib
+        avg(vm_pte_kib_end) AS end_kib,
+        avg(vm_pte_kib_needed_end) AS needed_kib,
+        avg(vm_pte_kib_peak) FILTER (rounds > 1) AS peak_kib
     FROM latest
     GROUP BY run_id, sparsity, "cluster", policy
 ),
 moments AS (
-    SELECT run_id, sparsity, "cluster", policy, 'end' AS moment, end_kib AS kib, needed_kib FROM sums
+    SELECT run_id, sparsity, "cluster", policy, 'end' AS moment, end_kib AS kib, needed_kib FROM averages
     UNION ALL
-    SELECT run_id, sparsity, "cluster", policy, 'peak', peak_kib, NULL FROM sums WHERE peak_kib IS NOT NULL
+    SELECT run_id, sparsity, "cluster", policy, 'peak', peak_kib, NULL FROM averages WHERE peak_kib IS NOT NULL
 ),
 shares AS (
     SELECT

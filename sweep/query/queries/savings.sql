@@ -7,7 +7,7 @@ SELECT
     round(avg(vm_pte_kib_peak) / 1024, 3) AS peak_mib,
     round(avg(vm_pte_kib_end) / 1024, 3) AS end_mib,
     round(avg(vm_pte_kib_needed_end) / 1024, 3) AS needed_mib,
-    round(100 * (1 - sum(vm_pte_kib_end) / max(sum(vm_pte_kib_end)) FILTER (policy = 'none') OVER (PARTITION BY run_id)), 2) AS saved_percent,
+    round(100 * (1 - avg(vm_pte_kib_end) / max(avg(vm_pte_kib_end)) FILTER (policy = 'none') OVER (PARTITION BY run_id)), 2) AS saved_percent,
     sum(pte_tables_freed) AS tables_freed,
     sum(ptes_rescanned) AS ptes_rescanned,
     sum(pmd_locks) + sum(pte_locks_extra) AS locks,

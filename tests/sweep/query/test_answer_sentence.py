@@ -99,6 +99,12 @@ def test_without_none_and_several_points(ask: Ask) -> None:
     assert two.sentences == ("refcount leaves 8.0 KiB of 200.0 KiB of page tables after the last calls on average.",)
 
 
+def test_several_kernels(ask: Ask) -> None:
+    """In a run on two kernels of one policy and one of another, each policy has its own number of rows a point."""
+    found = ask(Scenario(virt=64 * MIB, sparsity=0), policies=("none", "merged", "merged"))
+    assert found.sentences[0] == "merged (Linux 6.14+) gives back 94 % of page tables."
+
+
 @pytest.mark.parametrize(("percent", "text"), [(0, "0 %"), (0.2, "below 1 %"), (99.9, "over 99 %"), (100, "100 %")])
 def test_percent(percent: float, text: str) -> None:
     """Not quite nothing and not quite all are not rounded to it."""

@@ -14,10 +14,11 @@ from sweep.query.database import Database
 from sweep.report.html_page import Figure, Page, html
 from sweep.report.report_content import report
 from sweep.report.row_table import MOST_ROWS
+from sweep.store.result_tables import KernelFacts
 from sweep.store.store import Store
 from tests.support import browser
 from tests.support.launched_store import ONE, ROUNDS, ZAPS, launched
-from tests.support.small_stores import FakeGrid, commit
+from tests.support.small_stores import FakeGrid, commit, opened
 
 needs_browser = pytest.mark.skipif(bool(browser.why_not()), reason=browser.why_not())
 MIB = 1 << 20
@@ -81,6 +82,22 @@ def test_heat_map_has_the_figures_of_its_sql(store: Store) -> None:
     of_merged = {(row["zap"], row["cluster"]): row["saved_percent"] for row in rows if row["policy"] == "merged"}
     assert len(cells) == len(of_merged) == 15
     assert sorted(cell["y"] for cell in cells) == pytest.approx(sorted(of_merged.values()))
+
+
+def test_kernels_beside_the_model(tmp_path: Path) -> None:
+    """A run's points are shown beside all rows of the other engine in the store, whichever grid these are of."""
+    for name, engine, first, count in (("a", "model", 0, 4), ("b", "model", 4, 2), ("c", "kernel", 0, 5)):
+        with opened(tmp_path, f"{name}-0123abcd", engine=engine) as writer:
+            kernel = KernelFacts(None, None, "6.99-fake", True) if engine == "kernel" else None
+            commit(writer, first, count, engine=engine, policies=("merged",), kernel=kernel)
+            writer.finish("ok", {})
+    on_kernel = page_of(Store(tmp_path), "c-0123abcd")
+    assert ("computed by", "Linux 6.99-fake") in on_kernel.facts
+    assert "kernel_release" in on_kernel.table.names
+    for run in ("a-0123abcd", "c-0123abcd"):
+        drawn = figure(page_of(Store(tmp_path), run), "Kernels beside the model")
+        assert "4 of 4 agree to the byte" in drawn.note
+        assert [heading for heading, _ in drawn.panels] == ["kernel Linux 6.99-fake, merged"]
 
 
 def test_every_sql_is_a_query(store: Store) -> None:
