@@ -93,6 +93,7 @@ def test_kernels_beside_the_model(tmp_path: Path) -> None:
             writer.finish("ok", {})
     on_kernel = page_of(Store(tmp_path), "c-0123abcd")
     assert ("computed by", "Linux 6.99-fake") in on_kernel.facts
+    assert on_kernel.table is not None
     assert "kernel_release" in on_kernel.table.names
     for run in ("a-0123abcd", "c-0123abcd"):
         drawn = figure(page_of(Store(tmp_path), run), "Kernels beside the model")
