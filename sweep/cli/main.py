@@ -65,7 +65,7 @@ BAD_USAGE, INTERNAL_ERROR = 2, 4
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a full or failing disk. They are reported as such wherever they occur, not as internal errors."""
 NO_ROOM = "failed to map segment from shared object"
-"""In the ImportError of a library for which `ulimit -v` leaves no room."""
+"""In the ImportError of a library for which `ulimit -v` leaves too little memory."""
 COMPLETION = "_SWEEP_COMPLETE"
 """Set by the script that --install-completion writes, when a shell asks what may follow."""
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}

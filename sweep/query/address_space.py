@@ -1,7 +1,7 @@
 """How much address space this process may still map: `ulimit -v` (RLIMIT_AS), which batch systems and shells set.
 
 DuckDB and glibc end the process, without an exception, if a thread's memory cannot be mapped. So SQL starts only where
-there is room for it, and with one thread.
+it fits into memory, and with one thread.
 """
 
 import resource

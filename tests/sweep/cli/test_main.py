@@ -306,7 +306,7 @@ def test_ctrl_c_anywhere_is_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_too_little_memory_for_sql_costs_the_summary_only(
     grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """DuckDB ends the process where `ulimit -v` leaves no room, so it is not started; the exit code is the points'."""
+    """DuckDB ends the process where `ulimit -v` is low, so it is not started; the exit code is the points'."""
     monkeypatch.setattr(address_space, "left_bytes", lambda: 100 << 20)
     assert main(["launch", str(grid), "--executor", "inline"]) == 0
     printed, said = capsys.readouterr()
@@ -319,13 +319,13 @@ def test_too_little_memory_for_sql_costs_the_summary_only(
     assert capsys.readouterr().err.startswith("sweep: SQL: ulimit -v leaves 100 MiB, and a query needs ")
 
 
-def test_a_query_runs_in_the_room_that_ulimit_leaves(grid: Path) -> None:
+def test_a_query_runs_within_ulimit(grid: Path) -> None:
     """One thread and a smaller buffer: with all of a machine's threads DuckDB would need many times as much."""
     assert main(["launch", str(grid), "--executor", "inline", "-q"]) == 0
     code = (
         "import resource; from sweep.cli.main import main; from sweep.query import address_space as a, database; "
-        "room = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + a.SQL_BYTES + (16 << 20); "
-        "resource.setrlimit(resource.RLIMIT_AS, (room, room)); "
+        "limit = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + a.SQL_BYTES + (16 << 20); "
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); "
         "raise SystemExit(main(['query', 'savings', '--results', r'%s']))" % (grid.parent / "results")
     )
     done = in_process(code)
