@@ -1,7 +1,7 @@
 """Database: the committed rows of a store as SQL views, on a sealed DuckDB connection."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self, TypeVar
 
@@ -11,10 +11,9 @@ from sweep.common.errors import UserError
 from sweep.query import views
 from sweep.query.exact_values import Column, csv_query, exact_query, fits_query, parquet_query
 from sweep.query.query_rows import Answer, Form
+from sweep.query.run_files import RunFiles
 from sweep.query.sealed_connection import DEFAULT_SECONDS, FILE_ERRORS, SealedConnection, late_error, user_errors
 from sweep.store import arrow_tables, parquet
-from sweep.store.checked_parts import CheckedFiles
-from sweep.store.parallel import in_parallel
 from sweep.store.store import RunInfo, Store
 
 T = TypeVar("T")
@@ -39,7 +38,6 @@ class Database:
         cost_problems: list[str] = []
         tables = cost_tables.load_all(store.cost_files(), cost_problems)
         self.prices = chosen = cost_tables.choose(tables, cost)
-        self._root = store.root
         self._cost_rows = [row for table in {**tables, chosen.name: chosen}.values() for row in table.rows]
         self.problems, self._runs = cost_problems, [store.find(run)] if run else list(runs)
         if not self._runs:
@@ -47,25 +45,10 @@ class Database:
             self.problems, self._runs = cost_problems + survey.problems, survey.runs
         self.run_id = self._runs[0].run_id if run else None
         self._renames = bool(run or runs)
-        self._files = self._list_files()
+        self._files = RunFiles(store.root, self._runs, self.problems, is_named=self._renames)
+        self._runs = self._files.runs
         self._latest = list({r.grid: r for r in self._runs}.values())
         self._connection = self._connect()
-
-    def _list_files(self) -> dict[str, CheckedFiles]:
-        """The files of each run. One that cannot be listed becomes a problem, unless it was asked for by its name."""
-
-        def of_run(run: RunInfo) -> CheckedFiles | UserError:
-            try:
-                return CheckedFiles(run.path)
-            except UserError as error:
-                if self._renames:
-                    raise
-                return error
-
-        found = list(zip(self._runs, in_parallel(self._root, of_run, self._runs), strict=True))
-        self.problems += [str(files) for _, files in found if isinstance(files, UserError)]
-        self._runs = [run for run, files in found if isinstance(files, CheckedFiles)]
-        return {run.run_id: files for run, files in found if isinstance(files, CheckedFiles)}
 
     def query(self, sql: str, seconds: float | None = DEFAULT_SECONDS) -> arrow_tables.Table:
         """The rows of one SELECT. Raises UserError for faulty SQL, and if it takes longer than `seconds`.
@@ -113,11 +96,11 @@ class Database:
         with user_errors():
             for _ in range(_MAX_ATTEMPTS):
                 try:
-                    if self._connection.run_limited(seconds, lambda: self._find_damage(tables, CheckedFiles.check)):
+                    if self._connection.run_limited(seconds, lambda: self._files.find_damage(tables)):
                         self._reconnect()
                     return self._connection.run_limited(seconds, action)
                 except FILE_ERRORS:
-                    if not self._parts_changed(tables):
+                    if not self._files.changed(tables):
                         raise
                     self._reconnect()
                 except UserError:
@@ -157,36 +140,13 @@ class Database:
         """A connection that can read the parts that are committed and intact, and has no views yet."""
         self._created_views: set[str] = set()
         self._sources: dict[tuple[str, bool], str] = {}
-        files = self._files.values()
-        connection = SealedConnection(
-            [path for of_run in files for table in schema.TABLES for path in of_run.paths(table)]
-        )
+        connection = SealedConnection(self._files.paths())
         connection.execute(views.policies_type(self.policy_names))
         return connection
 
     def _reconnect(self) -> None:
         self._connection.close()
         self._connection = self._connect()
-
-    def _parts_changed(self, tables: Collection[str]) -> bool:
-        """Whether there are other parts than before, or parts newly found damaged: then a query is worth repeating."""
-        changed = in_parallel(self._root, CheckedFiles.look_again, list(self._files.values()))
-        try:
-            return any(changed) or self._find_damage(tables, CheckedFiles.check_columns)
-        except FileNotFoundError:
-            return True
-
-    def _find_damage(self, tables: Collection[str], check: Callable[[CheckedFiles, Collection[str]], bool]) -> bool:
-        """Check the files of these tables. Returns whether more parts are damaged; these are left out and reported."""
-        files = list(self._files.values())
-        damaged_before = [set(of_run.damaged) for of_run in files]
-        has_new_damage = any(in_parallel(self._root, lambda of_run: check(of_run, tables), files)) if tables else False
-        for of_run, before in zip(files, damaged_before, strict=True):
-            for part in [part for part in of_run.damaged if part not in before]:
-                problem = f"{of_run.damaged[part]}; the next launch of its grid runs its points again"
-                if problem not in self.problems:  # Store.survey has read the points of runs that have not ended
-                    self.problems.append(problem)
-        return has_new_damage
 
     def _select(self, sql: str) -> arrow_tables.Table:
         for view in views.views_named_in(sql):
@@ -229,7 +189,7 @@ class Database:
         groups = [[run] for run in runs] if self._renames else [list(runs)]
         sources: list[str] = []
         for group in groups:
-            files = [self._files[run.run_id] for run in group]
+            files = [self._files.of(run) for run in group]
             local = [path for of_run in files for path in of_run.paths(table)]
             found = [views.parquet_source(local)] if local else []
             for i, of_run in enumerate(files):

@@ -13,9 +13,14 @@ Form = Literal["values", "csv", "parquet"]
 
 @dataclass
 class Answer:
-    """schema: of `batches`, which can be read once; its names are not those of the columns.
+    """The answer to a SELECT while it is read, once and from front to back, so that it need not fit in memory.
 
-    has_rows: whether a batch that was read has rows.
+    columns: names and SQL types, as the user's SQL has them
+    batches: Arrow record batches of the rows, in the form that was asked for: `values` has text where Python lacks the
+        type (exact_values.Column), which `rows` and `head` parse; `csv` has one column of whole lines, for `lines`;
+        `parquet` has types that Parquet has
+    schema: the Arrow schema of `batches`; its columns are called c0, c1, ..., as names of a SELECT may repeat
+    has_rows: whether a batch that was read has rows
     """
 
     columns: Sequence[Column]

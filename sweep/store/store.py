@@ -3,20 +3,20 @@
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.model.policy import Policy
 from sweep.common import schema
 from sweep.common.errors import UserError, did_you_mean, one_line
 from sweep.grid.point_id import PointIds
 from sweep.store import locks, parts, run_directory, run_document
 from sweep.store.local_storage import LocalStorage, os_errors_as_user_errors
+from sweep.store.new_document import GridLike, new_document
 from sweep.store.parallel import in_parallel
 from sweep.store.run_directory import RunInfo
 from sweep.store.run_writer import RunWriter
@@ -28,30 +28,6 @@ __all__ = ["RunInfo", "RunWriter", "Store", "open_store"]
 LAST = "last"
 _MAX_LAUNCHES = 100
 _COSTS = "costs"
-
-
-class GridLike(Protocol):
-    """The facts of a grid that go into run.json."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def about(self) -> str | None: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def repeats(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def policies(self) -> Sequence[Policy]: ...
-    @property
-    def derive(self) -> Mapping[str, str]: ...
-    @property
-    def overrides(self) -> Sequence[str]: ...
-    def content(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +164,7 @@ class Store:
         try:
             if found is None and run.has(run_document.FILE_NAME):
                 raise UserError(f"{name} was started by another launch just now; launch again")
-            document = run_document.read(run)[0] if found else _document(grid, engine)
+            document = run_document.read(run)[0] if found else new_document(grid, engine)
             # `last` is the run launched last, even if a clock was set back.
             now = max(datetime.now(UTC), self._last_update() + timedelta(microseconds=1))
             launch = {"at": now.isoformat(), **provenance}
@@ -267,38 +243,6 @@ class Store:
         if isinstance(self.root, LocalStorage):
             for name in (e.name for e in self.root.entries() if e.name.startswith((".new-", ".removed-"))):
                 shutil.rmtree(self.root.path / name, ignore_errors=True)
-
-
-def _document(grid: GridLike, engine: str) -> dict[str, Any]:
-    from engine import MODEL_VERSION
-
-    now = datetime.now(UTC).isoformat()
-    return {
-        "schema": schema.RUN_SCHEMA,
-        "engine": engine,
-        "model_version": MODEL_VERSION,
-        "status": "running",
-        "created": now,
-        "updated": now,
-        "counts": {"points": None},
-        "grid": {
-            "name": grid.name,
-            "about": grid.about,
-            "source": Path(grid.source).name,
-            "repeats": grid.repeats,
-            "seed": grid.seed,
-            "content": grid.content(),
-            "text": grid.text,
-            "overrides": list(grid.overrides),
-        },
-        "policies": [asdict(policy) for policy in grid.policies],
-        "launches": [],
-        "columns": {
-            table: {c.name: {"type": c.type, "unit": c.unit, "meaning": c.meaning} for c in columns}
-            for table, columns in schema.TABLES.items()
-        },
-        "derived": dict(grid.derive),
-    }
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
