@@ -66,8 +66,6 @@ class RayTasks:
     _servers: dict[str, psutil.Process] = field(default_factory=dict)
     _last_message: float = 0.0
     _last_check: float = 0.0
-    _kernels: Sequence[int] = ()
-    _starts: int = 0
 
     def __post_init__(self) -> None:
         self.workers = self.jobs or len(os.sched_getaffinity(0))
@@ -82,7 +80,6 @@ class RayTasks:
         return self.workers if self.has_time_limit else 2 * self.workers
 
     def start(self, kernels: Sequence[int] = ()) -> None:
-        self._kernels, self._starts = kernels, self._starts + 1
         environment, prefix = isolated_environment(), sys.prefix
         environment = RAY_SETTINGS | environment | absolute_paths()
         if self.address is None:
@@ -107,18 +104,6 @@ class RayTasks:
         self._send(Submit(batch.number, batch.limit_s, pickle.dumps(batch)))
 
     def wait(self, seconds: float) -> list[Done]:
-        try:
-            return self._wait(seconds)
-        except UserError:
-            if self.is_started or not self.is_local or self._starts > 1:
-                raise
-        # Ray gives up its own start where a server needs longer than it allows, as on a busy machine.
-        self.stop(kill=True)
-        self._servers.clear()
-        self.start(self._kernels)
-        return []
-
-    def _wait(self, seconds: float) -> list[Done]:
         assert self.driver is not None
         answers: list[Done] = []
         while self.driver.pipe.poll(0.0 if answers else seconds):
