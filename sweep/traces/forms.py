@@ -53,6 +53,11 @@ _OTHERS = tuple(
         ),
         (r"^==\d+== ", "valgrind's output", _HOW_TO_RECORD),
         (r"^# Overhead|^# Samples: ", "the output of perf report", "perf trace, or perf script, has the calls"),
+        (
+            r"^ptsweep recording ",
+            "a recording of another version of sweep record",
+            f"this version reads {RECORDING_HEADER!r}",
+        ),
         (r"^PERFILE2", "perf's data file", "perf script -i FILE prints it as text, which can be replayed"),
         (r"^\x17\x08Dtracing", "trace-cmd's data file", "record with perf or strace -f"),
         (r"^\s*[{\[]\s*(?:\"|$)", "JSON", _HOW_TO_RECORD),

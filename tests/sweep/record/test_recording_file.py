@@ -112,6 +112,13 @@ def test_a_row_that_is_none(tmp_path: Path, row: str) -> None:
         list(trace)
 
 
+def test_a_recording_of_another_version(tmp_path: Path) -> None:
+    path = tmp_path / "a.rec"
+    path.write_text("ptsweep recording 2\nexecuted 1 5 a\n")
+    with pytest.raises(UserError, match="this is a recording of another version of sweep record; this version reads"):
+        list(TraceReplay(str(path), "a", ALL, touch_all=False))
+
+
 def test_a_recording_that_is_cut_off(tmp_path: Path) -> None:
     """It is replayed as far as it goes, and the replay says so."""
     path = tmp_path / "a.rec"
