@@ -13,6 +13,9 @@ from sweep.run.progress import Progress, ProgressState
 FIRST_LINE_S, LEAST_INTERVAL_S, INTERVAL_SHARE = 2.0, 10.0, 1 / 20
 """Plain lines: seconds to the first; then least seconds between two, and the interval as a share of the time passed."""
 
+LEAST_BAR, TEXT_WIDTH = 6, 72
+"""Columns of the bar at least, and of what stands beside it."""
+
 
 def open_progress(quiet: bool, stream: TextIO | None = None) -> Progress:
     """Progress for a stream, stderr by default. `quiet`: none is shown."""
@@ -117,7 +120,8 @@ class ProgressBar:
 
         self._out, self._console = out, Console(file=out, highlight=False)
         text = TextColumn("{task.description}", markup=False)
-        self._bar = RichProgress(BarColumn(), text, TimeElapsedColumn(), console=self._console, transient=True)
+        bar = BarColumn(max(LEAST_BAR, min(40, self._console.width - TEXT_WIDTH)))
+        self._bar = RichProgress(bar, text, TimeElapsedColumn(), console=self._console, transient=True)
         self._task: Any = None
         self._clock = Clock()
 
@@ -126,7 +130,7 @@ class ProgressBar:
             self._console.print(line, markup=False, soft_wrap=True)
 
     def show(self, state: ProgressState) -> None:
-        text = self._clock.waiting_text(state) or _state_text(state) + self._clock.left_text(state)
+        text = self._clock.waiting_text(state) or _bar_text(state, self._clock.left_text(state))
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(text, total=None)
@@ -135,6 +139,15 @@ class ProgressBar:
 
     def stop(self) -> None:
         self._bar.stop()
+
+
+def _bar_text(state: ProgressState, left: str) -> str:
+    """`38 %, about 40 s left, 90 of 120 points, 2 running`: a narrow terminal cuts the end."""
+    share = f"{100 * state.work_done_ns / state.work_ns:.0f} %" if state.work_ns else ""
+    failed = f"{state.bad:,} failed" if state.bad else ""
+    running = f"{state.running} running" if state.running else ""
+    points = f"{state.done:,} of {state.points:,} points"
+    return ", ".join(filter(None, (share, left.removeprefix(", "), points, failed, running)))
 
 
 def _state_text(state: ProgressState) -> str:

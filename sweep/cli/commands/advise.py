@@ -1,12 +1,13 @@
 """sweep advise: what reclaim can give back, which calls free tables, which kernels do it, which settings help."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sweep.cli import messages, output_formats
+from sweep.cli.advice_tables import advice_tables, print_tables
 from sweep.cli.options import ZAPS, CallSizes, JsonFormat, OutputFormat, parse_call_sizes
 from sweep.common.errors import UserError, unknown_name
 
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
     from sweep.traces.trace_replay import TraceReplay
 
 TableName = Literal["facts", "kernels", "knobs"]
-
-FACT_COLUMNS = ("topic", "what", "least", "most", "unit", "from")
-KERNEL_COLUMNS = ("policy", "in", "from")
-KNOB_COLUMNS = ("allocator", "knob", "default", "effect", "from")
-
-
-class OutputTable(NamedTuple):
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +86,11 @@ def advise(
     inputs = _read_inputs(virt, res, vmpte, pid, trace, is_optional=bool(same_memory or allocator or by == "knobs"))
     added_res = _added_res(inputs, pid, thp) if thp else None
     settings = _settings_of(allocator)
-    tables = {
-        "facts": OutputTable(FACT_COLUMNS, [astuple(fact) for fact in _facts(inputs, added_res, zaps)]),
-        "kernels": OutputTable(KERNEL_COLUMNS, list(_kernel_rows())),
-        "knobs": OutputTable(KNOB_COLUMNS, list(_knob_rows(settings))),
-    }
+    tables = advice_tables(_facts(inputs, added_res, zaps), settings)
     known = inputs.footprint, inputs.census, inputs.trace
     answer = list(verdict(*known, same_memory, zaps, process=str(pid or "PID"), added_res=added_res))
     if by or form == "csv":
-        _print_tables({name: tables[name] for name in (by or "facts",)}, form)
+        print_tables({name: tables[name] for name in (by or "facts",)}, form)
     elif form == "json":
         rows = {name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for name, t in tables.items()}
         output_formats.print_json({"answer": answer, **rows})
@@ -112,7 +100,7 @@ def advise(
         wanted = tuple(tables) if details or form == "md" else ("knobs",) if allocator else ()
         if wanted and answer:
             output_formats.print_line()
-        _print_tables({name: tables[name] for name in wanted}, form)
+        print_tables({name: tables[name] for name in wanted}, form)
     return 0
 
 
@@ -212,52 +200,3 @@ def _facts(inputs: Inputs, added_res: "AddedRes | None", zaps: tuple[int, ...]) 
     yield from advice.call_facts(zaps, footprint.arch if footprint else ARCHES[0])
     if inputs.trace is not None:
         yield from advice.trace_facts(inputs.trace)
-
-
-def _kernel_rows() -> Iterator[tuple[str, str, str]]:
-    from sweep.process.advice import REFERENCE
-    from sweep.process.kernels import KERNELS_WITH_POLICY, running_kernel
-
-    for policy, releases in KERNELS_WITH_POLICY:
-        yield policy, releases, REFERENCE
-    yield "this kernel", running_kernel(), "this machine"
-
-
-def _knob_rows(settings: "Iterable[AllocatorSetting]") -> Iterator[tuple[str, ...]]:
-    for setting in settings:
-        source = f"documentation: {setting.source}"
-        yield setting.allocator, setting.setting, setting.default, setting.effect, source
-
-
-def _print_tables(tables: dict[str, OutputTable], form: str) -> None:
-    """Print tables one below the other."""
-    for number, (name, table) in enumerate(tables.items()):
-        if number:
-            output_formats.print_line()
-        if name == "knobs" and form == "table":
-            _print_knobs(table.rows)
-        else:
-            rows = map(_with_units, table.rows) if name == "facts" and form == "table" else table.rows
-            output_formats.print_rows(table.columns, rows, form)
-
-
-def _with_units(fact: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A row of facts with bytes as sizes and shares as per cent, for people."""
-    from sweep.common.units import format_size, human_size
-
-    topic, what, least, most, unit, source = fact
-    if unit == "bytes":
-        size = format_size if topic == "calls" else human_size
-        return topic, what, size(least), size(most), "", source
-    if unit.startswith("share"):
-        percents = (None if share is None else f"{share:.1%}" for share in (least, most))
-        return topic, what, *percents, unit.removeprefix("share "), source
-    return fact
-
-
-def _print_knobs(rows: list[tuple[Any, ...]]) -> None:
-    """Print a paragraph per setting: its sentences would make a table too wide."""
-    for allocator, knob, default, effect, source in rows:
-        output_formats.print_paragraph(f"{allocator}: {knob} (default: {default})", " " * 4)
-        for text in (effect, source):
-            output_formats.print_paragraph(f"    {text}", " " * 4)

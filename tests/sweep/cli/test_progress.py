@@ -64,6 +64,19 @@ def test_bar_shows_why_workers_wait(clock: list[float], monkeypatch: pytest.Monk
     assert "compiling the engine, once: 7 s" in out.getvalue()
 
 
+def test_bar_fits_80_columns(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share, the time left, points, failures and running batches are all to be seen."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    out = Terminal()
+    progress = open_progress(False, out)
+    clock[0] = 1e4
+    state = ProgressState(1200, 900, 3, work_ns=1e12, work_done_ns=3.9e11, left_ns=125e9, running=2)
+    progress.show(state)
+    progress.stop()
+    assert "39 %, about 2.08 min left, 900 of 1,200 points, 3 failed, 2 running" in out.getvalue()
+
+
 class ClosedPipe(io.StringIO):
     """A stream whose writes fail."""
 
