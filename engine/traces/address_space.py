@@ -15,7 +15,7 @@ from engine.traces.huge_pages import HugePages
 from engine.traces.operations import Operation
 from engine.traces.page_tables import ALL_ENTRIES, ENTRIES, PAGE, PMD_SPAN, SLOT, PageTables, PteTable, mask_of
 from engine.traces.trace_rules import GatherBatches, TraceRule
-from engine.traces.vmas import ANONYMOUS, READ, WRITE, Piece, Vma, Vmas
+from engine.traces.vmas import ANONYMOUS, DONTFORK, READ, WIPEONFORK, WRITE, Piece, Vma, Vmas
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class AddressSpace:
             table.drop_folio(ALL_ENTRIES)
 
     def _ranges_to_copy(self) -> list[tuple[int, int]]:
-        return [(vma.start, vma.end) for vma in self.vmas if vma.anon]
+        return [(vma.start, vma.end) for vma in self.vmas if vma.anon and not vma.flags & (DONTFORK | WIPEONFORK)]
 
     def vm_pte_kib(self, rule: TraceRule) -> int:
         """Return VmPTE in KiB: the memory of the tables of all levels."""

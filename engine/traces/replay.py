@@ -12,7 +12,7 @@ from engine.traces.operations import Operation, check_operation
 from engine.traces.page_tables import PAGE, SLOT
 from engine.traces.ranges import Ranges
 from engine.traces.trace_rules import TraceRule, trace_rule
-from engine.traces.vmas import ANONYMOUS, READ, WRITE, Piece, Vma, Vmas
+from engine.traces.vmas import ANONYMOUS, LOCKED, READ, WRITE, Piece, Vma, Vmas
 
 UNMAP = TraceRule("unmap")
 
@@ -172,13 +172,13 @@ class Replay:
         for space in self._spaces:
             space.release()
 
-    def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0) -> int:
+    def mmap(self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0, flags: int = 0) -> int:
         """Map [start, end), unmapping first what is mapped there (MAP_FIXED). Arguments as of Vma.
 
         Returns the bytes that were unmapped.
         """
         unmapped = self.munmap(start, end)
-        self.vmas.mmap(start, end, rights, backing, anon)
+        self.vmas.mmap(start, end, rights, backing, anon, flags=flags)
         return unmapped
 
     def munmap(self, start: int, end: int) -> int:
@@ -234,13 +234,14 @@ class Replay:
         if backing <= ANONYMOUS:  # copy_vma: without an anon_vma its vm_pgoff follows its address
             backing = -number if vma.anon else ANONYMOUS
         is_whole = (vma.start, vma.end) == (old_start, old_end)
-        self.vmas.mmap(start, end, vma.rights, backing, vma.anon, vma.advice)
+        self.vmas.mmap(start, end, vma.rights, backing, vma.anon, vma.advice, vma.flags, vma.policy)
         for space in self._spaces:
             space.move(old_start, old_end, start)
         if not keep:
             unmapped += self.munmap(old_start, old_end)
-        elif is_whole:
-            vma.anon = 0  # unlink_anon_vmas
+        else:  # dontunmap_complete
+            vma.flags &= ~LOCKED
+            vma.anon = 0 if is_whole else vma.anon
         return end - start - unmapped
 
     def guard(self, op: str, start: int, end: int) -> None:
@@ -261,6 +262,16 @@ class Replay:
         """MADV_HUGEPAGE or MADV_NOHUGEPAGE, `hugepage` or `nohugepage`."""
         self._allow_huge_pages()
         self.vmas.advise(start, end, advice)
+        self._split_at_borders(start, end)
+
+    def set_flags(self, start: int, end: int, flags: int, cleared: int) -> None:
+        """Set and clear flags of VMAs, such as LOCKED."""
+        self.vmas.set_flags(start, end, flags, cleared)
+        self._split_at_borders(start, end)
+
+    def set_policy(self, start: int, end: int, policy: str) -> None:
+        """mbind; an empty policy is that of the process."""
+        self.vmas.set_policy(start, end, policy)
         self._split_at_borders(start, end)
 
     def collapse(self, start: int, end: int) -> None:

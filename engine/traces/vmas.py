@@ -5,13 +5,15 @@ Addresses and lengths are page-aligned bytes.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from engine.traces.page_tables import TraceError
 
-READ, WRITE = 1, 2
+READ, WRITE, EXECUTE = 1, 2, 4
+NORESERVE, LOCKED, DONTFORK, WIPEONFORK, DONTDUMP, MERGEABLE, SEQUENTIAL, RANDOM = (1 << i for i in range(8))
+"""Bits of Vma.flags: those VM_ flags beside the rights that keep neighbours apart (include/linux/mm.h)."""
 ANONYMOUS = 0
 """Backing of private anonymous memory. Each mapping of a file or of shared memory has a number of its own above
 it, each moved anonymous one a number below it (Replay.mremap); these never merge."""
@@ -28,6 +30,7 @@ class Vma:
 
     rights: READ and WRITE bits; backing: ANONYMOUS or the number of a file mapping; account: VM_ACCOUNT
     anon: number of its anon_vma, or 0 if it has none yet; advice: hugepage, nohugepage, or empty
+    flags: bits such as LOCKED; policy: what mbind set, as the tracer shows it
     """
 
     start: int
@@ -37,6 +40,8 @@ class Vma:
     account: bool = True
     anon: int = 0
     advice: str = ""
+    flags: int = 0
+    policy: str = ""
 
     def has_mergeable_flags(self, other: "Vma") -> bool:
         """Whether flags and backing permit a merge (is_mergeable_vma). Addresses are not compared."""
@@ -45,7 +50,11 @@ class Vma:
     def has_shareable_flags(self, other: "Vma") -> bool:
         """Whether two neighbours may share an anon_vma (anon_vma_compatible). Their rights may differ."""
         return (
-            self.backing == other.backing == ANONYMOUS and self.account == other.account and self.advice == other.advice
+            self.backing == other.backing == ANONYMOUS
+            and self.account == other.account
+            and self.advice == other.advice
+            and self.flags == other.flags
+            and self.policy == other.policy
         )
 
 
@@ -70,9 +79,13 @@ class Vmas:
     def fork(self) -> "Vmas":
         """Return the child's VMAs (dup_mmap). Each one that has an anon_vma gets one of its own (anon_vma_fork)."""
         child = Vmas()
-        child._starts, child._vmas = list(self._starts), [replace(vma) for vma in self._vmas]
+        kept = [vma for vma in self._vmas if not vma.flags & DONTFORK]
+        child._starts, child._vmas = [vma.start for vma in kept], [replace(vma) for vma in kept]
         for i, vma in enumerate(child._vmas):
-            if vma.anon and vma.anon != UNSEEN:
+            vma.flags &= ~LOCKED
+            if vma.flags & WIPEONFORK:
+                vma.anon = 0
+            elif vma.anon and vma.anon != UNSEEN:
                 vma.anon = UNSEEN - 1 - i
         return child
 
@@ -100,14 +113,23 @@ class Vmas:
         return self._vmas[i] if i < len(self._vmas) and self._starts[i] <= address else None
 
     def mmap(
-        self, start: int, end: int, rights: int, backing: int = ANONYMOUS, anon: int = 0, advice: str = ""
+        self,
+        start: int,
+        end: int,
+        rights: int,
+        backing: int = ANONYMOUS,
+        anon: int = 0,
+        advice: str = "",
+        flags: int = 0,
+        policy: str = "",
     ) -> None:
         """Map [start, end), which must be unmapped, and merge it with adjacent VMAs (vma_merge_new_range).
 
         Raises TraceError above MAX_VMAS.
         """
         # accountable_mapping(): private and writable. File mappings never merge, so their flag has no effect.
-        new = Vma(start, end, rights, backing, account=bool(rights & WRITE), anon=anon, advice=advice)
+        account = bool(rights & WRITE) and not flags & NORESERVE
+        new = Vma(start, end, rights, backing, account, anon, advice, flags, policy)
         i = bisect_left(self._starts, start)
         before = self._vmas[i - 1] if i else None
         after = self._vmas[i] if i < len(self._vmas) else None
@@ -143,11 +165,23 @@ class Vmas:
 
     def advise(self, start: int, end: int, advice: str) -> None:
         """Give [start, end) an advice on huge pages, VMA by VMA (madvise_update_vma). Holes are passed over."""
+        self._change_each(start, end, lambda _: {"advice": advice})
+
+    def set_flags(self, start: int, end: int, flags: int, cleared: int) -> None:
+        """Set and clear bits of `flags` in [start, end), VMA by VMA. Holes are passed over."""
+        self._change_each(start, end, lambda vma: {"flags": vma.flags & ~cleared | flags})
+
+    def set_policy(self, start: int, end: int, policy: str) -> None:
+        """mbind: give [start, end) a memory policy, VMA by VMA; an empty one is that of the process."""
+        self._change_each(start, end, lambda _: {"policy": policy})
+
+    def _change_each(self, start: int, end: int, fields: Callable[[Vma], dict[str, Any]]) -> None:
         for _, lo, hi in self.pieces(start, end):
             vma = self.find(lo)  # not that of the piece if it was merged with the one before
             assert vma is not None
-            if vma.advice != advice:
-                self._change(vma, lo, hi, replace(vma, start=lo, end=hi, advice=advice))
+            changed = replace(vma, **fields(vma))
+            if changed != vma:
+                self._change(vma, lo, hi, replace(changed, start=lo, end=hi))
 
     def prepare_anon(self, vma: Vma) -> None:
         """Give the VMA an anon_vma if it has none, as at its first page fault: a neighbour's, or else a new one.
@@ -173,7 +207,7 @@ class Vmas:
         """Set the rights of [start, end), a part of one VMA (mprotect_fixup). Returns as _change does."""
         changed = replace(vma, start=start, end=end, rights=rights)
         if rights & WRITE:
-            changed.account = True
+            changed.account = not vma.flags & NORESERVE
         elif vma.account and vma.backing == ANONYMOUS and not vma.anon:
             changed.account = False  # it has no pages yet, so the kernel uncharges its commit
         return self._change(vma, start, end, changed)
@@ -198,6 +232,7 @@ class Vmas:
             i += 1
         part = self._vmas[i]
         part.rights, part.account, part.advice = changed.rights, changed.account, changed.advice
+        part.flags, part.policy = changed.flags, changed.policy
         return part.end
 
     def _merge(self, before: Vma | None, new: Vma, after: Vma | None, *, inserted: bool) -> int:

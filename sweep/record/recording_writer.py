@@ -87,6 +87,8 @@ class RecordingWriter:
             row += f" {rights_word(call)}"
         elif call.op == "mremap":
             row += f" {call.moved_from // PAGE:x} {-(-call.old_length // PAGE):x}{KEEPS_OLD if call.keeps_old else ''}"
+        elif call.op == "flags":
+            row += f" {call.flags:x} {call.cleared:x}"
         elif call.has_holes:
             row += HAS_HOLES
         self._row_in(space, row)

@@ -18,7 +18,7 @@ class Call(NamedTuple):
     """A change of an address space. Addresses and lengths are in bytes. A tuple, as millions are made."""
 
     row: int
-    op: str  #: mmap, munmap, mprotect, mremap, one of kernel_calls.ADVICE_OPS, or thp_disable
+    op: str  #: mmap, munmap, mprotect, mremap, one of kernel_calls.ADVICE_OPS, flags, policy, or thp_disable
     start: int
     length: int
     rights: int = READ_WRITE  #: of mmap and mprotect
@@ -30,6 +30,11 @@ class Call(NamedTuple):
     keeps_old: bool = False  #: mremap with MREMAP_DONTUNMAP, or of old length 0
     thp_disabled: str = ""  #: of thp_disable: see HugePages.disabled
     continues: bool = False  #: belongs to the same system call as the one before: nothing is touched in between
+    flags: int = 0  #: of mmap and flags: bits of Vma.flags to set
+    cleared: int = 0  #: of flags: bits to clear
+    policy: str = ""  #: of policy: what mbind set
+    populates: bool = False  #: mmap and flags: the pages are present at once (MAP_POPULATE, mlock)
+    stops_at: str = ""  #: the call failed there, after it acted: `hole` or `lock`, a VMA under mlock
     has_holes: bool = False  #: the call failed with ENOMEM: it acted on what was mapped, and the rest was not
 
     @property

@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
-from engine.traces.vmas import READ, WRITE
+from engine.traces.vmas import (
+    DONTDUMP,
+    DONTFORK,
+    EXECUTE,
+    LOCKED,
+    MERGEABLE,
+    NORESERVE,
+    RANDOM,
+    READ,
+    SEQUENTIAL,
+    WIPEONFORK,
+    WRITE,
+)
 from sweep.common.errors import one_line
 from sweep.traces.calls import Call, CallBegun, SkippedRows, SystemCall
 
@@ -27,6 +39,12 @@ MEMORY_CALLS = {
     "brk": 1,
     "process_madvise": 4,
     "prctl": 2,
+    "mlock": 2,
+    "mlock2": 3,
+    "munlock": 2,
+    "mlockall": 1,
+    "munlockall": 0,
+    "mbind": 3,
 }
 """The calls that count, and how many of their arguments are read."""
 PROCESS_CALLS = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "exit", "exit_group")
@@ -47,6 +65,9 @@ _MAP = {
     "MAP_SHARED_VALIDATE": 0x3,
     "MAP_ANONYMOUS": 0x20,
     "MAP_ANON": 0x20,
+    "MAP_LOCKED": 0x2000,
+    "MAP_NORESERVE": 0x4000,
+    "MAP_POPULATE": 0x8000,
     "MAP_STACK": 0x20000,
     "MAP_HUGETLB": 0x40000,
 }
@@ -95,8 +116,26 @@ ADVICE_OPS = {
     22: "read",
     23: "write",
 }
+_FLAGS_OF_ADVICE = {
+    0: (0, SEQUENTIAL | RANDOM),
+    1: (RANDOM, SEQUENTIAL),
+    2: (SEQUENTIAL, RANDOM),
+    10: (DONTFORK, 0),
+    11: (0, DONTFORK),
+    12: (MERGEABLE, 0),
+    13: (0, MERGEABLE),
+    16: (DONTDUMP, 0),
+    17: (0, DONTDUMP),
+    18: (WIPEONFORK, 0),
+    19: (0, WIPEONFORK),
+}
+"""(flags that the advice sets, flags that it clears): madvise_vma_behavior"""
 _ACT_DESPITE_HOLES = ("madvise", "process_madvise", "mprotect")
 """Calls that fail with ENOMEM at a hole after they acted: advice on all that is mapped, mprotect up to the hole."""
+_STOP_AT_HOLES = (22, 23)
+"""MADV_POPULATE_READ and _WRITE act up to the first hole."""
+_REFUSED_BY_LOCKS = (4, 102)
+"""MADV_DONTNEED and MADV_GUARD_INSTALL act up to the first VMA under mlock, and fail there with EINVAL."""
 _COMMENT = re.compile(r"/\*[^*]*\*/", re.ASCII)
 _VECTOR = re.compile(r"iov_base=(0x[0-9a-f]{1,16}|NULL), iov_len=(0x[0-9a-f]{1,16}|\d{1,20})", re.ASCII)
 
@@ -157,14 +196,23 @@ class MemoryCalls:
         if len(arguments) < MEMORY_CALLS[name]:
             self._skipped.add_doubt(f"{name} with {len(arguments)} arguments", row)
             return ""
-        if result is None or (error and not (error == "ENOMEM" and name in _ACT_DESPITE_HOLES)):
+        stops_at = ""
+        if error == "EINVAL" and name == "madvise" and advice_number(arguments[2]) in _REFUSED_BY_LOCKS:
+            stops_at = "lock"
+        elif error == "ENOMEM" and name in ("mlock", "mlock2", "munlock"):
+            stops_at = "hole"
+        elif result is None or (error and not (error == "ENOMEM" and name in _ACT_DESPITE_HOLES)):
             if name == "mremap" and error == "EFAULT":
                 self._skipped.add_doubt("mremap that failed midway may have moved a part (Linux 6.17)", row)
             return f"{name} that failed"
+        result = result or 0
         if name == "process_madvise":
             return self._vector(row, arguments, max(result, 0))
         if name == "prctl":
             return _thp_disable(row, arguments)
+        if name in ("mlockall", "munlockall"):
+            is_current = name == "munlockall" or "MCL_CURRENT" in arguments[0]
+            return (_lock(row, name == "mlockall", 0, MAX_ADDRESS >> 1),) if is_current else ""
         start = number(arguments[0])
         if name == "brk":
             change = process.set_break(row, start, result)
@@ -172,23 +220,50 @@ class MemoryCalls:
         length = number(arguments[1])
         if name == "madvise":
             advice = advice_number(arguments[2])
+            if advice in _FLAGS_OF_ADVICE:
+                flags, cleared = _FLAGS_OF_ADVICE[advice]
+                return (Call(row, "flags", start, length, flags=flags, cleared=cleared),) if length else ""
             if advice not in ADVICE_OPS:
                 return f"{advice_name(advice)} gives nothing back"
-            return (Call(row, ADVICE_OPS[advice], start, length, has_holes=bool(error)),)
+            if error and advice in _STOP_AT_HOLES:
+                stops_at = "hole"
+            return (Call(row, ADVICE_OPS[advice], start, length, stops_at=stops_at, has_holes=bool(error)),)
         if name == "munmap":
             return (Call(row, "munmap", start, length),)
+        if name in ("mlock", "mlock2", "munlock"):
+            offset = start % 4096
+            lock = _lock(row, name != "munlock", start - offset, length + offset)
+            return (lock._replace(stops_at=stops_at, populates=lock.populates and not stops_at),)
+        if name == "mbind":
+            policy = "" if arguments[2] in ("MPOL_DEFAULT", "0") else ", ".join(arguments[2:])
+            return (Call(row, "policy", start, length, policy=policy),)
         if name in ("mmap", "mmap2", "old_mmap"):
             if name != "mmap":
                 self._skipped.remark(PROGRAM_32_BIT)
             flags = flag_bits("MAP_", arguments[3])
             anonymous = bool(flags & 0x20) and flags & 0x3 == 2
-            rights = flag_bits("PROT_", arguments[2]) & (READ | WRITE)
-            return (Call(row, "mmap", result, length, rights, anonymous, bool(flags & 0x20000), not flags & 0x40000),)
+            rights = flag_bits("PROT_", arguments[2]) & (READ | WRITE | EXECUTE)
+            kept = (NORESERVE if flags & 0x4000 else 0) | (LOCKED if flags & 0x2000 else 0)
+            is_stack, has_tables, populates = bool(flags & 0x20000), not flags & 0x40000, bool(flags & 0xA000)
+            return (
+                Call(
+                    row,
+                    "mmap",
+                    result,
+                    length,
+                    rights,
+                    anonymous,
+                    is_stack,
+                    has_tables,
+                    flags=kept,
+                    populates=populates,
+                ),
+            )
         if name == "mremap":
             kept = bool(flag_bits("MREMAP_", arguments[3]) & 4) or not length
             new_length = number(arguments[2])
             return (Call(row, "mremap", result, new_length, moved_from=start, old_length=length, keeps_old=kept),)
-        return (Call(row, "mprotect", start, length, flag_bits("PROT_", arguments[2]) & (READ | WRITE)),)
+        return (Call(row, "mprotect", start, length, flag_bits("PROT_", arguments[2]) & (READ | WRITE | EXECUTE)),)
 
     def _vector(self, row: int, arguments: list[str], advised: int) -> Sequence[Call] | str:
         """process_madvise: a call for each range of the vector, as far as `advised` bytes reach, and for one more.
@@ -212,6 +287,12 @@ class MemoryCalls:
         if advised > 0:
             self._skipped.add_doubt("process_madvise with ranges that are not shown (strace -v shows them)", row)
         return calls
+
+
+def _lock(row: int, is_locked: bool, start: int, length: int) -> Call:
+    """mlock or munlock; a lock makes the pages present (mm_populate)."""
+    flags, cleared = (LOCKED, 0) if is_locked else (0, LOCKED)
+    return Call(row, "flags", start, length, flags=flags, cleared=cleared, populates=is_locked)
 
 
 def _thp_disable(row: int, arguments: list[str]) -> Sequence[Call]:

@@ -44,6 +44,10 @@ _NAMES = {
     **dict.fromkeys(("mprotect", "pkey_mprotect"), ("start", "len", "prot")),
     "mremap": ("addr", "old_len", "new_len", "flags"),
     "brk": ("brk",),
+    **dict.fromkeys(("mlock", "munlock"), ("start", "len")),
+    "mlock2": ("start", "len", "flags"),
+    "mlockall": ("flags",),
+    "mbind": ("start", "len", "mode", "nmask"),
     "prctl": ("option", "arg2", "arg3"),
     "process_madvise": ("pidfd", "vec", "vlen", "behavior"),
 }

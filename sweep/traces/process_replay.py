@@ -9,13 +9,15 @@ from engine.traces.operations import HUGE_ADVICE, PURGES, Operation
 from engine.traces.page_tables import PAGE
 from engine.traces.replay import Replay
 from engine.traces.trace_rules import trace_rule
-from engine.traces.vmas import ANONYMOUS, READ, UNSEEN, WRITE, Piece
+from engine.traces.vmas import ANONYMOUS, LOCKED, READ, UNSEEN, WRITE, Piece
 from sweep.traces.call_histogram import KINDS, STACK_BYTES, CallHistogram
 from sweep.traces.calls import Call
 from sweep.traces.program_break import break_change
 
 MAX_STACKS = 1 << 16
 _UNMAP_OR_PURGE = (*PURGES, "munmap")
+_TOUCH_NOTHING = ("munmap", "mprotect", "flags", "policy")
+"""Calls whose ranges hold no page to touch that was not touched before; of mprotect only if it gives a right."""
 _MAPS = ("mmap", "mremap", "mprotect")
 """Calls after which a program may touch what they mapped. After a purge it may too, but the end is right after it."""
 
@@ -99,6 +101,11 @@ class ProcessReplay:
                 self._apply_purge()
             else:
                 self.touch_last_ranges()
+        if call.stops_at:
+            call = self._shortened(call)
+            end = call.end
+            if not call.length:
+                return
         if op in KINDS:
             self._count(call, end)
         self.steps += 1
@@ -108,7 +115,7 @@ class ProcessReplay:
                 self._purge = op
                 self._untouched.append((start, end))
                 return
-            if op not in ("munmap", "mprotect"):
+            if op not in _TOUCH_NOTHING:
                 self._untouched.append((start, end))
         if op == "mmap":
             self._mmap(call, end)
@@ -125,6 +132,8 @@ class ProcessReplay:
             self._state.touch(Operation(op, start, call.length, PAGE))
         else:
             self._advise(call)
+        if call.populates and self._state.policies:
+            self._state.touch_all(start, end)
         self._state.end_operation()
 
     def see(self, runs: Sequence[tuple[int, int]], *, written: bool) -> None:
@@ -243,12 +252,25 @@ class ProcessReplay:
             self._source._copies.append(child)
         self._copies.clear()
 
+    def _shortened(self, call: Call) -> Call:
+        """The part of a call before the hole, or the VMA under mlock, at which it failed; none if there is no such."""
+        pieces = self._state.vmas.pieces(call.start, call.end)
+        if call.stops_at == "hole":
+            stops = (start for start, _ in _holes(pieces, call.start, call.end))
+        else:
+            stops = (start for vma, start, _ in pieces if vma.flags & LOCKED)
+        return call._replace(length=next(stops, call.start) - call.start)
+
     def _advise(self, call: Call) -> None:
         match call.op:
             case "hugepage" | "nohugepage":
                 self._state.advise(call.start, call.end, call.op)
             case "collapse":
                 self._state.collapse(call.start, call.end)
+            case "flags":
+                self._state.set_flags(call.start, call.end, call.flags, call.cleared)
+            case "policy":
+                self._state.set_policy(call.start, call.end, call.policy)
             case "thp_disable":
                 self._state.huge_pages.disabled = call.thp_disabled
             case _:
@@ -259,7 +281,9 @@ class ProcessReplay:
             self._stacks.add(call.start)
         backing = ANONYMOUS if call.anonymous else call.row
         self._mapped_bytes += end - call.start
-        self._mapped_bytes -= self._state.mmap(call.start, end, call.rights if call.has_tables else 0, backing)
+        self._mapped_bytes -= self._state.mmap(
+            call.start, end, call.rights if call.has_tables else 0, backing, flags=call.flags
+        )
         self.max_mapped_bytes = max(self.max_mapped_bytes, self._mapped_bytes)
 
     def _mremap(self, call: Call) -> None:

@@ -123,6 +123,8 @@ class RecordingReader:
             old, old_length = _hexadecimal(words[2]) * PAGE, _hexadecimal(words[3]) * PAGE
             keeps = words[4:] == [KEEPS_OLD.strip()]
             return Call(row, op, start, length, moved_from=old, old_length=old_length, keeps_old=keeps)
+        if op == "flags":
+            return Call(row, op, start, length, flags=_hexadecimal(words[2]), cleared=_hexadecimal(words[3]))
         return Call(row, op, start, length, has_holes=words[2:] == [HAS_HOLES.strip()])
 
     def _runs(self, words: list[str]) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ CODES = {
     "collapse": "c",
     "guard_install": "g",
     "guard_remove": "x",
+    "flags": "a",
 }
 OPS = {code: op for op, code in CODES.items()}
 SEEN_WRITTEN, SEEN_READ = "w", "r"
