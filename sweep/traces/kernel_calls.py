@@ -132,6 +132,10 @@ _FLAGS_OF_ADVICE = {
 """(flags that the advice sets, flags that it clears): madvise_vma_behavior"""
 _ACT_DESPITE_HOLES = ("madvise", "process_madvise", "mprotect")
 """Calls that fail with ENOMEM at a hole after they acted: advice on all that is mapped, mprotect up to the hole."""
+_NOT_COUNTED = {
+    9: "MADV_REMOVE frees pages of shared memory, which stay in RES here",
+    21: "MADV_PAGEOUT may swap out pages, which stay in RES here",
+}
 _STOP_AT_HOLES = (22, 23)
 """MADV_POPULATE_READ and _WRITE act up to the first hole."""
 _REFUSED_BY_LOCKS = (4, 102)
@@ -209,6 +213,11 @@ class MemoryCalls:
         if name == "process_madvise":
             return self._vector(row, arguments, max(result, 0))
         if name == "prctl":
+            if _COMMENT.sub("", arguments[0]) in ("PR_SET_VMA", "0x53564d41"):
+                self._skipped.add_doubt(
+                    "PR_SET_VMA_ANON_NAME keeps neighbouring mappings apart, which is not counted", row
+                )
+                return ""
             return _thp_disable(row, arguments)
         if name in ("mlockall", "munlockall"):
             is_current = name == "munlockall" or "MCL_CURRENT" in arguments[0]
@@ -223,6 +232,9 @@ class MemoryCalls:
             if advice in _FLAGS_OF_ADVICE:
                 flags, cleared = _FLAGS_OF_ADVICE[advice]
                 return (Call(row, "flags", start, length, flags=flags, cleared=cleared),) if length else ""
+            if advice in _NOT_COUNTED:
+                self._skipped.add_doubt(_NOT_COUNTED[advice], row)
+                return ""
             if advice not in ADVICE_OPS:
                 return f"{advice_name(advice)} gives nothing back"
             if error and advice in _STOP_AT_HOLES:
