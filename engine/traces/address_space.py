@@ -322,6 +322,8 @@ class AddressSpace:
         A whole slot takes its table along if the new place is aligned alike (move_normal_pmd, move_huge_pmd). Otherwise
         tables are allocated there, also for empty ones, and the old ones stay until they are unmapped.
         """
+        if self._may_begin_at_slot(start, end, to):
+            start, to = start - start % SLOT, to - to % SLOT
         self.page_tables.install_puds(start, end, to)
         self._note_most_tables()
         for slot, table in self.page_tables.tables_between(start // SLOT, (end - 1) // SLOT):
@@ -342,6 +344,17 @@ class AddressSpace:
                     self._allocate(new_table, table.exists)
             table.clear_entries(mask)
             self._note_for_scans(slot, table)
+
+    def _may_begin_at_slot(self, start: int, end: int, to: int) -> bool:
+        """Whether it may begin at the slot in which both VMAs are the first (can_realign_addr, Linux 6.7)."""
+        before = start % SLOT
+        if not before or to % SLOT != before or end - start < SLOT - before:
+            return False
+        for address in (start, to):
+            vma = self.vmas.find(address)
+            if vma is None or vma.start != address or self.vmas.any_in(address - before, address):
+                return False
+        return True
 
     def is_mapped(self, start: int, end: int) -> bool:
         """Whether anything in [start, end) is mapped, so that free_pgtables keeps its tables."""

@@ -74,6 +74,7 @@ def differences(program: Path, seed: int, touch: str) -> list[str]:
     histories = _replay(recording)
     found: list[str] = []
     last_row: dict[int, int] = {}
+    bounded: set[int] = set()  # processes in which several calls followed each other: the replay touches in between
     for mark in _marks(lines):
         since, last_row[mark.pid] = last_row.get(mark.pid, 0), mark.row
         history = next((h for h in reversed(histories) if h.process.pid == mark.pid and h.rows[0] < mark.row), None)
@@ -85,7 +86,9 @@ def differences(program: Path, seed: int, touch: str) -> list[str]:
         real = seen[mark.pid, mark.program, mark.number]
         most = history.process.figures["merged"]["vm_pte_kib_max"] - own[0]
         applied = history.rows[bisect(history.rows, since) : at + 1]
-        is_one_call = len(applied) == 1 and lines[applied[0] - 1].startswith(f"{mark.pid} ")
+        if len(applied) > 1 or any(not lines[row - 1].startswith(f"{mark.pid} ") for row in applied):
+            bounded.add(mark.pid)
+        is_one_call = len(applied) == 1 and mark.pid not in bounded
         if max(real.pte, real.pte_touched) > most:
             found.append(f"row {mark.row}: VmPTE {max(real.pte, real.pte_touched)}, above the bound {most}")
         elif is_one_call and (real.pte > pte or (touch == "all" and pte != real.pte)):

@@ -1,5 +1,7 @@
 """Fork and mremap: what the live kernel (Linux 6.18.44) showed for the same calls."""
 
+import pytest
+
 from engine.model.policy import BUILT_IN
 from engine.traces.huge_pages import HugePages
 from engine.traces.operations import Operation
@@ -125,3 +127,17 @@ def test_memory_that_was_never_touched_merges_where_it_is_moved_to() -> None:
     replay.mremap(FAR, FAR + SLOT - PAGE, BASE + PAGE, BASE + SLOT, keep=False, number=1)
     replay.apply(Operation("write", BASE, PAGE, PAGE))
     assert figures(replay) == (12, 2048, 2048)
+
+
+@pytest.mark.parametrize(("is_alone", "more_kib"), [(True, 8), (False, 12)])
+def test_a_move_may_begin_at_the_slot(is_alone: bool, more_kib: int) -> None:
+    """If nothing else is mapped in the slot where a VMA begins, its table goes along (can_realign_addr).
+
+    The new place needs two upper tables, and otherwise a PTE table beside the one that stays.
+    """
+    replay = written(2)
+    if is_alone:
+        replay.munmap(BASE, BASE + PAGE)
+    before = replay.vm_pte_kib("merged")
+    replay.mremap(BASE + PAGE, BASE + 2 * SLOT, FAR + PAGE, FAR + 2 * SLOT, keep=True, number=1)
+    assert replay.vm_pte_kib("merged") - before == more_kib
