@@ -82,7 +82,7 @@ def test_tutorial_remedy() -> None:
 def test_recordings(folder: Path) -> None:
     """Each command of recordings.md runs; `--touch all` bounds VmPTE, and the grid of the page parses."""
     printed = run_page("recordings.md", folder)
-    assert re.search(r"^(?:in all rows: .*agrees yes|sort.rec .* yes)$", printed, re.MULTILINE)
+    assert re.search(r"^(?:in all rows: .*agrees yes|sort .* yes)$", printed, re.MULTILINE)
     assert "trace jemalloc_mixed, purges 532" in printed
     assert re.search(r"^second_walk, seed_inline, merged +52 ", printed, re.MULTILINE)
     assert "trace,step,policy,vm_pte_kib,res_kib,anon_huge_kib" in printed
