@@ -17,7 +17,7 @@ from engine.model.results import Results
 from engine.model.scenario import ABSENT, Columns, Scenario, check, columns_of
 from engine.numeric.compiled_cache import compiling, is_compiled
 from engine.random.binomial import trylock_limits
-from engine.reclaim import huge, parts, slots, walk
+from engine.reclaim import huge, parts, slots, unmap_flushes, walk
 from engine.reclaim.encode import Encoded, encode, encode_sizes
 from engine.reclaim.finish import Tally, blank, finish, named
 from engine.reclaim.point_groups import groups_of
@@ -71,13 +71,15 @@ def fits_all(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_
     return np.ones(len(par), np.bool_)
 
 
-WALK, SLOTS, PARTS, HUGE = range(4)
+WALK, SLOTS, PARTS, HUGE, UNMAP_FLUSHES = range(5)
 PASSES = (
     Pass(walk.walk, walk.scratch_for, fits_all),
     Pass(slots.walk_slots, slots.scratch_for, slots.fits),
     Pass(parts.walk_parts, parts.scratch_for, parts.fits),
     Pass(huge.walk_huge, huge.scratch_for, huge.fits),
+    Pass(unmap_flushes.add_unmap_flushes, unmap_flushes.scratch_for, unmap_flushes.fits),
 )
+"""The last one completes what another pass computed."""
 _loading = threading.Lock()
 
 
@@ -183,8 +185,9 @@ def tally(
     out = blank(points, len(policies))
     for has_geometry, rules in geometries(par, policies):
         chosen = np.where(has_geometry, general_passes_for(par) if general else passes_for(par, rules), -1)
+        completed = has_geometry & unmap_flushes.fits(par, rules)
         for index, one_pass in enumerate(PASSES):
-            groups = np.flatnonzero(chosen == index)
+            groups = np.flatnonzero(completed if index == UNMAP_FLUSHES else chosen == index)
             if groups.size:
                 one_pass.load()
                 one_pass.function(*arguments(one_pass, points, par, groups, rules, out))
@@ -207,7 +210,10 @@ def arguments(
     is_selected[groups] = True
     rows = np.flatnonzero(is_selected[points.groups])
     scratch = one_pass.scratch_for(par[groups] if groups.size else par, rules)
-    inputs = (points.groups, points.seeds, par, points.lim, points.cdfs, trylock_limits(), points.offsets, rules)
+    of_points = points.groups, points.seeds, par, points.lim, points.cdfs
+    if one_pass is PASSES[UNMAP_FLUSHES]:
+        return scratch, rows, *of_points, rules, named(out.counters, COUNTERS)
+    inputs = *of_points, trylock_limits(), points.offsets, rules
     records = (
         named(out.upper, UPPER),
         named(out.counters, COUNTERS),
@@ -222,14 +228,13 @@ def arguments(
 def passes_needed(columns: Columns, policies: Sequence[Policy] = ALL, general: bool = False) -> frozenset[int]:
     """Return the indexes in PASSES of the passes that these points need. general: as in `tally`."""
     par = encode_sizes(groups_of(columns)[0])
-    if general:
-        return frozenset(np.unique(general_passes_for(par)).tolist())
-    return frozenset(
-        int(number)
-        for part in batches_of_policies(policies)
-        for has_geometry, rules in geometries(par, part)
-        for number in passes_for(par[has_geometry], rules)
-    )
+    needed = set[int]()
+    for part in batches_of_policies(policies):
+        for has_geometry, rules in geometries(par, part):
+            some = par[has_geometry]
+            needed.update((general_passes_for(some) if general else passes_for(some, rules)).tolist())
+            needed.update([UNMAP_FLUSHES] if unmap_flushes.fits(some, rules).any() else [])
+    return frozenset(needed)
 
 
 def load(columns: Columns, policies: Sequence[Policy] = ALL, general: bool = False) -> None:
@@ -297,10 +302,14 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     by_huge = np.where(only_whole & (columns["pinned"] == 0), 60, by_huge)
     table_ns, general_table_ns, kernels = np.zeros(len(par)), np.zeros(len(par)), set[int]()
     general = general_passes_for(par)
+    general_kernels = set[int](np.unique(general).tolist())
     for part in batches_of_policies(policies):
         number = np.zeros(len(par), np.int64)
         for has_geometry, rules in geometries(par, part):
             number[has_geometry] = passes_for(par[has_geometry], rules)
+            if unmap_flushes.fits(par[has_geometry], rules).any():
+                kernels.add(UNMAP_FLUSHES)
+                general_kernels.add(UNMAP_FLUSHES)
         table_ns += np.choose(number, (by_walk, by_slots, by_parts, by_huge))
         general_table_ns += np.choose(general, (by_walk, by_slots, by_parts, by_huge))
         kernels.update(np.unique(number).tolist())
@@ -308,4 +317,4 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
         np.asarray(par["end_table"] * rounds * of_table + POINT_NS, np.float64)
         for of_table in (table_ns, general_table_ns)
     )
-    return Forecast(ns[group], frozenset(kernels), general_ns[group], frozenset(np.unique(general).tolist()))
+    return Forecast(ns[group], frozenset(kernels), general_ns[group], frozenset(general_kernels))

@@ -58,6 +58,14 @@ class Arch:
         return (self.page_bytes - 24) // 8
 
     @property
+    def flushes_folded_p4d(self) -> bool:
+        """Whether unmapping all below a PGD entry flushes a page even if nothing is there.
+
+        With CONFIG_X86_5LEVEL free_p4d_range calls p4d_free_tlb also where the level is folded when the kernel boots.
+        """
+        return self.sends_ipis
+
+    @property
     def flush_ceiling(self) -> int:
         """The largest range, in stride units, that is flushed by single invalidations; longer ones flush the whole TLB.
 

@@ -145,6 +145,7 @@ def encode_sizes(columns: Columns) -> NDArray[np.void]:
     par["ceiling"] = of_arch([a.flush_ceiling for a in ARCHES])
     par["end_table"] = -(-pages // entries)
     par["thp"] = columns["thp"] == THP_ALWAYS
+    par["folded_p4d"] = of_arch([a.flushes_folded_p4d for a in ARCHES])
     par["huge_unit"] = of_arch([a.huge_flush_unit_pages for a in ARCHES])
 
     par["cover"], par["refault"], par["pin"] = (certainty(columns[name]) for name in ("coverage", "refault", "pinned"))

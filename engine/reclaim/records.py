@@ -14,7 +14,7 @@ PARAMETERS = record(
     "entries", "pages", "pmd_span", "pud_span", "zap", "shift", "calls", "cover", "random", "rounds", "free",
     "refault", "folio", "threads", "interleaved", "cluster", "places", "install", "cdf", "spans", "fewest", "most",
     "pin", "pin_cdf", "pin_spans", "batch_pages", "batches", "table_batch", "ceiling", "first_table", "end_table",
-    "thp", "huge_unit",
+    "thp", "huge_unit", "folded_p4d",
 )  # fmt: skip
 """A point's parameters, as engine.reclaim.encode makes them: sizes in pages, spans in tables."""
 

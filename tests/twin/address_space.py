@@ -209,7 +209,7 @@ class Space:
         """Free a slot's table through the gather."""
         del self.tables[t]
         self.work["pte_tables_freed"] += 1
-        gather.remove_table(t)
+        gather.remove_table(t, self.arch.span_bytes)
 
     def try_to_free_pte(self, t: int, gather: Gather) -> None:
         """Take both locks, scan the table and free it if all entries are none (mm/pt_reclaim.c)."""

@@ -171,4 +171,6 @@ class HugeRuled(Huge, Ruled):
 
 
 class HugeUnmapping(Huge, Munmap):
-    """The same with huge pages."""
+    """The same with huge pages, where upper tables do not join the flush (docs/method.md, section 5)."""
+
+    flushes_upper_tables = False

@@ -13,7 +13,7 @@ from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Columns, Scenario, row
 from tests.twin.address_space import Space, Visit
 from tests.twin.draws import Call, Choices
-from tests.twin.gather import Gather
+from tests.twin.gather import NO_STRIDE, Gather
 from tests.twin.threads import Steps, Trylock, contend, steps_of
 
 
@@ -105,6 +105,7 @@ class Munmap(Space):
 
     drops_markers = True
     advice_matters = False
+    flushes_upper_tables = True
 
     def before_round(self) -> None:
         """Map the range as one VMA, again in every round, and set the markers."""
@@ -119,11 +120,25 @@ class Munmap(Space):
         self.unmap(call)
         pte = self.arch.entries
         pmd, pud = pte * self.arch.pmd_span_tables, pte * self.arch.pud_span_tables
-        for t in self.within_hole(call, pte):
-            if t in self.tables:
-                self.free(t, gather)
-        self.pmd_tables -= set(self.within_hole(call, pmd))
-        self.pud_tables -= set(self.within_hole(call, pud))
+        tables, pmds, puds = (self.within_hole(call, span) for span in (pte, pmd, pud))
+        for p in range(call.start // pud, -(-call.end // pud)):  # free_pud_range
+            for m in range(max(call.start, p * pud) // pmd, -(-min(call.end, (p + 1) * pud) // pmd)):  # free_pmd_range
+                for t in tables:
+                    if t in self.tables and t * pte // pmd == m:
+                        self.free(t, gather)
+                if m in pmds:
+                    self.free_upper(self.pmd_tables, m, gather, pmd)
+            if p in puds:
+                self.free_upper(self.pud_tables, p, gather, pud)
+                if self.arch.flushes_folded_p4d and self.flushes_upper_tables:
+                    gather.cover_page(p * pud * self.arch.page_bytes, NO_STRIDE)
+
+    def free_upper(self, tables: set[int], table: int, gather: Gather, pages: int) -> None:
+        """Free a PMD or PUD table that maps so many pages, if there is one."""
+        if table in tables:
+            tables.remove(table)
+            if self.flushes_upper_tables:
+                gather.remove_table(table, pages * self.arch.page_bytes)
 
     def unmap(self, call: Call) -> None:
         """Remove the call's range from the VMA that holds it."""
