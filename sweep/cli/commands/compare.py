@@ -49,7 +49,7 @@ def compare(
     each run (`repeats` of the grid), better 10. Other load on the machine is not detected: launch A twice and compare
     these two runs first.
 
-    Example: sweep compare first-141dca49 last
+    Example: sweep compare first-f8eea1dd last
     """
     from sweep.query.compare import compare as compare_runs
     from sweep.store.store import open_store

@@ -91,7 +91,7 @@ def rm(
 ) -> int:
     """Delete runs with all their rows.
 
-    Example: sweep rm first-141dca49 --yes
+    Example: sweep rm first-f8eea1dd --yes
     """
     from sweep.store.store import open_store
 
