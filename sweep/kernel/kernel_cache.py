@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engine.guest.image import Image, NotAKernelError, read_image
 from sweep.common.errors import UserError, one_line
+from sweep.common.kernel_releases import begins, release_key
 
 RUNNING = "running"
 VMLINUZ, CONFIG = "vmlinuz", "config"
@@ -47,18 +48,6 @@ def cache_folder() -> Path:
 
 def kernels_folder() -> Path:
     return cache_folder() / "kernels"
-
-
-def release_key(release: str) -> list[tuple[int, str]]:
-    """A sort key by the numbers in a release: 6.9 before 6.12, 6.12-rc1 before 6.12."""
-    parts = re.findall(r"\d+|[^\d]+", release.replace("~", "-"))
-    return [(int(part), "") if part.isdigit() else (-2 if "rc" in part else -1, part) for part in parts] + [(-1, "")]
-
-
-def begins(release: str, name: str) -> bool:
-    """Whether `name` is the beginning of a release, ending between its parts: 6.1 begins 6.1.0-50, not 6.12."""
-    rest = release[len(name) :]
-    return release.startswith(name) and not (rest[:1].isdigit() and name[-1:].isdigit())
 
 
 def cached_kernels() -> list[Image]:

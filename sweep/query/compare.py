@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweep.common.errors import UserError
+from sweep.common.errors import UserError, one_line
+from sweep.common.kernel_releases import begins
 from sweep.common.units import format_size
 from sweep.grid.rule_text import spelled_fields
 from sweep.query import compare_sql
@@ -44,7 +45,8 @@ class Comparison:
 
     `columns`: the counted columns that differ, with totals. `differences`, `failures`: rows, at most as many as asked
     for. `failed`: points that failed in B and not in A. `problems`: parts that could not be read. `seeds_differ`: the
-    runs have no seed in common, so rows are paired by all other values, and counters differ by chance.
+    runs have no seed in common, so rows are paired by all other values, and counters differ by chance. `a_kernel`,
+    `b_kernel`: the release of the kernel whose rows are compared, None for all rows.
     """
 
     a: RunInfo
@@ -59,6 +61,8 @@ class Comparison:
     timings: list[Timing]
     problems: list[str]
     seeds_differ: bool
+    a_kernel: str | None = None
+    b_kernel: str | None = None
 
     @property
     def regressions(self) -> list[str]:
@@ -91,30 +95,38 @@ class Comparison:
 def compare(store: Store, a: str, b: str, max_rows: int) -> Comparison:
     """Compare run A with run B, which may be worse. At most `max_rows` differences and failures; 0 for all.
 
-    A run of another store is given as STORE/RUN. Raises UserError if a run does not exist, or if the runs have no row
-    in common.
+    A run of another store is given as STORE/RUN, one kernel of a run as RUN@RELEASE. Raises UserError if a run or a
+    kernel does not exist, if a run has several kernels and none is named, or if the runs have no row in common.
     """
-    run_a, run_b = _find_runs(store, a, b)
+    (a, a_name), (b, b_name) = _split_kernel(a), _split_kernel(b)
+    run_a, run_b = _find_runs(store, a, b, kernels_differ=a_name != b_name)
     sides = [replace(run_a, run_id="A"), replace(run_b, run_id="B")]  # two stores may have the same id
     with Database(store, runs=sides) as database:
         rows_of, ids = _unlimited(database), ("A", "B")
-        varying = rows_of(compare_sql.varying_columns(*ids))[0]["names"]
+        releases: dict[str, list[str]] = {"A": [], "B": []}
+        for row in rows_of(compare_sql.kernels()):
+            releases[row["run_id"]].append(row["kernel_release"])
+        a_kernel, b_kernel = _kernel(run_a, a_name, releases["A"]), _kernel(run_b, b_name, releases["B"])
+        if str(run_a.path) == str(run_b.path) and a_kernel == b_kernel:
+            raise UserError(f"compare: both are {run_a.run_id}@{a_kernel}; give two kernels")
+        source = _rows_of_kernels(rows_of, a_kernel, b_kernel)
+        varying = rows_of(compare_sql.varying_columns(*ids, source))[0]["names"]
         keys = [name for name in compare_sql.ROW if name in varying or name == "policy"]
-        (account,) = rows_of(compare_sql.match_counts(*ids, keys))
+        (account,) = rows_of(compare_sql.match_counts(*ids, keys, source))
         seeds_differ = not account["matched"] and "seed" in keys
         if seeds_differ:
             keys = [name if name != "seed" else compare_sql.PAIRED for name in keys]
-            (account,) = rows_of(compare_sql.match_counts(*ids, keys))
+            (account,) = rows_of(compare_sql.match_counts(*ids, keys, source))
         both_live = run_a.engine == run_b.engine == KERNEL
-        timings = _timings(rows_of(compare_sql.times_by_group(*ids))) if both_live else []
+        timings = _timings(rows_of(compare_sql.times_by_group(*ids, source))) if both_live else []
         if not account["matched"] and not timings:
-            reason = _nothing_in_common(run_a, run_b, rows_of(compare_sql.key_values(*ids))[0])
+            reason = _nothing_in_common(run_a, run_b, rows_of(compare_sql.key_values(*ids, source))[0])
             raise UserError("; left out: ".join([reason, *database.problems]))
         names, columns, differences = account["differ"], [], []
         if names:
-            columns = rows_of(compare_sql.column_totals(*ids, keys, names))
+            columns = rows_of(compare_sql.column_totals(*ids, keys, names, source))
             shown = [name for name in compare_sql.SHOWN if name in varying]
-            differences = rows_of(compare_sql.differences(*ids, keys, names, shown, max_rows))
+            differences = rows_of(compare_sql.differences(*ids, keys, names, shown, max_rows, source))
         failures = rows_of(compare_sql.new_failures(*ids, max_rows)) if run_b.failed else []
         return Comparison(
             a=run_a,
@@ -129,14 +141,54 @@ def compare(store: Store, a: str, b: str, max_rows: int) -> Comparison:
             timings=timings,
             problems=database.problems,
             seeds_differ=seeds_differ,
+            a_kernel=a_kernel,
+            b_kernel=b_kernel,
         )
 
 
-def _find_runs(store: Store, a: str, b: str) -> tuple[RunInfo, RunInfo]:
+def _find_runs(store: Store, a: str, b: str, kernels_differ: bool) -> tuple[RunInfo, RunInfo]:
     run_a, run_b = find_run(a, store), find_run(b, store)
-    if str(run_a.path) == str(run_b.path):
-        raise UserError(f"compare: both are {run_a.run_id}; give two runs (sweep ls has them, STORE/RUN names others)")
+    if str(run_a.path) == str(run_b.path) and not kernels_differ:
+        advice = "give two runs (sweep ls has them, STORE/RUN names others), or two kernels of one: RUN@RELEASE"
+        raise UserError(f"compare: both are {run_a.run_id}; {advice}")
     return run_a, run_b
+
+
+def _split_kernel(name: str) -> tuple[str, str | None]:
+    """(run, beginning of a release or None) of RUN or RUN@RELEASE. The part after @ has no slash, unlike a store's."""
+    run, at, release = name.rpartition("@")
+    return (run, release) if at and "/" not in release else (name, None)
+
+
+def _kernel(run: RunInfo, name: str | None, releases: Sequence[str]) -> str | None:
+    """The release, of those in a run, that `name` begins. Raises UserError."""
+    known = ", ".join(releases)
+    if name is None:
+        if len(releases) > 1:
+            raise UserError(
+                f"compare: {run.run_id} has rows of several kernels: {known}; name one: {run.run_id}@RELEASE"
+            )
+        return None
+    found = [release for release in releases if begins(release, name)]
+    if len(found) != 1:
+        what = "several kernels of that name" if found else "no such kernel"
+        has = f"it has {known}" if known else "it is a run of the model"
+        raise UserError(f"compare: {run.run_id}@{one_line(name)}: {what} in the run; {has}")
+    return found[0]
+
+
+def _rows_of_kernels(rows_of: Callable[[str], list[Row]], a: str | None, b: str | None) -> str:
+    """The SQL of the rows to compare. Where each kernel follows one policy, these match though they may differ."""
+    followed = {
+        side: {
+            row["policy"]
+            for row in rows_of(compare_sql.kernels_and_policies())
+            if row["run_id"] == side and row["kernel_release"] == release
+        }
+        for side, release in (("A", a), ("B", b))
+    }
+    own = followed["A"] ^ followed["B"] if all(len(policies) == 1 for policies in followed.values()) else set()
+    return compare_sql.rows_of_kernels(a, b, own)
 
 
 def _unlimited(database: Database) -> Callable[[str], list[Row]]:

@@ -44,19 +44,50 @@ others more is worse."""
 TIMES = ("install_ns", "zap_ns")
 
 
-def varying_columns(a: str, b: str) -> str:
+def rows_of_kernels(a: str | None, b: str | None, policies: Collection[str] = ()) -> str:
+    """The rows of sides A and B in place of `outcomes`: those of these kernels, None for all.
+
+    policies: the policies that the two kernels follow if they differ; their rows match each other
+    """
+    wanted = [
+        f"(run_id <> '{side}' OR kernel_release = {quoted(release)})"
+        for side, release in (("A", a), ("B", b))
+        if release
+    ]
+    if not wanted:
+        return "outcomes"
+    names = ", ".join(map(quoted, sorted(policies)))
+    both = quoted(" / ".join(sorted(policies, reverse=True)))
+    policy = f" REPLACE (CASE WHEN policy IN ({names}) THEN {both} ELSE policy END AS policy)" if policies else ""
+    return f"(SELECT *{policy} FROM outcomes WHERE {' AND '.join(wanted)})"
+
+
+def kernels_and_policies() -> str:
+    """One row for each run, kernel release and policy of the kernel engine, without munmap."""
+    return """SELECT DISTINCT run_id, kernel_release, policy FROM outcomes
+        WHERE engine = 'kernel' AND policy <> 'munmap' ORDER BY ALL"""
+
+
+def kernels() -> str:
+    """One row for each run and kernel release of the kernel engine."""
+    return "SELECT DISTINCT run_id, kernel_release FROM outcomes WHERE engine = 'kernel' ORDER BY ALL"
+
+
+def varying_columns(a: str, b: str, rows: str = "outcomes") -> str:
     """One row: `names`, the list of the columns of ROW and SHOWN that have more than one value in the two runs.
 
     Joins can leave out the other columns, which halves their memory.
+
+    rows: also of the functions below, what rows_of_kernels returns
     """
     names = dict.fromkeys((*ROW, *SHOWN))
     varying = _names_where(
         (name, f'min("{name}") < max("{name}") OR count("{name}") BETWEEN 1 AND count(*) - 1') for name in names
     )
-    return f"SELECT {varying} AS names FROM outcomes WHERE run_id IN ({quoted(a)}, {quoted(b)})"
+    return f"SELECT {varying} AS names FROM {rows} WHERE run_id IN ({quoted(a)}, {quoted(b)})"
 
 
-def match_counts(a: str, b: str, keys: Collection[str]) -> str:
+def match_counts(a: str, b: str, keys: Collection[str], rows: str = "outcomes") -> str:
     """One row: `matched`, `only_a`, `only_b` rows, and `differ`, the list of compared columns that differ in any.
 
     `keys`, also of the functions below: the columns of ROW that vary, and policy.
@@ -64,28 +95,34 @@ def match_counts(a: str, b: str, keys: Collection[str]) -> str:
     both = "FILTER (a.run_id IS NOT NULL AND b.run_id IS NOT NULL)"
     differ = _names_where((name, f'bool_or(a."{name}" IS DISTINCT FROM b."{name}") {both}') for name in COMPARED)
     return f"""
-        {_with_sides("outcomes", a, b, pairs=PAIRED in keys)}
+        {_with_sides(rows, a, b, pairs=PAIRED in keys)}
         SELECT count(*) {both} AS matched, count(*) FILTER (b.run_id IS NULL) AS only_a,
             count(*) FILTER (a.run_id IS NULL) AS only_b, {differ} AS differ
         FROM a FULL JOIN b ON {_same(keys)}"""
 
 
-def column_totals(a: str, b: str, keys: Collection[str], names: Sequence[str]) -> str:
+def column_totals(a: str, b: str, keys: Collection[str], names: Sequence[str], rows: str = "outcomes") -> str:
     """One row for each of these columns: rows that differ, sums over all matched rows, the largest difference."""
     return f"""
-        {_with_sides("outcomes", a, b, pairs=PAIRED in keys)}
+        {_with_sides(rows, a, b, pairs=PAIRED in keys)}
         SELECT c.* FROM (SELECT unnest([{", ".join(map(_column, names))}]) AS c FROM a JOIN b ON {_same(keys)})"""
 
 
 def differences(
-    a: str, b: str, keys: Collection[str], names: Sequence[str], shown: Iterable[str], max_rows: int
+    a: str,
+    b: str,
+    keys: Collection[str],
+    names: Sequence[str],
+    shown: Iterable[str],
+    max_rows: int,
+    rows: str = "outcomes",
 ) -> str:
     """One row for each value that differs in these columns: worse ones first, then the largest. 0: no limit."""
     fields = "".join(f', a."{name}"' for name in shown)
     values = ", ".join(f"""{{'column': '{c}', 'a': a."{c}", 'b': b."{c}", 'verdict': {_verdict(c)}}}""" for c in names)
     where = " OR ".join(f'a."{c}" IS DISTINCT FROM b."{c}"' for c in names)
     return f"""
-        {_with_sides("outcomes", a, b, pairs=PAIRED in keys)}
+        {_with_sides(rows, a, b, pairs=PAIRED in keys)}
         SELECT * EXCLUDE (verdict), 100 * (b - a) / nullif(a, 0)::DOUBLE AS percent, verdict FROM (
             SELECT b.point_id AS point, a.policy{fields}, unnest([{values}], recursive := true)
             FROM a JOIN b ON {_same(keys)} WHERE {where}
@@ -102,7 +139,7 @@ def new_failures(a: str, b: str, max_rows: int) -> str:
         FROM b ANTI JOIN a ON {_same(("engine", *POINT))} ORDER BY point {_limit(max_rows)}"""
 
 
-def times_by_group(a: str, b: str) -> str:
+def times_by_group(a: str, b: str, rows: str = "outcomes") -> str:
     """One row for each group that has times in both runs: its columns and each run's times as sorted lists."""
     names = [f'"{name}"' for name in GROUP]
     lists = ", ".join(
@@ -112,20 +149,20 @@ def times_by_group(a: str, b: str) -> str:
     )
     of_b = f"FILTER (run_id = {quoted(b)})"
     return f"""
-        SELECT min(point_id) {of_b} AS point, {", ".join(names)}, {lists} FROM outcomes
+        SELECT min(point_id) {of_b} AS point, {", ".join(names)}, {lists} FROM {rows}
         WHERE run_id IN ({quoted(a)}, {quoted(b)}) AND {TIMES[0]} IS NOT NULL
         GROUP BY {", ".join(names)} HAVING count(*) {of_b} BETWEEN 1 AND count(*) - 1
         ORDER BY {", ".join(names)}"""
 
 
-def key_values(a: str, b: str) -> str:
+def key_values(a: str, b: str, rows: str = "outcomes") -> str:
     """One row: for each column of ROW the distinct values in A and in B, as lists `a_NAME` and `b_NAME`."""
     lists = ", ".join(
         f'list_sort(list(DISTINCT "{name}") FILTER (run_id = {quoted(run)})) AS {side}_{name}'
         for name in ROW
         for side, run in (("a", a), ("b", b))
     )
-    return f"SELECT {lists} FROM outcomes WHERE run_id IN ({quoted(a)}, {quoted(b)})"
+    return f"SELECT {lists} FROM {rows} WHERE run_id IN ({quoted(a)}, {quoted(b)})"
 
 
 def _with_sides(view: str, a: str, b: str, where: str = "true", *, pairs: bool = False) -> str:

@@ -25,7 +25,10 @@ VERDICTS = ("slower", "faster", "not told apart", "too few times")
 def compare(
     a: Annotated[
         str,
-        typer.Argument(metavar="A", help="The run to compare with: its id, the start of its id, last, or STORE/RUN."),
+        typer.Argument(
+            metavar="A",
+            help="The run to compare with: its id, the start of its id, last, or STORE/RUN; also RUN@RELEASE.",
+        ),
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="The run that may be worse.")],
     rows: Annotated[
@@ -38,7 +41,8 @@ def compare(
 
     Rows with the same scenario, seed, policy and engine are compared, whatever the version of the model. STORE/RUN is
     a run of another store. If the runs have no seed in common, rows are paired by all other values: their counters
-    then differ by chance, and are not judged.
+    then differ by chance, and are not judged. RUN@RELEASE are the rows of one kernel of a run, by the beginning of its
+    release: last@6.12 last@7.3. Each kernel's own policy is compared with that of the other.
 
     Counted columns must be equal. Worse is more VmPTE, tables or work (entries rescanned, locks, atomics, flushes,
     IPIs), or a point that failed only in B. RES, entries, calls, and tables needed, allocated or freed are never worse.
@@ -69,6 +73,7 @@ def _comparison_json(comparison: "Comparison", most: int) -> dict[str, Any]:
     return {
         "a": comparison.a.row,
         "b": comparison.b.row,
+        "kernels": {"a": comparison.a_kernel, "b": comparison.b_kernel},
         "regression": comparison.regressions,
         "rows": {"matched": comparison.matched, "only_a": comparison.only_a, "only_b": comparison.only_b},
         "columns": comparison.columns,
@@ -87,8 +92,8 @@ def _print_overview(comparison: "Comparison") -> None:
     from sweep.query.compare import count_text
 
     lines = [
-        f"A          {_run_text(comparison.a)}",
-        f"B          {_run_text(comparison.b)}",
+        f"A          {_run_text(comparison.a, comparison.a_kernel)}",
+        f"B          {_run_text(comparison.b, comparison.b_kernel)}",
         f"rows       {comparison.matched:,} matched; {comparison.only_a:,} only in A, {comparison.only_b:,} only in B",
     ]
     if comparison.matched:
@@ -133,8 +138,8 @@ def _print_tables(comparison: "Comparison", most: int, results: str) -> None:
         _print_table("Points that failed in B and not in A:", names, rows)
 
 
-def _run_text(run: "RunInfo") -> str:
-    engine = f"kernel {run.kernel}" if run.engine == "kernel" else f"model, version {run.model_version}"
+def _run_text(run: "RunInfo", kernel: str | None) -> str:
+    engine = f"kernel {kernel or run.kernel}" if run.engine == "kernel" else f"model, version {run.model_version}"
     return f"{run.run_id}: {run.status}, {engine}"
 
 

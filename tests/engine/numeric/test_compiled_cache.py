@@ -13,11 +13,12 @@ from engine.numeric.compiled_cache import ENGINE, digest_of_sources
 from tests.paths import ROOT
 
 LOADS = """
+from engine.model.policy import BUILT_IN
 from engine.model.scenario import Scenario, columns_of
 from engine.run import PASSES, load, load_compiled
 load_compiled(range(len(PASSES)))
 print(*(int(one_pass.is_ready) for one_pass in PASSES))
-load(columns_of([Scenario(virt=1 << 24, sparsity=0.5, zap=1 << 22)]))
+load(columns_of([Scenario(virt=1 << 24, sparsity=0.5, zap=1 << 22)]), [BUILT_IN["merged"]])
 print(*(int(one_pass.is_ready) for one_pass in PASSES))
 print(sum(sum(one_pass.function.stats.cache_misses.values()) for one_pass in PASSES))
 """
@@ -31,7 +32,7 @@ def test_concurrent_processes_compile_a_pass_once(tmp_path: Path) -> None:
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", LOADS], env=env, stdout=subprocess.PIPE, text=True)
 
-    nothing, one = "0 0 0 0", "0 1 0 0"
+    nothing, one = "0 0 0 0 0", "0 1 0 0 0"
     outputs = [process.communicate()[0].splitlines() for process in (start(), start())]
     assert [ready for *ready, _ in outputs] == [[nothing, one]] * 2
     assert sorted(misses for *_, misses in outputs) == ["0", "1"]

@@ -20,7 +20,7 @@ from sweep.cli.main import main
 from sweep.common import schema
 from sweep.query import compare_sql
 from sweep.query.database import Database
-from sweep.store import result_tables
+from sweep.store import arrow_tables, result_tables
 from sweep.store.result_tables import KernelFacts
 from sweep.store.storage import Storage
 from sweep.store.store import Store
@@ -415,3 +415,36 @@ def test_runs_that_differ_in_the_seed(tmp_path: Path, compare: Compare) -> None:
     assert "worse" not in out
     end = sum(cell("vm_pte_kib_end", point, policy) for point in (0, 1) for policy in POLICIES)
     assert re.search(rf"^vm_pte_kib_end +1 +{end:,} +{end + 100:,} ", out, re.MULTILINE)
+
+
+def test_two_kernels_of_one_run(tmp_path: Path, compare: Compare) -> None:
+    """RUN@RELEASE takes one kernel's rows. Own policies match though they differ; unknown kernels are named."""
+    points = scenarios([0, 1])
+    ids, columns, repeat = [point_id(i) for i in range(2)], columns_of(points), np.arange(2)
+    outcomes = []
+    for release, own in (("6.12.3", "none"), ("7.3.4+deb13", "merged")):
+        made = small_stores.results(2, 1)
+        judged = [POLICIES.index(policy) for policy in (own, "munmap")]
+        made = Results(made.values[:, judged], made.rounds[:, judged], made.round_counts)
+        facts = KernelFacts(None, None, release, own == "merged")
+        outcomes.append(
+            result_tables.outcome_table(A, ids, repeat, columns, made, (own, "munmap"), engine="kernel", kernel=facts)
+        )
+    with opened(tmp_path, A, engine="kernel") as writer:
+        status = result_tables.point_table(A, ids, repeat, columns, node="a", engine="kernel")
+        writer.commit(arrow_tables.concat_tables(outcomes), None, status)
+        writer.finish("ok", {})
+    code, out, _ = compare("--json", a=f"{A}@7.3", b=f"{A}@6.12")
+    found = json.loads(out)
+    assert found["kernels"] == {"a": "7.3.4+deb13", "b": "6.12.3"}
+    assert found["rows"] == {"matched": 4, "only_a": 0, "only_b": 0}
+    assert {row["policy"] for row in found["differences"]} == {"none / merged"}
+    assert code == (REGRESSION if found["regression"] else 0)
+    for a, b, message in (
+        (f"{A}@6.1", f"{A}@7.3", f"{A}@6.1: no such kernel in the run; it has 6.12.3, 7.3.4+deb13"),
+        (A, f"{A}@7.3", "has rows of several kernels: 6.12.3, 7.3.4+deb13; name one"),
+        (f"{A}@7.3", f"{A}@7", f"both are {A}@7.3.4+deb13; give two kernels"),
+    ):
+        code, out, err = compare(a=a, b=b)
+        assert (code, out) == (2, "")
+        assert message in err
