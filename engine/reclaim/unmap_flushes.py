@@ -480,7 +480,7 @@ def freed_by(call: Any, span: Any, r: Any, par: Any, lim: Any, s: Any) -> tuple[
 @inner
 def add_round(r: Any, par: Any, lim: Any, cdfs: Any, s: Any) -> None:
     """Add the flushes of one round's calls that free upper tables to s.counters."""
-    pmd_pages, pud_pages = par.pmd_span * par.entries, par.pud_span * par.entries
+    pmd_pages = par.pmd_span * par.entries
     freed = s.freed[0]
     begin = par.first_table // par.pmd_span
     end = (par.end_table + par.pmd_span - 1) // par.pmd_span

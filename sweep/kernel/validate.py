@@ -35,7 +35,7 @@ RESCHEDULED = {"slow_paths": 1, "fast_paths": -1, "pmd_trylocks": -1}
 """What changes by one when a zap meets need_resched(): it drops the PTE lock, and the table is scanned."""
 FLUSHES = ("tlb_flushes_full", "tlb_invlpgs")
 TABLES_IN_BATCHES = (6, 13)
-"""The Linux release from which x86 keeps freed tables in batches of their own. Before, they are gathered with the pages."""
+"""The Linux release from which x86 keeps freed tables in batches of their own, no longer among the pages."""
 OF_ONE_THREAD = (*FLUSHES, *RESCHEDULED, "pmd_trylocks_failed")
 """Counters that a kernel shows and the model knows exactly for one thread only (docs/method.md, section 6)."""
 
