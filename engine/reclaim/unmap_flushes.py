@@ -398,7 +398,7 @@ def add_upper_tables(call: Any, r: Any, fewer: Any, more: Any, par: Any, lim: An
         return  # a full flush in any case
     gathers[1].first, gathers[1].end = gathers[0].first, gathers[0].end
     gathers[1].stride, gathers[1].tables = gathers[0].stride, 0
-    block = np.int64(-1)  # the block of which s.counts says which tables exist
+    block: Any = np.int64(-1)  # the block of which s.counts says which tables exist
     for table in range(first_table, end_table):
         base, stop = table * entries, min((table + 1) * entries, par.pages)
         if begin <= base and base + entries <= end and end_table - first_table > 8 and is_simple(par):
@@ -485,7 +485,10 @@ def add_round(r: Any, par: Any, lim: Any, cdfs: Any, s: Any) -> None:
     begin = par.first_table // par.pmd_span
     end = (par.end_table + par.pmd_span - 1) // par.pmd_span
     # The call that unmaps what was left of the table before, and the first table of which it does.
-    pmd_call, first_pmd, pud_call, first_pud = np.int64(-1), np.int64(0), np.int64(-1), np.int64(0)
+    pmd_call: Any = np.int64(-1)
+    pud_call: Any = np.int64(-1)
+    first_pmd: Any = np.int64(0)
+    first_pud: Any = np.int64(0)
     is_certain = par.cover == ALWAYS and par.calls > 0
     latest, is_whole = np.int64(-1), True  # in the PUD table at hand: the last call; whether all is unmapped
     for pmd in range(begin, end + 1):
