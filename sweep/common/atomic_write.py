@@ -14,9 +14,10 @@ _SUFFIX = ".tmp"
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. It is renamed to `path` if the block ends without an error, else deleted.
 
-    File and directory are synced, so that both survive a power failure.
+    File and directory are synced, so that both survive a power failure. Nobody can foresee the temporary
+    name, to put a symbolic link there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}{_SUFFIX}")
     try:
         yield temporary
         sync(temporary)

@@ -34,7 +34,9 @@ class DirectoryLock:
                 raise UserError(
                     f"{run.parent}: no directory can be made there; choose another with --results"
                 ) from None
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if path.is_symlink():  # somebody's, to have another file overwritten
+                raise UserError(f"{path}: a symbolic link, which no lock file is; delete it")
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _open_to_writers_only(self._descriptor, run)
             deadline = time.monotonic() + _PATIENCE_S  # a reader holds it for microseconds, to see if it is held
@@ -81,7 +83,7 @@ def holder(run: Path) -> str | None:
     """The process that holds the lock of a run's directory; None if there is none."""
     path = run / LOCK
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except PermissionError:  # somebody who may read the run, but not write it
         pid = _locking_pid(path)
         return f"process {pid}" if pid else None

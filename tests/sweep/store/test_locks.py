@@ -134,3 +134,17 @@ def test_a_process_is_named_only_if_it_is_there(
         (tmp_path / writer.run_id / directory_lock.LOCK).write_text(written)
         with pytest.raises(UserError, match=f"is being written by {told}"):
             opened(tmp_path)
+
+
+def test_a_lock_file_that_is_a_symbolic_link_is_refused(tmp_path: Path) -> None:
+    """Else anybody who may write to a shared store could have another's launch overwrite any file of theirs."""
+    precious = tmp_path / "precious"
+    precious.write_text("years of work")
+    mode = precious.stat().st_mode
+    run = tmp_path / "results" / "first-0123abcd"
+    run.mkdir(parents=True)
+    (run / directory_lock.LOCK).symlink_to(precious)
+    with pytest.raises(UserError, match="a symbolic link, which no lock file is; delete it"):
+        opened(tmp_path / "results")
+    assert directory_lock.holder(run) is None
+    assert (precious.read_text(), precious.stat().st_mode) == ("years of work", mode)
