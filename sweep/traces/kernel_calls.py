@@ -153,12 +153,12 @@ class HasBreak(Protocol):
 class MemoryCalls:
     """Turns system calls on memory into Calls. Counts those without use in `skipped`.
 
-    `beyond_x86`: whether memory was mapped at an address that arm64 has and x86-64 with four levels has not.
+    `beyond_x86`: how many calls mapped memory at an address that arm64 has and x86-64 with four levels has not.
     """
 
     def __init__(self, skipped: SkippedRows) -> None:
         self._skipped = skipped
-        self.beyond_x86 = False
+        self.beyond_x86 = self._start_bits = 0
 
     def decode(self, call: SystemCall, process: HasBreak) -> Sequence[Call]:
         """The Calls of a system call of MEMORY_CALLS by `process`; none for one that changed nothing."""
@@ -177,6 +177,11 @@ class MemoryCalls:
                 return [change for change in changes if not self.reason_to_refuse(change)]
         return changes
 
+    @property
+    def has_large_pages(self) -> bool:
+        """Whether what was mapped beyond x86-64's addresses shows pages of 16 or 64 KiB: all of it begins on one."""
+        return self.beyond_x86 >= 8 and not self._start_bits % (16 << 10)
+
     def reason_to_refuse(self, call: Call) -> str:
         """Why the kernel would have refused this call, or an empty string."""
         if call.op == "thp_disable":
@@ -191,7 +196,8 @@ class MemoryCalls:
         if not call.length:
             return f"{call.op} of no bytes"
         if end > MAX_ADDRESS >> 1 and call.op in ("mmap", "mremap"):
-            self.beyond_x86 = True
+            self.beyond_x86 += 1
+            self._start_bits |= call.start
         return ""
 
     def _decode(self, call: SystemCall, process: HasBreak) -> Sequence[Call] | str:

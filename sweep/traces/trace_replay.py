@@ -209,7 +209,9 @@ class TraceReplay:
         if not calls_seen:
             names = "mmap, munmap, madvise, mprotect, mremap, brk"
             raise UserError(f"{printable(self.path)}: not one call of {names} in it")
-        if decoder.beyond_x86:
+        if decoder.has_large_pages:
+            self.skipped.add_doubt("maps memory as arm64 with pages of 16 or 64 KiB does, whose tables are others", 1)
+        elif decoder.beyond_x86:
             self.skipped.remark(
                 "maps memory above 128 TiB, as arm64 does: counted with the tables of arm64-4k, those of x86-64"
             )

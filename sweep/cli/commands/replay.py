@@ -97,6 +97,10 @@ def replay(
         ),
     ] = None,
     kernel: Kernels = None,
+    arch: Annotated[
+        Literal["x86-64", "arm64-4k", "arm64-16k", "arm64-64k"],
+        typer.Option("--arch", help="Where it was recorded. Only pages of 4 KiB can be replayed."),
+    ] = "x86-64",
     scan_every: Annotated[
         int,
         typer.Option("--scan-every", metavar="N", min=1, help="Steps between two scans of the policy async."),
@@ -118,6 +122,8 @@ def replay(
     from sweep.traces.trace_replay import TraceReplay
 
     form = "json" if as_json else format
+    if arch not in ("x86-64", "arm64-4k"):
+        raise UserError(f"--arch {arch}: its tables are not those of 4 KiB pages, which alone can be replayed")
     if engine == "kernel":
         if rule is not None:
             raise UserError("--engine kernel runs traces under the kernel's own policy: no --rule")

@@ -241,3 +241,19 @@ def test_other_tools_are_refused_by_name(
     text = refusal(capsys, path)
     assert tool in text
     assert "; " in text
+
+
+@pytest.mark.parametrize(
+    ("step", "remark"), [(0x1000, "the tables of arm64-4k"), (0x10000, "the figures may be wrong")]
+)
+def test_recordings_of_arm64(step: int, remark: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Addresses show arm64, and how they are aligned its page size; `--arch` refuses what has other tables."""
+    path = tmp_path / "arm.strace"
+    starts = [0xFFFF80000000 + i * step for i in range(9)]
+    protections = "PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS"
+    path.write_text("".join(f"mmap(NULL, 4096, {protections}, -1, 0) = {start:#x}\n" for start in starts))
+    _, err = replayed(capsys, path)
+    assert remark in err
+    assert replayed(capsys, path, "--arch", "arm64-4k")[0]
+    assert main(["replay", str(path), "--arch", "arm64-64k"]) == 2
+    assert "--arch arm64-64k: its tables are not those of 4 KiB pages" in capsys.readouterr().err
