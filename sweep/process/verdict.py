@@ -104,7 +104,7 @@ def _dependence(footprint: Footprint, census: TableCensus | None, zaps: tuple[in
 
 
 def _calls(zaps: tuple[int, ...], arch: Arch) -> str:
-    """Which calls free tables: those that cover a whole slot."""
+    """The line on calls of the sizes `zaps`, in bytes: what share of the tables that they meet each of them frees."""
     span = arch.span_bytes
     shares = "; ".join(f"of {format_size(zap)} {_reach(zap, span)}" for zap in zaps)
     return (

@@ -139,7 +139,11 @@ class ProgramTracker:
         self._state: dict[int, str] = {}  # by thread id: "ours", "foreign", or "unsure" after a first brk(NULL)
 
     def is_foreign(self, thread: int, op: str, start: int, length: int) -> bool:
-        """Whether this call, the next one of `thread`, is another program's. Raises UserError above MAX_THREADS."""
+        """Whether `thread` runs another program than the traced one, as far as its calls up to this one show.
+
+        To be asked for every call, in order. The first two calls of a thread decide: brk(NULL), then an mmap of two
+        pages. The brk itself still counts as the traced program's. Raises UserError above MAX_THREADS.
+        """
         state = self._state.get(thread)
         if state is None:
             if len(self._state) >= MAX_THREADS:
