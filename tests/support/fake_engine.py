@@ -23,7 +23,7 @@ CRASHES, TOO_MUCH, WAITS = 11, 98, 44
 MARK, WAIT = "SWEEP_TEST_MARK", "SWEEP_TEST_WAIT"
 
 
-def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
+def run_batch(columns: Columns, policies: Sequence[Policy] = ALL, general: bool = False) -> Results:
     """Results in which every value is the seed of the point. The seeds named above misbehave instead."""
     seeds = columns["seed"]
     if (seeds == RAISES).any():
