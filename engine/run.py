@@ -22,7 +22,7 @@ from engine.reclaim.encode import Encoded, encode, encode_sizes
 from engine.reclaim.finish import Tally, blank, finish, named
 from engine.reclaim.point_groups import groups_of
 from engine.reclaim.records import CONTENT, COUNTERS, OWN, TOTALS, UPPER
-from engine.reclaim.rules import encode_rules
+from engine.reclaim.rules import AFTER_CALL, AT_VISIT, BY_COUNT, encode_rules
 
 POINT_NS = 6_000
 """Fixed time per point: to encode and finish it, and to write its rows."""
@@ -90,13 +90,7 @@ def run_batch(columns: Columns, policies: Sequence[Policy] = ALL, general: bool 
     """
     check(columns)
     points = encode(columns)
-    first, *others = [
-        finish(points, columns, tally(points, part, general=general), part) for part in batches_of_policies(policies)
-    ]
-    if not others:
-        return first
-    values, rounds = ([getattr(results, name) for results in (first, *others)] for name in ("values", "rounds"))
-    return Results(np.concatenate(values, axis=1), np.concatenate(rounds, axis=1), first.round_counts)
+    return finish(points, columns, tally(points, policies, general=general), policies)
 
 
 def run_sharded(columns: Columns, index: int, parts: int) -> Results:
@@ -182,6 +176,12 @@ def tally(
     if end is not None:
         par = par.copy()
         par["first_table"], par["end_table"] = first, end
+    tallies = [tally_batch(points, par, part, general) for part in batches_of_policies(policies)]
+    return functools.reduce(Tally.beside, tallies)
+
+
+def tally_batch(points: Encoded, par: NDArray[np.void], policies: Sequence[Policy], general: bool) -> Tally:
+    """As `tally`, of at most POLICIES_PER_PASS policies and of the tables that par, PARAMETERS[groups], names."""
     out = blank(points, len(policies))
     for has_geometry, rules in geometries(par, policies):
         chosen = np.where(has_geometry, general_passes_for(par) if general else passes_for(par, rules), -1)
@@ -271,14 +271,14 @@ class Forecast:
     """Expected CPU time of n points.
 
     ns: float64[n], nanoseconds. A first estimate for batching, which is corrected by the measured times of batches.
-    kernels: indexes in PASSES of the passes that the points need
-    general_ns, general_kernels: likewise if the general passes compute them (see `pays_general`)
+    passes: indexes in PASSES of the passes that the points need
+    general_ns, general_passes: likewise if the general passes compute them (see `pays_general`)
     """
 
     ns: NDArray[np.float64]
-    kernels: frozenset[int]
+    passes: frozenset[int]
     general_ns: NDArray[np.float64]
-    general_kernels: frozenset[int]
+    general_passes: frozenset[int]
 
 
 def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
@@ -296,25 +296,34 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     by_slots += np.where(zap > entries, 25 * touched, 0) + np.where(keeps_pages, 15 + 1.5 * placed, 0)
     by_slots += np.where(columns["threads"] > 1, 10 * touched, 0)
     by_parts = 20 + touched * 130 + 1.5 * placed + 0.5 * calls
-    by_walk = 300 + entries / 8 + placed + 60 * calls + 5.0 * p * entries * (columns["refault"] > 0)
+    by_walk = 250 + placed + 28 * calls + 5.0 * p * entries * (columns["refault"] > 0)
     by_huge = 300 + placed + 60 * np.minimum(calls, 32) + 5.0 * p * entries * (columns["refault"] > 0)
     only_whole = (zap % entries == 0) & (par["shift"] % entries == 0) & (par["free"] == 0) & (columns["refault"] == 0)
     by_huge = np.where(only_whole & (columns["pinned"] == 0), 60, by_huge)
-    table_ns, general_table_ns, kernels = np.zeros(len(par)), np.zeros(len(par)), set[int]()
+    table_ns, general_table_ns, passes = np.zeros(len(par)), np.zeros(len(par)), set[int]()
     general = general_passes_for(par)
-    general_kernels = set[int](np.unique(general).tolist())
+    general_passes = set[int](np.unique(general).tolist())
     for part in batches_of_policies(policies):
-        number = np.zeros(len(par), np.int64)
+        number, reading = np.zeros(len(par), np.int64), np.zeros(len(par))
         for has_geometry, rules in geometries(par, part):
             number[has_geometry] = passes_for(par[has_geometry], rules)
+            reading[has_geometry] = reading_rules(par[has_geometry], rules)
             if unmap_flushes.fits(par[has_geometry], rules).any():
-                kernels.add(UNMAP_FLUSHES)
-                general_kernels.add(UNMAP_FLUSHES)
-        table_ns += np.choose(number, (by_walk, by_slots, by_parts, by_huge))
-        general_table_ns += np.choose(general, (by_walk, by_slots, by_parts, by_huge))
-        kernels.update(np.unique(number).tolist())
+                passes.add(UNMAP_FLUSHES)
+                general_passes.add(UNMAP_FLUSHES)
+        walking = by_walk + 10 * len(part) + 15 * reading * calls
+        table_ns += np.choose(number, (walking, by_slots, by_parts + 150 * touched * (reading > 0), by_huge))
+        general_table_ns += np.choose(general, (walking, by_slots, by_parts, by_huge))
+        passes.update(np.unique(number).tolist())
     ns, general_ns = (
         np.asarray(par["end_table"] * rounds * of_table + POINT_NS, np.float64)
         for of_table in (table_ns, general_table_ns)
     )
-    return Forecast(ns[group], frozenset(kernels), general_ns[group], frozenset(general_kernels))
+    return Forecast(ns[group], frozenset(passes), general_ns[group], frozenset(general_passes))
+
+
+def reading_rules(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.int64]:
+    """Return how many of the rules, RULE[policies], read entries after calls below a slot's size, int64[n]."""
+    reads = np.isin(rules["when"], (AT_VISIT, AFTER_CALL)) & (rules["proof"] != BY_COUNT)
+    smallest = np.minimum(par["zap"], par["entries"] - 1)
+    return np.asarray((reads[None] & (rules["least"][None] <= smallest[:, None])).sum(axis=1))

@@ -32,7 +32,7 @@ SEEN, PLACED, TABLES = range(3)
 """Rows of `bits`: scratch, the entries of one install, and from TABLES on the entries of each table."""
 BLOCK_ROUND = record(
     "had", "has", "left", "emptied", "new", "ever", "visits", "visits_ever", "visits_until_empty", "reads",
-    "unmap_new", "unmap_visits", "unmap_freed", "unmap_peak", "unmap_end",
+    "visit_reads", "visit_reads_outside", "unmap_new", "unmap_visits", "unmap_freed", "unmap_peak", "unmap_end",
 )  # fmt: skip
 """Sums over a block in one round, from which each policy counts.
 
@@ -41,6 +41,8 @@ new: tables that get their first page; ever: tables that ever had one
 visits, visits_ever: visits of tables with pages at the peak, and of those that ever had one; visits_until_empty: those
     up to the one that clears a table's last page
 reads: entries that a scan of the tables with pages at the peak reads
+visit_reads, visit_reads_outside: entries that a scan at each visit before the one that empties the table reads, if it
+    reads the whole table, and if only what is outside the piece; over all rounds and blocks of a point
 unmap_*: tables that are new, visits, tables freed, at the peak and at the end, where ranges are unmapped
 """
 

@@ -1,7 +1,7 @@
 """From tallies of the passes to named columns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,12 @@ class Tally:
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Tally)))
+
+    def beside(self, other: "Tally") -> "Tally":
+        """Return the tally under the policies of both, which are of the same points and tables."""
+        axes = {"tables": 2, "counters": 1, "own": 1, "own_pages": 2}  # the rest is the same under all policies
+        both = {name: np.concatenate([getattr(self, name), getattr(other, name)], axis) for name, axis in axes.items()}
+        return replace(self, **both)
 
 
 def blank(points: Encoded, policies: int) -> Tally:

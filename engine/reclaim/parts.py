@@ -1,7 +1,8 @@
-"""The pass for calls that are aligned parts of a slot, under rules that leave a table alone after so small a piece.
+"""The pass for calls that are aligned parts of a slot.
 
-Pages have to be placed, but only two visits of a table can free it: the one that clears its last page (a counter), and
-the last one of a slot that is unmapped part by part. All others are counted, not judged.
+Pages have to be placed, but only two visits of a table can free it: the one that clears its last page, if a rule looks
+at so small a piece, and the last one of a slot that is unmapped part by part. All others are counted, and where a rule
+reads entries, the entries that it reads (engine.reclaim.part_reads).
 """
 
 from typing import Any, NamedTuple
@@ -18,13 +19,10 @@ from engine.numeric.bit_ops import (
     fill_range,
     first_of,
     first_set,
-    last_set,
-    popcount,
-    word_mask,
 )
 from engine.numeric.jit import inlined, inner, kernel
 from engine.random.binomial import MAYBE, NEVER
-from engine.random.splitmix import GOLDEN, OF_CALL, OF_CALL_LOW, OF_PLACE, call_key, draw, fill_streams, mix
+from engine.random.splitmix import GOLDEN, OF_PLACE, draw, fill_streams, mix
 from engine.reclaim.blocks import (
     BLOCK_TABLES,
     CALLS,
@@ -46,11 +44,14 @@ from engine.reclaim.blocks import (
     start_block,
     start_point,
 )
-from engine.reclaim.gather import add_flushes, flush, flush_one_visit, flush_scans
+from engine.reclaim.gather import add_flushes, flush_one_visit, flush_scans
+from engine.reclaim.part_masks import clear_large_parts, clear_small_parts, fill_part_masks
+from engine.reclaim.part_order import last_call, last_nonempty, later_calls
+from engine.reclaim.part_reads import add_reads, judge_left, reads_at_visits
 from engine.reclaim.records import END, PEAK, UNMAP, ZAP
 from engine.reclaim.residency import install_table
 from engine.reclaim.residency_blocks import block_calls
-from engine.reclaim.rules import AFTER_CALL, AT_VISIT, BY_COUNT, FREED, NO_BREAK, STAYS, judge
+from engine.reclaim.rules import AFTER_CALL, AT_VISIT, FREED, NO_BREAK, STAYS, judge
 from engine.reclaim.upper_tables import enter_tables, leave_tables, need_upper_tables
 
 BLOCK_CALLS = 1 << 12
@@ -65,9 +66,8 @@ def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
     aligned = (zap < entries) & (entries % zap == 0) & (par["shift"] % zap == 0) & (par["pages"] % entries == 0)
     plain = (par["thp"] == 0) & (par["free"] == 0) & (par["refault"] == NEVER) & (par["pin"] == NEVER)
     looks = np.isin(rules["when"], (AT_VISIT, AFTER_CALL))[None] & (rules["least"][None] <= zap[:, None])
-    counts = (rules["proof"] == BY_COUNT)[None]
     tries = (looks & rules["tries"].astype(bool)[None]).any(axis=1) & (par["threads"] > 1)
-    return np.asarray(aligned & plain & ~(looks & ~counts).any(axis=1) & ~tries)
+    return np.asarray(aligned & plain & ~tries)
 
 
 class Scratch(NamedTuple):
@@ -157,157 +157,12 @@ def install(n: Any, block: Any, par: Any, lim: Any, cdfs: Any, streams: Any, b: 
 
 
 @inner
-def comes_later(streams: Any, one: Any, other: Any) -> Any:
-    """Whether call `one` is after `other` in random order, by all 64 bits of their keys."""
-    a = call_key(streams[OF_CALL], streams[OF_CALL_LOW], one)
-    b = call_key(streams[OF_CALL], streams[OF_CALL_LOW], other)
-    return a > b or (a == b and one > other)
-
-
-@inner
-def later_calls(made: Any, keys: Any, parts: Any, piece: Any, is_random: Any, streams: Any, first_call: Any) -> Any:
-    """How many of a slot's calls come after that of `piece`. made, keys (upper 16 bits of call keys): uint16[parts]."""
-    count = np.uint16(0)
-    if not is_random:
-        for x in range(piece + 1, parts):
-            count = np.uint16(count + made[x])
-        return np.int64(count)
-    own, equal = keys[piece], np.uint16(0)
-    for x in range(parts):
-        count = np.uint16(count + (made[x] if keys[x] > own else np.uint16(0)))
-        equal = np.uint16(equal + (made[x] if keys[x] == own else np.uint16(0)))
-    total = np.int64(count)
-    if equal > 1:
-        for x in range(parts):
-            if made[x] and keys[x] == own and x != piece:
-                total += comes_later(streams, first_call + x, first_call + piece)
-    return total
-
-
-@inner
-def last_call(keys: Any, parts: Any, is_random: Any, streams: Any, first_call: Any) -> Any:
-    """The piece of the last call of a slot whose calls are all made."""
-    if not is_random:
-        return parts - 1
-    best = np.int64(0)
-    for x in range(1, parts):
-        if keys[x] > keys[best] or (keys[x] == keys[best] and comes_later(streams, first_call + x, first_call + best)):
-            best = np.int64(x)
-    return best
-
-
-@inner
-def fill_part_masks(zap: Any, masks: Any) -> None:
-    """Write the masks for shifts by 1, 2, 4, ... inside parts of `zap` bits: uint64[6], as many as there are steps.
-
-    A mask has the bits that a right shift of a word leaves in their part.
-    """
-    lowest = lowest_of_parts(zap)
-    part, i, step = ONES >> np.uint64(64 - min(zap, 64)), 0, 1
-    while step < min(zap, 64):
-        masks[i] = lowest * (part >> np.uint64(step))
-        i += 1
-        step *= 2
-
-
-@inner
-def lowest_of_parts(zap: Any) -> Any:
-    """A word with the lowest bit of each part of `zap` bits; of larger parts the lowest bit of all."""
-    lowest = ZERO
-    for at in range(0, 64, zap):
-        lowest |= ONE << np.uint64(at)
-    return lowest
-
-
-@inner
-def clear_small_parts(row: Any, gone: Any, made: Any, zap: Any, masks: Any) -> Any:
-    """Clear the parts of up to 64 pages whose calls are made; writes the cleared entries to `gone`, uint64[words].
-
-    Returns (entries cleared, pieces with one, pages from the first to the last of each piece, entries left). Works on
-    whole words: in each part of `zap` bits, `below` is all bits up to the last one, and `above` all bits from the first
-    one on, by a subtraction that no part borrows from the next.
-    """
-    in_word, part = 64 // zap, ONES >> np.uint64(64 - zap)
-    lowest, steps = lowest_of_parts(zap), first_set(np.uint64(zap))
-    highest = lowest << np.uint64(zap - 1)
-    count, pieces, spans, kept = np.int64(0), np.int64(0), np.int64(0), ZERO
-    for w in range(row.size):
-        calls = ZERO
-        for j in range(in_word):
-            calls |= np.uint64(made[w * in_word + j]) << np.uint64(j * zap)
-        calls *= part
-        x = row[w] & calls
-        row[w] &= ~calls
-        kept |= row[w]
-        gone[w] = x
-        above = x | ((highest - (x & ~highest)) ^ (~x & highest))
-        below = x
-        for i in range(steps):
-            below |= (below >> np.uint64(1 << i)) & masks[i]
-        count += popcount(x)
-        pieces += popcount(below & lowest)
-        spans += popcount(below & above)
-    return count, pieces, spans, kept
-
-
-@inner
-def clear_large_parts(row: Any, gone: Any, made: Any, zap: Any, ceiling: Any, flushed: Any) -> Any:
-    """As clear_small_parts, for parts that are large enough for a full flush, or several words; counts their flushes.
-
-    Returns (entries cleared, entries left). flushed: COUNTERS
-    """
-    count, kept = np.int64(0), ZERO
-    for w in range(row.size):
-        gone[w] = ZERO
-    for piece in range(row.size * 64 // zap):
-        a = piece * zap
-        if made[piece] == 0:
-            continue
-        n, first, last = count_and_ends(row, a, a + zap)
-        if n == 0:
-            continue
-        count += n
-        for w in range(a >> 6, (a + zap - 1 >> 6) + 1):
-            inside = word_mask(w, a, a + zap)
-            gone[w] |= row[w] & inside
-            row[w] &= ~inside
-        flush(flushed, first, last + 1, 1, ceiling)
-    for w in range(row.size):
-        kept |= row[w]
-    return count, kept
-
-
-@inner
-def last_nonempty(cleared: Any, keys: Any, shift: Any, is_random: Any, streams: Any, first_call: Any) -> Any:
-    """The piece of the last call that cleared an entry; cleared: uint64[words], at least one bit set."""
-    if not is_random:
-        w = cleared.size - 1
-        while cleared[w] == ZERO:
-            w -= 1
-        return np.int64((w * 64 + last_set(cleared[w])) >> shift)
-    best = np.int64(-1)
-    for w in range(cleared.size):
-        x = cleared[w]
-        while x != ZERO:
-            piece = np.int64((w * 64 + first_set(x)) >> shift)
-            end = ((piece + 1) << shift) - w * 64
-            x = (x >> np.uint64(end)) << np.uint64(end) if end < 64 else ZERO
-            is_tie = best >= 0 and keys[piece] == keys[best]  # of the upper 16 bits
-            if is_tie:
-                is_later = comes_later(streams, first_call + piece, first_call + best)
-            else:
-                is_later = best < 0 or keys[piece] > keys[best]
-            if is_later:
-                best = piece
-    return best
-
-
-@inner
 def describe_last_page(visit: Any, pages: Any, entries: Any) -> None:
     """Fill in the visit of a piece that clears a table's last page."""
     visit.pages, visit.whole, visit.markers, visit.broke, visit.others = pages, 0, 0, NO_BREAK, 0
     visit.after_break, visit.refaulted_early, visit.refaulted, visit.left, visit.reads = 0, -1, 0, -1, entries
-    visit.reads_rest, visit.rest_empty, visit.reads_outside, visit.outside_empty = 0, 1, 0, 1
+    visit.reads_rest, visit.rest_empty = entries - pages, 1
+    visit.reads_outside, visit.outside_empty = entries - pages, 1
     visit.entries_inside, visit.unmaps = 0, 0
 
 
@@ -374,11 +229,13 @@ def flush_last_call(keys: Any, par: Any, is_random: Any, streams: Any, first_cal
 
 @inner
 def zap_block(
-    n: Any, first_call: Any, par: Any, streams: Any, s: Any, unmapping: Any, scanning: Any, counting: Any
+    n: Any, first_call: Any, par: Any, streams: Any, s: Any, unmapping: Any, scanning: Any, counting: Any, reading: Any
 ) -> Any:
     """Make the calls of a block: clears entries, and fills CALLS, EMPTIED, LOW and the block's sums of this round.
 
     first_call: number of the call of the block's first part, negative before the first call
+    unmapping, counting: the rules that unmap, and that free a table with its last page; reading: whether rules read
+    entries at visits; scanning: the rules that scan at a round's end
     Returns (calls made, pages zapped, whether every page is unmapped).
     """
     b = s.block
@@ -426,12 +283,15 @@ def zap_block(
                     cleared, kept = clear_large_parts(b.bits[TABLES + i], gone, calls, zap, ceiling, b.flushed[ANY])
                 zapped += cleared
                 pages[i] -= np.uint16(cleared)
+                if is_random and (reading or (kept == ZERO and counting)):
+                    copy_keys(first_call, i, parts, s)
+                if reading:
+                    call, keys = first_call + i * parts, s.keys[:parts]
+                    add_reads(b.bits[TABLES + i], gone, calls, keys, zap, is_random, streams, call, sums)
                 if kept == ZERO:
                     emptied[i] = 1
                     freed += 1
                     if counting:
-                        if is_random:
-                            copy_keys(first_call, i, parts, s)
                         late += flush_last_page(i, s.keys, par, is_random, streams, first_call + i * parts, b)
         elif ends:
             gone[:] = ZERO
@@ -478,13 +338,15 @@ def walk_parts(
         fill_part_masks(par.zap, s.part_masks)
         describe_last_page(visit, par.zap, entries)
         frees = freeing_rules(rules, visit, b.spare[0])
+        reading = reads_at_visits(rules, par.zap, visit, b.spare[0])
+        sums.visit_reads, sums.visit_reads_outside = 0, 0
         size = min(par.pmd_span, BLOCK_TABLES)
         while size > 4 and size * parts > BLOCK_CALLS:
             size >>= 1
         fill_streams(seed, rounds, b.streams)
         start_point(b, rules, rounds)
         enter_tables(b.levels, b.level_rounds, rounds)
-        emptied = np.int64(0)
+        emptied, left = np.int64(0), np.int64(0)  # visits that clear a table's last page, and those before them
 
         for block in range(par.first_table, par.end_table, size):
             n = min(size, par.end_table - block)
@@ -497,7 +359,9 @@ def walk_parts(
                 streams = b.streams[r]
                 installed = install(n, block, par, lim, cdfs, streams, b)
                 first_call = draw_calls(block * entries, n * parts, par, lim, streams, b)
-                made, zapped, all_unmapped = zap_block(n, first_call, par, streams, s, unmapping, scanning, frees)
+                made, zapped, all_unmapped = zap_block(
+                    n, first_call, par, streams, s, unmapping, scanning, frees, reading
+                )
                 totals.calls += made
                 content.installed += installed
                 content.zapped += zapped
@@ -507,6 +371,7 @@ def walk_parts(
                     pages_of[r, END, kind] += pages - zapped
                 pages -= zapped
                 emptied += sums.emptied
+                left += sums.visits_until_empty - sums.emptied
                 if sums.has > 0:
                     need_upper_tables(b.levels, r)
                     b.level_rounds[0, r].touched, b.level_rounds[1, r].touched = 1, 1
@@ -520,13 +385,14 @@ def walk_parts(
                 flush_scans(b.scans, counters, rounds, par)
 
         contents[UNMAP] = content
-        describe_last_page(visit, par.zap, entries)
         for p in range(rules.size):
             add_flushes(counters[p], b.flushed[ANY], 1)
             if rules[p].unmaps:
                 add_flushes(counters[p], b.flushed[LAST_FREED], 1)
                 add_flushes(counters[p], b.flushed[LAST_KEPT], -1)
             elif (frees >> p) & 1:
+                describe_last_page(visit, par.zap, entries)
                 judge(rules[p], visit, counters[p], emptied)
+                judge_left(rules[p], par.zap, left, sums, visit, counters[p], b.spare[0])
                 add_flushes(counters[p], b.flushed[EMPTIED_FREED], 1)
                 add_flushes(counters[p], b.flushed[EMPTIED_KEPT], -1)

@@ -1,4 +1,4 @@
-"""One pass judges all seven policies: compared with seven runs, and with the least work of a run for one policy."""
+"""One pass judges all policies: compared with seven runs, with the least work of a run for one, and with more rules."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,8 @@ from numba import njit
 from _bench.bench import Bench
 from _bench.figure import Figure, Reach, figure
 from _bench.points import large
-from engine.model.policy import POLICIES
+from engine.model.arch import KIB
+from engine.model.policy import ALL, BUILT_IN, POLICIES, Policy, derive_policy
 from engine.model.scenario import decimal, row
 from engine.random.binomial import limit
 from engine.random.inverse_cdf import binomial
@@ -17,6 +18,21 @@ from engine.random.splitmix import CALL, COUNT, draw, key
 from engine.run import run_batch
 
 SECTION = "policies"
+SLOT_RULES: tuple[tuple[str, dict[str, int | str]], ...] = (
+    ("merged", {"otherwise": "rest"}),
+    ("merged", {"otherwise": "outside"}),
+    ("merged", {"markers": "look"}),
+    ("merged", {"lock": "take"}),
+    ("seed_inline", {"end_break": "drop"}),
+)
+SMALL_RULES: tuple[tuple[str, dict[str, int | str]], ...] = (
+    ("merged", {"least": 64 * KIB}),
+    ("merged", {"least": 4 * KIB}),
+    ("merged", {"least": 64 * KIB, "otherwise": "rest"}),
+    ("merged", {"least": 64 * KIB, "otherwise": "outside"}),
+    ("second_walk", {"least": 4 * KIB}),
+)
+PARTIAL = {"zap": 64 * KIB, "order": "random"}
 
 
 @njit(cache=True)
@@ -36,6 +52,37 @@ def draw_only(tables: Any, cdf: Any, cover: Any, seed: Any) -> Any:
 
 
 def section(bench: Bench) -> Iterator[Figure]:
+    yield from seven_runs(bench)
+    yield from own_rules(bench)
+
+
+def own_rules(bench: Bench) -> Iterator[Figure]:
+    """Five rules of one's own beside the seven designs, against the seven alone."""
+    for rules, fields, name, reach in (
+        (SLOT_RULES, {}, "2 MiB calls", Reach(at_most=2)),
+        (SLOT_RULES, PARTIAL, "64 KiB calls in random order", Reach(at_most=2)),
+        (SMALL_RULES, PARTIAL, "64 KiB calls in random order, rules that act on them", None),
+    ):
+        point = large(bench.quick, coverage=0.5, **fields)
+        policies = [*ALL, *own(rules)]
+
+        def twelve(point: Any = point, policies: list[Policy] = policies) -> None:
+            run_batch(point, policies)
+
+        def seven(point: Any = point) -> None:
+            run_batch(point)
+
+        run_batch(large(True, coverage=0.5, **fields), policies)
+        run = bench.in_turn(twelve, seven)
+        yield figure(SECTION, f"five more rules, 55 TiB, {name}", run, yardstick="seven rules", reach=reach)
+
+
+def own(rules: tuple[tuple[str, dict[str, int | str]], ...]) -> list[Policy]:
+    """Return rules of one's own, each from the name of a built-in one and the fields that differ."""
+    return [derive_policy(BUILT_IN[like], f"own_{i}", changes) for i, (like, changes) in enumerate(rules)]
+
+
+def seven_runs(bench: Bench) -> Iterator[Figure]:
     runs = len(POLICIES)
     for coverage in (0.5, 0.9):
         point = large(bench.quick, coverage=coverage)

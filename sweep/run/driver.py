@@ -92,12 +92,11 @@ class Driver:
         return bool(self._interrupts.received) or has_too_many_failures
 
     def _make_batcher(self) -> Batcher:
-        from engine.run import POLICIES_PER_PASS, shard_ranges
+        from engine.run import shard_ranges
 
         account = self._plan.account
-        # A time limit is for a whole point, and only the model can run part of one, in a single pass.
-        is_one_pass = self._runner == MODEL_RUNNER and len(self._policies) <= POLICIES_PER_PASS
-        keeps_points_whole = self._timeout_s is not None or not is_one_pass
+        # A time limit is for a whole point, and only the model can run part of one.
+        keeps_points_whole = self._timeout_s is not None or self._runner != MODEL_RUNNER
         return Batcher(
             self._plan.chunks(),
             partial(estimate_ns, policies=self._policies),

@@ -119,8 +119,8 @@ class _PlanBuilder:
         self._where_dropped = self._duplicates = self._done = self._todo = 0
         self._estimate_ns = self._general_ns = self._longest_ns = 0.0
         self._rounds = self._most_rounds = 0
-        self._kernels: frozenset[int] = frozenset()
-        self._general_kernels: frozenset[int] = frozenset()
+        self._passes: frozenset[int] = frozenset()
+        self._general_passes: frozenset[int] = frozenset()
 
     def add(self, columns: Columns, start: int) -> tuple[Mask, PointIds]:
         """bool[n], true for the points to run, and the ids of these. `start`: index of the first raw point."""
@@ -173,15 +173,15 @@ class _PlanBuilder:
             expected = forecast_points(columns, self._grid.policies)
             self._estimate_ns += float(expected.ns.sum())
             self._longest_ns = max(self._longest_ns, float(expected.ns.max()))
-            self._kernels |= expected.kernels
+            self._passes |= expected.passes
             self._general_ns += float(expected.general_ns.sum())
-            self._general_kernels |= expected.general_kernels
+            self._general_passes |= expected.general_passes
             self._rounds += int(columns["rounds"].sum())
             self._most_rounds = max(self._most_rounds, int(columns["rounds"].max()))
 
     def account(self) -> PlanAccount:
         policies = len(self._grid.policies)
-        is_general = pays_general(self._kernels, self._general_kernels, self._general_ns)
+        is_general = pays_general(self._passes, self._general_passes, self._general_ns)
         rounds = max(min(self._rounds, limit_for(TASK_ROUNDS, policies)), self._most_rounds)
         points = min(self._todo, limit_for(TASK_POINTS, policies))
         task_bytes = points * POINT_BYTES + rounds * ROUND_BYTES
@@ -195,7 +195,7 @@ class _PlanBuilder:
             todo=self._todo,
             estimate_ns=self._estimate_ns,
             peak_bytes=WORKER_BYTES + task_bytes,
-            kernels=self._general_kernels if is_general else self._kernels,
+            kernels=self._general_passes if is_general else self._passes,
             is_general=is_general,
             warnings=tuple(self._warnings()),
         )

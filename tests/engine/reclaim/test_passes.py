@@ -1,7 +1,6 @@
 """Each pass is taken for the points that it fits, and gives the rows of the general pass, under any rules."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.model.arch import GIB, MIB
-from engine.model.policy import ALL, SLOT, Policy
+from engine.model.policy import ALL, BUILT_IN, Policy, derive_policy
 from engine.model.scenario import Scenario, columns_of
 from engine.reclaim.encode import encode
 from engine.reclaim.finish import finish
@@ -55,6 +54,13 @@ def chosen_pass(scenario: Scenario, policies: Sequence[Policy] = ALL) -> int:
 def test_which_pass(scenario: Scenario, expected: int) -> None:
     """Calls of whole slots and of aligned parts have a pass each, unless a field of the scenario rules it out."""
     assert chosen_pass(scenario) == expected
+
+
+def test_rules_on_parts_of_a_table() -> None:
+    """Rules that read entries after calls below a table's size do not need the general pass."""
+    policies = [*ALL, derive_policy(BUILT_IN["merged"], "small", {"least": 64 * KIB})]
+    assert chosen_pass(Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB, order="random"), policies) == PARTS
+    assert chosen_pass(Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB, threads=2), policies) == WALK
 
 
 @pytest.mark.parametrize("order", ["sequential", "random"])
@@ -164,14 +170,6 @@ def test_parts_equal_walk(scenario: Scenario) -> None:
 def test_own_rules_equal_the_general_pass(scenario: Scenario, policies: list[Policy]) -> None:
     """Whatever pass a point takes under some rules, its rows are those of the general pass."""
     assert_equals_general_pass(scenario, policies)
-
-
-def test_a_rule_for_small_pieces_needs_the_general_pass() -> None:
-    """A rule that acts on a call of 64 KiB looks at every piece; one that acts on whole slots does not."""
-    scenario = Scenario(virt=GIB, sparsity=0.9, zap=64 * KIB)
-    small = Policy("small", when="visit", least=64 * KIB, markers="skip", proof="held", lock="try")
-    assert chosen_pass(scenario, [*ALL, small]) == WALK
-    assert chosen_pass(scenario, [*ALL, replace(small, least=SLOT)]) == PARTS
 
 
 def test_passes_are_compiled_once() -> None:

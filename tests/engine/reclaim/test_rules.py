@@ -14,7 +14,7 @@ from engine.model.arch import GIB, KIB
 from engine.model.policy import ALL, BUILT_IN, Policy, RuleError, check_rule, derive_policy
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, columns_of
-from engine.run import POLICIES_PER_PASS, run_batch
+from engine.run import POLICIES_PER_PASS, results_of_shards, run_batch, run_shard
 from tests.engine.test_twin import SCENARIOS, SHAPES, SLOW_SHAPES, cases
 from tests.paths import DATA
 from tests.support.rules import rules
@@ -83,11 +83,14 @@ def test_huge_pages_equal_the_twin(shape: str) -> None:
 
 
 def test_any_number_of_rules() -> None:
-    """More rules than fit one pass are judged in several; each has the rows that it has alone."""
+    """More rules than fit one pass are judged in several, also in shards; each has the rows that it has alone."""
     sizes = range(1, POLICIES_PER_PASS + 9)
     policies = [*ALL, *(derive_policy(MERGED, f"least_{n}", {"least": n * 4 * KIB}) for n in sizes)]
     columns = columns_of([Scenario(virt=GIB // 64, sparsity=0.5, zap=256 * KIB, coverage=0.9, rounds=2)])
     together = run_batch(columns, policies)
+    shard = results_of_shards(columns, [run_shard(columns, *tables, policies) for tables in ((0, 5), (5, 8))], policies)
+    np.testing.assert_array_equal(shard.values, together.values)
+    np.testing.assert_array_equal(shard.rounds, together.rounds)
     for p in (0, 5, 6, POLICIES_PER_PASS, len(policies) - 1):
         alone = run_batch(columns, [policies[p]])
         np.testing.assert_array_equal(alone.values[:, 0], together.values[:, p])

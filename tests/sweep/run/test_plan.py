@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine import run as engine_run
+from engine.model.policy import ALL, BUILT_IN, derive_policy
+from engine.model.scenario import Scenario, columns_of
 from engine.run import PARTS, PASSES, SLOTS, UNMAP_FLUSHES, WALK, forecast
 from sweep.common.errors import UserError
 from sweep.grid import grid as grid_module
@@ -93,6 +95,16 @@ def test_little_work_compiles_one_pass(
     account = make_plan(grid).account
     assert account.kernels == expected | {UNMAP_FLUSHES}
     assert account.is_general == (expected == {WALK})
+
+
+def test_rules_cost_time() -> None:
+    """More rules, and rules that read after small calls, raise the estimate of each pass that they take part in."""
+    columns = columns_of([Scenario(virt=64 << 30, sparsity=0.9, zap=zap << 10) for zap in (64, 96)])
+    small = [derive_policy(BUILT_IN["merged"], f"small_{n}", {"least": n * 4096}) for n in (1, 2, 3)]
+    seven, eight, ten = (forecast(columns, [*ALL, *small[:n]]) for n in (0, 1, 3))
+    assert (eight.ns > seven.ns).all()
+    assert ten.ns[1] > eight.ns[1]
+    assert {WALK, PARTS} <= ten.passes == seven.passes
 
 
 def test_rules_are_counted_in_their_order() -> None:
