@@ -22,7 +22,7 @@ def evaluate(*, policies: Sequence[str] | None = None, cost: str = cost_tables.D
     from engine.run import run_batch
     from sweep.grid.point_id import point_ids
     from sweep.query.database import cost_ns
-    from sweep.store import arrow_tables, result_tables
+    from sweep.tables import arrow_tables, result_tables
 
     varying = {name: list(values) for name, values in fields.items() if isinstance(values, list | tuple | range)}
     sections: dict[str, Any] = {"fixed": {name: value for name, value in fields.items() if name not in varying}}

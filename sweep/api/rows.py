@@ -5,8 +5,8 @@ from html import escape
 from typing import Any
 
 from sweep.common.errors import UserError
-from sweep.store import arrow_tables
-from sweep.store.arrow_tables import Table
+from sweep.tables import arrow_tables
+from sweep.tables.arrow_tables import Table
 
 _SHOWN = 20
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from sweep.query.database import Database
     from sweep.query.named_queries import NamedQuery
     from sweep.run.launch import LaunchSummary
-    from sweep.store.arrow_tables import Table
     from sweep.store.store import Store
+    from sweep.tables.arrow_tables import Table
 
 MODEL_QUERY, KERNEL_QUERY = "savings", "measured"
 MOST_ROWS, MOST_BARS = 24, 5

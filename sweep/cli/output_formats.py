@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sweep.query.database import Database
     from sweep.query.named_queries import NamedQuery
     from sweep.query.query_rows import Answer
-    from sweep.store.arrow_tables import Table
+    from sweep.tables.arrow_tables import Table
 
 FORMATS = ("table", "csv", "json", "md")
 
@@ -88,7 +88,7 @@ def print_answer(answer: "Answer", form: str, path: Path | None = None, *, most:
 
 
 def _print_parquet(answer: "Answer", path: Path | None) -> None:
-    from sweep.store import parquet
+    from sweep.tables import parquet
 
     names = unique_names(answer.names)
     if path is not None:
@@ -127,7 +127,7 @@ def print_arrow_table(
     table: "Table", form: str, path: Path | None = None, *, most: int = 0, is_ours: bool = True
 ) -> int:
     """As `print_rows`, for an Arrow table."""
-    from sweep.store import arrow_tables
+    from sweep.tables import arrow_tables
 
     return print_rows(table.column_names, arrow_tables.iter_rows(table), form, path, most=most, is_ours=is_ours)
 

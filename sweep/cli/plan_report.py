@@ -103,7 +103,7 @@ def _print_points(plan: "Plan", form: Format) -> None:
 def _stored_points(plan: "Plan", names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """Rows with sizes in bytes and with `sparsity` computed where a point has `res`, as a run stores them."""
     from sweep.grid.point_id import id_strings
-    from sweep.store.result_tables import scenario_table
+    from sweep.tables.result_tables import scenario_table
 
     for chunk in plan.chunks():
         stored = scenario_table(chunk.columns).select(names).to_pydict().values()

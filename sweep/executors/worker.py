@@ -21,8 +21,9 @@ from engine.model.scenario import Columns
 from engine.reclaim.finish import Tally
 from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Labels, Shard
 from sweep.executors.failure import Failure, describe, failure_lines
-from sweep.store import arrow_tables, parquet, parts, result_tables
+from sweep.store import parts
 from sweep.store.parts import PartFile
+from sweep.tables import arrow_tables, parquet, result_tables
 
 Runner = Callable[..., Results]
 """Takes Columns and policies; that of the model also `general`."""

@@ -19,7 +19,7 @@ from sweep.common import atomic_write, cost_tables
 from sweep.common.cost_tables import COSTS_SCHEMA, SHIPPED, Cost, CostTable
 from sweep.query import database
 from sweep.run.plan import Plan
-from sweep.store import result_tables
+from sweep.tables import result_tables
 
 Figures = Mapping[str, Figure]
 At = Callable[[str], float]

@@ -44,8 +44,9 @@ from sweep.run.point_chunk import PointChunk
 from sweep.run.progress import Progress, ProgressState
 from sweep.run.resume import count_grid_points, plan_remaining
 from sweep.run.signals import Interrupts
-from sweep.store import arrow_tables, provenance, result_tables
+from sweep.store import provenance
 from sweep.store.store import RunWriter, Store
+from sweep.tables import arrow_tables, result_tables
 from sweep.traces.trace_points import TOUCH_RECORDED, are_traces
 
 ENGINE = "kernel"

@@ -15,8 +15,8 @@ from sweep.plot.request import PlotRequest, Variation
 from sweep.query.database import Database
 from sweep.query.named_queries import NamedQuery
 from sweep.query.views import views_named_in
-from sweep.store.arrow_tables import Table
 from sweep.store.store import RunInfo
+from sweep.tables.arrow_tables import Table
 
 _NAMED, _MOST_SERIES, _MOST_FACETS = 3, 40, 40
 

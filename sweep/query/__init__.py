@@ -1,1 +1,1 @@
-"""SQL over stored runs on sealed DuckDB connections, conditions, comparison of runs. Imports store and below."""
+"""SQL over stored runs on sealed DuckDB connections, named queries, conditions. Imports store and what is below it."""

@@ -16,7 +16,7 @@ from sweep.common import schema
 from sweep.common.errors import UserError, one_line
 from sweep.grid import sql_expressions
 from sweep.query.sealed_connection import DEFAULT_SECONDS, SealedConnection, user_errors
-from sweep.store import arrow_tables, result_tables
+from sweep.tables import arrow_tables, result_tables
 
 
 def evaluate(

@@ -13,8 +13,8 @@ from sweep.query.exact_values import Column, csv_query, exact_query, fits_query,
 from sweep.query.query_rows import Answer, Form
 from sweep.query.run_files import RunFiles
 from sweep.query.sealed_connection import DEFAULT_SECONDS, FILE_ERRORS, SealedConnection, late_error, user_errors
-from sweep.store import arrow_tables, parquet
 from sweep.store.store import RunInfo, Store
+from sweep.tables import arrow_tables, parquet
 
 T = TypeVar("T")
 _MAX_ATTEMPTS = 5

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sweep.query.exact_values import Column
-from sweep.store import arrow_tables
+from sweep.tables import arrow_tables
 
 Form = Literal["values", "csv", "parquet"]
 """values: for `rows`; csv: for `lines`; parquet: types that Parquet has."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from sweep.common import schema
 from sweep.common.errors import UserError
+from sweep.storage.parallel import in_parallel
+from sweep.storage.storage import Storage
 from sweep.store.checked_parts import CheckedFiles
-from sweep.store.parallel import in_parallel
-from sweep.store.storage import Storage
 from sweep.store.store import RunInfo
 
 Check = Callable[[CheckedFiles, Collection[str]], bool]

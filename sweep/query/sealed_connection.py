@@ -18,7 +18,7 @@ from sweep.common import schema
 from sweep.common.errors import DamagedError, UserError, one_line, unknown_name
 from sweep.query import address_space, resource_limits, views
 from sweep.query.exact_values import Column
-from sweep.store import arrow_tables
+from sweep.tables import arrow_tables
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engine.model.scenario import Columns
 from sweep.grid.point_id import PointIds
-from sweep.store import arrow_tables
+from sweep.tables import arrow_tables
 
 
 @dataclass(frozen=True, slots=True)

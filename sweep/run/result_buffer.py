@@ -17,10 +17,10 @@ from sweep.grid.point_id import id_strings
 from sweep.run.batching import Task
 from sweep.run.plan import limit_for
 from sweep.run.point_chunk import PointChunk
-from sweep.store import arrow_tables, result_tables
 from sweep.store.compaction import PART_POINTS
 from sweep.store.parts import PartFile
 from sweep.store.store import RunWriter
+from sweep.tables import arrow_tables, result_tables
 from sweep.traces.trace_points import are_traces, point_names
 
 COMMIT_S = 2.0

@@ -1,1 +1,1 @@
-"""Runs on disk or object storage: rows to Arrow to Parquet, locks, commits. Imports common, traces and grid."""
+"""Runs: their parts, commits, checksums, merging. Imports tables, storage and what is below them."""

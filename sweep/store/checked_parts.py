@@ -14,12 +14,13 @@ from typing import Any
 
 from sweep.common import schema
 from sweep.common.errors import DamagedError, SweepFault
-from sweep.store import arrow_tables, parquet, parts
+from sweep.storage.local_storage import LocalStorage
+from sweep.storage.parallel import OBJECT_REQUESTS, in_parallel
+from sweep.storage.storage import Entry, Storage
+from sweep.store import parts
 from sweep.store.id_set import SortedIds, sort_ids
-from sweep.store.local_storage import LocalStorage
-from sweep.store.parallel import OBJECT_REQUESTS, in_parallel
 from sweep.store.parts import POINTS, SIBLINGS, Layout, Part
-from sweep.store.storage import Entry, Storage
+from sweep.tables import arrow_tables, parquet
 
 
 @dataclass(frozen=True, slots=True)

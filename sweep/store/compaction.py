@@ -7,9 +7,10 @@ any moment leaves either the small parts or the new one committed; the next laun
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from sweep.store import checked_parts, parquet, parts
+from sweep.storage.storage import Storage
+from sweep.store import checked_parts, parts
 from sweep.store.parts import Part, PartFile
-from sweep.store.storage import Storage
+from sweep.tables import parquet
 
 MOST_POINTS, MOST_BYTES = 65_536, 32 << 20
 """Largest part that compaction makes."""

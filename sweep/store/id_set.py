@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sweep.common.errors import SweepFault
 from sweep.grid.point_id import ID_BYTES, PointIds
-from sweep.store import arrow_tables
+from sweep.tables import arrow_tables
 
 
 @dataclass(frozen=True, slots=True, eq=False)

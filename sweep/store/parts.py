@@ -15,10 +15,10 @@ from zlib import crc32
 
 from sweep.common import atomic_write, schema
 from sweep.common.errors import UserError
-from sweep.store import arrow_tables, parquet
-from sweep.store.local_storage import LocalStorage
-from sweep.store.parallel import in_parallel
-from sweep.store.storage import Entry, Storage
+from sweep.storage.local_storage import LocalStorage
+from sweep.storage.parallel import in_parallel
+from sweep.storage.storage import Entry, Storage
+from sweep.tables import arrow_tables, parquet
 
 POINTS = "points"
 SIBLINGS = tuple(table for table in schema.TABLES if table != POINTS)

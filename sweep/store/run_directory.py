@@ -13,10 +13,11 @@ from sweep.common import schema
 from sweep.common.errors import DamagedError
 from sweep.grid.point_id import PointIds, id_strings
 from sweep.grid.rule_text import policy_row
-from sweep.store import arrow_tables, checked_parts, parts, run_document
+from sweep.storage.locks import holder, shows_all_holders
+from sweep.storage.storage import Storage
+from sweep.store import checked_parts, parts, run_document
 from sweep.store.id_set import IdSet, SortedIds, sort_ids
-from sweep.store.locks import holder, shows_all_holders
-from sweep.store.storage import Storage
+from sweep.tables import arrow_tables
 
 RUN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 

@@ -15,7 +15,7 @@ from engine.model.policy import BUILT_IN, CHOICES, POLICIES, Policy, RuleError, 
 from sweep.common import schema
 from sweep.common.errors import DamagedError, UserError, one_line
 from sweep.grid.rules import MAX_POLICIES, POLICY_NAME
-from sweep.store.storage import Storage
+from sweep.storage.storage import Storage
 
 FILE_NAME = "run.json"
 FINISHED = ("ok", "failed", "interrupted", "fault")

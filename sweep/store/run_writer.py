@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from sweep.common import schema
 from sweep.common.errors import SweepFault, UserError
 from sweep.grid.point_id import PointIds
-from sweep.store import arrow_tables, checked_parts, compaction, parts, run_directory, run_document
+from sweep.storage.local_storage import LocalStorage
+from sweep.storage.run_lock import RunLock
+from sweep.storage.storage import Storage
+from sweep.store import checked_parts, compaction, parts, run_directory, run_document
 from sweep.store.id_set import IdSet, SortedIds, sort_ids
-from sweep.store.local_storage import LocalStorage
 from sweep.store.parts import PartFile
-from sweep.store.run_lock import RunLock
-from sweep.store.storage import Storage
+from sweep.tables import arrow_tables
 
 
 class RunWriter:

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from sweep.common import schema
 from sweep.common.errors import UserError, did_you_mean, one_line
 from sweep.grid.point_id import PointIds
-from sweep.store import locks, parts, run_directory, run_document
-from sweep.store.local_storage import LocalStorage, os_errors_as_user_errors
+from sweep.storage import locks
+from sweep.storage.local_storage import LocalStorage, os_errors_as_user_errors
+from sweep.storage.parallel import in_parallel
+from sweep.storage.storage import Storage
+from sweep.storage.storage_uri import open_storage
+from sweep.store import parts, run_directory, run_document
 from sweep.store.new_document import GridLike, new_document
-from sweep.store.parallel import in_parallel
 from sweep.store.run_directory import RunInfo
 from sweep.store.run_writer import RunWriter
-from sweep.store.storage import Storage
-from sweep.store.storage_uri import open_storage
 
 __all__ = ["RunInfo", "RunWriter", "Store", "open_store"]
 

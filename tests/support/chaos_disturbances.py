@@ -210,7 +210,8 @@ class Jumping(datetime.datetime):
     def now(cls, zone=None):
         return super().now(zone) + datetime.timedelta(seconds=dice.choice([-4e7, -4e3, -40, 0, 40, 4e3, 4e7]))
 time.time = lambda: clock() + dice.choice([-4e7, -4e3, -40, 0, 40, 4e3, 4e7])
-from sweep.store import result_tables, run_writer, store
+from sweep.tables import result_tables
+from sweep.store import run_writer, store
 result_tables.datetime = run_writer.datetime = store.datetime = Jumping
 """
 """Each look at the clock of this process finds it set to another time, up to 463 days off."""

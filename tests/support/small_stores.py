@@ -12,10 +12,11 @@ from engine.model.policy import ALL, POLICIES, Policy
 from engine.model.results import COLUMNS, ROUND_COLUMNS, Results
 from engine.model.scenario import Columns, Scenario, columns_of
 from sweep.grid.point_id import PointIds
-from sweep.store import arrow_tables, parquet, parts, result_tables
-from sweep.store.local_storage import LocalStorage
-from sweep.store.storage import Storage
+from sweep.storage.local_storage import LocalStorage
+from sweep.storage.storage import Storage
+from sweep.store import parts
 from sweep.store.store import RunWriter, Store
+from sweep.tables import arrow_tables, parquet, result_tables
 
 MIB = 1 << 20
 ROUNDS = 2

@@ -10,7 +10,7 @@ from sweep.cli import messages, output_formats
 from sweep.cli.options import STORE, AsJson, Results, results_option
 
 if TYPE_CHECKING:
-    from sweep.query.compare import Comparison, Timing
+    from sweep.comparison.compare import Comparison, Timing
     from sweep.store.run_directory import RunInfo
 
 REGRESSION = 5
@@ -55,7 +55,7 @@ def compare(
 
     Example: sweep compare first-f8eea1dd last
     """
-    from sweep.query.compare import compare as compare_runs
+    from sweep.comparison.compare import compare as compare_runs
     from sweep.store.store import open_store
 
     comparison = compare_runs(open_store(results), a, b, rows)
@@ -88,8 +88,8 @@ def _comparison_json(comparison: "Comparison", most: int) -> dict[str, Any]:
 
 
 def _print_overview(comparison: "Comparison") -> None:
-    from sweep.query import compare_sql
-    from sweep.query.compare import count_text
+    from sweep.comparison import compare_sql
+    from sweep.comparison.compare import count_text
 
     lines = [
         f"A          {_run_text(comparison.a, comparison.a_kernel)}",
@@ -199,7 +199,7 @@ def _timing_notes(comparison: "Comparison") -> Iterator[str]:
     """Whether there are enough times to find a slower group; nothing without measured times."""
     if not comparison.timings:
         return
-    from sweep.query.statistics import TOO_FEW, repeats_for
+    from sweep.comparison.statistics import TOO_FEW, repeats_for
 
     tested = [timing for timing in comparison.timings if timing.shift.verdict != TOO_FEW]
     if len(tested) < len(comparison.timings):

@@ -130,7 +130,7 @@ def launch(
 def _open_store(results: str) -> "Store":
     """Open the store. Raises UserError for a directory that Ray removes at the end of a job."""
     from sweep.executors.ray_session_dir import is_in_job_folder
-    from sweep.store.local_storage import LocalStorage
+    from sweep.storage.local_storage import LocalStorage
     from sweep.store.store import open_store
 
     store = open_store(results)

@@ -31,7 +31,7 @@ def ls(
     Example: sweep ls --json
     """
     from sweep.common import schema
-    from sweep.store.local_storage import LocalStorage
+    from sweep.storage.local_storage import LocalStorage
     from sweep.store.store import open_store
 
     store = open_store(results)

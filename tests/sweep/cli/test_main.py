@@ -20,8 +20,8 @@ from sweep.grid.point_id import point_ids, run_name
 from sweep.query import address_space
 from sweep.query.named_queries import named_query
 from sweep.run.launch import LaunchSummary
-from sweep.store import result_tables
 from sweep.store.store import Store
+from sweep.tables import result_tables
 from tests.paths import ROOT
 
 HEAVY = ("ray", "numba", "duckdb", "pyarrow", "numpy", "rich", "pydantic", "yaml", "psutil")

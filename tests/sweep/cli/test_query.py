@@ -21,8 +21,8 @@ from sweep.cli.value_text import readable
 from sweep.common import schema
 from sweep.executors.worker import concatenate
 from sweep.query import named_queries
-from sweep.store import result_tables
 from sweep.store.store import Store
+from sweep.tables import result_tables
 from tests.support import process_55tib
 from tests.support.small_stores import MIB, FakeGrid, commit, filled, opened, point_id, point_rows
 

@@ -13,8 +13,8 @@ from engine.run import run_batch
 from sweep.common import cost_tables
 from sweep.common.errors import UserError
 from sweep.query.database import Database, cost_ns
-from sweep.store import arrow_tables, result_tables
 from sweep.store.store import Store
+from sweep.tables import arrow_tables, result_tables
 from tests.support.small_stores import filled
 
 

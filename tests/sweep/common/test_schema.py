@@ -4,7 +4,7 @@ import pytest
 
 from engine.model import results, scenario
 from sweep.common import schema
-from sweep.store import arrow_tables
+from sweep.tables import arrow_tables
 
 ALL = {**schema.VIEWS, **{f"stored {name}": columns for name, columns in schema.TABLES.items()}}
 

@@ -34,8 +34,8 @@ from sweep.executors.inline import Inline
 from sweep.executors.processes import Processes
 from sweep.executors.ray import RayTasks
 from sweep.executors.worker import concatenate, run_batch
-from sweep.store import parquet, result_tables
 from sweep.store.parts import size_and_checksum
+from sweep.tables import parquet, result_tables
 from tests.paths import ROOT
 from tests.support import fake_engine
 from tests.support.small_stores import named

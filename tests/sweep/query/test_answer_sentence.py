@@ -11,8 +11,8 @@ from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
 from sweep.query.answer_sentence import Headline, headline, percent_text
 from sweep.query.database import Database
-from sweep.store import result_tables
 from sweep.store.store import Store
+from sweep.tables import result_tables
 from tests.support.small_stores import MIB, opened, point_id
 
 KIB = 1024

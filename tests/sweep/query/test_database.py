@@ -18,9 +18,9 @@ from sweep.common import schema
 from sweep.common.errors import UserError
 from sweep.query import conditions
 from sweep.query.database import Database
-from sweep.store import parquet, result_tables
-from sweep.store.local_storage import LocalStorage
+from sweep.storage.local_storage import LocalStorage
 from sweep.store.store import Store
+from sweep.tables import parquet, result_tables
 from tests.support.small_stores import (
     ROUNDS,
     commit,

@@ -14,8 +14,8 @@ from engine.run import run_batch
 from sweep.grid.rules import RESERVED
 from sweep.query.database import Database
 from sweep.query.named_queries import named_queries, named_query
-from sweep.store import result_tables
 from sweep.store.store import Store
+from sweep.tables import result_tables
 from tests.support.launched_store import launched
 from tests.support.small_stores import MIB, commit, opened, point_id
 

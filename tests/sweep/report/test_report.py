@@ -14,8 +14,8 @@ from sweep.query.database import Database
 from sweep.report.html_page import Figure, Page, html
 from sweep.report.report_content import report
 from sweep.report.row_table import MOST_ROWS
-from sweep.store.result_tables import KernelFacts
 from sweep.store.store import Store
+from sweep.tables.result_tables import KernelFacts
 from tests.support import browser
 from tests.support.launched_store import ONE, ROUNDS, ZAPS, launched
 from tests.support.small_stores import FakeGrid, commit, opened

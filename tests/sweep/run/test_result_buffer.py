@@ -16,8 +16,8 @@ from sweep.executors.ray import RayTasks
 from sweep.run.batching import Task
 from sweep.run.plan import make_plan
 from sweep.run.result_buffer import ResultBuffer
+from sweep.storage.storage_uri import open_storage
 from sweep.store.parts import PartFile, part_file
-from sweep.store.storage_uri import open_storage
 from tests.support.fake_engine import grid
 from tests.support.small_stores import opened
 

@@ -10,8 +10,8 @@ from sweep.grid.loader import parse_grid
 from sweep.grid.point_id import point_ids, run_name
 from sweep.run import watch as watching
 from sweep.run.launch import LaunchOptions, launch
-from sweep.store import result_tables
 from sweep.store.store import Store
+from sweep.tables import result_tables
 from tests.support import fake_engine
 from tests.support.fake_engine import RecordingProgress, grid
 

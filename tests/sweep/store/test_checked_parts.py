@@ -10,10 +10,10 @@ import pytest
 
 from sweep.common import text_lines
 from sweep.query.database import Database
+from sweep.storage.local_storage import LocalStorage
+from sweep.storage.storage import Storage
+from sweep.storage.storage_uri import open_storage
 from sweep.store.checked_parts import CheckedFiles
-from sweep.store.local_storage import LocalStorage
-from sweep.store.storage import Storage
-from sweep.store.storage_uri import open_storage
 from sweep.store.store import Store
 from tests.support.small_stores import commit, filled, has_ok, opened, part_paths
 
@@ -104,7 +104,7 @@ def test_a_file_that_cannot_be_read_is_left_out(
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return real(name)
 
-        monkeypatch.setattr("sweep.store.local_storage.open_regular_file", failing)
+        monkeypatch.setattr("sweep.storage.local_storage.open_regular_file", failing)
     else:
         path.unlink()
         path.mkdir() if kind == "directory" else os.mkfifo(path)

@@ -14,11 +14,11 @@ import pytest
 
 from sweep.common import atomic_write, schema
 from sweep.common.errors import SweepFault, UserError
-from sweep.store import parquet, result_tables
-from sweep.store.local_storage import LocalStorage
+from sweep.storage.local_storage import LocalStorage
 from sweep.store.parts import make_files, size_and_checksum, write_temporary
 from sweep.store.provenance import collect
 from sweep.store.store import Store, open_store
+from sweep.tables import parquet, result_tables
 from tests.support.small_stores import (
     ROUNDS,
     FakeGrid,

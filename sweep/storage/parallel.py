@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from sweep.store.local_storage import LocalStorage
-from sweep.store.storage import Storage
+from sweep.storage.local_storage import LocalStorage
+from sweep.storage.storage import Storage
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -17,9 +17,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from sweep.common.errors import DamagedError, UserError, one_line
-from sweep.store.object_storage import ObjectStorage
-from sweep.store.run_lock import busy_error
-from sweep.store.storage import Storage
+from sweep.storage.object_storage import ObjectStorage
+from sweep.storage.run_lock import busy_error
+from sweep.storage.storage import Storage
 
 LEASES = "lock"
 LEASE_S, BEAT_S, LOOK_S = 30.0, 5.0, 0.5

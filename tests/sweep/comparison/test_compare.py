@@ -18,12 +18,12 @@ from engine.model.scenario import Scenario, columns_of
 from sweep.cli.commands.compare import REGRESSION
 from sweep.cli.main import main
 from sweep.common import schema
-from sweep.query import compare_sql
+from sweep.comparison import compare_sql
 from sweep.query.database import Database
-from sweep.store import arrow_tables, result_tables
-from sweep.store.result_tables import KernelFacts
-from sweep.store.storage import Storage
+from sweep.storage.storage import Storage
 from sweep.store.store import Store
+from sweep.tables import arrow_tables, result_tables
+from sweep.tables.result_tables import KernelFacts
 from tests.paths import DATA
 from tests.support import small_stores
 from tests.support.small_stores import MIB, opened, part_paths, point_id

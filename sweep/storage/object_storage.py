@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from sweep.common.errors import UserError, one_line
-from sweep.store.parallel import OBJECT_REQUESTS
-from sweep.store.storage import Entry, Storage, check_size
+from sweep.storage.parallel import OBJECT_REQUESTS
+from sweep.storage.storage import Entry, Storage, check_size
 
 T = TypeVar("T")
 

@@ -9,13 +9,13 @@ import numpy as np
 from sweep.common.errors import UserError, one_line
 from sweep.common.kernel_releases import begins
 from sweep.common.units import format_size
+from sweep.comparison import compare_sql
 from sweep.grid.rule_text import spelled_fields
-from sweep.query import compare_sql
 from sweep.query.database import Database
 from sweep.store.store import RunInfo, Store, find_run
 
 if TYPE_CHECKING:
-    from sweep.query.statistics import Shift
+    from sweep.comparison.statistics import Shift
 
 KERNEL = "kernel"
 _SHOWN_VALUES = 3
@@ -203,7 +203,7 @@ def _unlimited(database: Database) -> Callable[[str], list[Row]]:
 
 def _timings(groups: Sequence[Row]) -> list[Timing]:
     """The timings of all groups (rows of compare_sql.times_by_group), for each time column that both runs have."""
-    from sweep.query import statistics  # scipy takes half a second to import, and only measured times need it
+    from sweep.comparison import statistics  # scipy takes half a second to import, and only measured times need it
 
     varying = [name for name in compare_sql.SHOWN if len({group[name] for group in groups if name in group}) > 1]
     timed = [

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from sweep.common import schema
 from sweep.common.errors import DamagedError, UserError
-from sweep.store.arrow_tables import Schema, Table, arrow_schema, declared
+from sweep.tables.arrow_tables import Schema, Table, arrow_schema, declared
 
 _UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 _PARQUET = {

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sweep.common.errors import UserError
-from sweep.store import directory_lock, locks
-from sweep.store.local_storage import LocalStorage
+from sweep.storage import directory_lock, locks
+from sweep.storage.local_storage import LocalStorage
 from sweep.store.store import Store
 from tests.support.small_stores import has_ok, opened
 

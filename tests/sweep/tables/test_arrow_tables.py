@@ -14,7 +14,7 @@ from engine.model.results import COLUMNS, ROUND_COLUMNS, STATE, WORK
 from engine.model.scenario import FIELDS, row
 from sweep.common import schema
 from sweep.common.errors import DamagedError, SweepFault, UserError
-from sweep.store import arrow_tables, parquet, result_tables
+from sweep.tables import arrow_tables, parquet, result_tables
 from tests.support.small_stores import point_id, results, scenarios
 
 COUNT = 5

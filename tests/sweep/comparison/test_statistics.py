@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.query import statistics
-from sweep.query.statistics import FASTER, SAME, SLOWER, TOO_FEW, Shift, Times, compare_times
+from sweep.comparison import statistics
+from sweep.comparison.statistics import FASTER, SAME, SLOWER, TOO_FEW, Shift, Times, compare_times
 
 MIRRORED = {SLOWER: FASTER, FASTER: SLOWER, SAME: SAME, TOO_FEW: TOO_FEW}
 times = st.lists(st.integers(1, 10**9), min_size=1, max_size=12).map(lambda values: np.array(values, np.float64))

@@ -18,13 +18,14 @@ from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.query.database import Database
 from sweep.run.launch import LaunchOptions, launch
-from sweep.store import lease as leases
-from sweep.store import locks, object_storage, parts
-from sweep.store.local_storage import LocalStorage
-from sweep.store.object_storage import ObjectStorage
-from sweep.store.run_lock import RunLock
-from sweep.store.storage import Storage
-from sweep.store.storage_uri import open_storage
+from sweep.storage import lease as leases
+from sweep.storage import locks, object_storage
+from sweep.storage.local_storage import LocalStorage
+from sweep.storage.object_storage import ObjectStorage
+from sweep.storage.run_lock import RunLock
+from sweep.storage.storage import Storage
+from sweep.storage.storage_uri import open_storage
+from sweep.store import parts
 from sweep.store.store import Store
 from tests.support import fake_engine
 from tests.support.fake_engine import RecordingProgress, grid
@@ -285,7 +286,7 @@ def test_damage_is_set_aside(place: Storage, damage: str) -> None:
 
 HOLD = """
 import sys, time
-from sweep.store.storage_uri import open_storage
+from sweep.storage.storage_uri import open_storage
 from tests.support.small_stores import commit, opened
 writer = opened(open_storage(sys.argv[1]))
 commit(writer, 0, 3)

@@ -5,9 +5,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sweep.common.errors import UserError, one_line, unknown_name
-from sweep.store.local_storage import LocalStorage
-from sweep.store.object_storage import ARROW, FSSPEC, object_storage
-from sweep.store.storage import Storage
+from sweep.storage.local_storage import LocalStorage
+from sweep.storage.object_storage import ARROW, FSSPEC, object_storage
+from sweep.storage.storage import Storage
 
 
 def open_storage(uri: str) -> Storage:

@@ -1,10 +1,10 @@
 """Locks of runs: one process at a time writes a run, whether in a directory or in an object store."""
 
-from sweep.store import directory_lock, lease
-from sweep.store.local_storage import LocalStorage
-from sweep.store.object_storage import ObjectStorage
-from sweep.store.run_lock import RunLock
-from sweep.store.storage import Storage
+from sweep.storage import directory_lock, lease
+from sweep.storage.local_storage import LocalStorage
+from sweep.storage.object_storage import ObjectStorage
+from sweep.storage.run_lock import RunLock
+from sweep.storage.storage import Storage
 
 
 def acquire(run: Storage) -> RunLock:

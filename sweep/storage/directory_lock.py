@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from sweep.common.errors import UserError, one_line
-from sweep.store.local_storage import os_errors_as_user_errors
-from sweep.store.run_lock import busy_error
+from sweep.storage.local_storage import os_errors_as_user_errors
+from sweep.storage.run_lock import busy_error
 
 LOCK = ".lock"
 _PATIENCE_S = 0.5

@@ -11,7 +11,7 @@ from pathlib import Path
 from sweep.common import atomic_write
 from sweep.common.errors import DamagedError, UserError
 from sweep.common.text_lines import open_regular_file
-from sweep.store.storage import Entry, Storage, check_size
+from sweep.storage.storage import Entry, Storage, check_size
 
 _ELSEWHERE = "give another place with --results"
 _REMEDY = {

@@ -16,7 +16,7 @@ from engine.model.scenario import ABSENT, FIELDS, Columns
 from sweep.common import schema
 from sweep.common.errors import SweepFault
 from sweep.grid.point_id import PointIds
-from sweep.store.arrow_tables import ARROW_TYPES, CODED, Table, declared
+from sweep.tables.arrow_tables import ARROW_TYPES, CODED, Table, declared
 from sweep.traces.trace_points import are_traces
 
 
