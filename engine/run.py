@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.huge_pages import walk as huge
 from engine.model.arch import ARCHES
 from engine.model.policy import ALL, Policy
 from engine.model.results import Results
 from engine.model.scenario import ABSENT, Columns, Scenario, check, columns_of
 from engine.numeric.compiled_cache import compiling, is_compiled
+from engine.passes import parts, slots, unmap_flushes, walk
 from engine.random.binomial import trylock_limits
-from engine.reclaim import huge, parts, slots, unmap_flushes, walk
 from engine.reclaim.encode import Encoded, encode, encode_sizes
 from engine.reclaim.finish import Tally, blank, finish, named
 from engine.reclaim.point_groups import groups_of
@@ -202,7 +203,7 @@ def arguments(
     rules: NDArray[np.void],
     out: Tally,
 ) -> tuple[Any, ...]:
-    """Return the arguments of a pass (engine.reclaim.walk.walk) for the points of these groups.
+    """Return the arguments of a pass (engine.passes.walk.walk) for the points of these groups.
 
     groups: indexes in `par`; may be empty. out: the pass adds its counters to it
     """

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType
 
 ENGINE = Path(__file__).parents[1]
-COMPILED_PACKAGES = ("numeric", "random", "reclaim", "kernel")
+COMPILED_PACKAGES = ("numeric", "random", "reclaim", "passes", "huge_pages", "kernel")
 NOTE = ".compiled"
 
 refused = ""

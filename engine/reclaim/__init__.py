@@ -1,1 +1,1 @@
-"""The pass over an address space: installs, zaps, and what each policy frees. Imports random and what is below it."""
+"""What passes share: resident pages, calls, what each rule frees, flushes. Imports random and what is below it."""

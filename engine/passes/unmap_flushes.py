@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine.numeric.bit_ops import ZERO, add_set, count_and_ends, fill_range
 from engine.numeric.jit import inner, kernel
+from engine.passes.residency_blocks import block_counts
 from engine.random.binomial import ALWAYS, MAYBE, NEVER
 from engine.random.splitmix import (
     FIELD,
@@ -29,7 +30,6 @@ from engine.random.splitmix import (
 from engine.reclaim.gather import EMPTY_END, EMPTY_FIRST, add_flushes, flush, page_capacity, queue_pages
 from engine.reclaim.records import CLEARED, COUNTERS, PAGE_BATCHES, record
 from engine.reclaim.residency import clear_beyond, install_table, outermost, place_extents, resident_extents
-from engine.reclaim.residency_blocks import block_counts
 
 NO_TABLE, PMD_TABLES, ALL_TABLES = range(3)
 """Which upper tables take part in a flush."""
@@ -538,7 +538,7 @@ def add_unmap_flushes(
 ) -> None:
     """Add what upper tables add to the flushes of the points in `rows` under rules that unmap.
 
-    Arguments: those of engine.reclaim.walk.walk.
+    Arguments: those of engine.passes.walk.walk.
     """
     for point in rows:
         par, lim, seed = pars[groups[point]], lims[groups[point]], seeds[point]

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.huge_pages.slot import HUGE, count_of
 from engine.numeric.bit_ops import ONE, ONES, ZERO, clear_range, count_and_ends, nth_set
 from engine.numeric.jit import inner
 from engine.reclaim.gather import MMU_GATHER_BUNDLE, flush, flush_gather
-from engine.reclaim.huge_slot import HUGE, count_of
 from engine.reclaim.records import record
 from engine.reclaim.rules import END_BREAK, MID_BREAK, NO_BREAK
 from engine.reclaim.visits import describe_leftovers

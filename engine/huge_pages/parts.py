@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.huge_pages.slot import HUGE, NONE, TABLE, count_of
+from engine.huge_pages.zaps import flush_split
 from engine.numeric.bit_ops import ONE, clear_range, count_and_ends
 from engine.numeric.jit import inner
 from engine.reclaim.gather import flush
-from engine.reclaim.huge_slot import HUGE, NONE, TABLE, count_of
-from engine.reclaim.huge_zaps import flush_split
 from engine.reclaim.records import record
 from engine.reclaim.rules import AT_VISIT, lock_pmd
 

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from engine.numeric.bit_ops import ZERO, add_set, count_and_ends, nth_set
 from engine.numeric.jit import inner, kernel
-from engine.random.binomial import ALWAYS, MAYBE, NEVER
-from engine.random.splitmix import OF_CALL, OF_CALL_LOW, call_key, fill_streams, scale
-from engine.reclaim.blocks import (
+from engine.passes.blocks import (
     BLOCK_TABLES,
     CALLS,
     DRAWN,
@@ -35,6 +33,9 @@ from engine.reclaim.blocks import (
     start_block,
     start_point,
 )
+from engine.passes.residency_blocks import block_calls
+from engine.random.binomial import ALWAYS, MAYBE, NEVER
+from engine.random.splitmix import OF_CALL, OF_CALL_LOW, call_key, fill_streams, scale
 from engine.reclaim.contention import (
     LockStep,
     calls_per_thread,
@@ -46,7 +47,6 @@ from engine.reclaim.contention import (
 from engine.reclaim.gather import add_flushes, close_gathers, flush_scans, gather_visit, open_gathers, page_capacity
 from engine.reclaim.records import END, GATHER, PEAK, UNMAP, ZAP
 from engine.reclaim.residency import place_extents
-from engine.reclaim.residency_blocks import block_calls
 from engine.reclaim.rules import BY_HOLD, END_BREAK, FREED, MID_BREAK, NO_BREAK, READ_NOTHING, STAYS, VERDICTS, judge
 from engine.reclaim.upper_tables import enter_tables, leave_tables, need_upper_tables
 
@@ -348,7 +348,7 @@ def walk_slots(
     s: Any, rows: Any, groups: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
     rules: Any, all_tables: Any, all_pages: Any, all_upper: Any, all_counters: Any, all_contents: Any, all_totals: Any,
 ) -> None:  # fmt: skip
-    """Compute the points in `rows`, which fit this pass. Arguments: those of engine.reclaim.walk.walk."""
+    """Compute the points in `rows`, which fit this pass. Arguments: those of engine.passes.walk.walk."""
     if rows.size == 0:
         return
     b = s.block

@@ -1,6 +1,6 @@
 """What the two passes over blocks of tables share: memory, the draws of an install, and what policies count a round.
 
-These passes (engine.reclaim.slots, engine.reclaim.parts) know beforehand which visits can free a table under which
+These passes (engine.passes.slots, engine.passes.parts) know beforehand which visits can free a table under which
 rules. They compute numbers for a block of tables at once, and each policy adds the same few sums.
 """
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.numeric.jit import inner
+from engine.passes.residency_blocks import block_counts, block_ends
 from engine.random.binomial import MAYBE, NEVER
 from engine.random.splitmix import OF_EXTENT, STREAMS, draw
 from engine.reclaim.gather import gather_scanned
 from engine.reclaim.records import CLEARED, COUNTERS, END, PEAK, SCAN, VISIT, record
-from engine.reclaim.residency_blocks import block_counts, block_ends
 from engine.reclaim.rules import AFTER_ROUND, count_scan
 from engine.reclaim.upper_tables import LEVEL, LEVEL_ROUND, LEVELS
 

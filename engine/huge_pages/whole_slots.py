@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from engine.huge_pages.faults import drawn_extents
+from engine.huge_pages.zaps import cover_huge
 from engine.numeric.jit import inlined, inner
 from engine.reclaim.calls import calls_made
 from engine.reclaim.gather import close_gathers, open_gathers
-from engine.reclaim.huge_faults import drawn_extents
-from engine.reclaim.huge_zaps import cover_huge
 from engine.reclaim.records import END, PEAK, record
 from engine.reclaim.upper_tables import LEVELS, need_upper_tables
 

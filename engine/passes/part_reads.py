@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.numeric.jit import inner
-from engine.reclaim.part_order import comes_later, later_calls
+from engine.passes.part_order import comes_later, later_calls
 from engine.reclaim.rules import NO_BREAK, judge
 from engine.reclaim.visits import first_entry
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.huge_pages.slot import HUGE, NONE, TABLE
 from engine.numeric.bit_ops import popcount
 from engine.numeric.jit import inner
 from engine.random.binomial import ALWAYS, MAYBE
 from engine.random.splitmix import OF_EXTENT, draw
-from engine.reclaim.huge_slot import HUGE, NONE, TABLE
 from engine.reclaim.residency import resident_extents
 
 

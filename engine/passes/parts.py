@@ -2,7 +2,7 @@
 
 Pages have to be placed, but only two visits of a table can free it: the one that clears its last page, if a rule looks
 at so small a piece, and the last one of a slot that is unmapped part by part. All others are counted, and where a rule
-reads entries, the entries that it reads (engine.reclaim.part_reads).
+reads entries, the entries that it reads (engine.passes.part_reads).
 """
 
 from typing import Any, NamedTuple
@@ -21,9 +21,7 @@ from engine.numeric.bit_ops import (
     first_set,
 )
 from engine.numeric.jit import inlined, inner, kernel
-from engine.random.binomial import MAYBE, NEVER
-from engine.random.splitmix import GOLDEN, OF_PLACE, draw, fill_streams, mix
-from engine.reclaim.blocks import (
+from engine.passes.blocks import (
     BLOCK_TABLES,
     CALLS,
     DRAWN,
@@ -44,13 +42,15 @@ from engine.reclaim.blocks import (
     start_block,
     start_point,
 )
+from engine.passes.part_masks import clear_large_parts, clear_small_parts, fill_part_masks
+from engine.passes.part_order import last_call, last_nonempty, later_calls
+from engine.passes.part_reads import add_reads, judge_left, reads_at_visits
+from engine.passes.residency_blocks import block_calls
+from engine.random.binomial import MAYBE, NEVER
+from engine.random.splitmix import GOLDEN, OF_PLACE, draw, fill_streams, mix
 from engine.reclaim.gather import add_flushes, flush_one_visit, flush_scans
-from engine.reclaim.part_masks import clear_large_parts, clear_small_parts, fill_part_masks
-from engine.reclaim.part_order import last_call, last_nonempty, later_calls
-from engine.reclaim.part_reads import add_reads, judge_left, reads_at_visits
 from engine.reclaim.records import END, PEAK, UNMAP, ZAP
 from engine.reclaim.residency import install_table
-from engine.reclaim.residency_blocks import block_calls
 from engine.reclaim.rules import AFTER_CALL, AT_VISIT, FREED, NO_BREAK, STAYS, judge
 from engine.reclaim.upper_tables import enter_tables, leave_tables, need_upper_tables
 
@@ -321,7 +321,7 @@ def walk_parts(
     s: Any, rows: Any, groups: Any, seeds: Any, pars: Any, lims: Any, cdfs: Any, contention: Any, offsets: Any,
     rules: Any, all_tables: Any, all_pages: Any, all_upper: Any, all_counters: Any, all_contents: Any, all_totals: Any,
 ) -> None:  # fmt: skip
-    """Compute the points in `rows`, which fit this pass. Arguments: those of engine.reclaim.walk.walk."""
+    """Compute the points in `rows`, which fit this pass. Arguments: those of engine.passes.walk.walk."""
     b = s.block
     visit, sums, scanning, unmapping = b.visit[0], b.sums[0], scanning_rules(rules), np.int64(0)
     for p in range(rules.size):

@@ -1,8 +1,8 @@
-"""The pass for VMAs that allow huge pages: as walk.py, but each policy has entries of its own (docs/method.md, 8).
+"""The pass for VMAs that allow huge pages: each policy has entries of its own (docs/method.md, section 8).
 
-huge_slot.py says what a slot is, huge_faults.py what an install does to it, huge_zaps.py what a piece of a call clears,
-huge_judge.py what each policy does then. Two short cuts: slots that only calls over the whole slot meet
-(huge_whole.py), and calls inside one slot, all at once (huge_parts.py).
+slot.py says what a slot is, faults.py what an install does to it, zaps.py what a piece of a call clears,
+judge.py what each policy does then. Two short cuts: slots that only calls over the whole slot meet
+(whole_slots.py), and calls inside one slot, all at once (parts.py).
 """
 
 from typing import Any, NamedTuple
@@ -10,17 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.numeric.bit_ops import ONES, ZERO, clear_range, count_and_ends, fill_range, word_mask
-from engine.numeric.jit import kernel
-from engine.random.binomial import ALWAYS, NEVER
-from engine.random.splitmix import OF_PLACE, REFAULT, STREAMS, fill_pins, fill_streams, key, scale
-from engine.reclaim.calls import calls_made
-from engine.reclaim.contention import LockStep, calls_per_thread, lock_step_for, settle_rounds
-from engine.reclaim.gather import close_gathers, flush_scans, gather_scanned, open_gathers
-from engine.reclaim.huge_faults import drawn_extents, fault_in, is_counted
-from engine.reclaim.huge_judge import judge_piece
-from engine.reclaim.huge_parts import PARTS, clear_calls, clear_parts, judge_parts
-from engine.reclaim.huge_slot import (
+from engine.huge_pages.faults import drawn_extents, fault_in, is_counted
+from engine.huge_pages.judge import judge_piece
+from engine.huge_pages.parts import PARTS, clear_calls, clear_parts, judge_parts
+from engine.huge_pages.slot import (
     BACK,
     BEFORE,
     BEFORE_UNMAP,
@@ -41,8 +34,15 @@ from engine.reclaim.huge_slot import (
     note_memory,
     part_unequal_fills,
 )
-from engine.reclaim.huge_whole import WHOLE, add_whole_slots, enter_whole_slots, pass_whole_slot
-from engine.reclaim.huge_zaps import PIECE, VISITED, clear_piece
+from engine.huge_pages.whole_slots import WHOLE, add_whole_slots, enter_whole_slots, pass_whole_slot
+from engine.huge_pages.zaps import PIECE, VISITED, clear_piece
+from engine.numeric.bit_ops import ONES, ZERO, clear_range, count_and_ends, fill_range, word_mask
+from engine.numeric.jit import kernel
+from engine.random.binomial import ALWAYS, NEVER
+from engine.random.splitmix import OF_PLACE, REFAULT, STREAMS, fill_pins, fill_streams, key, scale
+from engine.reclaim.calls import calls_made
+from engine.reclaim.contention import LockStep, calls_per_thread, lock_step_for, settle_rounds
+from engine.reclaim.gather import close_gathers, flush_scans, gather_scanned, open_gathers
 from engine.reclaim.records import CLEARED, END, GATHER, PAGE_BATCHES, PEAK, SCAN, UNMAP, VISIT, ZAP
 from engine.reclaim.residency import clear_beyond, install_table, place_extents, resident_extents, touch_again
 from engine.reclaim.rules import AFTER_CALL, AFTER_ROUND, AT_VISIT, BY_HOLD, READ_OUTSIDE, READ_REST, count_scan
@@ -72,7 +72,7 @@ class Scratch(NamedTuple):
     side: Any  #: int64[rounds]: which of the two is open at the border
     scans: Any  #: SCAN[rounds, policies]
     whole: Any  #: WHOLE[1]
-    whole_tables: Any  #: int64[rounds, 2]: slots that huge_whole.py takes with a huge page, at a round's peak and end
+    whole_tables: Any  #: int64[rounds, 2]: slots that whole_slots.py takes with a huge page, at a round's peak and end
     levels: Any  #: LEVEL[LEVELS]
     level_rounds: Any  #: LEVEL_ROUND[LEVELS, rounds]
     lock_step: LockStep  #: one row per policy
@@ -122,7 +122,7 @@ def walk_huge(
 ) -> None:  # fmt: skip
     """Walk tables [first_table, end_table) of the points in `rows` and add to their tallies.
 
-    As engine.reclaim.walk.walk; and all_own: OWN[n, policies]; all_own_pages: int64[rounds, 2, policies].
+    As engine.passes.walk.walk; and all_own: OWN[n, policies]; all_own_pages: int64[rounds, 2, policies].
     """
     if rows.size == 0:
         return
