@@ -195,7 +195,7 @@ ALL = (
     Policy(
         "munmap",
         when="unmap",
-        rule="tables go with the address range",
+        rule="tables are freed with the address range",
         source="free_pgtables, every Linux",
     ),
 )
