@@ -10,8 +10,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.guest import qemu
-from engine.guest.guest import BootError, Guest
+from engine.guest import qemu_command
+from engine.guest.booted_guest import BootError, Guest
 from engine.guest.image import Image
 from engine.guest.inside import Probes
 from engine.kernel import feasibility, outcome, script
@@ -111,7 +111,7 @@ class GuestRunner:
     @property
     def has_times(self) -> bool:
         """Whether times mean anything: not in emulation."""
-        return self.accel != qemu.TCG
+        return self.accel != qemu_command.TCG
 
     def run(self, scenario: Scenario, unmap: bool = False) -> Observation:
         """Run one point; `unmap`: with munmap in place of madvise.
@@ -202,15 +202,17 @@ class GuestRunner:
     def _boot(self) -> Guest:
         """Boot with KVM if that works, else in emulation."""
         machine = self.image.machine
-        self.accel = qemu.KVM if qemu.has_kvm(machine) and machine not in _kvm_broken else qemu.TCG
-        if self.accel == qemu.KVM:
+        self.accel = (
+            qemu_command.KVM if qemu_command.has_kvm(machine) and machine not in _kvm_broken else qemu_command.TCG
+        )
+        if self.accel == qemu_command.KVM:
             try:
-                return Guest(self.image, qemu.KVM, self._folder)
+                return Guest(self.image, qemu_command.KVM, self._folder)
             except BootError as error:
-                self.accel, _kvm_broken[machine] = qemu.TCG, str(error)
+                self.accel, _kvm_broken[machine] = qemu_command.TCG, str(error)
         if machine in _kvm_broken:
             self.note = "KVM is there, but a guest dies in it: guests are emulated, and times are not measured"
-        return Guest(self.image, qemu.TCG, self._folder)
+        return Guest(self.image, qemu_command.TCG, self._folder)
 
     def _set_probes(self, guest: Guest) -> None:
         """Count inside the guest if its times mean nothing anyway: probes take time."""

@@ -1,11 +1,11 @@
-"""What each policy of a lane does with a piece of a call that zaps.py has worked out for the lane."""
+"""What each policy of a lane does with a piece of a call that zaps_and_splits.py has worked out for the lane."""
 
 from typing import Any
 
 import numpy as np
 
 from engine.huge_pages.slot import HUGE, NONE, TABLE
-from engine.huge_pages.zaps import CLEANED, CLEARED_HUGE, LEFT, VISITED, cover_huge, flush_split
+from engine.huge_pages.zaps_and_splits import CLEANED, CLEARED_HUGE, LEFT, VISITED, cover_huge, flush_split
 from engine.numeric.jit import inlined
 from engine.reclaim.contention import note_trylocks, pace_index
 from engine.reclaim.gather import flush, flush_one_visit, gather_visit

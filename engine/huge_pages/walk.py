@@ -1,8 +1,8 @@
 """The pass for VMAs that allow huge pages: each policy has entries of its own (docs/method.md, section 8).
 
-slot.py says what a slot is, faults.py what an install does to it, zaps.py what a piece of a call clears,
+slot.py says what a slot is, faults.py what an install does to it, zaps_and_splits.py what a piece of a call clears,
 judge.py what each policy does then. Two short cuts: slots that only calls over the whole slot meet
-(whole_slots.py), and calls inside one slot, all at once (parts.py).
+(whole_slots.py), and calls inside one slot, all at once (small_calls.py).
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from engine.huge_pages.faults import drawn_extents, fault_in, is_counted
 from engine.huge_pages.judge import judge_piece
-from engine.huge_pages.parts import PARTS, clear_calls, clear_parts, judge_parts
 from engine.huge_pages.slot import (
     BACK,
     BEFORE,
@@ -34,8 +33,9 @@ from engine.huge_pages.slot import (
     note_memory,
     part_unequal_fills,
 )
+from engine.huge_pages.small_calls import PARTS, clear_calls, clear_parts, judge_parts
 from engine.huge_pages.whole_slots import WHOLE, add_whole_slots, enter_whole_slots, pass_whole_slot
-from engine.huge_pages.zaps import PIECE, VISITED, clear_piece
+from engine.huge_pages.zaps_and_splits import PIECE, VISITED, clear_piece
 from engine.numeric.bit_ops import ONES, ZERO, clear_range, count_and_ends, fill_range, word_mask
 from engine.numeric.jit import kernel
 from engine.random.binomial import ALWAYS, NEVER

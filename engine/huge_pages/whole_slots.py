@@ -3,7 +3,7 @@
 from typing import Any
 
 from engine.huge_pages.faults import drawn_extents
-from engine.huge_pages.zaps import cover_huge
+from engine.huge_pages.zaps_and_splits import cover_huge
 from engine.numeric.jit import inlined, inner
 from engine.reclaim.calls import calls_made
 from engine.reclaim.gather import close_gathers, open_gathers

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from sweep.cli.page import page_width
 from sweep.cli.program_name import as_called, command_pattern
-from sweep.cli.text_wrapping import wrapped
+from sweep.cli.tables.text_wrapping import wrapped
 from sweep.common.errors import printable
 
 INDENT = "  "

@@ -17,9 +17,9 @@ from sweep.cli.messages import print_note
 from sweep.cli.page import page_width
 from sweep.cli.program_name import as_called
 from sweep.cli.row_formats import LAYOUT_ROWS, Rows, UnixLineEnds, write_csv, write_json, write_markdown
-from sweep.cli.table_layout import lay_out
-from sweep.cli.text_wrapping import wrapped
-from sweep.cli.value_text import plain, readable, unique_names
+from sweep.cli.tables.table_layout import lay_out
+from sweep.cli.tables.text_wrapping import wrapped
+from sweep.cli.tables.value_text import plain, readable, unique_names
 from sweep.common import atomic_write
 from sweep.common.errors import UserError, printable
 

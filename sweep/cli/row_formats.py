@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from typing import Any, TextIO
 
-from sweep.cli.table import are_numbers
-from sweep.cli.value_text import plain, readable, unique_names
+from sweep.cli.tables.table import are_numbers
+from sweep.cli.tables.value_text import plain, readable, unique_names
 
 Rows = Iterable[Sequence[Any]]
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.guest import agent, qemu
-from engine.guest.guest import BootError, Guest
+from engine.guest import agent, qemu_command
+from engine.guest.booted_guest import BootError, Guest
 from engine.guest.image import MACHINES, Image
 from engine.kernel.host import UnsupportedMachineError
 from sweep.kernel import kernel_cache
@@ -22,16 +22,16 @@ class Check:
 
 def check_machine(machine: str, images: list[Image]) -> Iterator[Check]:
     """QEMU, a compiler, a kernel, a boot in emulation, and one with KVM, of a machine (uname -m)."""
-    program, compiler = qemu.find_qemu(machine), agent.find_compiler(machine)
+    program, compiler = qemu_command.find_qemu(machine), agent.find_compiler(machine)
     image = next((image for image in reversed(images) if image.machine == machine), None)
     get = "sweep kernel get 6.12" + (" --arch arm64" if machine != MACHINES[0] else "")
-    yield Check("QEMU", machine, program or "", "" if program else qemu.missing_qemu(machine))
+    yield Check("QEMU", machine, program or "", "" if program else qemu_command.missing_qemu(machine))
     yield Check("C compiler", machine, compiler or "", "" if compiler else agent.missing_compiler(machine))
     yield Check("kernel", machine, image.release if image else "", "" if image else f"none in the cache; {get}")
     if program and compiler and image:
-        yield try_boot(image, qemu.TCG)
-        if qemu.has_kvm(machine):
-            yield try_boot(image, qemu.KVM)
+        yield try_boot(image, qemu_command.TCG)
+        if qemu_command.has_kvm(machine):
+            yield try_boot(image, qemu_command.KVM)
         else:
             yield Check("boot with kvm", machine, "", "no /dev/kvm for this machine: guests are emulated")
 
@@ -42,6 +42,6 @@ def try_boot(image: Image, accel: str) -> Check:
     try:
         Guest(image, accel, kernel_cache.cache_folder()).close()
     except (BootError, UnsupportedMachineError) as error:
-        advice = f"{error}" + ("; guests are emulated" if accel == qemu.KVM else "")
+        advice = f"{error}" + ("; guests are emulated" if accel == qemu_command.KVM else "")
         return Check(what, image.machine, "", advice)
     return Check(what, image.machine, image.release)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.guest import agent, qemu
+from engine.guest import agent, qemu_command
 from engine.guest.image import X86, Image
 from sweep.common.errors import UserError
 from sweep.kernel import kernel_cache
@@ -23,8 +23,8 @@ def why_not() -> str:
     """Why tests cannot boot RELEASES here, empty if they can. Downloads them first if they are not there."""
     if platform.system() != "Linux":
         return "guests need Linux"
-    if qemu.find_qemu(X86) is None:
-        return qemu.missing_qemu(X86)
+    if qemu_command.find_qemu(X86) is None:
+        return qemu_command.missing_qemu(X86)
     if agent.find_compiler(X86) is None:
         return agent.missing_compiler(X86)
     try:

@@ -9,7 +9,7 @@ import typer
 
 from sweep.cli import messages, output_formats
 from sweep.cli.options import STORE, AsJson, JsonFormat, OutputFormat, Results, missing_store, results_option
-from sweep.cli.value_text import readable
+from sweep.cli.tables.value_text import readable
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:

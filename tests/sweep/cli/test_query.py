@@ -17,7 +17,7 @@ from engine.model.scenario import Columns, Scenario, columns_of
 from engine.run import run_batch
 from sweep.cli import output_formats
 from sweep.cli.main import main
-from sweep.cli.value_text import readable
+from sweep.cli.tables.value_text import readable
 from sweep.common import schema
 from sweep.executors.worker import concatenate
 from sweep.query import named_queries

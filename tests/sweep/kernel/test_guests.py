@@ -115,7 +115,7 @@ def test_no_guest_survives_its_driver() -> None:
     """QEMU ends with the process that started it, also by kill -9."""
     need_kernels()
     code = (
-        "import sys, time; from engine.guest.guest import Guest; from tests.support.guest_kernels import *;"
+        "import sys, time; from engine.guest.booted_guest import Guest; from tests.support.guest_kernels import *;"
         "g = Guest(image(sys.argv[1]), 'tcg', agents_folder()); print(g._process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, RELEASES[0]], stdout=subprocess.PIPE, cwd=ROOT) as driver:

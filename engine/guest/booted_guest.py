@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.guest import agent, initramfs, qemu
+from engine.guest import agent, initramfs, qemu_command
 from engine.guest.image import Image
 from engine.isolated_python import SAFE_FOLDER
 from engine.kernel.host import UnsupportedMachineError
@@ -21,7 +21,7 @@ from engine.kernel.server import LostError, TimedOutError
 
 ACK_BYTES = 16384
 """After so many bytes the agent sends a `+` (agent.c)."""
-BOOT_S = {qemu.KVM: 15.0, qemu.TCG: 120.0}
+BOOT_S = {qemu_command.KVM: 15.0, qemu_command.TCG: 120.0}
 """Time limit of a boot. Emulation takes 4 to 8 s on an idle machine."""
 CONSOLE_S = 3.0
 """Time limit for the console to say why the kernel killed a process."""
@@ -51,9 +51,9 @@ class Guest:
 
     def __init__(self, image: Image, accel: str, folder: Path) -> None:
         """Boot. folder: where compiled agents are kept. Raises BootError, UnsupportedMachineError."""
-        program = qemu.find_qemu(image.machine)
+        program = qemu_command.find_qemu(image.machine)
         if program is None:
-            raise UnsupportedMachineError(qemu.missing_qemu(image.machine))
+            raise UnsupportedMachineError(qemu_command.missing_qemu(image.machine))
         init = agent.agent_program(image.machine, folder)
         self._console = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed in close()
         pairs = [socket.socketpair(), socket.socketpair()]
@@ -61,7 +61,7 @@ class Guest:
             archive.write(initramfs.make_initramfs(init, [file.read_bytes() for file in image.modules]))
             archive.flush()
             fds = [theirs.fileno() for _, theirs in pairs]
-            command = qemu.qemu_command(program, image.machine, accel, image.path.resolve(), archive.name, *fds)
+            command = qemu_command.qemu_command(program, image.machine, accel, image.path.resolve(), archive.name, *fds)
             self._process = subprocess.Popen(
                 command,
                 pass_fds=fds,

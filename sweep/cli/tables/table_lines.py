@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from sweep.cli.line_breaking import folded
-from sweep.cli.table import Table
-from sweep.cli.text_wrapping import text_width, wrapped
+from sweep.cli.tables.line_breaking import folded
+from sweep.cli.tables.table import Table
+from sweep.cli.tables.text_wrapping import text_width, wrapped
 
 RECORD_GAP = 2
 

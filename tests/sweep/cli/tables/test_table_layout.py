@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.cli.table_layout import lay_out
-from sweep.cli.text_wrapping import text_width
-from sweep.cli.value_text import readable
+from sweep.cli.tables.table_layout import lay_out
+from sweep.cli.tables.text_wrapping import text_width
+from sweep.cli.tables.value_text import readable
 
 NAMES = ("run_id", "policy", "zap", "vm_pte_kib_end", "cost_ns", "a_very_long_name_of_a_column_that_nobody_wants", "x")
 VALUES = st.one_of(

@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from sweep.cli.line_breaking import broken_heads, broken_texts
-from sweep.cli.number_scaling import scaled
-from sweep.cli.table import Column, Format, Table, column_of, rows_of
-from sweep.cli.table_lines import record_lines, table_lines
+from sweep.cli.tables.line_breaking import broken_heads, broken_texts
+from sweep.cli.tables.number_scaling import scaled
+from sweep.cli.tables.table import Column, Format, Table, column_of, rows_of
+from sweep.cli.tables.table_lines import record_lines, table_lines
 
 RUN, SHARED = "run_id", "policy"
 """Runs get tables of their own; rows that agree in all columns but the policy become one row."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sweep.cli.table import Column, Table
+from sweep.cli.tables.table import Column, Table
 
 MAX_SCALED = 10_000
 """Numbers are scaled until the largest of a column is below this."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from engine.huge_pages.slot import HUGE, NONE, TABLE, count_of
-from engine.huge_pages.zaps import flush_split
+from engine.huge_pages.zaps_and_splits import flush_split
 from engine.numeric.bit_ops import ONE, clear_range, count_and_ends
 from engine.numeric.jit import inner
 from engine.reclaim.gather import flush

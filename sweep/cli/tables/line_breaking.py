@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from operator import add
 
-from sweep.cli.table import Column, Table
-from sweep.cli.text_wrapping import text_width, wrapped
+from sweep.cli.tables.table import Column, Table
+from sweep.cli.tables.text_wrapping import text_width, wrapped
 
 LEAST_WIDTHS = 14, 24
 """Texts are not broken into lines narrower than the first; words not below the second."""

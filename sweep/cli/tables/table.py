@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from sweep.cli.text_wrapping import text_width
+from sweep.cli.tables.text_wrapping import text_width
 
 Format = Callable[[Any], str]
 
