@@ -27,13 +27,13 @@ class MessageSocket:
         return facts
 
     def read(self, length: int) -> bytes:
-        """Exactly `length` bytes."""
+        """Receive and return exactly `length` bytes. Raises EOFError if the peer closes first."""
         data = bytearray(length)
         self.read_into(memoryview(data))
         return bytes(data)
 
     def read_into(self, view: memoryview) -> None:
-        """Fill `view`."""
+        """Receive bytes from the socket until `view` is full. Raises EOFError if the peer closes first."""
         while len(view):
             count = self.sock.recv_into(view)
             if not count:

@@ -177,9 +177,9 @@ def freeing_rules(rules: Any, visit: Any, spare: Any) -> Any:
 
 @inner
 def draw_calls(base: Any, count: Any, par: Any, lim: Any, streams: Any, b: Any) -> Any:
-    """Write b.made, a flag for each of `count` parts from page `base` on; returns the number of the first part's call.
+    """Draw which calls are made: b.made[i] is 1 if the call on part i of `count`, counted from page `base`, is made.
 
-    Parts before the first call have negative numbers and no call.
+    Returns the call number of part 0. It is negative if that part is before the first call.
     """
     lead = min(max(par.shift - base, 0) // par.zap, count)
     for j in range(lead):

@@ -75,9 +75,10 @@ def fill_spans(arguments: Any, limits: Any) -> None:
 
 @inner
 def fill_cells(low: Any, limits: Any, cells: Any) -> None:
-    """Write each cell of `cells`: the value at the cell's start << 8, and the mark (engine.random.binomial).
+    """Write a packed uint32 for each cell, a range of 2^CELL draws, to `cells`.
 
-    The value is `low` plus the number of limits that are not above the cell's start.
+    Upper 24 bits: the value at the start of the cell, which is `low` plus the number of limits that are not above it.
+    Lower 8 bits: whether a limit is inside the cell, and where (the marks of engine.random.binomial).
     """
     upto, below, count = 0, 0, limits.size
     for cell in range(CELLS):

@@ -181,7 +181,7 @@ def _remarks(answer: "Headline", database: "Database") -> Iterator[str]:
 
 
 def _chart(database: "Database", answer: "Headline") -> Iterator[str]:
-    """Bars of what a policy gives back along its most important axis, beside those of the best policy."""
+    """Yield a bar chart: what the answer's policy gives back along its first axis, and what the best one does."""
     from sweep.query.answer_sentence import axis_of, percent_text, size_text
 
     if not answer.axes:

@@ -185,7 +185,7 @@ class Database:
         return self._sources[table, latest]
 
     def _new_source(self, table: str, runs: Sequence[RunInfo]) -> str:
-        """Files of local directories by name; files of an object store as one Arrow dataset for each run."""
+        """Return the SQL source of a table: local files by path, those of an object store as an Arrow dataset."""
         groups = [[run] for run in runs] if self._renames else [list(runs)]
         sources: list[str] = []
         for group in groups:

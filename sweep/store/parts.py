@@ -92,7 +92,7 @@ def part_file(data: bytes) -> PartFile:
 
 
 def make_files(points: arrow_tables.Table, **others: arrow_tables.Table | None) -> dict[str, PartFile]:
-    """The files of a part by table: those that have rows, and points, which has size and checksum of the others."""
+    """Make the files of one part, by table, none for a table without rows. points has the checksums of the others."""
     siblings = {name: part_file(data) for name, table in others.items() if (data := parquet.to_bytes_if_any(table))}
     return siblings | {POINTS: part_file(parquet.to_bytes(points, sizes_and_checksums(siblings)))}
 

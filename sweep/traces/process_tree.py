@@ -241,7 +241,7 @@ class ProcessTree:
                 yield from self.handle(event)
 
     def _task(self, thread: int, event: Event) -> Task:
-        """The task of a thread. A thread that nothing was said of gets one by a guess."""
+        """Return the task (process) of a thread. If no event announced it, guess from `event`, or start a task."""
         task = self._tasks.get(thread)
         if task is None:
             task = self._guess(event) if self._tasks else None

@@ -234,7 +234,7 @@ def replay_calls(path: str) -> TraceReplay:
 
 
 def is_selected(trace: TraceReplay, process: ProcessReplay, choice: str) -> bool:
-    """Whether a process is chosen by `all`, by its pid, or by its label, such as 4001.2."""
+    """Whether `choice` selects the process: `all`, its pid, or its label (4001.2: the second program of 4001)."""
     return choice == "all" or choice in (str(process.pid), trace.label(process))
 
 

@@ -28,7 +28,7 @@ def _broken_head(column: Column) -> str:
 
 
 def broken_texts(table: Table, width: int) -> Table:
-    """The widest columns of text broken into lines at spaces, as far as needed and possible."""
+    """Return the table with its text columns broken at spaces so that it fits `width`; as it is if that cannot be."""
     columns = list(table.columns)
     texts = [i for i, c in enumerate(columns) if not c.is_number and c.width > _least_width(c)]
     space = width - sum(c.width for i, c in enumerate(columns) if i not in texts) - table.gap * (len(columns) - 1)

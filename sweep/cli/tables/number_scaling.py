@@ -20,7 +20,7 @@ IDENTIFIERS = frozenset(("pid", "seed"))
 
 
 def scaled(table: Table) -> Table:
-    """Large numbers in larger units, all with four digits; the header has the unit: vm_pte_gib_end, locks (M)."""
+    """Return the table with large numbers in larger units, with four digits; the header has the unit: locks (M)."""
     columns = tuple(_scaled_column(column) for column in table.columns)
     letters = {c.head[-2] for c in columns if c.head.endswith(tuple(f"({unit})" for unit in COUNT_UNITS[1:]))}
     words = {"k": "thousand", "M": "million", "G": "thousand million", "T": "million million"}
