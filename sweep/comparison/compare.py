@@ -1,4 +1,4 @@
-"""Compares two runs, or two kernels of one: counted columns must be equal in matching rows, measured times are tested."""
+"""Compares two runs, or two kernels of one: counted columns must be equal in matching rows, times are tested."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
