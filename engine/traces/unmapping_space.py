@@ -24,7 +24,7 @@ class UnmappingSpace(AddressSpace):
 
     @classmethod
     def copy_of(cls, space: AddressSpace) -> Self:
-        """Return a copy for the rule UNMAP alone, which must be one of the space's. No purge may have been applied yet."""
+        """Return a copy for UNMAP alone, which is one of the rules of `space`. No purge may have been applied yet."""
         other = cls(space.vmas, [UNMAP])
         other.__dict__.update(vars(space.copy_for(UNMAP)))
         other._unmapped = Ranges()
