@@ -1,8 +1,9 @@
 """Decorators that compile functions with Numba: `kernel` and `shared` if Python calls them, `inner` if it does not.
 
-An `inner` function has no wrappers for Python and C, whose compilation is slow, and is compiled once for all integer
-arguments instead of once per literal. `kernel` and `inner` compile without reference counting (`_nrt=False`), which
-saves time on small points, so they cannot allocate arrays or store references to them; `shared` functions can.
+An `inner` function has no wrappers for Python and C, whose compilation is slow, is optimised only as part of what calls
+it (engine.numeric.linked_code), and is compiled once for all integer arguments instead of once per literal. `kernel`
+and `inner` compile without reference counting (`_nrt=False`), which saves time on small points, so they cannot allocate
+arrays or store references to them; `shared` functions can.
 Nothing is ever divided by 0, so no function checks for it (`error_model="numpy"`): less code to compile and to run.
 """
 
@@ -11,6 +12,8 @@ from typing import Any
 
 from numba import njit
 from numba.core.types.misc import unliteral
+
+from engine.numeric.linked_code import LinkedCompiler
 
 kernel = njit(nogil=True, _nrt=False, cache=True, error_model="numpy", no_cfunc_wrapper=True)
 """Decorator for functions that Python calls. Their code is stored in Numba's cache (engine.numeric.compiled_cache)."""
@@ -35,7 +38,7 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 def _for_compiled_code(function: Callable[..., Any], **more: bool) -> Any:
     options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False, "error_model": "numpy"} | more
-    compiled = njit(**options)(function)
+    compiled = njit(pipeline_class=LinkedCompiler, **options)(function)
     template = compiled.get_call_template
     compiled.get_call_template = lambda args, kws: template(tuple(map(unliteral, args)), kws)
     return compiled
