@@ -49,11 +49,12 @@ def check_reachable(address: str) -> None:
 def node_log_folder(address: str) -> str:
     """The folder of logs of this machine's node of that cluster, or else of another node here, or its usual path."""
     folders: list[str] = []
+    port = address.rpartition(":")[2]  # the host may be spelled in several ways
     for process in psutil.process_iter(["name"]):
         if process.info["name"] == "raylet":
             with contextlib.suppress(psutil.Error):
                 options = dict(word.partition("=")[::2] for word in process.cmdline())
-                ours = options.get("--gcs-address") == address
+                ours = options.get("--gcs-address", "").rpartition(":")[2] == port
                 folders.insert(0 if ours else len(folders), options.get("--log_dir", ""))
     return next(filter(None, folders), "/tmp/ray/session_latest/logs")
 

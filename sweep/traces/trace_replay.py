@@ -202,7 +202,7 @@ class TraceReplay:
             for call, process in due:
                 calls_seen += 1
                 for change in decoder.decode(call, process):
-                    if not process.steps:
+                    if not process.program_number:
                         tree.count(process)
                     process.apply(change)
                     yield Applied(change.row, process)

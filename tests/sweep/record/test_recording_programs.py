@@ -157,7 +157,7 @@ def test_purges(tmp_path: Path) -> None:
     assert code == 0
     assert re.search(r"python\S* exited with 7\n", err)
     trace = replayed(path)
-    assert len(trace.moments) >= 4
+    assert len(trace.moments) >= 3  # ten a second, and at the end: fewer on a busy machine
     (process,) = trace.processes
     merged, none = process.figures["merged"], process.figures["none"]
     assert none["vm_pte_kib_max"] > merged["vm_pte_kib_max"]
