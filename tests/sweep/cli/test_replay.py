@@ -154,7 +154,7 @@ def test_allocator_steps_need_touches(capsys: pytest.CaptureFixture[str]) -> Non
 STRACE = f"""\
 100 brk(NULL) = 0x1000000
 100 12:00:01.5 mmap(NULL, {4 * SLOT}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0 <unfinished ...>
-101 madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = -1 EINVAL (Invalid argument)
+101 madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = -1 EAGAIN (Resource temporarily unavailable)
 100 12:00:01.6 <... mmap resumed>) = {BASE:#x} <0.000012>
 [pid   101] madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = 0
 102 brk(NULL) = 0x2000000
@@ -387,3 +387,16 @@ def test_moments_of_a_recording(
     for words in ([str(path), "--policy", "none"], [str(DATA / "kernel/basic-0000.csv")]):
         assert main(["replay", *words, "--by", "moment"]) == 2
         assert "has no VmPTE to compare with" in capsys.readouterr().err
+
+
+def test_a_process_whose_first_call_fails_is_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A madvise that stopped at a locked VMA did nothing; what follows counts once, under the plain pid."""
+    path = tmp_path / "calls.strace"
+    path.write_text(
+        f"7 madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = -1 EINVAL (Invalid argument)\n"
+        f"7 mmap({BASE:#x}, {SLOT}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS|MAP_FIXED, -1, 0) = {BASE:#x}\n"
+        f"7 madvise({BASE:#x}, {SLOT}, MADV_DONTNEED) = 0\n"
+    )
+    code, out, _ = run(capsys, path, "--format", "csv", "--by", "size", "--touch", "all")
+    assert code == 0
+    assert [(row["process"], row["calls"]) for row in table(out)] == [("7", "1")]
