@@ -43,20 +43,28 @@ FREED = record("first_pmd", "last_pmd", "first_pud", "last_pud")
 """The upper tables that a call frees, if they exist, by number; both ends are included."""
 
 
+STATE = np.dtype(
+    [
+        ("counts", np.uint16, (2, BLOCK_TABLES)),  # of each table of a block, whether it exists; scratch
+        ("cells", np.uint32, BLOCK_TABLES),
+        ("hashes", np.uint64, BLOCK_TABLES >> 2),
+        ("gathers", UNMAP_GATHER, 2),  # with fewer upper tables, and with more
+        ("counters", COUNTERS, 2),  # likewise
+        ("batches", PAGE_BATCHES),
+        ("cleared", CLEARED),
+        ("freed", FREED),
+    ]
+)
+"""One record, because every array that functions pass on makes each of their calls slower to compile."""
+
+
 class Scratch(NamedTuple):
     """Memory that the pass works in."""
 
     bits: NDArray[np.uint64]  #: [BIT_ROWS, words]
-    counts: NDArray[np.uint16]  #: [2, BLOCK_TABLES]: of each table of a block, whether it exists; scratch
-    cells: NDArray[np.uint32]  #: [BLOCK_TABLES]
-    hashes: NDArray[np.uint64]  #: [BLOCK_TABLES / 4]
     streams: NDArray[np.uint64]  #: [rounds, STREAMS]: keys of the random streams
     pins: NDArray[np.uint64]  #: [7]: keys of the streams of pinned pages
-    gathers: NDArray[np.void]  #: UNMAP_GATHER[2]: with fewer upper tables, and with more
-    counters: NDArray[np.void]  #: COUNTERS[2], likewise
-    batches: NDArray[np.void]  #: PAGE_BATCHES[1]
-    cleared: NDArray[np.void]  #: CLEARED[1]
-    freed: NDArray[np.void]  #: FREED[1]
+    state: NDArray[np.void]  #: STATE[1]
 
 
 def fits(par: NDArray[np.void], rules: NDArray[np.void]) -> NDArray[np.bool_]:
@@ -68,16 +76,9 @@ def scratch_for(par: NDArray[np.void], rules: NDArray[np.void]) -> Scratch:
     """Return the memory for the largest of these points, PARAMETERS[n]."""
     return Scratch(
         bits=np.zeros((BIT_ROWS, int(par["entries"].max()) >> 6), np.uint64),
-        counts=np.zeros((2, BLOCK_TABLES), np.uint16),
-        cells=np.zeros(BLOCK_TABLES, np.uint32),
-        hashes=np.zeros(BLOCK_TABLES >> 2, np.uint64),
         streams=np.zeros((int(par["rounds"].max()), STREAMS), np.uint64),
         pins=np.zeros(OF_PLACE + 1, np.uint64),
-        gathers=np.zeros(2, UNMAP_GATHER),
-        counters=np.zeros(2, COUNTERS),
-        batches=np.zeros(1, PAGE_BATCHES),
-        cleared=np.zeros(1, CLEARED),
-        freed=np.zeros(1, FREED),
+        state=np.zeros(1, STATE),
     )
 
 
@@ -221,14 +222,15 @@ def is_simple(par: Any) -> Any:
 
 @inner
 def find_tables(block: Any, tables: Any, r: Any, par: Any, cdfs: Any, s: Any) -> None:
-    """Write to s.counts[0] which of so many slots from `block` on, both multiples of 4, have a table: not 0.
+    """Write to the state's counts[0] which of so many slots from `block` on, both multiples of 4, have a table: not 0.
 
     Of a simple point (is_simple). What it writes for a slot that is cut off is of no use.
     """
-    size, out = min(tables, (par.end_table - block + 3) & ~3), s.counts[0]
+    state = s.state[0]
+    size, out = min(tables, (par.end_table - block + 3) & ~3), state.counts[0]
     if par.install == MAYBE:
-        quarter = size >> 2
-        block_counts(block, cdfs, par, s.streams[r], s.hashes[:quarter], s.cells[:size], out[:size], s.counts[1][:size])
+        hashes, cells, scratch = state.hashes[: size >> 2], state.cells[:size], state.counts[1][:size]
+        block_counts(block, cdfs, par, s.streams[r], hashes, cells, out[:size], scratch)
     else:
         for i in range(size):
             out[i] = par.install == ALWAYS
@@ -246,7 +248,7 @@ def has_table(first: Any, end: Any, r: Any, par: Any, lim: Any, cdfs: Any, s: An
             find_tables(table, FEW_TABLES, r, par, cdfs, s)
             whole = min(FEW_TABLES, end // par.entries - table)
             for i in range(whole):
-                if s.counts[0, i]:
+                if s.state[0].counts[0, i]:
                     return True
             table += whole
             continue
@@ -300,7 +302,8 @@ def clear_entries(begin: Any, end: Any, call: Any, r: Any, par: Any, lim: Any, c
     while after >= 0 and not is_made(call, after, par, lim, s):
         after -= 1
     present, placed, marker = s.bits[PRESENT][:words], s.bits[PLACED][:words], s.bits[MARKER][:words]
-    batches, cleared = s.batches[0], s.cleared[0]
+    state = s.state[0]
+    batches, cleared = state.batches, state.cleared
     batches.pages, batches.batch = 0, 0
     needs_ends = is_simple(par) and par.places > 0 and end - begin < page_capacity(par)
     for table in range(begin // par.entries, (end - 1) // par.entries + 1):
@@ -378,14 +381,15 @@ def clear_roughly(begin: Any, end: Any, r: Any, par: Any, lim: Any, cdfs: Any, s
 
 @inner
 def add_upper_tables(call: Any, r: Any, fewer: Any, more: Any, par: Any, lim: Any, cdfs: Any, s: Any) -> None:
-    """Add the flushes of a call with `more` upper tables to s.counters[1], those with `fewer` to s.counters[0].
+    """Add the flushes of a call with `more` upper tables to the state's counters[1], those with `fewer` to counters[0].
 
-    fewer, more: NO_TABLE, PMD_TABLES or ALL_TABLES; s.freed says which tables these are
+    fewer, more: NO_TABLE, PMD_TABLES or ALL_TABLES; the state's `freed` says which tables these are
     """
     entries, pmd_pages, pud_pages = par.entries, par.pmd_span * par.entries, par.pud_span * par.entries
     begin = par.shift + call * par.zap
     end = min(begin + par.zap, par.pages)
-    freed, gathers, counters = s.freed[0], s.gathers, s.counters
+    state = s.state[0]
+    freed, gathers, counters = state.freed, state.gathers, state.counters
     if end - begin == entries and begin % entries == 0 and is_simple(par) and par.places > 0:
         add_one_slot(begin // entries, r, fewer, more, par, lim, cdfs, s)
         return
@@ -398,14 +402,14 @@ def add_upper_tables(call: Any, r: Any, fewer: Any, more: Any, par: Any, lim: An
         return  # a full flush in any case
     gathers[1].first, gathers[1].end = gathers[0].first, gathers[0].end
     gathers[1].stride, gathers[1].tables = gathers[0].stride, 0
-    block: Any = np.int64(-1)  # the block of which s.counts says which tables exist
+    block: Any = np.int64(-1)  # the block of which state.counts says which tables exist
     for table in range(first_table, end_table):
         base, stop = table * entries, min((table + 1) * entries, par.pages)
         if begin <= base and base + entries <= end and end_table - first_table > 8 and is_simple(par):
             if block != table & -BLOCK_TABLES:
                 block = table & -BLOCK_TABLES
                 find_tables(block, BLOCK_TABLES, r, par, cdfs, s)
-            is_freed = s.counts[0, table - block] != 0
+            is_freed = state.counts[0, table - block] != 0
         else:
             is_freed = (begin <= base and stop <= end) or is_last_of(call, base, stop, r, par, lim, s)
             is_freed = is_freed and has_table(base, stop, r, par, lim, cdfs, s)
@@ -416,7 +420,7 @@ def add_upper_tables(call: Any, r: Any, fewer: Any, more: Any, par: Any, lim: An
         is_end = table + 1 == end_table
         pmd = table // par.pmd_span
         if (is_end or (table + 1) % par.pmd_span == 0) and freed.first_pmd <= pmd <= freed.last_pmd:
-            page, block = pmd * pmd_pages, np.int64(-1)  # has_table writes s.counts
+            page, block = pmd * pmd_pages, np.int64(-1)  # has_table writes state.counts
             if has_table(page, min(page + pmd_pages, par.pages), r, par, lim, cdfs, s):
                 if fewer >= PMD_TABLES:
                     free_table(gathers[0], counters[0], page, pmd_pages, par)
@@ -438,7 +442,8 @@ def add_upper_tables(call: Any, r: Any, fewer: Any, more: Any, par: Any, lim: An
 def add_one_slot(table: Any, r: Any, fewer: Any, more: Any, par: Any, lim: Any, cdfs: Any, s: Any) -> None:
     """As add_upper_tables, for a call of one slot of a simple point (is_simple) with extents that divide the slot."""
     entries, pmd_pages, pud_pages = par.entries, par.pmd_span * par.entries, par.pud_span * par.entries
-    base, gathers, freed = table * entries, s.gathers, s.freed[0]
+    state = s.state[0]
+    base, gathers, freed = table * entries, state.gathers, state.freed
     empty(gathers[0])
     empty(gathers[1])
     extents = count_extents(table, r, par, lim, cdfs, s)
@@ -460,8 +465,8 @@ def add_one_slot(table: Any, r: Any, fewer: Any, more: Any, par: Any, lim: Any, 
             cover(gathers[1], page, page + 1, pud_pages)
         if par.folded_p4d:
             cover(gathers[1], page, page + 1, NO_STRIDE)
-    flush_out(gathers[0], s.counters[0], par)
-    flush_out(gathers[1], s.counters[1], par)
+    flush_out(gathers[0], state.counters[0], par)
+    flush_out(gathers[1], state.counters[1], par)
 
 
 @inner
@@ -479,9 +484,9 @@ def freed_by(call: Any, span: Any, r: Any, par: Any, lim: Any, s: Any) -> tuple[
 
 @inner
 def add_round(r: Any, par: Any, lim: Any, cdfs: Any, s: Any) -> None:
-    """Add the flushes of one round's calls that free upper tables to s.counters."""
+    """Add the flushes of one round's calls that free upper tables to the state's counters."""
     pmd_pages = par.pmd_span * par.entries
-    freed = s.freed[0]
+    freed = s.state[0].freed
     begin = par.first_table // par.pmd_span
     end = (par.end_table + par.pmd_span - 1) // par.pmd_span
     # The call that unmaps what was left of the table before, and the first table of which it does.
@@ -526,7 +531,7 @@ def add_round(r: Any, par: Any, lim: Any, cdfs: Any, s: Any) -> None:
 @inner
 def add_pud_tables(call: Any, first: Any, last: Any, r: Any, par: Any, lim: Any, cdfs: Any, s: Any) -> None:
     """Add what PUD tables first, ..., last, which a call frees, add to its flushes."""
-    freed = s.freed[0]
+    freed = s.state[0].freed
     freed.first_pmd, freed.last_pmd = freed_by(call, par.pmd_span * par.entries, r, par, lim, s)
     freed.first_pud, freed.last_pud = first, last
     add_upper_tables(call, r, PMD_TABLES, ALL_TABLES, par, lim, cdfs, s)
@@ -540,15 +545,17 @@ def add_unmap_flushes(
 
     Arguments: those of engine.passes.walk.walk.
     """
+    state = s.state[0]
     for point in rows:
         par, lim, seed = pars[groups[point]], lims[groups[point]], seeds[point]
         fill_streams(seed, par.rounds, s.streams)
         fill_pins(seed, s.pins)
         for i in range(2):
-            s.counters[i].flushes, s.counters[i].tlb_flushes_full, s.counters[i].tlb_invlpgs = 0, 0, 0
+            flushed = state.counters[i]
+            flushed.flushes, flushed.tlb_flushes_full, flushed.tlb_invlpgs = 0, 0, 0
         for r in range(par.rounds):
             add_round(r, par, lim, cdfs, s)
         for p in range(rules.size):
             if rules[p].unmaps:
-                add_flushes(all_counters[point, p], s.counters[1], 1)
-                add_flushes(all_counters[point, p], s.counters[0], -1)
+                add_flushes(all_counters[point, p], state.counters[1], 1)
+                add_flushes(all_counters[point, p], state.counters[0], -1)
