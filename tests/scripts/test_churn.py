@@ -13,6 +13,7 @@ from tests.paths import ROOT
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="churn.c needs a C compiler")
+@pytest.mark.slow
 def test_the_churn_compiles_and_settles(tmp_path: Path) -> None:
     """churn.c builds without a warning and prints `settled` at its end."""
     binary = tmp_path / "churn"

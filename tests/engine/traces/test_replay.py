@@ -151,6 +151,7 @@ def test_replay_equals_recording_with_huge_pages(path: Path) -> None:
 
 @given(rule=rules(), seed=st.integers(0, 1 << 32))
 @settings(max_examples=30, deadline=None, derandomize=True)
+@pytest.mark.slow
 def test_huge_pages_equal_the_twin(rule: Policy, seed: int) -> None:
     """With huge pages every figure equals the twin's, under every policy and any rule, after every operation."""
     policies = {policy.name: policy for policy in (*ALL, rule)}

@@ -90,6 +90,7 @@ def test_sql_is_that_of_the_command(run: sweep.Run, capsys: pytest.CaptureFixtur
     assert run.sql("SELECT count(*) AS n FROM latest").to_pylist() == [{"n": 70}]
 
 
+@pytest.mark.slow
 def test_answer_and_picture(run: sweep.Run, tmp_path: Path) -> None:
     """The sentence names the designs; a picture shows itself as SVG and can be saved."""
     assert "merged" in run.answer

@@ -231,6 +231,7 @@ def test_summary_without_points() -> None:
 
 @pytest.mark.parametrize("words", [["launch", "small.yaml", "--executor", "inline"], ["ls"], ["--help"]])
 @pytest.mark.parametrize("streams", [("stdout",), ("stdout", "stderr")])
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(grid: Path, words: list[str], streams: tuple[str, ...]) -> None:
     """If the reader of stdout or stderr has gone (`sweep ... | head -1`), the command does its work and ends with 0."""
     read, write = os.pipe()

@@ -123,6 +123,7 @@ def test_costs_say_that_they_leave_out_huge_pages(sweep: Sweep, tmp_path: Path, 
     assert notes == ([note, note, ""] if thp == "always" else [""] * 3)
 
 
+@pytest.mark.slow
 def test_runs_without_none_are_named(sweep: Sweep, tmp_path: Path) -> None:
     """stderr names the runs without policy none that a query which compares with it leaves out."""
     filled(tmp_path, name="lacks-0123abcd", policies=["merged"])

@@ -42,6 +42,7 @@ def rows(sql: str) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("grid")
 @pytest.mark.live
+@pytest.mark.slow
 def test_rows_equal_the_models_in_common_columns(kernel: Runner) -> None:
     """One grid on both engines gives two runs. The kernel's rows are of its own policy and munmap."""
     assert main(LIVE) == 0

@@ -39,6 +39,7 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("grid")
 @pytest.mark.live
+@pytest.mark.slow
 def test_model_and_live_kernel_agree(kernel: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     """12 points under two policies agree in all figures."""
     assert main(["validate", "small.yaml"]) == 0

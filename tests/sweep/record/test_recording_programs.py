@@ -189,6 +189,7 @@ def test_a_static_program_with_threads(tmp_path: Path) -> None:
     assert len(replayed(tmp_path / "a.rec", has_threads=True).moments) >= 25
 
 
+@pytest.mark.slow
 def test_a_process_that_runs(tmp_path: Path, server: subprocess.Popen[str]) -> None:
     """What is mapped and touched is recorded first; tables that are empty by then are bounded."""
     path = tmp_path / "a.rec"

@@ -56,6 +56,7 @@ def document(store: str, run_id: str) -> dict[str, Any]:
     return read
 
 
+@pytest.mark.slow
 def test_a_repeated_run_has_the_same_rows(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Grid, overrides and conditions come from run.json; the new run may be in the same store or in another."""
     assert main(["launch", "--like", "twice", "--executor", "processes", "-j", "2"]) == 0

@@ -117,6 +117,7 @@ def test_an_error_in_a_shard_is_a_failure() -> None:
     assert "threads" in done.failures[0][1].error
 
 
+@pytest.mark.slow
 def test_a_sharded_launch_writes_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes that share a point write the same outcomes and rounds as this process alone."""
     text = "schema: sweep/1\nname: one\nfixed: {virt: 2TiB, sparsity: 0.99, zap: 1GiB, coverage: 0.9, rounds: 2}\n"

@@ -60,6 +60,7 @@ def test_every_flipped_bit_is_found(run: Path) -> None:
     assert not files.check(TABLES)
 
 
+@pytest.mark.slow
 def test_sums_are_right_or_the_part_is_named(run: Path, tmp_path: Path) -> None:
     """A query leaves out the damaged part; the next launch sets it aside and runs its points again."""
     with Database(Store(tmp_path)) as database:

@@ -13,6 +13,7 @@ TOOLS = [tool for tool in ("strace", "gcc") if shutil.which(tool) is None]
 
 @pytest.mark.skipif(bool(why_not() or TOOLS), reason=f"no live kernel: {why_not()}; missing: {TOOLS}")
 @pytest.mark.live
+@pytest.mark.slow
 def test_random_programs(tmp_path: Path) -> None:
     """Eight programs; `python -m tests.support.random_programs 420` compares more."""
     program = random_programs.build(tmp_path)

@@ -287,6 +287,7 @@ def test_grids_of_traces_that_are_refused(folder: Path, text: str, message: str)
 
 @pytest.mark.skipif(bool(why_not()), reason=f"no live kernel: {why_not()}")
 @pytest.mark.live
+@pytest.mark.slow
 def test_the_live_kernel_shows_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With --engine kernel the columns that /proc shows equal the model's, the others are NULL; ids are the same."""
     path, store = (
