@@ -204,7 +204,10 @@ class TraceReplay:
                 for change in decoder.decode(call, process):
                     if not process.program_number:
                         tree.count(process)
+                    steps = process.steps
                     process.apply(change)
+                    if process.steps == steps:  # it failed at the hole or the locked VMA where it began
+                        self.skipped.add(f"{call.name} that failed", change.row)
                     yield Applied(change.row, process)
         if not calls_seen:
             names = "mmap, munmap, madvise, mprotect, mremap, brk"
