@@ -51,7 +51,7 @@ LIKE = {
 @pytest.mark.parametrize("case", LIKE)
 @pytest.mark.slow
 def test_the_similar_grid_has_as_many_tables(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The grid of --grid, run by the engine, has the process's RES, and its VmPTE within a twentieth or a table."""
+    """The grid of --grid, run by the engine, has the RES of the process and its VmPTE within 5 %, or a table if few."""
     path, (body, size) = tmp_path / "like.yaml", LIKE[case]
     with mapper(body, size) as process:
         assert main(["inspect", str(process.pid), "--by", "summary", "--json", "--grid", str(path)]) == 0
@@ -59,6 +59,7 @@ def test_the_similar_grid_has_as_many_tables(case: str, tmp_path: Path, capsys: 
     capsys.readouterr()
     columns = next(load_grid(path).chunks()).columns
     ran = dict(zip(COLUMNS, run_batch(columns).values[0, POLICIES.index("none")].tolist(), strict=True))
-    assert ran["vm_pte_kib_peak"] == pytest.approx(census.sizes.vm_pte_kib, rel=0.05, abs=4)
+    a_table = 4 if case in ("one slot", "few large") else 0  # of few tables one is more than a twentieth
+    assert ran["vm_pte_kib_peak"] == pytest.approx(census.sizes.vm_pte_kib, rel=0.05, abs=a_table)
     assert similar_scenario(census).similar_vm_pte_kib == pytest.approx(ran["vm_pte_kib_peak"], rel=0.01)
     assert columns["res"][0] == sum(vma.present for vma in census.vmas if vma.mapping.is_anonymous) * 4096
