@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sweep.cli import messages, output_formats
-from sweep.cli.bar_chart import bar
+from sweep.common.text_bar import bar
 from sweep.cli.options import results_option
 from sweep.cli.page import PLAIN_WIDTH
 from sweep.cli.program_name import as_called

@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP while a command runs: it ends with one line and exit code 3.
 
 Installed before anything else is imported, as imports take a second. A launch has handlers of its own meanwhile
-(sweep.run.signals).
+(sweep.run.interrupts).
 """
 
 import os

@@ -11,7 +11,7 @@ from sweep.run.plan import Plan, estimate_ns
 from sweep.run.progress import Progress, ProgressState
 from sweep.run.result_buffer import ResultBuffer
 from sweep.run.shards import ShardCollector
-from sweep.run.signals import Interrupts
+from sweep.run.interrupts import Interrupts
 from sweep.run.work_meter import WorkMeter
 
 TICK_S = 0.25

@@ -18,7 +18,7 @@ from sweep.run.driver import Driver
 from sweep.run.progress import Progress
 from sweep.run.result_buffer import ResultBuffer
 from sweep.run.resume import count_grid_points, plan_remaining
-from sweep.run.signals import Interrupts
+from sweep.run.interrupts import Interrupts
 from sweep.storage.storage import Storage
 from sweep.store import provenance
 from sweep.store.store import RunWriter, Store

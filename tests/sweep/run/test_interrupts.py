@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from sweep.query.database import Database
-from sweep.run.signals import Interrupts
+from sweep.run.interrupts import Interrupts
 from sweep.store.store import Store
 from tests.paths import ROOT
 
