@@ -201,7 +201,7 @@ def _chart(database: "Database", answer: "Headline") -> Iterator[str]:
 
 
 def _labelled_bar(text: str, percent: float) -> str:
-    return f"{text:<{PERCENT_WIDTH}}{bar(percent, BAR_WIDTH):<{BAR_WIDTH}}"
+    return f"{text:<{PERCENT_WIDTH}}{bar(percent / 100, BAR_WIDTH):<{BAR_WIDTH}}"
 
 
 def _spread(count: int) -> list[int]:

@@ -1,15 +1,19 @@
-"""Bars made of characters, for shares in per cent."""
+"""Bars made of characters, for terminals."""
 
 import sys
 
-BLOCKS = " ▏▎▍▌▋▊▉"
-FULL = "█"
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_FULL = "█"
 
 
-def bar(percent: float, width: int) -> str:
-    """A bar of `width` characters for 100 per cent, in eighths of one; `#` where only ASCII prints."""
-    eighths = round(percent / 100 * width * len(BLOCKS))
+def bar(share: float, width: int) -> str:
+    """A bar of `width` characters for a share of 1, in eighths of a character, with `-` before a negative one.
+
+    Where standard output cannot show these characters, in whole characters `#`.
+    """
+    eighths = round(abs(share) * width * len(_EIGHTHS))
+    sign = "-" if share < 0 else ""
     if "utf" not in (sys.stdout.encoding or "").lower():
-        return "#" * round(eighths / len(BLOCKS))
-    whole, part = divmod(eighths, len(BLOCKS))
-    return (FULL * whole + BLOCKS[part]).rstrip()
+        return sign + "#" * round(eighths / len(_EIGHTHS))
+    whole, rest = divmod(eighths, len(_EIGHTHS))
+    return f"{sign}{_FULL * whole}{_EIGHTHS[rest]}".rstrip()

@@ -7,11 +7,11 @@ worse than the numbers with a bar each, which is what these lines are.
 from collections.abc import Iterator
 from textwrap import wrap
 
+from sweep.common.text_bar import bar
 from sweep.plot.chart import Chart, Mark
 from sweep.plot.scales import numbers_text, value_text
 from sweep.plot.vega_lite import axis_title
 
-_EIGHTHS = " ▏▎▍▌▋▊▉"
 _LONGEST_LABEL = 36
 _SHORTEST_BAR = 4
 
@@ -38,9 +38,9 @@ def lines(chart: Chart, width: int) -> Iterator[str]:
                 yield f"{chart.x.name} {_x_text(chart, group[0])}"[:width]
             for mark in group:
                 first, *others = wrap(mark.by if chart.has_series else _x_text(chart, mark), label_width) or [""]
-                bar = _bar(mark.y / largest if largest else 0.0, bar_width)
+                drawn = bar(mark.y / largest if largest else 0.0, bar_width)
                 number = numbers[mark].rjust(number_width)
-                yield f"{' ' * indent}{first.ljust(label_width)}  {number}  {bar}".rstrip()
+                yield f"{' ' * indent}{first.ljust(label_width)}  {number}  {drawn}".rstrip()
                 yield from (" " * (indent + 2) + other for other in others)
 
 
@@ -52,10 +52,3 @@ def _sorted(chart: Chart, marks: list[Mark]) -> list[Mark]:
 
 def _x_text(chart: Chart, mark: Mark) -> str:
     return mark.x if isinstance(mark.x, str) else value_text(mark.x, chart.x.unit)
-
-
-def _bar(share: float, width: int) -> str:
-    """A bar of eighths of characters; `-` before it for a negative share."""
-    eighths = round(abs(share) * width * 8)
-    full, rest = divmod(eighths, 8)
-    return ("-" if share < 0 else "") + "█" * full + _EIGHTHS[rest].strip()
