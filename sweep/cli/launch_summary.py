@@ -5,11 +5,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sweep.cli import messages, output_formats
-from sweep.common.text_bar import bar
 from sweep.cli.options import results_option
 from sweep.cli.page import PLAIN_WIDTH
 from sweep.cli.program_name import as_called
 from sweep.common.errors import UserError
+from sweep.common.text_bar import bar
 
 if TYPE_CHECKING:
     from sweep.query.answer_sentence import Headline

@@ -38,12 +38,12 @@ from sweep.kernel.open_kernels import (
     status_of,
 )
 from sweep.run import grid_sql
+from sweep.run.interrupts import Interrupts
 from sweep.run.launch import LaunchOptions, LaunchSummary, requested_options
 from sweep.run.plan import Plan, make_plan
 from sweep.run.point_chunk import PointChunk
 from sweep.run.progress import Progress, ProgressState
 from sweep.run.resume import count_grid_points, plan_remaining
-from sweep.run.interrupts import Interrupts
 from sweep.store import provenance
 from sweep.store.store import RunWriter, Store
 from sweep.tables import arrow_tables, result_tables

@@ -7,11 +7,11 @@ from functools import partial
 from engine.numeric.compiled_cache import is_cold
 from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Executor, ExecutorLostError, batch_limit_s
 from sweep.run.batching import Batcher, Task
+from sweep.run.interrupts import Interrupts
 from sweep.run.plan import Plan, estimate_ns
 from sweep.run.progress import Progress, ProgressState
 from sweep.run.result_buffer import ResultBuffer
 from sweep.run.shards import ShardCollector
-from sweep.run.interrupts import Interrupts
 from sweep.run.work_meter import WorkMeter
 
 TICK_S = 0.25

@@ -15,10 +15,10 @@ from sweep.grid.point_id import run_name
 from sweep.run import grid_sql
 from sweep.run.batching import MIN_TASK_NS, TASK_NS
 from sweep.run.driver import Driver
+from sweep.run.interrupts import Interrupts
 from sweep.run.progress import Progress
 from sweep.run.result_buffer import ResultBuffer
 from sweep.run.resume import count_grid_points, plan_remaining
-from sweep.run.interrupts import Interrupts
 from sweep.storage.storage import Storage
 from sweep.store import provenance
 from sweep.store.store import RunWriter, Store
