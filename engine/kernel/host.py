@@ -12,6 +12,8 @@ from pathlib import Path
 
 from engine.model.arch import MIB
 
+HOST = "host"
+"""The accelerator of the running kernel, beside those of guests (engine.guest.qemu_command)."""
 PROC, SYS = Path("/proc"), Path("/sys")
 RESERVE_BYTES, RESERVE_SHARE = 512 * MIB, 0.05
 """Memory that no point may take: the larger of the two. The share is that of all memory."""

@@ -25,9 +25,11 @@ LIMIT_S = 120.0
 class Runner:
     """A context manager around a server process. Raises UnsupportedMachineError where no point can run.
 
-    limit_s: time limit of a point
+    limit_s: time limit of a point; accel: host
     pt_reclaim: whether a zap of a whole table frees it. Found by a probe: a kernel's configuration is not always known.
     """
+
+    accel = host.HOST
 
     def __init__(self, limit_s: float = LIMIT_S) -> None:
         self.limit_s = limit_s

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from engine.guest.qemu_command import TCG
 from engine.guest.runner import GuestRunner
 from engine.kernel.feasibility import RefusedError
 from engine.kernel.host import Machine, read_machine
@@ -21,20 +22,31 @@ from sweep.kernel.kernel_cache import KernelChoice
 from sweep.run.plan import Plan
 from sweep.traces.trace_points import are_traces
 
-HOST = "host"
 TRACE_ARCH = "x86-64"
 """Recordings are of 4 KiB pages and tables of 2 MiB."""
 
 
-class Kernel(Protocol):
-    """What Runner and GuestRunner have in common, so that tests can replace them."""
+class KernelFacts(Protocol):
+    """What is known of a kernel that runs points. accel: host, kvm or tcg; the others as in Runner."""
 
-    pt_reclaim: bool
-    machine: Machine
-    info: ServerInfo
+    @property
+    def accel(self) -> str: ...
+
+    @property
+    def pt_reclaim(self) -> bool: ...
+
+    @property
+    def machine(self) -> Machine: ...
+
+    @property
+    def info(self) -> ServerInfo: ...
 
     @property
     def policy(self) -> str: ...
+
+
+class Kernel(KernelFacts, Protocol):
+    """What Runner and GuestRunner have in common, so that tests can replace them."""
 
     @property
     def columns(self) -> tuple[str, ...]: ...
@@ -105,7 +117,7 @@ def open_timed(name: str | None) -> Iterator[Any]:
             yield kernel
         return
     with open_named([name], lambda: random_needs([name]), None, lambda line: None) as (named,):
-        if not has_times(named):
+        if not has_times(named.accel):
             release = named.machine.release
             raise UserError(f"--kernel {release}: is emulated, where times mean nothing; sweep kernel check says why")
         yield named
@@ -140,7 +152,7 @@ def open_named(
         yield kernels
 
 
-def check_needs(kernels: Sequence[Kernel], needs: Needs) -> None:
+def check_needs(kernels: Sequence[KernelFacts], needs: Needs) -> None:
     """Raise UserError unless every point has a kernel of its arch, with guard markers if it has some; and for a kernel
     that no point is for."""
     for arch in needs.archs:
@@ -159,7 +171,7 @@ def check_needs(kernels: Sequence[Kernel], needs: Needs) -> None:
             raise UserError(f"kernel {of_arch[-1].machine.release}: {why}; --where 'pinned = 0' leaves these out")
 
 
-def kernels_for(kernels: Sequence[Kernel], scenario: Scenario) -> list[int]:
+def kernels_for(kernels: Sequence[KernelFacts], scenario: Scenario) -> list[int]:
     """The numbers of the kernels that a scenario runs on: those of its arch, with guard markers if it has some."""
     of_arch = [i for i, kernel in enumerate(kernels) if kernel.machine.arch == scenario.arch]
     able = [i for i in of_arch if scenario.pinned == 0 or kernels[i].info.guards]
@@ -171,14 +183,9 @@ def guest_of(kernel: Kernel) -> GuestRunner | None:
     return kernel if isinstance(kernel, GuestRunner) else None
 
 
-def accel_of(kernel: Kernel) -> str:
-    """host, kvm or tcg."""
-    return kernel.accel if isinstance(kernel, GuestRunner) else HOST
-
-
-def has_times(kernel: Kernel) -> bool:
-    """Whether the times that it measures mean anything: not in emulation."""
-    return not isinstance(kernel, GuestRunner) or kernel.has_times
+def has_times(accel: str) -> bool:
+    """Whether the times that a kernel measures mean anything: not in emulation."""
+    return accel != TCG
 
 
 def status_of(error: Exception) -> str:

@@ -11,8 +11,8 @@ from sweep.common.errors import UserError
 from sweep.kernel.validate import DIFFERS, FAILED, Verdict
 
 MAX_BYTES = 96 * MIB
-"""Most memory that the installs of all rounds write, on average: at 15 us for a page, an emulated kernel takes less than
-half a second of CPU time for them."""
+"""Most memory that the installs of all rounds write, on average: at 15 us for a page, an emulated kernel takes less
+than half a second of CPU time for them."""
 MAX_CALLS = 20_000
 SHARES = (0.0, 0.001, 0.01, 0.1, 0.25, 0.5, 0.9, 0.99, 0.999, 1.0)
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernel.feasibility import RefusedError
+from engine.kernel.host import HOST
 from engine.kernel.outcome import Observation
 from engine.kernel.server import PointError
 from engine.model.policy import POLICIES
@@ -26,8 +27,8 @@ from engine.model.scenario import FIELD, Scenario, columns_of, row
 from engine.run import run_batch
 from sweep.common.units import format_size, plain_number
 from sweep.grid.point_id import id_strings
-from sweep.kernel.kernel_driver import MUNMAP, Target
-from sweep.kernel.open_kernels import HOST, Kernel, accel_of
+from sweep.kernel.open_kernels import Kernel
+from sweep.kernel.targets import MUNMAP, LocalTarget
 from sweep.run.plan import Plan
 
 AGREES, DIFFERS, REFUSED, FAILED = "agrees", "differs", "refused", "failed"
@@ -83,9 +84,9 @@ class Verdict:
 class Comparer:
     """Compares scenarios on all targets. A context manager: kernels in guests run at the same time."""
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, targets: Sequence[LocalTarget]) -> None:
         self._targets = targets
-        self._threads = {i: ThreadPoolExecutor(1) for i, t in enumerate(targets) if accel_of(t.kernel) != HOST}
+        self._threads = {i: ThreadPoolExecutor(1) for i, t in enumerate(targets) if t.kernel.accel != HOST}
 
     def __enter__(self) -> Self:
         return self

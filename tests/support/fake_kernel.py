@@ -35,6 +35,7 @@ class FakeKernel:
     machine: Machine = MACHINE
     info: ServerInfo = SERVER_INFO
     note: str = ""
+    accel: str = "host"
     asked: list[tuple[Scenario, bool]] = field(default_factory=list)
 
     def run(self, scenario: Scenario, unmap: bool = False) -> Observation:

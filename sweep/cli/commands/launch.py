@@ -191,10 +191,11 @@ def _dry_run(
     from sweep.run.resume import plan_next_launch
 
     if is_kernel:
-        from sweep.kernel.kernel_driver import open_targets, targets_text
+        from sweep.kernel.kernel_driver import open_session
+        from sweep.kernel.targets import targets_text
 
-        with open_targets(grid, options, progress) as (grid, targets):
-            place = f"on {targets_text(targets)}"
+        with open_session(grid, options, progress) as session:
+            grid, place = session.grid, f"on {targets_text(session.targets)}"
     else:
         check_options(grid, options)
     plan, run_id = plan_next_launch(

@@ -22,7 +22,7 @@ from sweep.cli.options import (
 from sweep.common.errors import UserError
 
 if TYPE_CHECKING:
-    from sweep.kernel.kernel_driver import Target
+    from sweep.kernel.targets import LocalTarget
     from sweep.kernel.validate import Verdict
     from sweep.run.progress import Progress
 
@@ -75,10 +75,10 @@ def validate(
     return _print_report(targets, verdicts, smallest, "json" if as_json else format, rows)
 
 
-def _kernel_text(target: "Target") -> str:
-    from sweep.kernel.open_kernels import HOST, accel_of
+def _kernel_text(target: "LocalTarget") -> str:
+    from engine.kernel.host import HOST
 
-    kernel, machine, accel = target.kernel, target.kernel.machine, accel_of(target.kernel)
+    kernel, machine, accel = target.kernel, target.kernel.machine, target.kernel.accel
     levels = "5 levels" if kernel.info.fifth_level else "4 levels"
     reclaim = "frees empty tables" if kernel.pt_reclaim else "frees no table"
     place = "" if accel == HOST else f", in a guest ({accel})"
@@ -93,11 +93,12 @@ def _compare_grid(
     names: tuple[str, ...],
     timeout: float | None,
     progress: "Progress",
-) -> tuple[list["Target"], list["Verdict"]]:
+) -> tuple[list["LocalTarget"], list["Verdict"]]:
     """Run every point of a grid under those of its policies that each kernel has."""
     from sweep.grid.loader import load_grid
-    from sweep.kernel.kernel_driver import Target, check_no_traces, supported_policies
+    from sweep.kernel.kernel_driver import check_no_traces
     from sweep.kernel.open_kernels import needs_of, open_named
+    from sweep.kernel.targets import Target, supported_policies
     from sweep.kernel.validate import DIFFERS, FAILED, Comparer
     from sweep.run.plan import make_plan
     from sweep.run.progress import ProgressState
@@ -127,12 +128,12 @@ def _compare_grid(
 
 def _compare_random(
     number: int, seed: int, names: tuple[str, ...], timeout: float | None, progress: "Progress"
-) -> tuple[list["Target"], list["Verdict"], "Verdict | None"]:
+) -> tuple[list["LocalTarget"], list["Verdict"], "Verdict | None"]:
     """Run random scenarios until one differs. Returns all verdicts, and that of the scenario after it was shrunk."""
     from engine.model.arch import ARCHES
-    from sweep.kernel.kernel_driver import MUNMAP, Target
     from sweep.kernel.open_kernels import open_named, random_needs
     from sweep.kernel.random_scenarios import search
+    from sweep.kernel.targets import MUNMAP, Target
     from sweep.kernel.validate import AGREES, Comparer
     from sweep.run.progress import ProgressState
 
@@ -161,7 +162,7 @@ def _compare_random(
 
 
 def _print_report(
-    targets: Sequence["Target"], verdicts: Sequence["Verdict"], smallest: "Verdict | None", form: Format, most: int
+    targets: Sequence["LocalTarget"], verdicts: Sequence["Verdict"], smallest: "Verdict | None", form: Format, most: int
 ) -> int:
     """Print a row per verdict, those that differ first, a summary, and the smallest scenario that differs as a grid.
 
@@ -209,7 +210,7 @@ def _row(verdict: "Verdict") -> list[object]:
     return [scenario, verdict.policy, verdict.status, *measured, because + (f"; {more} more" if more > 0 else "")]
 
 
-def _summary_lines(targets: Sequence["Target"], verdicts: Sequence["Verdict"], counts: Counter[str]) -> list[str]:
+def _summary_lines(targets: Sequence["LocalTarget"], verdicts: Sequence["Verdict"], counts: Counter[str]) -> list[str]:
     """What was compared, and for each kernel how it came out."""
     seen = [verdict.observation for verdict in verdicts if verdict.observation is not None]
     moments, drift = sum(2 * len(one.rounds) for one in seen), max((one.drift_pages for one in seen), default=0)
@@ -243,20 +244,18 @@ def _counts_text(counts: Counter[str]) -> str:
     return ", ".join(f"{count:,} {verbs.get(status, status)}" for status, count in counts.items()) or "nothing"
 
 
-def _kernels_json(targets: Sequence["Target"]) -> dict[str, object]:
+def _kernels_json(targets: Sequence["LocalTarget"]) -> dict[str, object]:
     """Facts of the kernel; of several, a list of them."""
     several = [_kernel_json(target) for target in targets]
     return several[0] if len(several) == 1 else {"kernels": several}
 
 
-def _kernel_json(target: "Target") -> dict[str, object]:
-    from sweep.kernel.open_kernels import accel_of
-
+def _kernel_json(target: "LocalTarget") -> dict[str, object]:
     machine = target.kernel.machine
     return {
         "kernel_release": machine.release,
         "machine": machine.machine,
-        "accel": accel_of(target.kernel),
+        "accel": target.kernel.accel,
         "pt_reclaim": target.kernel.pt_reclaim,
         "fifth_level": target.kernel.info.fifth_level,
         "thp": machine.thp,
