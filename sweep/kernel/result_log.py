@@ -67,7 +67,7 @@ class ResultLog:
     def _outcome_tables(
         self, points: list[FinishedPoint], number: int
     ) -> Iterator[tuple[arrow_tables.Table, arrow_tables.Table]]:
-        """Outcomes and rounds of the points that target `number` ran, a pair for each accelerator and set of columns."""
+        """Outcomes and rounds of the points that a target ran, a pair for each accelerator and set of columns seen."""
         groups: dict[tuple[str, frozenset[str]], Ran] = {}
         for point in points:
             for one in point.observed:
