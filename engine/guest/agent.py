@@ -57,7 +57,10 @@ def agent_program(machine: str, folder: Path) -> bytes:
 
 
 def _compile(compiler: str, machine: str, program: Path) -> bytes:
-    """Compile into a temporary file and rename it, so that two processes can do it at once."""
+    """Compile the agent to the file `program` and return its bytes. Raises UnsupportedMachineError.
+
+    Writes a temporary file and renames it, so that two processes can do it at once.
+    """
     program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".agent-", dir=program.parent) as folder:
         new = Path(folder) / "agent"

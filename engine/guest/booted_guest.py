@@ -90,7 +90,7 @@ class Guest:
         self.facts = dict(fact.split("=", 1) for fact in line.split()[1:])
 
     def set_limit(self, limit_s: float) -> None:
-        """All commands from now on have to end within limit_s."""
+        """Give all commands from now on `limit_s` seconds together; after that they raise TimedOutError."""
         self._limit_s, self._deadline = limit_s, time.monotonic() + limit_s
 
     def read_file(self, path: str) -> bytes:

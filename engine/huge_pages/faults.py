@@ -35,7 +35,7 @@ def fault_in(
     drawn: Any, writes: Any, marked: Any, is_whole: Any, state: Any, lane: Any, rules: Any, used_of: Any, brought: Any,
     own: Any, counters: Any,
 ) -> None:  # fmt: skip
-    """Markers, and then the pages of `drawn`, if `writes`, come into the slot under each policy. Writes state.
+    """Install, under each policy, markers and, if `writes`, the pages of `drawn` in the slot. Writes state.
 
     marked: the number of markers in the slot; is_whole: the VMA does not end inside it; used_of: pages in use before
     """

@@ -40,7 +40,7 @@ def has_any(words: Any) -> Any:
 
 @inner
 def follow(lane: Any, branch: Any, state: Any, brought: Any) -> None:
-    """After a piece: policies whose slot is in another state than that of their lane's first form a lane of their own.
+    """Split lanes after a piece: policies whose slot differs in state from that of their lane's first form a new lane.
 
     Only a table that is freed sets policies of a lane apart. It was empty, so no entry of `brought` is left.
     """
@@ -57,7 +57,7 @@ def follow(lane: Any, branch: Any, state: Any, brought: Any) -> None:
 
 @inner
 def part_unequal_fills(page_batches: Any, lane: Any, brought: Any) -> None:
-    """Before a piece of a call: policies whose gather is not as full as that of their lane's first leave the lane.
+    """Split lanes before a piece: policies whose gather is not as full as that of their lane's first leave the lane.
 
     A gather may have been filled differently in slots before this one. page_batches: PAGE_BATCHES[policies].
     """

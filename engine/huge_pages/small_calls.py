@@ -64,7 +64,7 @@ def clear_calls(words: Any, order: Any, made: Any, calls: Any, base: Any, valid:
 def judge_parts(
     part: Any, rule: Any, counter: Any, mine: Any, state: Any, p: Any, made: Any, is_unmapped: Any, par: Any
 ) -> None:
-    """What policy p does at the calls of clear_parts, and its flushes. state: of each policy, written.
+    """Judge the calls of clear_parts under policy p, and count its flushes. state: of each policy, written.
 
     At pieces so small only a counter notices an empty table; where ranges are unmapped the last call frees the table.
     """

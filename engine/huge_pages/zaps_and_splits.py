@@ -20,7 +20,10 @@ PIECE = record("what", "splits", "zapped")
 
 @inner
 def add_singles(batches: Any, count: Any, words: Any, a: Any, b: Any, par: Any) -> Any:
-    """Put `count` single pages, the entries of `words` in [a, b), into a gather; the entry of the force break or -1."""
+    """Put `count` single pages, the entries of `words` in [a, b), into page batches.
+
+    Returns the entry of the force break, or -1.
+    """
     broke, done = np.int64(-1), np.int64(0)
     while done < count:
         space = (MMU_GATHER_BUNDLE if batches.batch == 0 else par.batch_pages) - 1 - batches.pages
@@ -64,7 +67,7 @@ def add_runs(batches: Any, words: Any, of_huge: Any, a: Any, b: Any, par: Any) -
 
 @inner
 def flush_split(counters: Any, par: Any) -> None:
-    """The flush of a huge entry that is split or made clean: its own, before that of the call (flush_pmd_tlb_range)."""
+    """Count the own flush of a huge entry that is split or made clean, before the call's (flush_pmd_tlb_range)."""
     flush(counters, np.int64(0), par.entries, par.huge_unit, par.ceiling)
 
 

@@ -27,7 +27,7 @@ class HugePageEvents(NamedTuple):
 
     @property
     def disturbances(self) -> tuple[int, int, int]:
-        """A fault that got no huge page; a collapse; a split by the shrinker."""
+        """Numbers of faults that got no huge page, of collapses, and of splits by the shrinker."""
         return self.fault_fallback, self.collapse_alloc, self.underused_split_page
 
 
@@ -38,7 +38,7 @@ def parse_events(vmstat: str) -> HugePageEvents:
 
 
 def read_events() -> HugePageEvents:
-    """Those of the running kernel, of all processes."""
+    """Read the counters of the running kernel, which are those of all processes."""
     return parse_events(Path("/proc/vmstat").read_text())
 
 

@@ -35,7 +35,7 @@ class Script:
 
     @property
     def page(self) -> int:
-        """Bytes."""
+        """Size of a page in bytes."""
         return self.scenario.geometry.page_bytes
 
     def arrays(self) -> tuple[list[Ranges], list[tuple[int, int, int]]]:

@@ -221,7 +221,7 @@ def scan_every_few_rounds(
 
 @inner
 def gather_block(n: Any, block: Any, count: Any, freed: Any, scan: Any, counters: Any, par: Any) -> None:
-    """A scan at a round's end freed `count` tables of a block, those flagged in freed, uint16[n]. scan: SCAN."""
+    """Add to a scan's gather the `count` tables of a block that it freed. freed: uint16[n], 1 for these; scan: SCAN."""
     if count == 0:
         return
     if scan.tables + count >= par.table_batch:

@@ -25,7 +25,7 @@ def fill_part_masks(zap: Any, masks: Any) -> None:
 
 @inner
 def lowest_of_parts(zap: Any) -> Any:
-    """A word with the lowest bit of each part of `zap` bits; of larger parts the lowest bit of all."""
+    """Return a uint64 with the lowest bit set of each part of `zap` bits (pages); with zap >= 64 only bit 0."""
     lowest = ZERO
     for at in range(0, 64, zap):
         lowest |= ONE << np.uint64(at)

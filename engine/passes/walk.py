@@ -230,7 +230,10 @@ def place_counted(table: Any, number: Any, bits: Any, par: Any, lim: Any, cdfs: 
 
 @inner
 def change_tables(table: Any, exists: Any, counters: Any) -> None:
-    """From now on other policies have the table: counts the visits so far, and the tables that are new."""
+    """Let the policies in `exists` have the table from now on. Counts the visits so far, and the tables that are new.
+
+    exists: a bit each. Writes table and counters.
+    """
     new = exists & ~table.exists
     if exists == table.exists:
         return
@@ -340,7 +343,7 @@ def break_gather(
 def scan_table(
     exists: Any, first: Any, base: Any, r: Any, scans: Any, scanning: Any, rules: Any, counters: Any, par: Any
 ) -> Any:
-    """The scans at the end of round `r`. Returns the policies that keep the table, a bit each, of those in `exists`.
+    """Scan the table at the end of round `r`. Returns the policies of `exists` that keep the table, a bit each.
 
     first: the table's first entry, or -1; scans: SCAN[policies]; scanning: the rules that scan, a bit each
     """

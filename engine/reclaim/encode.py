@@ -44,7 +44,7 @@ class Pool:
         self.ranges: dict[int, tuple[int, int]] = {}
 
     def add(self, n: int, p: Fraction) -> int:
-        """The row of binomial(n, p)."""
+        """Return the row of the CDF binomial(n, p), which is added if it is missing."""
         if (n, p) not in self.counts:
             self.counts[n, p] = len(self.counts)
             cdf = binomial(n, p)
@@ -53,7 +53,10 @@ class Pool:
         return self.counts[n, p]
 
     def table(self) -> tuple[Cdfs, dict[int, int]]:
-        """All rows, and of each n the row that the span for k = 0 has or would have."""
+        """Return all rows, and for each n the number of the row that its span CDF for k = 0 has or would have.
+
+        The row for another k is k further.
+        """
         ranges = tuple((n, *ends) for n, ends in self.ranges.items() if n > 1)
         rows, at = {}, max(len(self.counts), 1)
         for n, least, most in ranges:

@@ -27,7 +27,10 @@ def flush(counters: Any, first: Any, end: Any, stride: Any, ceiling: Any) -> Non
 
 @inner
 def flush_one_visit(counters: Any, cleared: Any, base: Any, verdict: Any, entries: Any, ceiling: Any) -> None:
-    """The flush of a call that has one piece: what it cleared (record CLEARED), and its table if that is freed."""
+    """Count the flush of a call that has one piece.
+
+    cleared: what it cleared, CLEARED; verdict: whether its table is freed, and so joins the flush. Writes counters.
+    """
     if cleared.count > 0:
         first, end, stride = base + cleared.first, base + cleared.last + 1, 1
         if verdict != STAYS:
@@ -72,7 +75,7 @@ def open_gather(g: Any) -> None:
 
 @inner
 def add_range(gather: Any, first: Any, end: Any) -> None:
-    """Present entries for pages [first, end) were cleared."""
+    """Extend a gather by pages [first, end), whose entries were cleared."""
     gather.first, gather.end, gather.cleared = min(gather.first, first), max(gather.end, end), 1
 
 
@@ -114,14 +117,14 @@ def gather_visit(
 
 @inner
 def close_gathers(gathers: Any, counters: Any, entries: Any, ceiling: Any) -> None:
-    """The flushes at the end of a call, of each policy. counters: COUNTERS[policies]."""
+    """Count the flushes at the end of a call, of each policy. counters: COUNTERS[policies], written."""
     for p in range(gathers.size):
         close_gather(gathers[p], counters[p], entries, ceiling)
 
 
 @inner
 def close_gather(g: Any, counters: Any, entries: Any, ceiling: Any) -> None:
-    """The flushes of one gather at the end of its call."""
+    """Count the flushes of one gather at the end of its call."""
     stride = 1 if g.cleared else entries
     if g.batched:
         flush(counters, min(g.first, g.batch_first), max(g.end, g.batch_end), stride, ceiling)
@@ -132,7 +135,7 @@ def close_gather(g: Any, counters: Any, entries: Any, ceiling: Any) -> None:
 
 @inner
 def gather_scanned(scan: Any, counters: Any, base: Any, entries: Any, ceiling: Any, table_batch: Any) -> None:
-    """A scan at a round's end freed the table whose first page is `base`. scan: SCAN."""
+    """Add to a scan's gather a table that the scan freed; a full batch is flushed. base: its first page; scan: SCAN."""
     if scan.tables == 0:
         scan.first = base
     scan.tables += 1
@@ -143,7 +146,7 @@ def gather_scanned(scan: Any, counters: Any, base: Any, entries: Any, ceiling: A
 
 @inner
 def flush_scanned(scan: Any, counters: Any, entries: Any, ceiling: Any) -> None:
-    """A scan leaves a PMD table, or its batch of tables is full."""
+    """Flush the gather of a scan, and empty it: the scan leaves a PMD table, or the batch of tables is full."""
     if scan.tables > 0:
         flush(counters, scan.first, scan.end, entries, ceiling)
         scan.tables = 0
@@ -151,7 +154,10 @@ def flush_scanned(scan: Any, counters: Any, entries: Any, ceiling: Any) -> None:
 
 @inner
 def flush_scans(scans: Any, counters: Any, rounds: Any, par: Any) -> None:
-    """The scans of all rounds leave a PMD table. scans: SCAN[rounds, policies]; counters: COUNTERS[policies]."""
+    """Flush the scans of all rounds at the end of a PMD table.
+
+    scans: SCAN[rounds, policies]; counters: COUNTERS[policies]
+    """
     for r in range(rounds):
         for p in range(counters.size):
             flush_scanned(scans[r, p], counters[p], par.entries, par.ceiling)

@@ -101,7 +101,10 @@ def place_extents(
 
 @inner
 def drawn_extents(words: Any, base: Any, valid: Any, cluster: Any, mode: Any, limit: Any, stream: Any) -> Any:
-    """Extents that are no whole fraction of a table, one draw each, into cleared words. Returns 1 if any."""
+    """Set in cleared `words` the entries of extents that are no whole fraction of a table, one draw each.
+
+    Returns 1 if any is resident, else 0.
+    """
     if mode == NEVER:
         return 0
     found = 0
@@ -143,9 +146,9 @@ def install_table(
 def touch_again(
     present: Any, zapped: Any, refaulted: Any, a: Any, b: Any, base: Any, stream: Any, always: Any, limit: Any
 ) -> Any:
-    """Set just-cleared entries that another thread touches again, in `present` and alone in `refaulted`: how many.
+    """Draw which just-cleared entries are touched again, and set these in `present`. Returns how many.
 
-    Reads and writes only the words with entries in [a, b).
+    Writes them alone to `refaulted`. Reads and writes only the words with entries in [a, b).
     """
     count = np.int64(0)
     for w in range(a >> 6, ((b - 1) >> 6) + 1):

@@ -91,7 +91,7 @@ def judge(rule: Any, visit: Any, counters: Any, times: Any) -> Any:
 
 @inner
 def lock_pmd(rule: Any, counters: Any, times: Any) -> None:
-    """The PMD lock, tried or taken. A trylock succeeds here; engine.reclaim.contention says which did not."""
+    """Count the PMD lock, as tried or as taken. Failed trylocks are settled later (engine.reclaim.contention)."""
     if rule.tries:
         counters.pmd_trylocks += times
     else:

@@ -30,7 +30,7 @@ def enter_upper_table(level: Any, level_rounds: Any, rounds: Any) -> None:
 
 @inner
 def need_upper_tables(levels: Any, r: Any) -> None:
-    """Policies that zap have the PMD and PUD table at hand, from round `r` on or earlier."""
+    """Note that policies that zap have the current PMD and PUD table from round `r` on, or earlier. Writes levels."""
     for n in range(LEVELS):
         levels[n].first_round = min(levels[n].first_round, r)
 

@@ -153,7 +153,7 @@ def count_visits(counters: Any, exists: Any, count: Any) -> None:
 
 @inner
 def free_in_flush(frees: Any, rules: Any, counters: Any, cleared: Any, unmap_kind: Any, base: Any, par: Any) -> None:
-    """A visit that is its call's only one: add the freed table to the flush of each policy in `frees`, a bit each.
+    """Add the table that a call's only visit freed to the flush of each policy in `frees`, a bit each.
 
     cleared: CLEARED[2]; unmap_kind: the one of policies that unmap (ZAP where both clear the same)
     """
@@ -222,7 +222,7 @@ def copy_gather(one: Any, other: Any) -> None:
 def close_call(
     rules: Any, counters: Any, unmap_kind: Any, par: Any, shared: Any, gathers: Any, apart: Any, flushed: Any
 ) -> None:
-    """The flushes at the end of a call of several visits. Arguments: see gather_in_call."""
+    """Count the flushes at the end of a call of several visits. Arguments: see gather_in_call."""
     sent = flushed[2]
     for kind in range(unmap_kind + 1):
         sent.flushes, sent.tlb_flushes_full, sent.tlb_invlpgs = 0, 0, 0

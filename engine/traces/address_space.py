@@ -106,7 +106,7 @@ class AddressSpace:
         return child
 
     def release(self) -> None:
-        """The process has ended: it maps no huge page any more that another one may share."""
+        """End the process: its huge pages, which other processes may share, count one user less."""
         for table in self.page_tables.all_tables():
             table.drop_folio(ALL_ENTRIES)
 
@@ -237,7 +237,7 @@ class AddressSpace:
                     self._split_folio(table)
 
     def split_at(self, slot: int) -> None:
-        """A border of a VMA came to lie inside the slot (vma_adjust_trans_huge)."""
+        """Split the slot's huge page, because a border of a VMA now is inside the slot (vma_adjust_trans_huge)."""
         table = self.page_tables.get(slot)
         if table is not None and table.huge:
             self._split(table)
@@ -346,7 +346,10 @@ class AddressSpace:
             self._note_for_scans(slot, table)
 
     def _may_begin_at_slot(self, start: int, end: int, to: int) -> bool:
-        """Whether it may begin at the slot in which both VMAs are the first (can_realign_addr, Linux 6.7)."""
+        """Whether a move begins at the start of the slot instead of at `start` (can_realign_addr, Linux 6.7).
+
+        It does if nothing but the two VMAs is mapped in the slots before them.
+        """
         before = start % SLOT
         if not before or to % SLOT != before or end - start < SLOT - before:
             return False
@@ -511,7 +514,10 @@ class AddressSpace:
             self.counts[rule].freed += 1
 
     def _free_if_counted(self, slot: int, table: PteTable, mask: int) -> None:
-        """After entries of `mask` were cleared by another call than a purge: only counters notice an empty table."""
+        """Free the table, if it is empty, under the rules that count entries. mask: the entries that were just cleared.
+
+        For entries that another call than a purge has cleared. Rules that scan find the table later.
+        """
         if table.is_empty:
             for rule in self._zap_rules:
                 if rule.counts and mask.bit_count() * PAGE >= rule.least:

@@ -196,7 +196,7 @@ class Replay:
         self._split_at_borders(start, end)
 
     def set_policy(self, start: int, end: int, policy: str) -> None:
-        """mbind; an empty policy is that of the process."""
+        """Set the memory policy of a range, as mbind does; empty: that of the process."""
         self.vmas.set_policy(start, end, policy)
         self._split_at_borders(start, end)
 

@@ -78,7 +78,7 @@ class UnmappingSpace(AddressSpace):
         super().guard_install(pieces)
 
     def _map_again(self, pieces: list[Piece], need: int) -> None:
-        """Map the pages of pieces again whose VMA has all rights in `need`."""
+        """Map again, in `pieces`, the pages whose VMA has all rights of `need` (READ and WRITE bits)."""
         for vma, lo, hi in pieces:
             if vma.rights & need == need:
                 self._unmapped.subtract(lo // PAGE * PAGE, -(-hi // PAGE) * PAGE)

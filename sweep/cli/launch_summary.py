@@ -201,7 +201,8 @@ def _chart(database: "Database", answer: "Headline") -> Iterator[str]:
 
 
 def _labelled_bar(text: str, percent: float) -> str:
-    return f"{text:<{PERCENT_WIDTH}}{bar(percent / 100, BAR_WIDTH):<{BAR_WIDTH}}"
+    drawn = bar(percent / 100, BAR_WIDTH, in_ascii=output_formats.prints_only_ascii())
+    return f"{text:<{PERCENT_WIDTH}}{drawn:<{BAR_WIDTH}}"
 
 
 def _spread(count: int) -> list[int]:

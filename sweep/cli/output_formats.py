@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 FORMATS = ("table", "csv", "json", "md")
 
 
+def prints_only_ascii() -> bool:
+    """Whether stdout's encoding may lack characters beyond ASCII."""
+    return "utf" not in (sys.stdout.encoding or "").lower()
+
+
 def print_line(text: str = "") -> None:
     """Print one line to stdout. Line ends in `text` are made visible too, so that no value can forge a line."""
     print(printable(as_called(text)))

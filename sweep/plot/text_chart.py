@@ -16,7 +16,7 @@ _LONGEST_LABEL = 36
 _SHORTEST_BAR = 4
 
 
-def lines(chart: Chart, width: int) -> Iterator[str]:
+def lines(chart: Chart, width: int, *, in_ascii: bool = False) -> Iterator[str]:
     """Title, then for each facet and x a bar for each series, all on one scale from 0."""
     yield from wrap(chart.title, width)
     yield from wrap("; ".join(filter(None, (axis_title(chart.y.title, chart.y_unit), chart.subtitle))), width)
@@ -38,7 +38,7 @@ def lines(chart: Chart, width: int) -> Iterator[str]:
                 yield f"{chart.x.name} {_x_text(chart, group[0])}"[:width]
             for mark in group:
                 first, *others = wrap(mark.by if chart.has_series else _x_text(chart, mark), label_width) or [""]
-                drawn = bar(mark.y / largest if largest else 0.0, bar_width)
+                drawn = bar(mark.y / largest if largest else 0.0, bar_width, in_ascii=in_ascii)
                 number = numbers[mark].rjust(number_width)
                 yield f"{' ' * indent}{first.ljust(label_width)}  {number}  {drawn}".rstrip()
                 yield from (" " * (indent + 2) + other for other in others)

@@ -133,9 +133,9 @@ def census_facts(census: TableCensus) -> Iterator[Fact]:
 
 
 def call_facts(zaps: tuple[int, ...], arch: Arch = ARCHES[0]) -> Iterator[Fact]:
-    """The share of the empty tables that each policy frees by size of a call, at any address to aligned.
+    """For each policy and size of a call: the share of empty tables that it frees, from unaligned to aligned calls.
 
-    `zaps`: sizes in bytes. Raises UserError for a size that is not whole pages.
+    zaps: sizes in bytes. Raises UserError for a size that is not whole pages.
     """
     span = arch.span_bytes
     for zap in zaps:
@@ -157,7 +157,7 @@ def call_facts(zaps: tuple[int, ...], arch: Arch = ARCHES[0]) -> Iterator[Fact]:
 
 
 def trace_facts(replay: TraceReplay) -> Iterator[Fact]:
-    """For each policy the share, by bytes, of a trace's calls that cover slots whose tables it may free."""
+    """Yield for each policy the share of the bytes given back that lies in slots whose tables it may free."""
     total = replay.histogram.purge_totals()
     for policies in POLICY_GROUPS:
         calls, _, reached = replay.histogram.acting_calls(trace_rule(BUILT_IN[policies.partition(",")[0]]))

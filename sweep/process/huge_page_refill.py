@@ -28,7 +28,10 @@ class HugePageVmas:
 
 
 def read_huge_page_vmas(pid: int, setting: str | None = None) -> HugePageVmas:
-    """`setting`: as if the system had this one; None for its own. Raises UserError if the process cannot be read."""
+    """Read which VMAs of a process allow huge pages. Raises UserError if it cannot be read.
+
+    setting: the one to assume for the system; None: its own
+    """
     assumed, is_disabled = setting or read_thp_setting(), has_thp_disabled(pid)
     if is_disabled or assumed == "never":
         return HugePageVmas(assumed, is_disabled, frozenset())
@@ -37,7 +40,10 @@ def read_huge_page_vmas(pid: int, setting: str | None = None) -> HugePageVmas:
 
 
 def _allowing(entries: list[SmapsEntry], setting: str, *, is_own: bool) -> Iterator[SmapsEntry]:
-    """`is_own`: the setting is the system's, so the kernel's own THPeligible must agree."""
+    """Yield the VMAs that allow huge pages under `setting`.
+
+    is_own: the setting is the system's, so the kernel's THPeligible must agree
+    """
     for entry in entries:
         is_allowed = "hg" in entry.flags or (setting == "always" and "nh" not in entry.flags)
         if is_allowed and (entry.thp_eligible or not is_own):
@@ -45,9 +51,9 @@ def _allowing(entries: list[SmapsEntry], setting: str, *, is_own: bool) -> Itera
 
 
 def refill_bytes(census: TableCensus, vmas: HugePageVmas) -> tuple[int, int]:
-    """Least and most RES, in bytes, of one write in each slot whose empty table was freed.
+    """Return the least and most RES, in bytes, that one write to each slot of a freed empty table brings.
 
-    Which slots these are is unknown: at least those that find no place where huge pages are not allowed bring one.
+    Which slots these are is unknown. For the least, as many as possible are where no huge page is allowed.
     """
     least, most = census.empty
     allowed = sum(vma.whole_without_entry for vma in census.vmas if vmas.allow(vma.mapping))

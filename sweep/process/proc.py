@@ -78,7 +78,7 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def read_sizes(pid: int) -> ProcessSizes:
-    """Raises UserError if there is no such process, or if it has no memory of its own."""
+    """Return name and sizes of a process. Raises UserError if it does not exist or has no memory of its own."""
     lines = read_guarded(pid, partial(_read_lines, Path(f"/proc/{pid}/status")))
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     state = fields.get("State", "").strip()

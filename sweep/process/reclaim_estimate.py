@@ -44,10 +44,10 @@ def check_call_size(census: TableCensus, zap: int) -> None:
 
 
 def _bounds(census: TableCensus, policy: str, zap: int) -> tuple[int, int]:
-    """Least and most tables that a policy frees.
+    """Return the least and most tables that a policy frees.
 
-    Which of the slots without an entry have a table is unknown. At most all empty tables are in slots that the policy
-    reaches; at least those that find no place in the slots that it does not reach.
+    Which of the slots without an entry have a table is unknown. For the most, as many empty tables as possible are in
+    slots that the policy reaches; for the least, in slots that it does not reach.
     """
     least, most = census.empty
     if policy == "none":

@@ -1,4 +1,4 @@
-"""Tries whether this kernel frees empty page tables: in this process, without what plays whole traces on a kernel."""
+"""Tests in this process whether the kernel frees empty page tables, by its own VmPTE."""
 
 import mmap
 import os

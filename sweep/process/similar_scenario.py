@@ -103,7 +103,10 @@ def _fits(
 
 
 def _fitting_rounds(virt: int, sparsity: float, cluster: int, tables: int, arch: Arch) -> tuple[int, float]:
-    """The rounds after which the expected number of tables, which grows with them, is closest to `tables`."""
+    """Return (rounds, expected tables): the rounds after which the expected number of tables is closest to `tables`.
+
+    The number grows with the rounds.
+    """
     low, high = 1, MAX_ROUNDS
     wanted = min(tables, expected_tables(virt, sparsity, cluster, MAX_ROUNDS, arch) * _NEARLY_ALL)
     while low < high:

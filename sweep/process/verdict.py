@@ -44,9 +44,9 @@ def verdict(
     process: str = "PID",
     added_res: AddedRes | None = None,
 ) -> Iterator[str]:
-    """Sentences and short lines, each a paragraph of its own. The last ones say what to measure next.
+    """Yield sentences and short lines, each a paragraph of its own. The last ones say what to measure next.
 
-    added_res: what reclaim may cost in RES, in place of the calls that free tables, so that a page has both.
+    added_res: the RES that reclaim may cost. A sentence on it then replaces the one on sizes of calls.
     """
     arch = footprint.arch if footprint else ARCHES[0]
     can_come_back, least, most = True, 0, 0

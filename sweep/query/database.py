@@ -81,7 +81,7 @@ class Database:
             yield Answer(columns, batches.schema, in_time)
 
     def _formed(self, sql: str, columns: list[Column], form: Form) -> str:
-        """The query with its values in types that can be carried."""
+        """The query with its values in types that `form` has; text where it has none."""
         if form == "csv":
             return csv_query(sql, columns)
         if form == "values":

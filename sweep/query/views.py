@@ -52,19 +52,19 @@ def views_named_in(sql: str) -> list[str]:
 
 
 def outcomes(source: str, cost_sql: str) -> str:
-    """The rows of `source` and their cost_ns."""
+    """SELECT of the rows of `source` with their cost_ns."""
     return f"SELECT *, {cost_sql} AS {schema.COST_NS.name} FROM ({_declared_rows(schema.OUTCOMES, source)})"
 
 
 def rounds(source: str, outcomes: str) -> str:
-    """The rows of `source`; for points with a single round, which it lacks, the row of `outcomes` as round 1."""
+    """SELECT of the rows of `source`; points of one round, which it lacks, come from `outcomes` as round 1."""
     names = ", ".join("1 AS round" if c.name == "round" else c.name for c in schema.ROUNDS)
     single = f"(SELECT {names} FROM ({_declared_rows(schema.OUTCOMES, outcomes)}) WHERE rounds = 1)" if outcomes else ""
     return _declared_rows(schema.ROUNDS, union_source([part for part in (source, single) if part]))
 
 
 def points(source: str, *, failed: bool = False) -> str:
-    """The last attempt of each point; `failed`: only of points that are not ok.
+    """SELECT of the last attempt of each point; `failed`: only of points that are not ok.
 
     Few points have several attempts, and Parquet's statistics on `attempt` let DuckDB skip the parts without any.
     """

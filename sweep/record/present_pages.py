@@ -31,7 +31,7 @@ class KnownRuns:
         return other
 
     def replace(self, start: int, end: int, found: Runs) -> Runs:
-        """Let `found` be what is known of [start, end). Returns what of it was not known before."""
+        """Replace what is known of [start, end) by `found`. Returns the parts of `found` that were not known."""
         known = self._cut(start, end)
         place = bisect_left(self._runs, (start, start))
         self._runs[place:place] = found
@@ -61,7 +61,7 @@ class KnownRuns:
 
 
 def _without(runs: Runs, known: Runs) -> Iterator[tuple[int, int]]:
-    """The parts of runs that are not known."""
+    """Yield the parts of `runs` that are not in `known`."""
     place = 0
     for low, high in runs:
         while place < len(known) and known[place][1] <= low:
@@ -77,7 +77,7 @@ def _without(runs: Runs, known: Runs) -> Iterator[tuple[int, int]]:
 
 
 class PresentPages:
-    """The pages of one address space, by what a row of a recording calls them."""
+    """The pages of a process that are known to be present, by the code of their rows (recording_rows)."""
 
     def __init__(self, pid: int) -> None:
         """Raises OSError."""
@@ -88,15 +88,15 @@ class PresentPages:
         self.without_tables = Ranges()  #: mappings of hugetlb
         self.guarded: Runs = []  #: guard markers where it was looked last
 
-    def know(self, other: "PresentPages") -> None:
-        """Take over what is known of the pages of a process that forked this one."""
-        self._known = {code: known.copy() for code, known in other._known.items()}
+    def inherit(self, parent: "PresentPages") -> None:
+        """Take over the known pages of the process that this one was forked from."""
+        self._known = {code: known.copy() for code, known in parent._known.items()}
 
     def close(self) -> None:
         self._map.close()
 
     def new_in(self, start: int, end: int) -> dict[str, Runs]:
-        """Pages of the slots of [start, end) that are present and were not when last looked at. Raises OSError.
+        """Return the pages present in the slots of [start, end) that were not known, by code of a row. Raises OSError.
 
         Guard markers, and huge pages of files and of hugetlb, which have no PTE tables, are left out.
         """
@@ -115,12 +115,15 @@ class PresentPages:
         return {code: new for code, known in self._known.items() if (new := known.replace(start, end, found[code]))}
 
     def forget(self, start: int, end: int) -> None:
-        """The pages of [start, end) were given back or moved."""
+        """Forget the pages of [start, end), which were given back or moved."""
         for known in self._known.values():
             known.replace(start, end, [])
 
     def _batches(self, start: int, end: int) -> Iterator[PageRuns]:
-        """PAGEMAP_SCAN skips what is not mapped. Without it the mappings tell where to look."""
+        """Yield the entries of [start, end) that are not none, in batches by address.
+
+        PAGEMAP_SCAN skips what is not mapped. Without it only the mappings are read.
+        """
         if self._map.has_scan:
             if start < end:
                 yield from self._map.runs(start, end)

@@ -34,7 +34,7 @@ _status_at, _message_at, _info_at = (ctypes.addressof(buffer) for buffer in (_st
 
 
 class CallStop(NamedTuple):
-    """Where a thread stands at a system call. edge: ENTRY, EXIT or SECCOMP; architecture: AUDIT_ARCH_ number.
+    """A thread that stopped at a system call. edge: ENTRY, EXIT or SECCOMP; architecture: AUDIT_ARCH_ number.
 
     number, arguments: at the entry; result: at the exit, below 0 for an error
     """
@@ -68,7 +68,7 @@ def resume(request: int, thread: int, signal: int) -> None:
 
 
 def event_message(thread: int) -> int:
-    """What an event says of itself: of FORK, VFORK and CLONE the new thread, of EXEC the former one. Raises OSError."""
+    """Return the thread that an event names: of FORK, VFORK, CLONE the new, of EXEC the former one. Raises OSError."""
     _request(_GETEVENTMSG, thread, 0, _message_at)
     return _message.value
 
@@ -88,9 +88,9 @@ def call_stop(thread: int) -> CallStop:
 
 
 def wait(thread: int = -1) -> tuple[int, int] | None:
-    """The next thread that stopped or ended, or this one, and its status; None if a signal came first. Raises OSError.
+    """Wait until a thread, or only `thread`, stops or ends. Returns its number and status, None after a signal.
 
-    os.waitpid would go on waiting after a signal (PEP 475).
+    os.waitpid would go on waiting after a signal (PEP 475). Raises OSError.
     """
     thread = _wait4(thread, _status_at, _WALL, None)
     if thread < 0:

@@ -86,7 +86,7 @@ class Recorder:
         return set(self._process_of.values())
 
     def look_at_all(self) -> None:
-        """A moment of each address space."""
+        """Record a moment of each address space."""
         for space in {id(space): space for space in self._spaces.values()}.values():
             self._moment(space)
         now_s = time.monotonic()
@@ -101,7 +101,7 @@ class Recorder:
             with suppress(OSError, UserError):
                 parent = space.pages
                 space.pages = PresentPages(thread)
-                space.pages.know(parent)  # the replay copies these pages, too
+                space.pages.inherit(parent)  # the replay copies these pages, too
                 self._moment(space)
 
     def enters(self, thread: int, call: TracedCall) -> bool:
@@ -272,11 +272,17 @@ class Recorder:
             self._writer.moment(space.number, int((time.monotonic() - self._start_s) * 1000), (before, after))
 
     def _finish_calls_of(self, space: Space) -> None:
-        """So that no memory is given back while the pages are looked at, and none was that is not recorded yet."""
+        """Let the space's threads return from their calls, which are then recorded.
+
+        So no memory is given back while its pages are looked at.
+        """
         self.finish_calls([thread for thread, other in self._under_way.items() if other is space])
 
     def _thread_of(self, space: Space) -> int:
-        """A thread of its process, the first of which may have ended. A child of vfork may have executed a program."""
+        """Return a thread of the space's own process, whose first thread may have ended.
+
+        A child of vfork shares the space, but may already have executed another program.
+        """
         return next((thread for thread in space.threads if self._process_of[thread] == space.pid), space.pid)
 
     def _end(self, space: Space) -> None:
@@ -309,7 +315,7 @@ class Recorder:
         return SystemCall(0, thread, call.name, arguments, result, error)
 
     def _shared_memory(self, space: Space, thread: int, call: TracedCall, result: int) -> None:
-        """System V memory, whose length the calls do not have."""
+        """Record shmat and shmdt (System V shared memory). /proc/PID/maps has the length, which the calls lack."""
         if call.name == "shmdt":
             start, end = self._detaching.pop(thread, (0, 0))
             if not result and start < end:

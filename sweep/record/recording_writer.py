@@ -21,7 +21,7 @@ _OTHER_COMPRESSION = (".xz", ".bz2", ".zst")
 
 
 class RecordingWriter:
-    """An open recording. Rows name their address space by a number, in a row of its own where it is another one."""
+    """An open recording. A row that is about another address space than the last one follows a row with its number."""
 
     def __init__(self, path: Path) -> None:
         """Raises UserError: the file exists, or cannot be written."""
@@ -44,28 +44,28 @@ class RecordingWriter:
         self._file.close()
 
     def flush(self) -> None:
-        """Let what was written be in the file."""
+        """Flush to the file all rows that were written."""
         self._file.flush()
 
     def remove(self) -> None:
-        """Close and delete the file: nothing was recorded."""
+        """Close and delete the file, because nothing was recorded."""
         self._file.close()
         self.path.unlink()
 
     def header(self, values: dict[str, str], comment: str) -> None:
-        """The first rows: the header, what was asked for as a comment, and facts of the machine."""
+        """Write the first rows: the form's header, the comment, and facts of the machine by name."""
         self._row(HEADER)
         self._row(f"# {comment}")
         for name, value in values.items():
             self._row(f"{name} {value}")
 
     def begin(self, how: str, space: int, pid: int, program: str) -> None:
-        """A new address space. how: `executed` or `attached`; what it maps follows."""
+        """Write the row that begins an address space; its mappings follow. how: `executed` or `attached`."""
         self._row(f"{how} {space} {pid} {program}")
         self._space = space
 
     def fork(self, space: int, parent: int, pid: int) -> None:
-        """An address space that is a copy of another one."""
+        """Write the row that begins `space`, a copy of the address space `parent`, of the new process `pid`."""
         self._row(f"fork {space} {parent} {pid}")
         self._space = space
 
@@ -76,7 +76,7 @@ class RecordingWriter:
         self._row(f"# {text}")
 
     def call(self, space: int, call: Call) -> None:
-        """A call that changed the address space."""
+        """Write a call that changed the address space."""
         self.calls += 1
         if call.op == "thp_disable":
             self._row_in(space, f"thp_disable {call.thp_disabled or 'none'}")
@@ -94,7 +94,10 @@ class RecordingWriter:
         self._row_in(space, row)
 
     def seen(self, space: int, code: str, runs: Sequence[tuple[int, int]]) -> None:
-        """Pages [start, end), in bytes, that were found present and were not before. code: recording_rows.SEEN."""
+        """Write runs of pages, [start, end) in bytes, that were newly found present.
+
+        code: SEEN_WRITTEN or SEEN_READ (recording_rows)
+        """
         for first in range(0, len(runs), MOST_RUNS):
             (start, end), *rest = runs[first : first + MOST_RUNS]
             words = [self._range(start // PAGE, (end - start) // PAGE)]
@@ -102,7 +105,10 @@ class RecordingWriter:
             self._row_in(space, f"{code} {' '.join(words)}")
 
     def moment(self, space: int, milliseconds: int, vm_pte_kib: tuple[int, int]) -> None:
-        """VmPTE before and after the pages were looked at; left out if nothing happened since the last moment."""
+        """Write a moment: VmPTE in KiB, before and after all pages were looked at.
+
+        Writes nothing if VmPTE is that of the last row and that was a moment, too.
+        """
         if (space, vm_pte_kib) == self._last_moment:
             return
         self.moments += 1

@@ -180,5 +180,5 @@ def _outcome(
 
 
 def header_comment(words: Sequence[str]) -> str:
-    """What was asked for, as a shell would take it, on one line."""
+    """Return the command of the recording on one line, quoted for a shell."""
     return one_line(f"sweep record {' '.join(map(shlex.quote, words))}")

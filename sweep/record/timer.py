@@ -45,7 +45,7 @@ class Timer:
         return time.monotonic() >= self._next_s
 
     def has_looked(self, seconds: float) -> None:
-        """Looking took so long."""
+        """Note that looking at all pages took so many seconds: the time of the next look follows from it."""
         self._next_s = time.monotonic() + seconds / LARGEST_SHARE - seconds
 
     def _ring(self, number: int, frame: FrameType | None) -> None:

@@ -89,7 +89,7 @@ class Tracer:
                     self.handle(*stop)
 
     def handle(self, number: int, status: int) -> None:
-        """A thread stopped or ended."""
+        """Handle a thread that stopped or ended; status: as wait4 gives it."""
         thread = self.threads.get(number)
         if not os.WIFSTOPPED(status):
             if thread is not None:

@@ -1,8 +1,8 @@
-"""How much of a launch's estimated work is done, and how long the rest takes: one measure for bar and time left.
+"""Estimates how much of a launch's work is done, and how long the rest takes, for the progress bar and the time left.
 
 Work is the estimated CPU time of the points. A finished batch counts in full, a running one by its age. The estimates
-are corrected by the times that batches of late took, and by the rate at which work went on of late: points that are
-alike follow each other in a grid, so the next ones resemble the last ones more than the first.
+are corrected by the times that the latest batches took, and by the latest rate of work: points that are alike follow
+each other in a grid, so the next ones resemble the last ones more than the first.
 """
 
 import math
@@ -16,7 +16,7 @@ LATE_SHARE = 0.15
 
 
 class WorkMeter:
-    """Told when batches are submitted and end. `workers` of the submitted ones run, the oldest; the others wait."""
+    """The work of one launch. Of the submitted batches the oldest `workers` run; the others wait."""
 
     def __init__(self, total_ns: float, workers: int) -> None:
         self._total_ns, self._workers = max(total_ns, 1.0), workers
@@ -30,7 +30,10 @@ class WorkMeter:
         self._mark_running()
 
     def end(self, number: int, wall_ns: float, *, is_done: bool) -> None:
-        """A batch got its answer after `wall_ns` of work, 0 if not known. `is_done`: it will not be tried again."""
+        """Remove a batch that worked for `wall_ns`, 0 if not known.
+
+        is_done: it will not be tried again, so its work counts as done
+        """
         estimate_ns = self._submitted.pop(number)
         self._began.pop(number, None)
         if is_done:

@@ -114,7 +114,7 @@ class ProcessTree:
         return f"{space.pid}.{space.program_number}" if self._programs.get(space.pid, 0) > 1 else str(space.pid)
 
     def _end(self) -> Iterator[tuple[SystemCall, ProcessReplay]]:
-        """Let go of what waits for calls that did not return."""
+        """At the end of the recording, yield the calls of threads that wait for a call that never returned."""
         self._starting.clear()
         yield from self._release()
 
@@ -220,9 +220,9 @@ class ProcessTree:
             yield from self._release()
 
     def _release(self) -> Iterator[tuple[SystemCall, ProcessReplay]]:
-        """No call is left that could name the threads that wait: their numbers differ from those that clone returned.
+        """Match waiting threads in order to the children of clone that made no call; yield the calls that are due.
 
-        So it is where the traced processes have a PID namespace of their own. The threads are matched in order.
+        For a recording whose threads have other numbers than clone returned: their programs run in a PID namespace.
         """
         waiting, self._waiting, self._waiting_events = self._waiting, {}, 0
         for thread, events in waiting.items():

@@ -165,7 +165,7 @@ class StraceParser:
             yield CallBegun(row, thread, name, text.split(", "))
 
     def _finish(self, row: int, thread: int, name: str, rest: str) -> Iterator[Event]:
-        """`rest` is all after the opening parenthesis: `NULL, 4096, ...) = 0x7f...`."""
+        """Yield the event of a call that returned. rest: what follows the parenthesis: `NULL, 4096, ...) = 0x7f...`."""
         match = _RESULT.match(rest)
         if match is None:
             self._skipped.add_doubt(f"{name}: cut off, or not a line of strace's", row)
@@ -200,7 +200,10 @@ class StraceParser:
             self._skipped.add("not a line of strace's", row)
 
     def _own_words(self, row: int, own: re.Match[str]) -> Iterator[Event]:
-        """`strace: Process 4002 attached`: a child, or a process that ran before if nothing was seen yet."""
+        """Yield the event of a message of strace itself, such as `strace: Process 4002 attached`.
+
+        That is a child, or a process that ran before if nothing was seen yet.
+        """
         if own["mode"]:
             self._skipped.remark(PROGRAM_32_BIT)
         elif not self._alive or own["threads"]:

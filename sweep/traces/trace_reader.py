@@ -55,7 +55,10 @@ def trace_names(paths: Sequence[str]) -> list[str]:
 
 
 def read_kernel_steps(rows: TextLines) -> Iterator[Step]:
-    """The rows of a kernel trace after its header. Raises UserError for a malformed row and for falling steps."""
+    """Yield the steps of a kernel trace: its rows after the header.
+
+    Raises UserError for a malformed row, and for a step number below the one before it.
+    """
     last = -1
     for row, line in rows:
         fields = line.split(",")

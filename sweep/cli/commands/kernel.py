@@ -108,7 +108,7 @@ def _rm(names: list[str], quiet: bool) -> int:
 
 
 def _check(arch: str | None, as_json: bool) -> int:
-    """Returns 1 if no guest of an architecture that was asked for can boot."""
+    """Print what guests need and have on this machine. Returns 1 if no guest of an asked architecture boots."""
     from engine.guest.image import ARM, MACHINES, X86
     from sweep.kernel.guest_check import check_machine
     from sweep.kernel.kernel_cache import cached_kernels

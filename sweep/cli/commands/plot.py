@@ -103,5 +103,6 @@ def plot(
 def _print(chart: "Chart") -> None:
     from sweep.plot import text_chart
 
-    for line in text_chart.lines(chart, shutil.get_terminal_size((80, 24)).columns):
+    width = shutil.get_terminal_size((80, 24)).columns
+    for line in text_chart.lines(chart, width, in_ascii=output_formats.prints_only_ascii()):
         output_formats.print_line(line)

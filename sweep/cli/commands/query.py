@@ -113,7 +113,7 @@ def _answer_form(form: str) -> "Form":
 
 
 def _open_database(question: "NamedQuery", results: str, cost: str, run: str | None) -> "Database":
-    """The database that a query asks. Raises UserError."""
+    """Open the rows of the runs that `question` is asked of. Raises UserError, also for a store that does not exist."""
     from sweep.query.database import Database
     from sweep.query.views import views_named_in
     from sweep.store.store import open_store
