@@ -1,8 +1,8 @@
 """Replay of a trace's operations on one address space: entries, and the tables that exist under each rule.
 
 Models x86-64 with 4 KiB pages, and no memory pressure. docs/traces.md is the
-specification. The policies share one AddressSpace until huge pages come in; munmap, under which a purge unmaps its
-range, has its own from the first purge on whose pages are not written again at once (engine/traces/replay.py).
+specification. The policies share one AddressSpace until huge pages come in; munmap, under which a zap unmaps its
+range, has its own from the first zap on whose pages are not written again at once (engine/traces/replay.py).
 """
 
 import copy
@@ -20,10 +20,10 @@ from engine.traces.vmas import ANONYMOUS, DONTFORK, READ, WIPEONFORK, WRITE, Pie
 
 @dataclass(slots=True)
 class TableCounts:
-    """PTE tables under one rule: those that exist, those allocated and freed by purges (not by munmap) so far.
+    """PTE tables under one rule: those that exist, those allocated and freed by zaps (not by munmap) so far.
 
     max_tables: maximum of the tables of all levels so far
-    rewritten: pages that a purge cleared under this rule alone, and that were written again at once
+    rewritten: pages that a zap cleared under this rule alone, and that were written again at once
     """
 
     tables: int = 0
@@ -39,7 +39,7 @@ class AddressSpace:
     vmas: its VMAs, which the caller changes. Methods take ranges as pieces, already clipped to the VMAs.
     counts: of each rule
     present_pages, max_present_pages: resident pages now, and their maximum so far
-    installed, zapped: entries of tables that touches installed, and that purges cleared
+    installed, zapped: entries of tables that touches installed, and that zaps cleared
     huge_pages, max_huge_pages: huge pages mapped by a PMD entry now, and their maximum so far
     thp_faults, thp_splits: huge pages that faults brought, and PMD entries that were split
     """
@@ -181,16 +181,16 @@ class AddressSpace:
                             self._free(table, rule)
                     self._note_for_scans(slot, table)
 
-    def purge_and_write(self, op: str, lo: int, hi: int) -> None:
-        """A purge of [lo, hi), `end_operation`, and a write of all its pages, each of which was written before.
+    def zap_and_write(self, op: str, vma: Vma, lo: int, hi: int) -> None:
+        """A zap of [lo, hi), `end_operation`, and a write of all its pages.
 
-        op: dontneed or free. [lo, hi) is a part of one VMA. The entries are the same afterwards, so only what is
-        counted changes. Not for rules with `kept_after`, and not while huge pages or guard markers may be there.
+        op: dontneed or free. All pages of the VMA were written before. The entries are the same afterwards, so only
+        what is counted changes. Not for rules with `kept_after`, and not while huge pages or guard markers may be there.
         """
         pages = (hi - lo) // PAGE
         self._operations += 1
         whole = max(0, hi // SLOT - -(-lo // SLOT))
-        edges = [part for part in partly_covered(lo, hi) if self._is_all_in(*part)]
+        edges = [part for part in partly_covered(lo, hi) if self._is_all_in(vma, *part)]
         for rule, counts in self.counts.items() if whole or edges or op == "free" else ():
             if rule.when == "unmap":
                 again = whole + sum(not self._is_mapped_beside(*part) for part in edges)
@@ -217,8 +217,10 @@ class AddressSpace:
         before, after = slot * SLOT, (slot + 1) * SLOT
         return (before < lo and self.is_mapped(before, lo)) or (hi < after and self.is_mapped(hi, after))
 
-    def _is_all_in(self, slot: int, lo: int, hi: int) -> bool:
-        """Whether all entries of the slot's table are in [lo, hi)."""
+    def _is_all_in(self, vma: Vma, slot: int, lo: int, hi: int) -> bool:
+        """Whether all entries of the slot's table are in [lo, hi), a part of a VMA whose pages are all present."""
+        if (vma.start < lo and lo % SLOT) or (hi < vma.end and hi % SLOT):
+            return False  # the page before or after it is in the slot, too
         table = self.page_tables.get(slot)
         return table is not None and not (table.present | table.zero | table.marker) & ~mask_of(lo, hi, slot)
 
@@ -269,8 +271,7 @@ class AddressSpace:
 
     def guard_install(self, pieces: list[Piece]) -> None:
         """MADV_GUARD_INSTALL: zap, then set markers, allocating the tables that are missing."""
-        for vma, lo, hi in pieces:
-            self.vmas.prepare_anon(vma)
+        for _, lo, hi in pieces:
             for slot in range(lo // SLOT, (hi - 1) // SLOT + 1):
                 mask = mask_of(lo, hi, slot)
                 table = self.page_tables.install(slot)
@@ -516,7 +517,7 @@ class AddressSpace:
     def _free_if_counted(self, slot: int, table: PteTable, mask: int) -> None:
         """Free the table, if it is empty, under the rules that count entries. mask: the entries that were just cleared.
 
-        For entries that another call than a purge has cleared. Rules that scan find the table later.
+        For entries that another call than a zap has cleared. Rules that scan find the table later.
         """
         if table.is_empty:
             for rule in self._zap_rules:
@@ -531,16 +532,15 @@ class AddressSpace:
                 slots.append(slot)
 
 
-def partly_covered(lo: int, hi: int) -> Iterator[tuple[int, int, int]]:
-    """(slot, start, end) of the parts of [lo, hi) that cover a part of a slot: none, one or two."""
+def partly_covered(lo: int, hi: int) -> list[tuple[int, int, int]]:
+    """Return (slot, start, end) of the parts of [lo, hi) that cover a part of a slot: none, one or two."""
     first, last = lo // SLOT, hi // SLOT
     if first == last:
-        yield first, lo, hi
-        return
-    if lo % SLOT:
-        yield first, lo, (first + 1) * SLOT
+        return [(first, lo, hi)]
+    parts = [(first, lo, (first + 1) * SLOT)] if lo % SLOT else []
     if hi % SLOT:
-        yield last, last * SLOT, hi
+        parts.append((last, last * SLOT, hi))
+    return parts
 
 
 def touched_entries(start: int, stride: int, lo: int, hi: int) -> Iterator[tuple[int, int]]:

@@ -5,10 +5,10 @@ from typing import NamedTuple
 from engine.traces.page_tables import PAGE, TraceError
 
 TOUCHES = ("write", "read")
-PURGES = ("dontneed", "dontneed_locked", "free")
+ZAPS = ("dontneed", "dontneed_locked", "free")
 HUGE_ADVICE = ("hugepage", "nohugepage")
 GUARDS = ("guard_install", "guard_remove")
-OPS = ("mmap", "munmap", "mprotect_ro", "mprotect_rw", *TOUCHES, *PURGES, *GUARDS, *HUGE_ADVICE, "collapse")
+OPS = ("mmap", "munmap", "mprotect_ro", "mprotect_rw", *TOUCHES, *ZAPS, *GUARDS, *HUGE_ADVICE, "collapse")
 MIN_ADDRESS, MAX_ADDRESS = 64 << 10, (1 << 47) - PAGE
 """A process can map [MIN_ADDRESS, MAX_ADDRESS): the default vm.mmap_min_addr, and TASK_SIZE with 4 levels."""
 

@@ -19,7 +19,7 @@ class Replay:
 
     All policies share `vmas`; figures are asked for by a policy's name. Without policies only the VMAs are tracked.
     Entries are the same under all policies that zap, until huge pages may come in: from then on each rule has its own.
-    Under munmap they are the same until a purge whose range is not written again at once.
+    Under munmap they are the same until a zap whose range is not written again at once.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Replay:
         self._has_breaks = any(rule.kept_after for rule in rules)
         shared = AddressSpace(self.vmas, list(rules), scan_every=scan_every)
         self._space_of: dict[TraceRule, AddressSpace] = dict.fromkeys(rules, shared)
-        self._spaces = [shared]
+        self._spaces = [shared] if rules else []
         if self.huge_pages.setting == "always":
             self._separate()
 
@@ -49,7 +49,7 @@ class Replay:
             space.allow_huge_pages(self.huge_pages)
 
     def _separate_unmap(self) -> None:
-        """Before the first purge that leaves other entries under munmap: give that policy a space of its own."""
+        """Before the first zap that leaves other entries under munmap: give that policy a space of its own."""
         space = self._space_of.get(UNMAP)
         if space is not None and not isinstance(space, UnmappingSpace):
             self._space_of[UNMAP] = UnmappingSpace.copy_of(space)
@@ -64,7 +64,7 @@ class Replay:
             case "write" | "read":
                 self.touch(operation)
             case "dontneed" | "dontneed_locked" | "free":
-                self.purge(op.removesuffix("_locked"), start, end)
+                self.zap(op.removesuffix("_locked"), self.vmas.pieces(start, end))
             case "mmap":
                 self.mmap(start, end, READ | WRITE)
             case "munmap":
@@ -103,18 +103,21 @@ class Replay:
 
         Returns the bytes that were unmapped.
         """
-        unmapped = self.munmap(start, end)
+        unmapped = self._unmap(start, end)
         self.vmas.mmap(start, end, rights, backing, anon, flags=flags)
         return unmapped
 
-    def munmap(self, start: int, end: int) -> int:
-        """Unmap [start, end). Returns the bytes that were mapped there."""
+    def munmap(self, start: int, end: int) -> list[Piece]:
+        """Unmap [start, end). Returns the pieces that were mapped there."""
         unmapped = self.vmas.munmap(start, end)
-        if not unmapped:
-            return 0
-        for space in self._spaces:
-            space.unmap(unmapped)
-        return sum(hi - lo for _, lo, hi in unmapped)
+        if unmapped:
+            for space in self._spaces:
+                space.unmap(unmapped)
+        return unmapped
+
+    def _unmap(self, start: int, end: int) -> int:
+        """Unmap [start, end). Returns the bytes that were mapped there."""
+        return sum(hi - lo for _, lo, hi in self.munmap(start, end))
 
     def mremap(self, old_start: int, old_end: int, start: int, end: int, *, keep: bool, number: int) -> int:
         """Resize or move mappings (mm/mremap.c). Memory that is not known counts as one that is readable and writable.
@@ -127,10 +130,10 @@ class Replay:
         if start == old_start:
             return self._resize(old_end, start, end)
         length = min(old_end - old_start, end - start)
-        grown = -self.munmap(old_start + length, old_end)
+        grown = -self._unmap(old_start + length, old_end)
         pieces = self.vmas.pieces(old_start, old_start + length)
         if not pieces:
-            grown += end - start - self.munmap(start, end)
+            grown += end - start - self._unmap(start, end)
             self.vmas.mmap(start, end, READ | WRITE, -number)
         elif len(pieces) == 1 and pieces[0][1:] == (old_start, old_start + length):
             grown += self._move(pieces[0], start, end, keep, number)
@@ -143,8 +146,8 @@ class Replay:
     def _resize(self, old_end: int, start: int, end: int) -> int:
         """Let the mapping that began at `start` and ended at `old_end` end at `end`. Returns as mremap."""
         if end <= old_end:
-            return -self.munmap(end, old_end)
-        unmapped = self.munmap(old_end, end)
+            return -self._unmap(end, old_end)
+        unmapped = self._unmap(old_end, end)
         vma = self.vmas.find(start)
         if vma is not None and vma.end == old_end:
             vma.end = end
@@ -155,7 +158,7 @@ class Replay:
     def _move(self, piece: Piece, start: int, end: int, keep: bool, number: int) -> int:
         """Move a piece of one VMA to [start, end), which may be longer. Returns as mremap."""
         vma, old_start, old_end = piece
-        unmapped = self.munmap(start, end)
+        unmapped = self._unmap(start, end)
         backing = vma.backing
         if backing <= ANONYMOUS:  # copy_vma: without an anon_vma its vm_pgoff follows its address
             backing = -number if vma.anon else ANONYMOUS
@@ -164,7 +167,7 @@ class Replay:
         for space in self._spaces:
             space.move(old_start, old_end, start)
         if not keep:
-            unmapped += self.munmap(old_start, old_end)
+            unmapped += self._unmap(old_start, old_end)
         else:  # dontunmap_complete
             vma.flags &= ~LOCKED
             vma.anon = 0 if is_whole else vma.anon
@@ -174,6 +177,9 @@ class Replay:
         """MADV_GUARD_INSTALL or MADV_GUARD_REMOVE, `guard_install` or `guard_remove`."""
         self._has_guards = True
         pieces = self.vmas.pieces(start, end)
+        if op == "guard_install":
+            for vma, _, _ in pieces:
+                self.vmas.prepare_anon(vma)
         for space in self._spaces:
             getattr(space, op)(pieces)
 
@@ -214,33 +220,31 @@ class Replay:
 
     def _split_at_borders(self, start: int, end: int) -> None:
         """Split the huge pages in which `start` or `end` now is a border between VMAs."""
-        for address in (start, end):
+        for address in (start, end) if self._has_huge_pages else ():
             if address % SLOT and self.vmas.find(address - 1) is not self.vmas.find(address):
                 for space in self._spaces:
                     space.split_at(address // SLOT)
 
-    def purge(self, op: str, start: int, end: int) -> None:
-        """MADV_DONTNEED or MADV_FREE, `dontneed` or `free`."""
-        pieces = self.vmas.pieces(start, end)
+    def zap(self, op: str, pieces: list[Piece]) -> None:
+        """MADV_DONTNEED or MADV_FREE, `dontneed` or `free`, of a range that consists of these pieces."""
         if pieces:
             self._separate_unmap()
         for space in self._spaces:
             (space.dontneed if op == "dontneed" else space.free)(pieces)
 
-    def purge_and_touch(self, op: str, start: int, end: int) -> None:
-        """`purge`, `end_operation` and `touch_all`, where each page that may be touched was touched before."""
-        pieces = self.vmas.pieces(start, end)
+    def zap_and_touch(self, op: str, pieces: list[Piece]) -> None:
+        """`zap`, `end_operation`, and `touch_all` of the pieces, whose pages were touched before if they may be."""
         if len(pieces) == 1 and pieces[0][0].rights & WRITE and not self._must_follow_entries:
             for space in self._spaces:
-                space.purge_and_write(op, *pieces[0][1:])
+                space.zap_and_write(op, *pieces[0])
             return
-        self.purge(op, start, end)
+        self.zap(op, pieces)
         self.end_operation()
-        self.touch_all(start, end)
+        self._touch_pieces(pieces)
 
     @property
     def _must_follow_entries(self) -> bool:
-        """Whether a purge and a write may leave other entries than before, or a rule looks at every entry."""
+        """Whether a zap and a write may leave other entries than before, or a rule looks at every entry."""
         return self._has_guards or self._has_huge_pages or self._has_breaks
 
     def touch(self, operation: Operation) -> None:
@@ -262,12 +266,15 @@ class Replay:
 
     def touch_all(self, start: int, end: int) -> None:
         """Write every mapped page of [start, end). Read-only pages are read, pages without rights skipped."""
-        for vma, lo, hi in self.vmas.pieces(start, end):
+        self._touch_pieces(self.vmas.pieces(start, end))
+
+    def _touch_pieces(self, pieces: list[Piece]) -> None:
+        for vma, lo, hi in pieces:
             write = bool(vma.rights & WRITE)
             if vma.rights & (READ | WRITE):
                 for space in self._spaces:
                     space.touch_pages(vma, lo, hi, write=write)
-            if write:
+            if write and not vma.anon:
                 self.vmas.prepare_anon(vma)
 
     def vm_pte_kib(self, policy: str) -> int:
@@ -287,7 +294,7 @@ class Replay:
         return self._space(policy).huge_pages * (SLOT >> 10)
 
     def tables_freed(self, policy: str) -> int:
-        """Return the number of times that a purge freed a table."""
+        """Return the number of times that a zap freed a table."""
         return self._space(policy).counts[self._rules[policy]].freed
 
     def outcome(self, policy: str) -> dict[str, int]:

@@ -14,7 +14,7 @@ STACK_BATCH_PAGES = 8
 class TraceRule:
     """When an empty table is freed. Policies with equal rules keep the same tables.
 
-    when: never; zap: after a piece of MADV_DONTNEED; scan: every few operations; unmap: a purge unmaps its range
+    when: never; zap: after a piece of MADV_DONTNEED; scan: every few operations; unmap: a zap unmaps its range
     least: of `zap`, the smallest piece in bytes
     counts: of `zap`, whether a counter also sees that munmap or the removal of guard markers empties a table
     kept_after: of `zap`, the breaks of a gather after which a table stays

@@ -14,9 +14,9 @@ UNMAP = TraceRule("unmap")
 
 
 class UnmappingSpace(AddressSpace):
-    """The address space under the policy munmap: a purge unmaps its range, and a later touch maps it again.
+    """The address space under the policy munmap: a zap unmaps its range, and a later touch maps it again.
 
-    `vmas` still holds the VMAs of the trace, shared with the other policies. The ranges that purges unmapped are in
+    `vmas` still holds the VMAs of the trace, shared with the other policies. The ranges that zaps unmapped are in
     `_unmapped`.
     """
 
@@ -24,7 +24,7 @@ class UnmappingSpace(AddressSpace):
 
     @classmethod
     def copy_of(cls, space: AddressSpace) -> Self:
-        """Return a copy for UNMAP alone, which is one of the rules of `space`. No purge may have been applied yet."""
+        """Return a copy for UNMAP alone, which is one of the rules of `space`. No zap may have been applied yet."""
         other = cls(space.vmas, [UNMAP])
         other.__dict__.update(vars(space.copy_for(UNMAP)))
         other._unmapped = Ranges()

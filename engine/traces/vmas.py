@@ -43,12 +43,17 @@ class Vma:
     flags: int = 0
     policy: str = ""
 
-    def has_mergeable_flags(self, other: "Vma") -> bool:
-        """Whether flags and backing permit a merge (is_mergeable_vma). Addresses are not compared."""
-        return self.rights == other.rights and self.has_shareable_flags(other)
+    def part(self, start: int, end: int) -> "Vma":
+        """A copy that spans [start, end)."""
+        return Vma(
+            start, end, self.rights, self.backing, self.account, self.anon, self.advice, self.flags, self.policy
+        )
 
     def has_shareable_flags(self, other: "Vma") -> bool:
-        """Whether two neighbours may share an anon_vma (anon_vma_compatible). Their rights may differ."""
+        """Whether two neighbours may share an anon_vma (anon_vma_compatible), and merge if their rights are equal.
+
+        Addresses are not compared.
+        """
         return (
             self.backing == other.backing == ANONYMOUS
             and self.account == other.account
@@ -205,7 +210,8 @@ class Vmas:
 
     def _protect(self, vma: Vma, start: int, end: int, rights: int) -> int:
         """Set the rights of [start, end), a part of one VMA (mprotect_fixup). Returns as _change does."""
-        changed = replace(vma, start=start, end=end, rights=rights)
+        changed = vma.part(start, end)
+        changed.rights = rights
         if rights & WRITE:
             changed.account = not vma.flags & NORESERVE
         elif vma.account and vma.backing == ANONYMOUS and not vma.anon:
@@ -286,7 +292,7 @@ class Vmas:
     def _split(self, i: int, at: int) -> None:
         """Split VMA number i at address `at`."""
         vma = self._vmas[i]
-        self._insert(i + 1, replace(vma, start=at))
+        self._insert(i + 1, vma.part(at, vma.end))
         vma.end = at
 
     def _insert(self, i: int, vma: Vma) -> None:
@@ -306,7 +312,7 @@ class Vmas:
 
 def _mergeable(one: Vma, other: Vma) -> bool:
     """Whether two adjacent VMAs may merge: is_mergeable_vma and is_mergeable_anon_vma."""
-    if not one.has_mergeable_flags(other):
+    if one.rights != other.rights or not one.has_shareable_flags(other):
         return False
     return one.anon == other.anon or (min(one.anon, other.anon) >= UNSEEN and not (one.anon and other.anon))
 

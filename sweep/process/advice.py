@@ -158,7 +158,7 @@ def call_facts(zaps: tuple[int, ...], arch: Arch = ARCHES[0]) -> Iterator[Fact]:
 
 def trace_facts(replay: TraceReplay) -> Iterator[Fact]:
     """Yield for each policy the share of the bytes given back that lies in slots whose tables it may free."""
-    total = replay.histogram.purge_totals()
+    total = replay.histogram.zap_totals()
     for policies in POLICY_GROUPS:
         calls, _, reached = replay.histogram.acting_calls(trace_rule(BUILT_IN[policies.partition(",")[0]]))
         share = reached / total.bytes if total.bytes else None

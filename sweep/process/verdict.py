@@ -133,7 +133,7 @@ def _reach(zap: int, span: int) -> str:
 
 def _recorded(replay: TraceReplay) -> str:
     total, (calls, _, reached) = (
-        replay.histogram.purge_totals(),
+        replay.histogram.zap_totals(),
         replay.histogram.acting_calls(trace_rule(BUILT_IN["merged"])),
     )
     share = f"{reached / total.bytes:.0%}" if total.bytes else "none"

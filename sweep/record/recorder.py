@@ -17,8 +17,9 @@ from sweep.record.present_pages import END, PresentPages
 from sweep.record.recording_writer import RecordingWriter
 from sweep.record.traced_memory import advised_ranges, clone_flags
 from sweep.record.tracer import TracedCall
+from sweep.traces.call_arguments import CLONE_THREAD, CLONE_VFORK, CLONE_VM
 from sweep.traces.calls import Call, SkippedRows, SystemCall
-from sweep.traces.kernel_calls import CLONE_THREAD, CLONE_VFORK, CLONE_VM, MEMORY_CALLS, MemoryCalls
+from sweep.traces.kernel_calls import MEMORY_CALLS, MemoryCalls
 from sweep.traces.program_break import break_change
 
 _MAP_FIXED, _MREMAP_FIXED = 0x10, 0x2

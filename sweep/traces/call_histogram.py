@@ -9,8 +9,8 @@ from engine.traces.page_tables import PAGE, SLOT
 from engine.traces.trace_rules import TraceRule
 from engine.traces.vmas import Piece
 
-PURGES = ("dontneed", "free")
-KINDS = (*PURGES, "munmap")
+ZAPS = ("dontneed", "free")
+KINDS = (*ZAPS, "munmap")
 SIZE_CLASSES = (
     ("<=4KiB", 4 * KIB),
     ("<=64KiB", 64 * KIB),
@@ -90,7 +90,9 @@ class CallHistogram:
         size = slots = 0
         for _, start, end in pieces:
             size += end - start
-            slots += max(0, end // SLOT - -(-start // SLOT))
+            whole = end // SLOT - -(-start // SLOT)
+            if whole > 0:
+                slots += whole
         counts.add_call(size, slots)
         if kind == "dontneed" and not is_stack:
             self._add_reached(pieces, size, slots)
@@ -135,24 +137,24 @@ class CallHistogram:
                 if (kind, size_class) in self._counts:
                     yield kind, size_class, self._counts[kind, size_class]
 
-    def purge_totals(self) -> CallCounts:
-        """All purges (`dontneed` and `free`) except those of stacks."""
-        return self._total(PURGES)
+    def zap_totals(self) -> CallCounts:
+        """All zap calls (`dontneed` and `free`) except those of stacks."""
+        return self._total(ZAPS)
 
     @property
-    def purge_calls(self) -> int:
-        """The number of purges, those of stacks included."""
-        return sum(counts.calls for kind, _, counts in self.by_size() if kind in PURGES)
+    def zap_calls(self) -> int:
+        """The number of zap calls, those of stacks included."""
+        return sum(counts.calls for kind, _, counts in self.by_size() if kind in ZAPS)
 
     def acting_calls(self, rule: TraceRule) -> tuple[int, int, int]:
-        """(calls, bytes, bytes reached) of the purges after which `rule` may free a table.
+        """(calls, bytes, bytes reached) of the zap calls after which `rule` may free a table.
 
         Judged by the calls alone: whether a table is empty then depends on its other entries. Of a call that covers a
         whole slot and parts of its neighbours, a rule for whole slots reaches only the slot. A rule that scans reaches
-        all that is zapped, but MADV_FREE zaps nothing. A rule that unmaps does so at every purge.
+        all that is zapped, but MADV_FREE zaps nothing. A rule that unmaps does so at every one.
         """
         if rule.when == "unmap":
-            totals = self.purge_totals()
+            totals = self.zap_totals()
             return totals.calls, totals.bytes, totals.bytes
         if rule.when == "zap":
             reached = self._reached[rule.least]

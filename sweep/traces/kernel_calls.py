@@ -1,14 +1,10 @@
-"""What system calls mean to the kernel: from the arguments that a tracer prints to calls on an address space.
-
-Numbers count where a tracer has no name: `0x8 /* MADV_??? */` is MADV_FREE. They are those of x86-64 and arm64
-(include/uapi/asm-generic/mman-common.h, mman.h, include/uapi/linux/mman.h, sched.h).
-"""
+"""What system calls mean to the kernel: from the arguments that a tracer prints to calls on an address space."""
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Protocol
 
+from engine.traces.page_tables import PAGE
 from engine.traces.vmas import (
     DONTDUMP,
     DONTFORK,
@@ -22,8 +18,8 @@ from engine.traces.vmas import (
     WIPEONFORK,
     WRITE,
 )
-from sweep.common.errors import one_line
-from sweep.traces.calls import Call, CallBegun, SkippedRows, SystemCall
+from sweep.traces.call_arguments import advice_name, advice_number, flag_bits, number, without_comment
+from sweep.traces.calls import Call, SkippedRows, SystemCall
 
 MAX_ADDRESS = 1 << 48
 """End of what a process of x86-64 (2^47) or arm64 (2^48) can map with four levels of tables."""
@@ -58,52 +54,6 @@ UNKNOWN_EFFECT = {
 """Calls that change what is mapped and are not counted."""
 PROGRAM_32_BIT = "a 32-bit program: counted with the tables of a 64-bit kernel, which are those of x86-64"
 
-_PROT = {"PROT_NONE": 0, "PROT_READ": READ, "PROT_WRITE": WRITE, "PROT_EXEC": 4}
-_MAP = {
-    "MAP_SHARED": 0x1,
-    "MAP_PRIVATE": 0x2,
-    "MAP_SHARED_VALIDATE": 0x3,
-    "MAP_ANONYMOUS": 0x20,
-    "MAP_ANON": 0x20,
-    "MAP_LOCKED": 0x2000,
-    "MAP_NORESERVE": 0x4000,
-    "MAP_POPULATE": 0x8000,
-    "MAP_STACK": 0x20000,
-    "MAP_HUGETLB": 0x40000,
-}
-_MREMAP = {"MREMAP_MAYMOVE": 1, "MREMAP_FIXED": 2, "MREMAP_DONTUNMAP": 4}
-_CLONE = {"CLONE_VM": 0x100, "CLONE_VFORK": 0x4000, "CLONE_THREAD": 0x10000}
-CLONE_VM, CLONE_VFORK, CLONE_THREAD = _CLONE.values()
-_ADVICE = {
-    "MADV_NORMAL": 0,
-    "MADV_RANDOM": 1,
-    "MADV_SEQUENTIAL": 2,
-    "MADV_WILLNEED": 3,
-    "MADV_DONTNEED": 4,
-    "MADV_FREE": 8,
-    "MADV_REMOVE": 9,
-    "MADV_DONTFORK": 10,
-    "MADV_DOFORK": 11,
-    "MADV_MERGEABLE": 12,
-    "MADV_UNMERGEABLE": 13,
-    "MADV_HUGEPAGE": 14,
-    "MADV_NOHUGEPAGE": 15,
-    "MADV_DONTDUMP": 16,
-    "MADV_DODUMP": 17,
-    "MADV_WIPEONFORK": 18,
-    "MADV_KEEPONFORK": 19,
-    "MADV_COLD": 20,
-    "MADV_PAGEOUT": 21,
-    "MADV_POPULATE_READ": 22,
-    "MADV_POPULATE_WRITE": 23,
-    "MADV_DONTNEED_LOCKED": 24,
-    "MADV_COLLAPSE": 25,
-    "MADV_HWPOISON": 100,
-    "MADV_SOFT_OFFLINE": 101,
-    "MADV_GUARD_INSTALL": 102,
-    "MADV_GUARD_REMOVE": 103,
-}
-_ADVICE_NAMES = {number: name for name, number in _ADVICE.items()}
 ADVICE_OPS = {
     14: "hugepage",
     15: "nohugepage",
@@ -130,8 +80,8 @@ _FLAGS_OF_ADVICE = {
     19: (0, WIPEONFORK),
 }
 """(flags that the advice sets, flags that it clears): madvise_vma_behavior"""
-_ACT_DESPITE_HOLES = ("madvise", "process_madvise", "mprotect")
-"""Calls that fail with ENOMEM at a hole after they acted: advice on all that is mapped, mprotect up to the hole."""
+_ACT_DESPITE_HOLES = ("madvise", "process_madvise", "mprotect", "mlock", "mlock2", "munlock")
+"""Calls that fail with ENOMEM at a hole after they acted: advice on all that is mapped, the others up to the hole."""
 _NOT_COUNTED = {
     9: "MADV_REMOVE frees pages of shared memory, which stay in RES here",
     21: "MADV_PAGEOUT may swap out pages, which stay in RES here",
@@ -140,7 +90,6 @@ _STOP_AT_HOLES = (22, 23)
 """MADV_POPULATE_READ and _WRITE act up to the first hole."""
 _REFUSED_BY_LOCKS = (4, 102)
 """MADV_DONTNEED and MADV_GUARD_INSTALL act up to the first VMA under mlock, and fail there with EINVAL."""
-_COMMENT = re.compile(r"/\*[^*]*\*/", re.ASCII)
 _VECTOR = re.compile(r"iov_base=(0x[0-9a-f]{1,16}|NULL), iov_len=(0x[0-9a-f]{1,16}|\d{1,20})", re.ASCII)
 
 
@@ -159,17 +108,40 @@ class MemoryCalls:
     def __init__(self, skipped: SkippedRows) -> None:
         self._skipped = skipped
         self.beyond_x86 = self._start_bits = 0
+        self._readers = {
+            "madvise": self._madvise,
+            "munmap": _munmap,
+            "mmap": _mmap,
+            "mmap2": self._mmap2,
+            "old_mmap": self._mmap2,
+            "mprotect": _mprotect,
+            "pkey_mprotect": _mprotect,
+            "mremap": _mremap,
+            "process_madvise": self._process_madvise,
+            "prctl": self._prctl,
+            "mlock": _mlock,
+            "mlock2": _mlock,
+            "munlock": _mlock,
+            "mlockall": _mlockall,
+            "munlockall": _mlockall,
+            "mbind": _mbind,
+        }
 
     def decode(self, call: SystemCall, process: HasBreak) -> Sequence[Call]:
         """The Calls of a system call of MEMORY_CALLS by `process`; none for one that changed nothing."""
+        if len(call.arguments) < MEMORY_CALLS[call.name]:
+            self._skipped.add_doubt(f"{call.name} with {len(call.arguments)} arguments", call.row)
+            return ()
         try:
-            changes = self._decode(call, process)
+            if (call.error or call.result is None) and not _acted(call):
+                self._failed(call)
+                return ()
+            if call.name == "brk":
+                changes = _brk(call, process)
+            else:
+                changes = self._readers[call.name](call)
         except ValueError:
             self._skipped.add_doubt(f"{call.name} with arguments that are no numbers", call.row)
-            return ()
-        if isinstance(changes, str):
-            if changes:
-                self._skipped.add(changes, call.row)
             return ()
         for change in changes:
             if reason := self.reason_to_refuse(change):
@@ -184,120 +156,79 @@ class MemoryCalls:
 
     def reason_to_refuse(self, call: Call) -> str:
         """Why the kernel would have refused this call, or an empty string."""
-        if call.op == "thp_disable":
-            return ""
-        end = call.start + call.length
+        op, start, length = call.op, call.start, call.length
+        end = start + length
         if call.old_length:
             end = max(end, call.moved_from + call.old_length)
-        if end > MAX_ADDRESS and call.op != "munmap":
+        if end > MAX_ADDRESS and op != "munmap":
             return "beyond what a process can map"
-        if call.start % 4096:
+        if start % PAGE:
             return "start is not on a 4096-byte page"
-        if not call.length:
-            return f"{call.op} of no bytes"
-        if end > MAX_ADDRESS >> 1 and call.op in ("mmap", "mremap"):
+        if not length and op != "thp_disable":
+            return f"{op} of no bytes"
+        if end > MAX_ADDRESS >> 1 and op in ("mmap", "mremap"):
             self.beyond_x86 += 1
-            self._start_bits |= call.start
+            self._start_bits |= start
         return ""
 
-    def _decode(self, call: SystemCall, process: HasBreak) -> Sequence[Call] | str:
-        """The Calls, or the reason to skip the row. Raises ValueError for an argument that should be a number."""
-        row, _, name, arguments, result, error = call
-        if len(arguments) < MEMORY_CALLS[name]:
-            self._skipped.add_doubt(f"{name} with {len(arguments)} arguments", row)
-            return ""
-        stops_at = ""
-        if error == "EINVAL" and name == "madvise" and advice_number(arguments[2]) in _REFUSED_BY_LOCKS:
-            stops_at = "lock"
-        elif error == "ENOMEM" and name in ("mlock", "mlock2", "munlock"):
-            stops_at = "hole"
-        elif result is None or (error and not (error == "ENOMEM" and name in _ACT_DESPITE_HOLES)):
-            if name == "mremap" and error == "EFAULT":
-                self._skipped.add_doubt("mremap that failed midway may have moved a part (Linux 6.17)", row)
-            return f"{name} that failed"
-        result = result or 0
-        if name == "process_madvise":
-            return self._vector(row, arguments, max(result, 0))
-        if name == "prctl":
-            if _COMMENT.sub("", arguments[0]) in ("PR_SET_VMA", "0x53564d41"):
-                self._skipped.add_doubt(
-                    "PR_SET_VMA_ANON_NAME keeps neighbouring mappings apart, which is not counted", row
-                )
-                return ""
-            return _thp_disable(row, arguments)
-        if name in ("mlockall", "munlockall"):
-            is_current = name == "munlockall" or "MCL_CURRENT" in arguments[0]
-            return (_lock(row, name == "mlockall", 0, MAX_ADDRESS >> 1),) if is_current else ""
-        start = number(arguments[0])
-        if name == "brk":
-            change = process.set_break(row, start, result)
-            return () if change is None else (change,)
-        length = number(arguments[1])
-        if name == "madvise":
-            advice = advice_number(arguments[2])
-            if advice in _FLAGS_OF_ADVICE:
-                flags, cleared = _FLAGS_OF_ADVICE[advice]
-                return (Call(row, "flags", start, length, flags=flags, cleared=cleared),) if length else ""
-            if advice in _NOT_COUNTED:
-                self._skipped.add_doubt(_NOT_COUNTED[advice], row)
-                return ""
-            if advice not in ADVICE_OPS:
-                return f"{advice_name(advice)} gives nothing back"
-            if error and advice in _STOP_AT_HOLES:
-                stops_at = "hole"
-            return (Call(row, ADVICE_OPS[advice], start, length, stops_at=stops_at, has_holes=bool(error)),)
-        if name == "munmap":
-            return (Call(row, "munmap", start, length),)
-        if name in ("mlock", "mlock2", "munlock"):
-            offset = start % 4096
-            lock = _lock(row, name != "munlock", start - offset, length + offset)
-            return (lock._replace(stops_at=stops_at, populates=lock.populates and not stops_at),)
-        if name == "mbind":
-            policy = "" if arguments[2] in ("MPOL_DEFAULT", "0") else ", ".join(arguments[2:])
-            return (Call(row, "policy", start, length, policy=policy),)
-        if name in ("mmap", "mmap2", "old_mmap"):
-            if name != "mmap":
-                self._skipped.remark(PROGRAM_32_BIT)
-            flags = flag_bits("MAP_", arguments[3])
-            anonymous = bool(flags & 0x20) and flags & 0x3 == 2
-            rights = flag_bits("PROT_", arguments[2]) & (READ | WRITE | EXECUTE)
-            kept = (NORESERVE if flags & 0x4000 else 0) | (LOCKED if flags & 0x2000 else 0)
-            is_stack, has_tables, populates = bool(flags & 0x20000), not flags & 0x40000, bool(flags & 0xA000)
-            return (
-                Call(
-                    row,
-                    "mmap",
-                    result,
-                    length,
-                    rights,
-                    anonymous,
-                    is_stack,
-                    has_tables,
-                    flags=kept,
-                    populates=populates,
-                ),
-            )
-        if name == "mremap":
-            kept = bool(flag_bits("MREMAP_", arguments[3]) & 4) or not length
-            new_length = number(arguments[2])
-            return (Call(row, "mremap", result, new_length, moved_from=start, old_length=length, keeps_old=kept),)
-        return (Call(row, "mprotect", start, length, flag_bits("PROT_", arguments[2]) & (READ | WRITE | EXECUTE)),)
+    def _failed(self, call: SystemCall) -> None:
+        if call.name == "mremap" and call.error == "EFAULT":
+            self._skipped.add_doubt("mremap that failed midway may have moved a part (Linux 6.17)", call.row)
+        self._skipped.add(f"{call.name} that failed", call.row)
 
-    def _vector(self, row: int, arguments: list[str], advised: int) -> Sequence[Call] | str:
-        """process_madvise: a call for each range of the vector, as far as `advised` bytes reach, and for one more.
+    def _nothing(self, call: SystemCall, reason: str) -> Sequence[Call]:
+        self._skipped.add(reason, call.row)
+        return ()
+
+    def _madvise(self, call: SystemCall) -> Sequence[Call]:
+        start, length, advice = number(call.arguments[0]), number(call.arguments[1]), advice_number(call.arguments[2])
+        op = ADVICE_OPS.get(advice)
+        if op is not None:
+            if not call.error:
+                return (Call(call.row, op, start, length),)
+            stops_at = "lock" if call.error == "EINVAL" else "hole" if advice in _STOP_AT_HOLES else ""
+            return (Call(call.row, op, start, length, stops_at=stops_at, has_holes=True),)
+        if advice in _FLAGS_OF_ADVICE:
+            flags, cleared = _FLAGS_OF_ADVICE[advice]
+            return (Call(call.row, "flags", start, length, flags=flags, cleared=cleared),) if length else ()
+        if advice in _NOT_COUNTED:
+            self._skipped.add_doubt(_NOT_COUNTED[advice], call.row)
+            return ()
+        return self._nothing(call, f"{advice_name(advice)} gives nothing back")
+
+    def _mmap2(self, call: SystemCall) -> Sequence[Call]:
+        self._skipped.remark(PROGRAM_32_BIT)
+        return _mmap(call)
+
+    def _prctl(self, call: SystemCall) -> Sequence[Call]:
+        """PR_SET_THP_DISABLE; other settings of a process do not matter."""
+        option = without_comment(call.arguments[0]).removeprefix("PR_")
+        if option in ("SET_VMA", "0x53564d41"):
+            self._skipped.add_doubt(
+                "PR_SET_VMA_ANON_NAME keeps neighbouring mappings apart, which is not counted", call.row
+            )
+        if option not in ("SET_THP_DISABLE", "0x29", "41"):
+            return ()
+        flags = call.arguments[2] if len(call.arguments) > 2 else "0"
+        excepts_advised = "EXCEPT_ADVISED" in flags or flags in ("0x2", "2")
+        disabled = ("unadvised" if excepts_advised else "all") if number(call.arguments[1]) else ""
+        return (Call(call.row, "thp_disable", 0, 0, thp_disabled=disabled),)
+
+    def _process_madvise(self, call: SystemCall) -> Sequence[Call]:
+        """A call for each range of the vector, as far as the advised bytes (the result) reach, and for one more.
 
         That one failed, most likely as it has a hole; what is mapped of it was acted on, as with madvise. Advice that
         gives memory back is allowed for the caller's own memory only (process_madvise_remote_valid), so which process
         the descriptor means does not matter.
         """
-        advice = advice_number(arguments[3])
+        row, advised, advice = call.row, max(call.result or 0, 0), advice_number(call.arguments[3])
         calls: list[Call] = []
         if advice not in ADVICE_OPS:
-            return f"{advice_name(advice)} gives nothing back"
-        for base, size in _VECTOR.findall(arguments[1]):
+            return self._nothing(call, f"{advice_name(advice)} gives nothing back")
+        op = ADVICE_OPS[advice]
+        for base, size in _VECTOR.findall(call.arguments[1]):
             length = number(size)
             has_holes = length > advised
-            op = ADVICE_OPS[advice]
             calls.append(Call(row, op, number(base), length, continues=bool(calls), has_holes=has_holes))
             advised -= length
             if has_holes:
@@ -307,95 +238,84 @@ class MemoryCalls:
         return calls
 
 
+def _acted(call: SystemCall) -> bool:
+    """Whether a call that failed has acted on a part of its range, or on what is mapped of it."""
+    if call.error == "ENOMEM":
+        return call.name in _ACT_DESPITE_HOLES
+    return call.error == "EINVAL" and call.name == "madvise" and advice_number(call.arguments[2]) in _REFUSED_BY_LOCKS
+
+
+def _munmap(call: SystemCall) -> Sequence[Call]:
+    return (Call(call.row, "munmap", number(call.arguments[0]), number(call.arguments[1])),)
+
+
+def _mmap(call: SystemCall) -> Sequence[Call]:
+    _, length, rights, flag_names, *_ = call.arguments
+    flags = flag_bits("MAP_", flag_names)
+    return (
+        Call(
+            call.row,
+            "mmap",
+            call.result or 0,
+            number(length),
+            rights=flag_bits("PROT_", rights) & (READ | WRITE | EXECUTE),
+            anonymous=bool(flags & 0x20) and flags & 0x3 == 2,
+            stack=bool(flags & 0x20000),
+            has_tables=not flags & 0x40000,
+            flags=(NORESERVE if flags & 0x4000 else 0) | (LOCKED if flags & 0x2000 else 0),
+            populates=bool(flags & 0xA000),
+        ),
+    )
+
+
+def _mprotect(call: SystemCall) -> Sequence[Call]:
+    start, length, rights, *_ = call.arguments
+    rights_bits = flag_bits("PROT_", rights) & (READ | WRITE | EXECUTE)
+    return (Call(call.row, "mprotect", number(start), number(length), rights_bits),)
+
+
+def _mremap(call: SystemCall) -> Sequence[Call]:
+    start, old_length, length = (number(text) for text in call.arguments[:3])
+    keeps_old = bool(flag_bits("MREMAP_", call.arguments[3]) & 4) or not old_length
+    return (
+        Call(
+            call.row,
+            "mremap",
+            call.result or 0,
+            length,
+            moved_from=start,
+            old_length=old_length,
+            keeps_old=keeps_old,
+        ),
+    )
+
+
+def _brk(call: SystemCall, process: HasBreak) -> Sequence[Call]:
+    change = process.set_break(call.row, number(call.arguments[0]), call.result or 0)
+    return () if change is None else (change,)
+
+
+def _mlock(call: SystemCall) -> Sequence[Call]:
+    """mlock, mlock2 and munlock. One that failed with ENOMEM stopped at a hole, before it made pages present."""
+    start, length = number(call.arguments[0]), number(call.arguments[1])
+    offset = start % PAGE
+    lock = _lock(call.row, call.name != "munlock", start - offset, length + offset)
+    return (lock._replace(stops_at="hole", populates=False) if call.error else lock,)
+
+
+def _mlockall(call: SystemCall) -> Sequence[Call]:
+    if call.name == "mlockall" and "MCL_CURRENT" not in call.arguments[0]:
+        return ()
+    return (_lock(call.row, call.name == "mlockall", 0, MAX_ADDRESS >> 1),)
+
+
 def _lock(row: int, is_locked: bool, start: int, length: int) -> Call:
-    """mlock or munlock; a lock makes the pages present (mm_populate)."""
+    """A lock makes the pages present (mm_populate)."""
     flags, cleared = (LOCKED, 0) if is_locked else (0, LOCKED)
     return Call(row, "flags", start, length, flags=flags, cleared=cleared, populates=is_locked)
 
 
-def _thp_disable(row: int, arguments: list[str]) -> Sequence[Call]:
-    """PR_SET_THP_DISABLE; other settings of a process do not matter. Raises ValueError as number does."""
-    if _without_comment(arguments[0]).removeprefix("PR_") not in ("SET_THP_DISABLE", "0x29", "41"):
-        return ()
-    flags = arguments[2] if len(arguments) > 2 else "0"
-    excepts_advised = "EXCEPT_ADVISED" in flags or flags in ("0x2", "2")
-    disabled = ("unadvised" if excepts_advised else "all") if number(arguments[1]) else ""
-    return (Call(row, "thp_disable", 0, 0, thp_disabled=disabled),)
-
-
-def _without_comment(text: str) -> str:
-    """Return the text without strace's comment, as in `0x4 /* MADV_DONTNEED */`, and without blanks at its ends."""
-    return _COMMENT.sub("", text).strip()
-
-
-def number(text: str) -> int:
-    """NULL, a hexadecimal or a decimal number, perhaps with a comment. Raises ValueError for anything else."""
-    try:
-        value = int(text, 0)
-    except ValueError:
-        if text == "NULL":
-            return 0
-        value = int(_without_comment(text), 0)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-@lru_cache(4096)
-def advice_number(text: str) -> int:
-    """MADV_DONTNEED, DONTNEED, 0x4 or `0x4 /* MADV_DONTNEED */`. Raises ValueError for a name that is unknown."""
-    text = _without_comment(text)
-    name = text if text.startswith("MADV_") else f"MADV_{text}"
-    value = _ADVICE.get(name)
-    return number(text) if value is None else value
-
-
-def advice_name(advice: int) -> str:
-    return _ADVICE_NAMES.get(advice, f"advice {advice:#x}")
-
-
-_FLAGS = {"PROT_": _PROT, "MAP_": _MAP, "MREMAP_": _MREMAP, "CLONE_": _CLONE}
-
-
-@lru_cache(4096)
-def flag_bits(prefix: str, text: str) -> int:
-    """The bits of names and numbers joined by |, such as PROT_READ|0x8.
-
-    Names may lack their prefix, as perf prints them. Those that say nothing here are 0.
-    """
-    bits, names = 0, _FLAGS[prefix]
-    for word in _without_comment(text).split("|"):
-        word = word.strip()
-        if word[:1].isdigit():
-            bits |= number(word)
-        else:
-            bits |= names.get(word if word.startswith(prefix) else prefix + word, 0)
-    return bits
-
-
-def clone_flags(call: SystemCall | CallBegun) -> int | None:
-    """CLONE_ bits of a call that starts a thread or process; None where the tracer does not show them.
-
-    CLONE_VM: shares the address space; CLONE_THREAD: is of the same process; CLONE_VFORK: until it executes a program.
-    """
-    if call.name == "fork":
-        return 0
-    if call.name == "vfork":
-        return CLONE_VM | CLONE_VFORK
-    text = ", ".join(call.arguments)
-    if match := _CLONE_FLAGS.search(text):
-        return flag_bits("CLONE_", match[1])
-    if call.name == "clone" and call.arguments and call.arguments[0].startswith("0x"):
-        return number(call.arguments[0])  # -e raw=clone: flags are the first argument of x86-64 and arm64
-    return None
-
-
-_CLONE_FLAGS = re.compile(r"\bflags=([\w|]+)", re.ASCII)
-
-
-def program_name(call: SystemCall) -> str:
-    """The file name of the program of an execve, as strace prints it; empty if it is not shown."""
-    for argument in call.arguments[:2]:
-        if argument.startswith('"'):
-            return one_line(argument.strip('".').rpartition("/")[2])[:32]
-    return ""
+def _mbind(call: SystemCall) -> Sequence[Call]:
+    start, length, mode, *nodes = call.arguments
+    policy = "" if mode in ("MPOL_DEFAULT", "0") else ", ".join((mode, *nodes))
+    return (Call(call.row, "policy", number(start), number(length), policy=policy),)

@@ -1,34 +1,35 @@
 """Replay the calls of one process of a recording: one address space, from its start, fork or exec to its end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from engine.model.policy import Policy
 from engine.traces.huge_pages import HugePages
-from engine.traces.operations import HUGE_ADVICE, PURGES, Operation
+from engine.traces.operations import HUGE_ADVICE, ZAPS, Operation
 from engine.traces.page_tables import PAGE
 from engine.traces.replay import Replay
 from engine.traces.trace_rules import trace_rule
 from engine.traces.vmas import ANONYMOUS, LOCKED, READ, UNSEEN, WRITE, Piece
-from sweep.traces.call_histogram import KINDS, STACK_BYTES, CallHistogram
+from sweep.traces.call_histogram import STACK_BYTES, CallHistogram
 from sweep.traces.calls import Call
+from sweep.traces.lazy_fork import LazyFork
+from sweep.traces.pending_touches import PendingTouches
 from sweep.traces.program_break import break_change
 
 MAX_STACKS = 1 << 16
-_UNMAP_OR_PURGE = (*PURGES, "munmap")
+_UNMAP_OR_ZAP = (*ZAPS, "munmap")
 _TOUCH_NOTHING = ("munmap", "mprotect", "flags", "policy")
 """Calls whose ranges hold no page to touch that was not touched before; of mprotect only if it gives a right."""
-_MAPS = ("mmap", "mremap", "mprotect")
-"""Calls after which a program may touch what they mapped. After a purge it may too, but the end is right after it."""
+_MAXIMA = ("res_bytes_peak", "vm_pte_kib_peak", "vm_pte_kib_max")
 
 
-class ProcessReplay:
+class ProcessReplay(LazyFork):
     """One process, or one of the programs that it executed one after the other.
 
     pid: 0 if the recording names none; program: the name of the program, empty if it is unknown
     program_number: 1 for the first program of a pid that made calls of memory
     histogram: the calls that give memory back
-    steps: calls applied; unknown_calls: those that purged memory that was never seen mapped
+    steps: calls applied; unknown_calls: those that zapped memory that was never seen mapped
     max_mapped_bytes: the most memory that was mapped at one time
     figures: by policy, the outcome columns (Replay.outcome) once it has ended; empty where VmPTE is unknown
     """
@@ -45,6 +46,7 @@ class ProcessReplay:
         thp: str = "madvise",
     ) -> None:
         """`counts`: whether VmPTE is known, because touches are; else only calls are counted. Others as TraceReplay."""
+        super().__init__()
         self.pid, self.program, self.program_number = pid, program, 0
         self._policies, self._counts = policies, counts
         self._touch_all, self._scan_every, self._thp = touch_all, scan_every, thp
@@ -57,16 +59,12 @@ class ProcessReplay:
         self.figures: dict[str, dict[str, int]] = {}
         self.has_ended = False
         self._stacks: set[int] = set()
-        self._purge = ""  # a purge that is not applied yet: usually only counted, see touch_last_ranges
-        self._untouched: list[tuple[int, int]] = []  # ranges of the last call: written before the next one
-        self._last_op = ""
-        self._source: ProcessReplay | None = None  # the parent that `replay` must be copied from before either changes
-        self._copies: list[ProcessReplay] = []  # children whose `_source` this is
+        self._pending = PendingTouches(self._state)  # empty without `touch_all`
 
     @property
     def replay(self) -> Replay:
         """The engine's state after the last call; an empty one once the process has ended."""
-        self._apply_purge()
+        self._pending.apply_zap()
         return self._state
 
     def fork(self, pid: int) -> "ProcessReplay":
@@ -82,8 +80,7 @@ class ProcessReplay:
             thp=self._thp,
         )
         child.program_break = self.program_break
-        child._source = self
-        self._copies.append(child)
+        self._copy_later(child)
         return child
 
     def inherit(self, former: "ProcessReplay") -> None:
@@ -94,38 +91,34 @@ class ProcessReplay:
         """Apply one call. Raises TraceError above a size limit."""
         if self._source is not None or self._copies:
             self._settle()
-        op, start, end = call.op, call.start, call.end
+        op = call.op
         is_advice = op in HUGE_ADVICE  # given before the first touch, so that it has an effect
-        if self._untouched:
+        if self._pending:
             if call.continues or is_advice:
-                self._apply_purge()
+                self._pending.apply_zap()
             else:
-                self.touch_last_ranges()
+                self._pending.touch()
         if call.stops_at:
             call = self._shortened(call)
-            end = call.end
             if not call.length:
                 return
-        if op in KINDS:
-            self._count(call, end)
         self.steps += 1
+        if op in ZAPS:
+            self._zap(call)
+            return
+        start, end = call.start, call.end
         if self._touch_all and not is_advice:
-            self._last_op = op
-            if not self._untouched and op in PURGES:
-                self._purge = op
-                self._untouched.append((start, end))
-                return
-            if op not in _TOUCH_NOTHING:
-                self._untouched.append((start, end))
+            if op in _TOUCH_NOTHING:
+                self._pending.note(op)
+            else:
+                self._pending.add(op, start, end)
         if op == "mmap":
             self._mmap(call, end)
         elif op == "munmap":
-            self._mapped_bytes -= self._state.munmap(start, end)
-        elif op in PURGES:
-            self._state.purge(op, start, end)
+            self._munmap(call, end)
         elif op == "mprotect":
             if self._state.mprotect(start, end, call.rights) and self._touch_all:
-                self._untouched.append((start, end))
+                self._pending.add(op, start, end)
         elif op == "mremap":
             self._mremap(call)
         elif op in ("write", "read"):
@@ -157,9 +150,8 @@ class ProcessReplay:
         """Apply a step of a kernel trace. Raises TraceError as Replay.apply does."""
         if self._touch_all and operation.op not in HUGE_ADVICE:
             self.touch_last_ranges()
-            self._untouched.append((operation.start, operation.end))
-            self._last_op = operation.op
-        if operation.op in _UNMAP_OR_PURGE:
+            self._pending.add(operation.op, operation.start, operation.end)
+        if operation.op in _UNMAP_OR_ZAP:
             kind = operation.op.removesuffix("_locked")
             self.histogram.add_call(kind, operation.length, self._state.vmas.pieces(operation.start, operation.end))
         self._state.apply(operation)
@@ -174,52 +166,37 @@ class ProcessReplay:
 
     def touch_last_ranges(self) -> None:
         """Write all pages of the last call's ranges; every other mapped page has been written before."""
-        if self._untouched and self._source is None:
+        if self._pending and self._source is None:
             if self._copies:
                 self._settle()
-            if self._purge:
-                self._state.purge_and_touch(self._purge, *self._untouched[0])
-                self._purge = ""
-            else:
-                for start, end in self._untouched:
-                    self._state.touch_all(start, end)
-            self._untouched.clear()
-
-    def _apply_purge(self) -> None:
-        if self._purge:
-            op, self._purge = self._purge, ""
-            self._state.purge(op, *self._untouched[0])
-            self._state.end_operation()
+            self._pending.touch()
 
     def finish(self) -> None:
-        """The process ended, or its recording did: keep the figures and release the memory.
-
-        The end of a process that touches all pages is after it touched what its last call mapped, and right after a
-        last call that purged. The maximum counts a touch after that call, too.
-        """
+        """The process ended, or its recording did: keep the figures and release the memory."""
         if self.has_ended:
             return
         self.has_ended = True
         if self._source is not None and not self.steps:
             self._leave()
-        elif self._state.policies:
-            self._settle()
-            self._apply_purge()
-            if self._last_op in _MAPS:
-                self.touch_last_ranges()
-            self.figures = {policy: self._state.outcome(policy) for policy in self._state.policies}
-            if self._untouched:
-                self.touch_last_ranges()
-                for policy, figures in self.figures.items():
-                    after = self._state.outcome(policy)
-                    for column in ("res_bytes_peak", "vm_pte_kib_peak", "vm_pte_kib_max"):
-                        figures[column] = after[column]
         else:
             self._settle()
+            if self._state.policies:
+                self._keep_figures()
         self.has_huge_advice = self._state.has_huge_advice
         self._state.release()
         self._state = Replay(())
+        self._pending = PendingTouches(self._state)
         self._stacks.clear()
+
+    def _keep_figures(self) -> None:
+        """The maximum counts touches after the last call, too."""
+        has_more = self._pending.finish()
+        self.figures = {policy: self._state.outcome(policy) for policy in self._state.policies}
+        if has_more:
+            self._pending.touch()
+            for policy, figures in self.figures.items():
+                after = self._state.outcome(policy)
+                figures.update({column: after[column] for column in _MAXIMA})
 
     def holds(self, address: int) -> bool:
         """Whether the address is mapped."""
@@ -228,32 +205,13 @@ class ProcessReplay:
             space = space._source
         return space.replay.vmas.find(address) is not None
 
-    def _settle(self) -> None:
-        """Make the copies that are still due: this process's own, and those of its children."""
-        if self._source is not None:
-            source, self._source = self._source, None
-            source._copies.remove(self)
-            if source._source is not None:
-                source._settle()
-            self._state = source.replay.fork()
-            self._stacks = set(source._stacks)
-            self._mapped_bytes = self.max_mapped_bytes = source._mapped_bytes
-            if self._touch_all:  # what a fork does not copy: files, shared memory, zero pages
-                self._untouched = [(vma.start, vma.end) for vma in self._state.vmas]
-        for child in list(self._copies):
-            child._settle()
-
-    def _leave(self) -> None:
-        """End a child that was never copied from its parent: it executed or ended before either changed.
-
-        Children that were to copy from it copy from its parent.
-        """
-        assert self._source is not None
-        self._source._copies.remove(self)
-        for child in self._copies:
-            child._source = self._source
-            self._source._copies.append(child)
-        self._copies.clear()
+    def _copy_from(self, source: "ProcessReplay") -> None:
+        self._state = source.replay.fork()
+        self._stacks = set(source._stacks)
+        self._mapped_bytes = self.max_mapped_bytes = source._mapped_bytes
+        # What a fork does not copy: files, shared memory, zero pages.
+        untouched = [(vma.start, vma.end) for vma in self._state.vmas] if self._touch_all else []
+        self._pending = PendingTouches(self._state, untouched)
 
     def _shortened(self, call: Call) -> Call:
         """The part of a call before the hole, or the VMA under mlock, at which it failed; none if there is no such."""
@@ -289,6 +247,12 @@ class ProcessReplay:
         )
         self.max_mapped_bytes = max(self.max_mapped_bytes, self._mapped_bytes)
 
+    def _munmap(self, call: Call, end: int) -> None:
+        pieces = self._state.munmap(call.start, end)
+        self.unmapped_calls += not pieces
+        self._mapped_bytes -= sum(hi - lo for _, lo, hi in pieces)
+        self.histogram.add_call("munmap", call.length, pieces)
+
     def _mremap(self, call: Call) -> None:
         old_end = call.moved_from + -(-call.old_length // PAGE) * PAGE
         self._mapped_bytes += self._state.mremap(
@@ -296,33 +260,40 @@ class ProcessReplay:
         )
         self.max_mapped_bytes = max(self.max_mapped_bytes, self._mapped_bytes)
         if self._touch_all and call.keeps_old:
-            self._untouched.append((call.moved_from, old_end))
+            self._pending.add(call.op, call.moved_from, old_end)
 
-    def _count(self, call: Call, end: int) -> None:
-        """Count a call that gives memory back.
+    def _zap(self, call: Call) -> None:
+        """MADV_DONTNEED or MADV_FREE: count it, and apply it, at once or with the touches that follow."""
+        op, start, end = call.op, call.start, call.end
+        pieces = self._state.vmas.pieces(start, end)
+        if not call.has_holes:
+            pieces = self._mapped_whole(pieces, start, end)
+        is_stack = op == "dontneed" and (call.length == STACK_BYTES or start in self._stacks)
+        self.histogram.add_call(op, call.length, pieces, is_stack=is_stack)
+        if self._touch_all and not self._pending:
+            self._pending.add_zap(op, start, end, pieces)
+            return
+        if self._touch_all:
+            self._pending.add(op, start, end)
+        self._state.zap(op, pieces)
+        self._state.end_operation()
 
-        A purge that worked shows that its whole range was mapped, even if the recording lacks the mmap. munmap does
-        not: it works on holes as well.
-        """
-        pieces = self._state.vmas.pieces(call.start, end)
-        if call.op == "munmap":
-            self.unmapped_calls += not pieces
-        elif not call.has_holes:
-            holes = list(_holes(pieces, call.start, end))
-            for low, high in holes:
-                self._state.mmap(low, high, READ | WRITE, anon=UNSEEN)
-                if self._touch_all:
-                    self._state.touch_all(low, high)
-            if holes:
-                self.unknown_calls += 1
-                pieces = self._state.vmas.pieces(call.start, end)
-        is_stack = call.op == "dontneed" and (call.length == STACK_BYTES or call.start in self._stacks)
-        self.histogram.add_call(call.op, call.length, pieces, is_stack=is_stack)
+    def _mapped_whole(self, pieces: list[Piece], start: int, end: int) -> list[Piece]:
+        """The pieces of a zap that worked, so that its whole range was mapped, even if the recording lacks the mmap."""
+        holes = _holes(pieces, start, end)
+        if not holes:
+            return pieces
+        self.unknown_calls += 1
+        for low, high in holes:
+            self._state.mmap(low, high, READ | WRITE, anon=UNSEEN)
+            if self._touch_all:
+                self._state.touch_all(low, high)
+        return self._state.vmas.pieces(start, end)
 
 
-def _holes(pieces: list[Piece], start: int, end: int) -> Iterator[tuple[int, int]]:
+def _holes(pieces: list[Piece], start: int, end: int) -> list[tuple[int, int]]:
     """The ranges of [start, end) that no piece covers."""
     if len(pieces) == 1 and pieces[0][1] == start and pieces[0][2] == end:
-        return
+        return []
     edges = [start, *(edge for _, lo, hi in pieces for edge in (lo, hi)), end]
-    yield from ((lo, hi) for lo, hi in list(pairwise(edges))[::2] if lo < hi)
+    return [(lo, hi) for lo, hi in list(pairwise(edges))[::2] if lo < hi]

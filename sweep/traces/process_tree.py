@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from engine.traces.page_tables import TraceError
+from sweep.traces.call_arguments import CLONE_THREAD, CLONE_VM, clone_flags, number, program_name
 from sweep.traces.calls import (
     END,
     MAX_THREADS,
@@ -18,16 +19,7 @@ from sweep.traces.calls import (
     ThreadEvent,
     ThreadStarted,
 )
-from sweep.traces.kernel_calls import (
-    CLONE_THREAD,
-    CLONE_VM,
-    MEMORY_CALLS,
-    PROCESS_CALLS,
-    STARTS,
-    clone_flags,
-    number,
-    program_name,
-)
+from sweep.traces.kernel_calls import MEMORY_CALLS, PROCESS_CALLS, STARTS
 from sweep.traces.process_replay import ProcessReplay
 
 _PLAIN_CALLS = frozenset(MEMORY_CALLS) - {"brk"}

@@ -171,9 +171,9 @@ def run_batch(columns: Columns, policies: Sequence[Policy] = ALL) -> Results:
         trace = _replayed(replayed, name, touch, thp, content, policies)
         process = columns["trace_process"][point]
         processes = selected(trace, process or "all")
-        figures, purges = total_figures(processes), trace.histogram_of(processes).purge_calls
+        figures, zap_calls = total_figures(processes), trace.histogram_of(processes).zap_calls
         for i, policy in enumerate(policies):
-            outcome = figures[policy.name] | {"zap_calls": purges}
+            outcome = figures[policy.name] | {"zap_calls": zap_calls}
             values[point, i] = [outcome.get(column, 0) for column in OUTCOME_COLUMNS]
         remarks.append("; ".join(trace.notes()) or None)
     no_rounds = np.zeros((0, len(policies), len(ROUND_COLUMNS)), np.int64)

@@ -206,7 +206,7 @@ class TraceReplay:
                         tree.count(process)
                     steps = process.steps
                     process.apply(change)
-                    if process.steps == steps:  # it failed at the hole or the locked VMA where it began
+                    if change.stops_at and process.steps == steps:  # it failed where it began
                         self.skipped.add(f"{call.name} that failed", change.row)
                     yield Applied(change.row, process)
         if not calls_seen:

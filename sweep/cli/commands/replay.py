@@ -359,7 +359,7 @@ def _print_notes(replay: "TraceReplay") -> None:
 def _policy_rows(part: Part, policies: "Sequence[Policy]") -> Iterable[Row]:
     from engine.traces.trace_rules import trace_rule
 
-    purges = part.histogram.purge_totals()
+    purges = part.histogram.zap_totals()
     for policy in policies:
         calls, size, reached = part.histogram.acting_calls(trace_rule(policy))
         figures = part.figures.get(policy.name, {})  # none for a trace without page accesses
