@@ -57,7 +57,7 @@ CHURNS = {
 }
 COLUMNS = (
     *("allocator", "churn", "res_kib", "vm_pte_kib", "pte_tables", "empty_least", "empty_most"),
-    *("purges", "purged_mib", "whole_slot_bytes_share", "whole_slots_share", "merged_freed_at_most"),
+    *("zap_calls", "zapped_mib", "whole_slot_bytes_share", "whole_slots_share", "merged_freed_at_most"),
     *("refcount_async_kib", "merged_2mib_kib", "munmap_kib"),
 )
 
@@ -142,8 +142,8 @@ def _trace_columns(allocator: Allocator, command: list[str], trace: Path) -> dic
     subprocess.run(strace, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
     (merged,) = _sweep("replay", str(trace), "--policy", "merged", "--touch", "all", "--format", "json")
     return {
-        "purges": merged["purges"],
-        "purged_mib": round(merged["purged_bytes"] / MIB),
+        "zap_calls": merged["zap_calls"],
+        "zapped_mib": round(merged["zapped_bytes"] / MIB),
         "whole_slot_bytes_share": merged["acting_bytes_share"],
         "whole_slots_share": merged["reached_bytes_share"],
         "merged_freed_at_most": merged["tables_freed"],

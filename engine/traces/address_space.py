@@ -185,7 +185,7 @@ class AddressSpace:
         """A zap of [lo, hi), `end_operation`, and a write of all its pages.
 
         op: dontneed or free. All pages of the VMA were written before. The entries are the same afterwards, so only
-        what is counted changes. Not for rules with `kept_after`, and not while huge pages or guard markers may be there.
+        what is counted changes. Not for rules with `kept_after`, nor while huge pages or guard markers may be there.
         """
         pages = (hi - lo) // PAGE
         self._operations += 1

@@ -45,9 +45,7 @@ class Vma:
 
     def part(self, start: int, end: int) -> "Vma":
         """A copy that spans [start, end)."""
-        return Vma(
-            start, end, self.rights, self.backing, self.account, self.anon, self.advice, self.flags, self.policy
-        )
+        return Vma(start, end, self.rights, self.backing, self.account, self.anon, self.advice, self.flags, self.policy)
 
     def has_shareable_flags(self, other: "Vma") -> bool:
         """Whether two neighbours may share an anon_vma (anon_vma_compatible), and merge if their rights are equal.

@@ -19,7 +19,7 @@ for i in range(int(sys.argv[1])):
     m.madvise(mmap.MADV_DONTNEED, 0, size // 2)
     m.close()
 """
-"""Three calls on memory in each turn, one of them a purge, and 2 MiB of touches."""
+"""Three calls on memory in each turn, one of them MADV_DONTNEED, and 2 MiB of touches."""
 TURNS = 2_000
 STRACE = ("strace", "-f", "-e", "trace=%memory,%process")
 

@@ -54,7 +54,7 @@ def section(bench: Bench) -> Iterator[Figure]:
 
 
 def write_page_by_page(file: TextIO, rows: int) -> None:
-    """A kernel trace of pages that are written, then purged one by one but every 33rd."""
+    """A kernel trace of pages that are written, then zapped one by one but every 33rd."""
     pages = rows * 33 // 65
     file.write(f"step,op,start,length,stride\n0,mmap,{ARENAS},{pages * PAGE},\n")
     for i in range(pages):
@@ -65,7 +65,7 @@ def write_page_by_page(file: TextIO, rows: int) -> None:
 
 
 def write_allocator(file: TextIO, rows: int, pids: Sequence[int]) -> None:
-    """Output of strace of processes that purge parts of arenas of 1 GiB, and map, unmap, protect and grow."""
+    """Output of strace of processes that zap parts of arenas of 1 GiB, and map, unmap, protect and grow."""
     choose = random.Random(1)
     large: dict[int, list[tuple[int, int]]] = {pid: [] for pid in pids}
     free = dict.fromkeys(pids, LARGE)

@@ -22,7 +22,7 @@ from engine.isolated_python import SAFE_FOLDER
 from engine.model.arch import KIB
 from engine.model.policy import BUILT_IN
 from engine.traces.huge_pages import HugePages
-from engine.traces.operations import PURGES, Operation
+from engine.traces.operations import ZAPS, Operation
 from engine.traces.page_tables import PAGE, SLOT, TraceError
 from engine.traces.replay import Replay
 from sweep.common.errors import SweepFault, UserError
@@ -78,7 +78,7 @@ class StepComparison:
 
 
 def probe_policy() -> str:
-    """`merged` if a purge of a whole slot frees its table on this kernel, else `none`. Raises UserError."""
+    """`merged` if a zap of a whole slot frees its table on this kernel, else `none`. Raises UserError."""
     base = 16 << 40
     operations = (
         Operation("mmap", base, 2 * SLOT),
@@ -86,8 +86,8 @@ def probe_policy() -> str:
         Operation("dontneed", base, SLOT),
     )
     trace = [Step(i, i, operation) for i, operation in enumerate(operations)]
-    _, touched, purged = _run_steps(trace, "probe", "never")
-    return "merged" if purged.vm_pte_kib < touched.vm_pte_kib else "none"
+    _, touched, zapped = _run_steps(trace, "probe", "never")
+    return "merged" if zapped.vm_pte_kib < touched.vm_pte_kib else "none"
 
 
 def thp_setting(wanted: str | None, guest: GuestRunner | None = None) -> str:
@@ -139,8 +139,8 @@ def observe_outcome(
     """
     steps = list(compare_steps(trace, path, policy, thp_setting(thp, guest), guest))
     res, vm_pte = [step.live.res_kib << 10 for step in steps] or [0], [step.live.vm_pte_kib for step in steps] or [0]
-    purges = sum(step.operation.op in PURGES for step in trace)
-    return dict(zip(OUTCOME_COLUMNS, (max(res), res[-1], max(vm_pte), vm_pte[-1], max(vm_pte), purges), strict=True))
+    zap_calls = sum(step.operation.op in ZAPS for step in trace)
+    return dict(zip(OUTCOME_COLUMNS, (max(res), res[-1], max(vm_pte), vm_pte[-1], max(vm_pte), zap_calls), strict=True))
 
 
 def read_trace(path: str, data: bytes | None = None) -> list[Step]:

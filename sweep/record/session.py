@@ -21,6 +21,7 @@ from sweep.record.recording_writer import RecordingWriter
 from sweep.record.timer import Timer
 from sweep.record.tracer import Tracer
 
+_BPFTRACE_SCRIPT = Path(__file__).with_name("memory_calls.bt")
 _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _ATTACH_S, _END_S = 2.0, 2.0
 """How long is waited for threads to stop, and for an interrupted program to end before it is killed."""
@@ -36,6 +37,12 @@ class Outcome:
     seconds: float
     exit: int | None
     was_interrupted: bool
+
+
+def bpftrace_script(pid: int | None) -> str:
+    """The script with which bpftrace records the program of its -c, or the process `pid`."""
+    script = _BPFTRACE_SCRIPT.read_text()
+    return script if pid is None else script.replace("(uint64)cpid", f"(uint64){pid}")
 
 
 def find_program(name: str) -> str:

@@ -26,6 +26,7 @@ _MAP = {
 }
 _MREMAP = {"MREMAP_MAYMOVE": 1, "MREMAP_FIXED": 2, "MREMAP_DONTUNMAP": 4}
 _CLONE = {"CLONE_VM": 0x100, "CLONE_VFORK": 0x4000, "CLONE_THREAD": 0x10000}
+_MCL = {"MCL_CURRENT": 1, "MCL_FUTURE": 2, "MCL_ONFAULT": 4}
 CLONE_VM, CLONE_VFORK, CLONE_THREAD = _CLONE.values()
 _ADVICE = {
     "MADV_NORMAL": 0,
@@ -57,7 +58,7 @@ _ADVICE = {
     "MADV_GUARD_REMOVE": 103,
 }
 _ADVICE_NAMES = {number: name for name, number in _ADVICE.items()}
-_FLAGS = {"PROT_": _PROT, "MAP_": _MAP, "MREMAP_": _MREMAP, "CLONE_": _CLONE}
+_FLAGS = {"PROT_": _PROT, "MAP_": _MAP, "MREMAP_": _MREMAP, "CLONE_": _CLONE, "MCL_": _MCL}
 _COMMENT = re.compile(r"/\*[^*]*\*/", re.ASCII)
 _CLONE_FLAGS = re.compile(r"\bflags=([\w|]+)", re.ASCII)
 

@@ -10,6 +10,7 @@ from itertools import chain
 
 from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
+from sweep.traces.bpftrace_parser import is_bpftrace
 from sweep.traces.perf_parser import is_perf_script, is_perf_trace
 from sweep.traces.recording_rows import HEADER as RECORDING_HEADER
 from sweep.traces.strace_parser import is_strace
@@ -17,7 +18,7 @@ from sweep.traces.strace_parser import is_strace
 KERNEL_HEADER = "step,op,start,length,stride"
 ALLOCATOR_HEADER = "tid,op,addr,len"
 KERNEL, ALLOCATOR, STRACE, PERF_TRACE, PERF_SCRIPT = "kernel", "allocator", "strace", "perf trace", "perf script"
-RECORDING = "recording"
+BPFTRACE, RECORDING = "bpftrace", "recording"
 TABLES = (KERNEL, ALLOCATOR)
 """Forms that record one process."""
 WITH_TOUCHES = (KERNEL, RECORDING)
@@ -45,7 +46,11 @@ _OTHERS = tuple(
             "record with perf record -e 'syscalls:sys_*' and perf script, or with strace -f",
         ),
         (r"^ \d+\) +(?:[\d.]+ us +)?\|  ", "ftrace's function graph, which has no arguments", _HOW_TO_RECORD),
-        (r"^Attach(?:ing|ed) \d+ probes?|^@\w*\[", "the output of a bpftrace script of another form", _HOW_TO_RECORD),
+        (
+            r"^Attach(?:ing|ed) \d+ probes?|^@\w*\[",
+            "the output of a bpftrace script of another form",
+            f"{_HOW_TO_RECORD}; sweep record --bpftrace prints one that is read",
+        ),
         (r"^ *\d+ \S+ +(?:CALL|RET) +\w+", "kdump's output of ktrace", _HOW_TO_RECORD),
         (r"^type=SYSCALL msg=audit\(", "auditd's log", _HOW_TO_RECORD),
         (r"^GNU gdb |^\(gdb\) ", "gdb's output", _HOW_TO_RECORD),
@@ -130,7 +135,7 @@ def recognise(lines: TextLines) -> Recognised:
     )
     raise UserError(
         f"{lines.path}: {which}: a trace starts with {KERNEL_HEADER} or {ALLOCATOR_HEADER}, or is the output of "
-        "sweep record, strace -f, perf trace or perf script"
+        "sweep record, strace -f, perf trace, perf script or bpftrace"
     )
 
 
@@ -141,6 +146,8 @@ def _form_of(line: str) -> str:
     for known, form in known_headers:
         if header == known:
             return form
+    if is_bpftrace(line):
+        return BPFTRACE
     if is_perf_trace(line):
         return PERF_TRACE
     if is_perf_script(line):

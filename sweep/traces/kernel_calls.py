@@ -136,10 +136,7 @@ class MemoryCalls:
             if (call.error or call.result is None) and not _acted(call):
                 self._failed(call)
                 return ()
-            if call.name == "brk":
-                changes = _brk(call, process)
-            else:
-                changes = self._readers[call.name](call)
+            changes = _brk(call, process) if call.name == "brk" else self._readers[call.name](call)
         except ValueError:
             self._skipped.add_doubt(f"{call.name} with arguments that are no numbers", call.row)
             return ()
@@ -304,8 +301,8 @@ def _mlock(call: SystemCall) -> Sequence[Call]:
 
 
 def _mlockall(call: SystemCall) -> Sequence[Call]:
-    if call.name == "mlockall" and "MCL_CURRENT" not in call.arguments[0]:
-        return ()
+    if call.name == "mlockall" and not flag_bits("MCL_", call.arguments[0]) & 1:
+        return ()  # MCL_CURRENT: what is mapped now
     return (_lock(call.row, call.name == "mlockall", 0, MAX_ADDRESS >> 1),)
 
 
@@ -317,5 +314,5 @@ def _lock(row: int, is_locked: bool, start: int, length: int) -> Call:
 
 def _mbind(call: SystemCall) -> Sequence[Call]:
     start, length, mode, *nodes = call.arguments
-    policy = "" if mode in ("MPOL_DEFAULT", "0") else ", ".join((mode, *nodes))
+    policy = "" if mode in ("MPOL_DEFAULT", "DEFAULT", "0", "0x0") else ", ".join((mode, *nodes))
     return (Call(call.row, "policy", number(start), number(length), policy=policy),)

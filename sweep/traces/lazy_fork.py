@@ -1,20 +1,20 @@
 """A fork whose copy is made when parent or child changes first: most children only execute another program."""
 
-from typing import Self
+from typing import Any
 
 
 class LazyFork:
-    """One of several address spaces, each of which may still have to be copied from the one that forked it."""
+    """One of several address spaces of a class, each of which may still have to be copied from its parent."""
 
     def __init__(self) -> None:
-        self._source: Self | None = None  # the parent that this is to be copied from before either changes
-        self._copies: list[Self] = []  # children whose `_source` this is
+        self._source: Any = None  # the parent that this is to be copied from before either changes
+        self._copies: list[Any] = []  # children whose `_source` this is
 
-    def _copy_from(self, source: Self) -> None:
+    def _copy_from(self, source: Any) -> None:
         """Take over the state of the parent, which is settled."""
         raise NotImplementedError
 
-    def _copy_later(self, child: Self) -> None:
+    def _copy_later(self, child: "LazyFork") -> None:
         child._source = self
         self._copies.append(child)
 

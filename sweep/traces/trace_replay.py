@@ -13,6 +13,7 @@ from engine.traces.trace_rules import trace_rule
 from sweep.common.errors import UserError, one_line, printable
 from sweep.common.text_lines import STDIN, TextLines
 from sweep.traces import forms
+from sweep.traces.bpftrace_parser import read_bpftrace_events
 from sweep.traces.call_histogram import CallHistogram
 from sweep.traces.calls import END, Event, SkippedRows, SystemCall
 from sweep.traces.ff_files import FfFiles, read_ff_events
@@ -189,7 +190,7 @@ class TraceReplay:
         return self._new_process(pid, program)
 
     def _apply_events(self, events: Iterator[Event]) -> Iterator[Applied]:
-        """Apply the calls of strace's and perf's output, each to its process."""
+        """Apply the calls of strace's, perf's and bpftrace's output, each to its process."""
         self._tree = tree = ProcessTree(self._new_process, self.skipped)
         self.processes = tree.processes
         decoder, calls_seen = MemoryCalls(self.skipped), 0
@@ -222,6 +223,8 @@ class TraceReplay:
     def _events(self, rows: Iterator[tuple[int, str]]) -> Iterator[Event]:
         if self.form == forms.STRACE:
             return read_strace_events(rows, self.skipped)
+        if self.form == forms.BPFTRACE:
+            return read_bpftrace_events(rows, self.skipped)
         return read_perf_events(rows, self.skipped, self.form)
 
 

@@ -42,7 +42,7 @@ def row_labels(table: str) -> list[str]:
 
 @pytest.mark.slow
 def test_tutorial(folder: Path) -> None:
-    """The demo keeps about 500 empty tables, of which merged frees none by 64 KiB purges and about 500 by 2 MiB."""
+    """The demo keeps about 500 empty tables, of which merged frees none by calls of 64 KiB and about 500 by 2 MiB."""
     printed = run_page("tutorial.md", folder)
     assert "Of 110.0 GiB of page tables at least 0 B and at most 108.6 GiB can come back." in printed
     shown = "".join(blocks((DOCS / "tutorial.md").read_text(), "text"))
@@ -54,14 +54,14 @@ def test_tutorial(folder: Path) -> None:
     freed = dict(re.findall(r"^.*\bmerged\b.* +(64KiB|2MiB) +([\d,]+) ", printed, re.MULTILINE))
     assert int(freed["64KiB"]) == 0
     assert 480 <= int(freed["2MiB"]) <= 501
-    records = re.findall(r"^purges +(\S+)\n(?:.*\n)*?reached_bytes_share +(\S+)$", printed, re.MULTILINE)
+    records = re.findall(r"^zap_calls +(\S+)\n(?:.*\n)*?reached_bytes_share +(\S+)$", printed, re.MULTILINE)
     assert records == [("16,000", "0"), ("500", "1")]
     assert re.search(r"^run_id like-\S+\n.*\n.*\n.*\n +2,048 +9\d", printed, re.MULTILINE)
 
 
 @pytest.mark.live
 def test_tutorial_remedy() -> None:
-    """VmPTE of the demo is far smaller with 2 MiB purges where the kernel frees tables, as the tutorial says."""
+    """VmPTE of the demo is far smaller with calls of 2 MiB where the kernel frees tables, as the tutorial says."""
     release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
     config = Path(f"/boot/config-{os.uname().release}")
     if why_not() or release < REMEDY_RELEASE or (config.exists() and "CONFIG_PT_RECLAIM=y" not in config.read_text()):
@@ -70,8 +70,8 @@ def test_tutorial_remedy() -> None:
     report = "print(open('/proc/self/status').read().partition('VmPTE:')[2].split()[0])\n"
     program = demo.replace("time.sleep", f"{report}time.sleep")
 
-    def vm_pte_kb(purge_kib: int) -> int:
-        words = [sys.executable, "-c", program, str(purge_kib), "0"]
+    def vm_pte_kb(call_kib: int) -> int:
+        words = [sys.executable, "-c", program, str(call_kib), "0"]
         return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
     assert vm_pte_kb(64) > 2000
@@ -83,7 +83,7 @@ def test_recordings(folder: Path) -> None:
     """Each command of recordings.md runs; `--touch all` bounds VmPTE, and the grid of the page parses."""
     printed = run_page("recordings.md", folder)
     assert re.search(r"^(?:in all rows: .*agrees yes|sort .* yes)$", printed, re.MULTILINE)
-    assert "trace jemalloc_mixed, purges 532" in printed
+    assert "trace jemalloc_mixed, zap_calls 532" in printed
     assert re.search(r"^second_walk, seed_inline, merged +52 ", printed, re.MULTILINE)
     assert "trace,step,policy,vm_pte_kib,res_kib,anon_huge_kib" in printed
     (grid,) = blocks((DOCS / "recordings.md").read_text(), "yaml")

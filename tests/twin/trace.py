@@ -21,7 +21,7 @@ class Twin:
     def __init__(self, policy: Policy, scan_every: int) -> None:
         self.policy, self.scan_every = policy, scan_every
         self.mapped: set[int] = set()
-        self.returned: set[int] = set()  #: under munmap: purged and not mapped again
+        self.returned: set[int] = set()  #: under munmap: zapped and not mapped again
         self.entries: dict[int, str] = {}
         self.tables: tuple[set[int], set[int], set[int]] = (set(), set(), set())
         self.operations = self.freed = self.allocated = self.installed = self.zapped = 0
@@ -95,7 +95,7 @@ class Twin:
             self.freed += before - len(self.tables[0])
             self.zapped += entries - len(self.entries)
         elif op != "free":
-            self.purge(pages)
+            self.zap(pages)
         self.operations += 1
         self.most_vm_pte_kib = max(self.most_vm_pte_kib, self.vm_pte_kib)
         self.most_res_kib = max(self.most_res_kib, self.res_kib)
@@ -127,7 +127,7 @@ class Twin:
         for level, span in enumerate(SPANS):
             self.tables[level].intersection_update({page // span for page in live})
 
-    def purge(self, pages: list[int]) -> None:
+    def zap(self, pages: list[int]) -> None:
         """Clear pages, not markers, piece by piece; a table that is empty then goes if the rule looks at the piece."""
         for piece in pieces(pages):
             before = len(self.entries)
@@ -137,7 +137,7 @@ class Twin:
                 self.free_if_empty(piece[0] // ENTRIES)
 
     def free_counted(self, pages: list[int]) -> None:
-        """Entries of pages were cleared by another call than a purge, which a counter notices."""
+        """Entries of pages were cleared by another call than a zap, which a counter notices."""
         if self.policy.when == "visit" and self.policy.proof == "count":
             for piece in pieces(pages):
                 if self.is_large_enough(piece):

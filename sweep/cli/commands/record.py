@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweep.cli import messages
+from sweep.cli import messages, output_formats
 from sweep.cli.signals import INTERRUPTED
 from sweep.common.errors import UserError
 
@@ -40,6 +40,13 @@ def record(
             show_default=False,
         ),
     ] = None,
+    bpftrace: Annotated[
+        bool,
+        typer.Option(
+            "--bpftrace",
+            help="Record nothing; print a bpftrace script that records calls, of bpftrace -c PROGRAM or of --pid.",
+        ),
+    ] = False,
 ) -> int:
     """Record a program's calls on memory and the pages that it touches; sweep replay computes VmPTE from them.
 
@@ -56,6 +63,11 @@ def record(
     from sweep.record import session
     from sweep.record.recording_writer import RecordingWriter
 
+    if bpftrace:
+        if program or seconds is not None or output is not None:
+            raise UserError("--bpftrace: prints a script; of the other options only --pid goes with it")
+        output_formats.print_text(session.bpftrace_script(pid))
+        return 0
     if bool(program) == (pid is not None):
         raise UserError("record: give either -- PROGRAM [ARG...] or --pid PID")
     if seconds is not None and pid is None:

@@ -23,7 +23,7 @@ Row = tuple[Any, ...]
 
 STEP_COLUMNS = ("trace", "step", "policy", "vm_pte_kib", "res_kib", "anon_huge_kib")
 POLICY_COLUMNS = (
-    *("policy", "purges", "acting", "acting_share", "purged_bytes", "acting_bytes"),
+    *("policy", "zap_calls", "acting", "acting_share", "zapped_bytes", "acting_bytes"),
     *("acting_bytes_share", "reached_bytes_share", "tables_freed", "vm_pte_kib_max", "vm_pte_kib_end", "res_kib_end"),
 )
 SIZE_COLUMNS = (
@@ -112,7 +112,7 @@ def replay(
 
     Kernel traces and recordings of sweep record are replayed exactly. Others have no page accesses: their calls are
     assessed by what they cover, and --touch all bounds VmPTE. Each process has rows of its own. Column acting: calls
-    after which the policy may free a table, without those for thread stacks; column reached: the share of all purged
+    after which the policy may free a table, without those for thread stacks; column reached: the share of all zapped
     bytes whose table it may free.
 
     Example: sweep replay calls.rec.gz --by size
@@ -359,13 +359,13 @@ def _print_notes(replay: "TraceReplay") -> None:
 def _policy_rows(part: Part, policies: "Sequence[Policy]") -> Iterable[Row]:
     from engine.traces.trace_rules import trace_rule
 
-    purges = part.histogram.zap_totals()
+    zaps = part.histogram.zap_totals()
     for policy in policies:
         calls, size, reached = part.histogram.acting_calls(trace_rule(policy))
         figures = part.figures.get(policy.name, {})  # none for a trace without page accesses
         yield (
-            *(policy.name, purges.calls, calls, _share(calls, purges.calls)),
-            *(purges.bytes, size, _share(size, purges.bytes), _share(reached, purges.bytes)),
+            *(policy.name, zaps.calls, calls, _share(calls, zaps.calls)),
+            *(zaps.bytes, size, _share(size, zaps.bytes), _share(reached, zaps.bytes)),
             *(figures.get(name) for name in ("pte_tables_freed", "vm_pte_kib_max", "vm_pte_kib_end")),
             figures["res_bytes_end"] >> 10 if figures else None,
         )

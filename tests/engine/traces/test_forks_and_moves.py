@@ -12,6 +12,10 @@ from engine.traces.vmas import READ, WRITE
 BASE, FAR = 16 << 40, 24 << 40
 
 
+def zap(replay: Replay, op: str, start: int, end: int) -> None:
+    replay.zap(op, replay.vmas.pieces(start, end))
+
+
 def written(slots: int) -> Replay:
     """A replay under merged and munmap, in which so many slots from BASE on are mapped and written."""
     replay = Replay([BUILT_IN["merged"], BUILT_IN["munmap"]])
@@ -21,15 +25,15 @@ def written(slots: int) -> Replay:
 
 
 def test_a_fork_copies_empty_tables_too() -> None:
-    """A table that half-slot purges emptied is in the child; what one of them unmaps the other keeps."""
+    """A table that half-slot zaps emptied is in the child; what one of them unmaps the other keeps."""
     parent = written(4)
     for half in range(2):
-        parent.purge("dontneed", BASE + half * SLOT // 2, BASE + (half + 1) * SLOT // 2)
+        zap(parent, "dontneed", BASE + half * SLOT // 2, BASE + (half + 1) * SLOT // 2)
     child = parent.fork()
     assert (child.vm_pte_kib("merged"), child.res_kib("merged")) == (24, 3 * 2048)
     child.munmap(BASE, BASE + 4 * SLOT)
     assert (child.vm_pte_kib("merged"), parent.vm_pte_kib("merged")) == (0, 24)
-    parent.purge("dontneed", BASE + SLOT, BASE + 2 * SLOT)
+    zap(parent, "dontneed", BASE + SLOT, BASE + 2 * SLOT)
     assert (parent.vm_pte_kib("merged"), child.vm_pte_kib_max("merged")) == (20, 24)
 
 
@@ -85,8 +89,8 @@ def test_a_write_splits_a_huge_page_that_another_process_maps() -> None:
     parent = huge(3)
     child = parent.fork()
     child.apply(Operation("write", BASE, PAGE, PAGE))
-    child.purge("free", BASE + SLOT, BASE + SLOT + PAGE)
-    parent.purge("free", BASE, BASE + PAGE)
+    zap(child, "free", BASE + SLOT, BASE + SLOT + PAGE)
+    zap(parent, "free", BASE, BASE + PAGE)
     assert figures(child) == (20, 3 * 2048, 2 * 2048)
     assert figures(parent) == (20, 3 * 2048, 3 * 2048)
 
@@ -97,15 +101,15 @@ def test_a_process_that_ended_shares_no_huge_page() -> None:
     parent.fork().release()
     parent.apply(Operation("write", BASE, PAGE, PAGE))
     assert figures(parent) == (16, 2 * 2048, 2 * 2048)
-    parent.purge("free", BASE, BASE + PAGE)
+    zap(parent, "free", BASE, BASE + PAGE)
     assert figures(parent) == (16, 2048 + 4, 2048)
 
 
 def test_a_move_of_nothing_moves_no_tables() -> None:
-    """A table that a purge freed is not there to be moved: the new place gets no PMD table."""
+    """A table that a zap freed is not there to be moved: the new place gets no PMD table."""
     replay = written(2)
     replay.mprotect(BASE, BASE + SLOT, READ)
-    replay.purge("dontneed", BASE, BASE + SLOT)
+    zap(replay, "dontneed", BASE, BASE + SLOT)
     replay.mremap(BASE, BASE + SLOT, FAR, FAR + SLOT, keep=False, number=1)
     assert replay.vm_pte_kib("merged") == 16
 

@@ -46,7 +46,7 @@ def tables(**other: int) -> dict[str, int]:
 
 
 def random_trace(seed: int) -> list[Operation]:
-    """Return a mapping across a GiB border, then touches, purges, markers and holes, mostly at borders of slots."""
+    """Return a mapping across a GiB border, then touches, zaps, markers and holes, mostly at borders of slots."""
     choose = random.Random(seed)
     base, pages = BASE + PMD_SPAN - 3 * SLOT + choose.choice((0, PAGE, -PAGE)), choose.choice((2000, 2560, 3072))
     edges = [base, base + pages * PAGE, *(base // SLOT * SLOT + i * SLOT for i in range(1, 6))]
@@ -222,9 +222,9 @@ def test_upper_tables_are_shared() -> None:
 
 
 def test_munmap_maps_again_when_touched() -> None:
-    """Under munmap a purged range is unmapped, and mapped again by a touch."""
-    purged = (("mmap", 0, SLOT), ("write", 0, SLOT), ("dontneed", 0, SLOT))
-    assert after(*purged, ("write", 0, PAGE)) == tables(every=3)
+    """Under munmap a zapped range is unmapped, and mapped again by a touch."""
+    zapped = (("mmap", 0, SLOT), ("write", 0, SLOT), ("dontneed", 0, SLOT))
+    assert after(*zapped, ("write", 0, PAGE)) == tables(every=3)
     half, other = (0, SLOT // 2), (SLOT // 2, SLOT // 2)
     filled = (("mmap", 0, SLOT), ("write", 0, SLOT))
     mapped_anew = (("dontneed", *half), ("munmap", *half), ("mmap", *half), ("dontneed", *other))
@@ -245,7 +245,7 @@ def test_async_scans_every_few_operations() -> None:
 
 @pytest.mark.slow
 def test_sparse_terabytes_cost_their_tables() -> None:
-    """A page in every GiB of 64 TiB has its own PTE and PMD table; one purge frees the PTE tables."""
+    """A page in every GiB of 64 TiB has its own PTE and PMD table; one zap frees the PTE tables."""
     size = 64 << 40
     spread = (("mmap", 0, size), ("write", 0, size, PMD_SPAN))
     upper = size // PMD_SPAN + size // PUD_SPAN

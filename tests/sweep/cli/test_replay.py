@@ -77,12 +77,12 @@ def test_huge_pages_in_strace_output(capsys: pytest.CaptureFixture[str], tmp_pat
     """MADV_HUGEPAGE acts on what is touched after it, unless the process disabled huge pages."""
     mapped = f"mmap(NULL, {2 * SLOT}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = {BASE:#x}\n"
     advised = f"madvise({BASE:#x}, {2 * SLOT}, MADV_HUGEPAGE) = 0\n"
-    purged = f"madvise({BASE:#x}, {SLOT // 2}, MADV_DONTNEED) = 0\n"
+    zapped = f"madvise({BASE:#x}, {SLOT // 2}, MADV_DONTNEED) = 0\n"
     disabled = "prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) = 0\n"
     path = tmp_path / "calls.strace"
     huge = {}
     for name, calls in (("advised", ""), ("disabled", disabled), ("elsewhere", 'prctl(PR_SET_NAME, "a") = 0\n')):
-        path.write_text(calls + mapped + advised + purged + purged)
+        path.write_text(calls + mapped + advised + zapped + zapped)
         _, out, _ = run(capsys, path, "--touch", "all", "--steps", "--policy", "merged", "--format", "csv")
         huge[name] = [int(row["anon_huge_kib"]) for row in table(out)][-1]
     assert huge == {"advised": 2048, "disabled": 0, "elsewhere": 2048}
@@ -105,7 +105,7 @@ def test_calls_of_an_allocator(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, path, "--format", "csv")
     merged = next(row for row in table(out) if row["policy"] == "merged")
     assert code == 0
-    assert (merged["purges"], merged["acting"], merged["vm_pte_kib_max"]) == ("532", "52", "")
+    assert (merged["zap_calls"], merged["acting"], merged["vm_pte_kib_max"]) == ("532", "52", "")
     assert (merged["acting_bytes_share"], merged["reached_bytes_share"]) == ("0.6563", "0.5314")
     assert "32 rows skipped, the first is row 31: mmap without the address that it got" in err
     assert "60 rows skipped, the first is row 44: another program's call" in err
@@ -277,7 +277,7 @@ def test_skipped_rows_are_reported(capsys: pytest.CaptureFixture[str], tmp_path:
         f"{ALLOCATOR}\n1,fork,1,1\n1,MADV_DONTNEED,{1 << 63},4096\n1,MADV_DONTNEED,5,4096\n1,munmap,4096,0\n"
     )
     code, out, err = run(capsys, path, "--format", "csv", "--policy", "merged")
-    assert (code, table(out)[0]["purges"]) == (0, "0")
+    assert (code, table(out)[0]["zap_calls"]) == (0, "0")
     assert err.count("1 row skipped") == 4
     path.write_text(MAPPED + f"5,write,{BASE},4096,4096")
     _, _, err = run(capsys, path)

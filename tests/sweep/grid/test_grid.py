@@ -34,7 +34,7 @@ include: [{virt: 55TiB, res: 590GiB, cluster: 2MiB, zap: 2MiB, threads: 1}]
 exclude:
   - {threads: 8, zap: 64MiB}
   - where: "zap < cluster"
-    because: a purge smaller than what was allocated is another question
+    because: a call smaller than what was allocated is another question
 derive: {resident_pages: "virt * (1 - sparsity) / 4096"}
 repeats: 3
 seed: 1
@@ -65,7 +65,7 @@ def test_a_grid_with_all_sections() -> None:
     assert rows(grid, "virt", "sparsity", "res", "seed")[-1] == (55 << 40, None, 590 << 30, 3)
     assert [(rule.label, rule.because) for rule in grid.excludes] == [
         ("threads=8 zap=64MiB", None),
-        ("zap < cluster", "a purge smaller than what was allocated is another question"),
+        ("zap < cluster", "a call smaller than what was allocated is another question"),
     ]
     assert grid.derive == {"resident_pages": "virt * (1 - sparsity) / 4096"}
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/p
 
 
 def test_a_sparse_mapper_is_counted_exactly() -> None:
-    """Of 600 tables in 1 TiB the 300 emptied page by page are counted as those that whole-slot purges free."""
+    """Of 600 tables in 1 TiB the 300 emptied page by page are counted as those that calls over whole slots free."""
     with mapper(HALF_EMPTY) as process:
         census = table_census.take_census(process.pid)
         vma = region(census)
@@ -38,7 +38,7 @@ def test_a_sparse_mapper_is_counted_exactly() -> None:
 
 
 def test_as_many_mappings_as_a_process_may_have() -> None:
-    """Slots that many small VMAs share are counted once; none of them can be freed by a purge within one VMA."""
+    """Slots that many small VMAs share are counted once; none of them can be freed by a call within one VMA."""
     body = """
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 for page in range(0, 40 * 512, 2):
@@ -98,7 +98,7 @@ def test_without_pagemap_scan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_policies_on_sparse_terabytes() -> None:
-    """Under the whole-slot rule purges below a slot's size free no table, and larger ones free all empty tables."""
+    """Under the whole-slot rule calls below a slot's size free no table, and larger ones free all empty tables."""
     body = """
 EMPTIED = [tera << 19 for tera in range(20)]
 for tera in range(40):
@@ -115,8 +115,8 @@ for slot in EMPTIED:
         assert rows["merged", SLOT][1] == rows["refcount", 4096][1] == census.empty[1]
 
 
-def test_blocks_with_an_entry_are_not_purged() -> None:
-    """Purges of 4 slots leave out blocks in which a page is resident."""
+def test_blocks_with_an_entry_are_not_zapped() -> None:
+    """Calls of 4 slots leave out blocks in which a page is resident."""
     body = """
 EMPTIED = list(range(1, 12))
 for slot in range(12):

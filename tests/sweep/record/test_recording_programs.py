@@ -25,7 +25,7 @@ def filled(mib):
     m[::4096] = b"x" * (mib << 8)
     return m
 """
-PURGES = """
+ZAPS = """
 m = filled(32)
 m.madvise(mmap.MADV_DONTNEED, 0, 16 << 20)
 for half in (20, 21, 23): m.madvise(mmap.MADV_DONTNEED, half << 20, 1 << 20)
@@ -150,10 +150,10 @@ def asked(process: subprocess.Popen[str], line: str = "go") -> str:
     return process.stdout.readline()
 
 
-def test_purges(tmp_path: Path) -> None:
+def test_zaps(tmp_path: Path) -> None:
     """The rows agree with /proc, the exit code of the program is printed, and the file is far smaller than strace's."""
     path = tmp_path / "a.rec.gz"
-    code, err = run("-o", path, "--", sys.executable, "-c", PROLOGUE + PURGES)
+    code, err = run("-o", path, "--", sys.executable, "-c", PROLOGUE + ZAPS)
     assert code == 0
     assert re.search(r"python\S* exited with 7\n", err)
     trace = replayed(path)

@@ -1,4 +1,4 @@
-"""ProcessReplay under `touch all`: a purge that is only counted equals one whose entries are cleared and written."""
+"""ProcessReplay under `touch all`: a zap that is only counted equals one whose entries are cleared and written."""
 
 import random
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ BASE = 16 << 40
 
 
 def random_calls(seed: int) -> Iterator[Call]:
-    """Calls at borders of slots, where the parts of a purge share a slot with others; some advise on huge pages."""
+    """Calls at borders of slots, where the parts of a zap share a slot with others; some advise on huge pages."""
     choose = random.Random(seed)
     yield Call(0, "mmap", BASE, 6 * SLOT)
     ops = ["mmap", "munmap", "mprotect", "free", *4 * ["dontneed"]]
@@ -27,8 +27,8 @@ def random_calls(seed: int) -> Iterator[Call]:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_a_counted_purge_equals_an_applied_one(seed: int) -> None:
-    """Whoever asks for the state after a call sees the purge applied; the figures at the end are the same."""
+def test_a_counted_zap_equals_an_applied_one(seed: int) -> None:
+    """Whoever asks for the state after a call sees the zap applied; the figures at the end are the same."""
     counted, applied = (
         ProcessReplay(1, "", ALL, counts=True, touch_all=True, scan_every=seed % 3 + 1) for _ in range(2)
     )

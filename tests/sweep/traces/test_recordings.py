@@ -34,7 +34,7 @@ def refusal(capsys: pytest.CaptureFixture[str], path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "purges", "acting", "purged_bytes", "most", "end_none", "end_merged", "res"),
+    ("name", "zap_calls", "acting", "zapped_bytes", "most", "end_none", "end_merged", "res"),
     [
         # by hand, from the lines
         ("perf-trace.txt", 6, 3, 12_779_520, 136, 136, 136, 65_472),
@@ -58,9 +58,9 @@ def refusal(capsys: pytest.CaptureFixture[str], path: Path) -> str:
 )
 def test_one_process(
     name: str,
-    purges: int,
+    zap_calls: int,
     acting: int,
-    purged_bytes: int,
+    zapped_bytes: int,
     most: int,
     end_none: int,
     end_merged: int,
@@ -69,8 +69,8 @@ def test_one_process(
 ) -> None:
     """Calls, bytes, VmPTE and RES of recordings of one process."""
     (none, merged), _ = replayed(capsys, RECORDINGS / name)
-    assert (merged["purges"], merged["acting"], merged["purged_bytes"]) == tuple(
-        map(str, (purges, acting, purged_bytes))
+    assert (merged["zap_calls"], merged["acting"], merged["zapped_bytes"]) == tuple(
+        map(str, (zap_calls, acting, zapped_bytes))
     )
     assert (none["vm_pte_kib_max"], none["vm_pte_kib_end"]) == (str(most), str(end_none))
     assert (merged["vm_pte_kib_max"], merged["vm_pte_kib_end"]) == (str(most), str(end_merged))
@@ -82,10 +82,10 @@ def test_a_fork_copies(capsys: pytest.CaptureFixture[str]) -> None:
     rows, err = replayed(capsys, RECORDINGS / "fork.strace")
     parent, child = ({row["policy"]: row for row in rows if row["process"] == pid} for pid in ("4001", "4002"))
     assert err == ""
-    assert (parent["merged"]["purges"], parent["merged"]["res_kib_end"]) == ("1", str(60 * 1024 + 8))
+    assert (parent["merged"]["zap_calls"], parent["merged"]["res_kib_end"]) == ("1", str(60 * 1024 + 8))
     ends = [int(parent[policy]["vm_pte_kib_end"]) for policy in ("none", "merged")]
     assert ends == [148, 140]
-    assert (child["merged"]["purged_bytes"], child["merged"]["res_kib_end"]) == (
+    assert (child["merged"]["zapped_bytes"], child["merged"]["res_kib_end"]) == (
         str(32 << 20),
         str((32 + 16 << 10) + 8),
     )
@@ -95,7 +95,7 @@ def test_a_fork_copies(capsys: pytest.CaptureFixture[str]) -> None:
 def test_one_process_of_several(capsys: pytest.CaptureFixture[str]) -> None:
     """--process takes a pid or the largest; an unknown one is refused with those that there are."""
     path = RECORDINGS / "fork.strace"
-    assert [row["purged_bytes"] for row in replayed(capsys, path, "--process", "4002")[0]] == [str(32 << 20)] * 2
+    assert [row["zapped_bytes"] for row in replayed(capsys, path, "--process", "4002")[0]] == [str(32 << 20)] * 2
     largest, _ = replayed(capsys, path, "--process", "largest")
     assert largest == replayed(capsys, path, "--process", "4001")[0]  # the children unmap before they map more
     assert main(["replay", str(path), "--process", "7"]) == 2
@@ -123,7 +123,7 @@ def test_every_tracer_shows_the_same(name: str, capsys: pytest.CaptureFixture[st
     rows, _ = replayed(capsys, RECORDINGS / f"four-processes{name}")
     merged = [row for row in rows if row["policy"] == "merged"]
     assert [row["program"] for row in merged] == ["t", "t", "true", "sh", ""]
-    assert [row["purges"] for row in merged] == ["2", "1", "0", "0", "3"]
+    assert [row["zap_calls"] for row in merged] == ["2", "1", "0", "0", "3"]
     assert [row["vm_pte_kib_max"] for row in merged] == ["180", "180", "16", "28", "404"]
     assert [row["vm_pte_kib_end"] for row in merged] == ["108", "116", "16", "28", "268"]
     assert [row["res_kib_end"] for row in merged] == ["38944", "43040", "1948", "2080", "86012"]
@@ -133,16 +133,16 @@ def test_every_tracer_shows_the_same(name: str, capsys: pytest.CaptureFixture[st
 def test_files_of_ff(time: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The files of strace -ff are one recording, in the order of their times, or by who started whom."""
     mapped = f"mmap(NULL, {4 << 20}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x100000000000"
-    purge = f"madvise(0x100000000000, {4 << 20}, MADV_DONTNEED) = 0"
+    zap = f"madvise(0x100000000000, {4 << 20}, MADV_DONTNEED) = 0"
     files: dict[int, list[tuple[int, str]]] = {
-        7: [(0, mapped), (1, "clone(child_stack=NULL, flags=SIGCHLD) = 5"), (5, purge), (6, "+++ exited with 0 +++")],
-        5: [(2, "munmap(0x100000000000, 2097152) = 0"), (3, purge.replace("= 0", "= -1 ENOMEM (Cannot)"))],
+        7: [(0, mapped), (1, "clone(child_stack=NULL, flags=SIGCHLD) = 5"), (5, zap), (6, "+++ exited with 0 +++")],
+        5: [(2, "munmap(0x100000000000, 2097152) = 0"), (3, zap.replace("= 0", "= -1 ENOMEM (Cannot)"))],
     }
     for pid, lines in files.items():
         text = "".join(f"{time.format(1_700_000_000 + at if '10' in time else at)}{line}\n" for at, line in lines)
         (tmp_path / f"out.{pid}").write_text(text)
     rows, _ = replayed(capsys, tmp_path / "out.5", tmp_path / "out.7")
-    found = [(row["trace"], row["process"], row["purged_bytes"], row["vm_pte_kib_end"]) for row in rows[1::2]]
+    found = [(row["trace"], row["process"], row["zapped_bytes"], row["vm_pte_kib_end"]) for row in rows[1::2]]
     assert found[:2] == [("out", "7", str(4 << 20), "8"), ("out", "5", str(2 << 20), "8")]
 
 
@@ -199,7 +199,7 @@ def test_lines_of_any_length(capsys: pytest.CaptureFixture[str], tmp_path: Path)
         flags = "PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0"
         path.write_bytes(gzip.compress(f"mmap(NULL, 4194304, {flags}) = 0x100000000000\n{text}\n{call}\n".encode()))
         (_, merged), err = replayed(capsys, path)
-        assert (merged["purges"], merged["acting"]) == ("1", "1")
+        assert (merged["zap_calls"], merged["acting"]) == ("1", "1")
         assert "1 row skipped, the first is row 2: other system calls" in err
 
 

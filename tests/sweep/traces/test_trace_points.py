@@ -108,14 +108,14 @@ def test_rules_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 def expected() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for trace in (BASIC, RICH):
-        replay, purges = Replay(), 0
+        replay, zap_calls = Replay(), 0
         with TextLines(str(trace)) as lines:
             next(iter(lines))
             for step in read_kernel_steps(lines):
                 replay.apply(step.operation)
-                purges += step.operation.op in ("dontneed", "dontneed_locked", "free")
+                zap_calls += step.operation.op in ("dontneed", "dontneed_locked", "free")
         for policy in ("merged", "munmap", "none"):
-            known = replay.outcome(policy) | {"zap_calls": purges}
+            known = replay.outcome(policy) | {"zap_calls": zap_calls}
             rows.append(
                 {"trace": trace.stem, "policy": policy} | {c: known[c] for c in (*STATE, *trace_points.DETERMINED)}
             )
