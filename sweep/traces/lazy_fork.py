@@ -30,7 +30,10 @@ class LazyFork:
             child._settle()
 
     def _leave(self) -> None:
-        """End without a copy. Children that were to copy from this one copy from its parent."""
+        """End a child that was never copied from its parent: it executed or ended before either changed.
+
+        Children that were to copy from it copy from its parent.
+        """
         assert self._source is not None
         self._source._copies.remove(self)
         for child in self._copies:
