@@ -109,6 +109,11 @@ class Database:
                     raise
             raise UserError("SQL: the runs change faster than they can be read; ask again")
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether there is any run, readable or not."""
+        return bool(self._runs or self.problems)
+
     def runs_without_none(self) -> list[str]:
         """Ids of the runs in `latest` that have no row of the policy `none`, with which some named queries compare."""
         lacking = "SELECT run_id FROM latest GROUP BY run_id HAVING count(*) FILTER (policy = 'none') = 0"

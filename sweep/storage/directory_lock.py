@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import platform
+import stat
 import time
 import weakref
 from contextlib import suppress
@@ -34,8 +35,8 @@ class DirectoryLock:
                 raise UserError(
                     f"{run.parent}: no directory can be made there; choose another with --results"
                 ) from None
-            if path.is_symlink():  # somebody's, to have another file overwritten
-                raise UserError(f"{path}: a symbolic link, which no lock file is; delete it")
+            if kind := _odd_kind(path):
+                raise UserError(f"{path}: {kind}, which no lock file is; delete it")
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _open_to_writers_only(self._descriptor, run)
@@ -99,6 +100,19 @@ def shows_all_holders(run: Path, host: str) -> bool:
     """Whether `holder` finds a process of another host too. For that the lock file must be readable."""
     path = run / LOCK
     return host == platform.node() or not path.exists() or os.access(path, os.R_OK)
+
+
+def _odd_kind(path: Path) -> str:
+    """What stands in the lock file's place, such as a link to another file, which would be overwritten; or empty."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return ""
+    if stat.S_ISLNK(status.st_mode):
+        return "a symbolic link"
+    if not stat.S_ISREG(status.st_mode):
+        return "no regular file"
+    return "a file with another name" if status.st_nlink > 1 else ""
 
 
 def _open_to_writers_only(descriptor: int, run: Path) -> None:

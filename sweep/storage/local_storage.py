@@ -21,7 +21,8 @@ _REMEDY = {
     errno.EACCES: f"change its permissions, or {_ELSEWHERE}",
     errno.EPERM: f"change its permissions, or {_ELSEWHERE}",
     errno.EIO: "the disk fails; look at the kernel's log",
-    errno.ENOTDIR: "give the directory of the runs",
+    errno.ENOTDIR: "the store needs a directory there: move what stands in its place away",
+    errno.EEXIST: "the store needs a directory there: move what stands in its place away",
     errno.ENAMETOOLONG: _ELSEWHERE,
 }
 
@@ -49,7 +50,8 @@ class LocalStorage(Storage):
         with os_errors_as_user_errors(self.path):
             try:
                 with os.scandir(self.path) as found:
-                    return sorted(map(_entry, found), key=lambda entry: entry.name)
+                    entries = [entry for file in found if (entry := _entry(file))]
+                return sorted(entries, key=lambda entry: entry.name)
             except FileNotFoundError:
                 return []
 
@@ -70,15 +72,15 @@ class LocalStorage(Storage):
             try:
                 self._put(path, data)
             except FileNotFoundError:
-                path.parent.mkdir(parents=True)
+                make_folder(path.parent)
                 self._put(path, data)
 
     def move(self, name: str, to: str) -> None:
         source, target = self.path / name, self.path / to
         with os_errors_as_user_errors(source):
             atomic_write.sync(source)
+        make_folder(target.parent)
         with os_errors_as_user_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
             source.rename(target)
             atomic_write.sync(target.parent)
 
@@ -88,19 +90,34 @@ class LocalStorage(Storage):
                 (self.path / name).unlink(missing_ok=True)
 
     def delete_all(self) -> None:
+        """A link is deleted, and not what it names."""
         with os_errors_as_user_errors(self.path), suppress(FileNotFoundError):
-            shutil.rmtree(self.path)
+            if self.path.is_symlink() or not self.path.is_dir():
+                self.path.unlink()
+            else:
+                shutil.rmtree(self.path)
 
     def _put(self, path: Path, data: bytes) -> None:
         with atomic_write.replacing(path) as temporary:
             temporary.write_bytes(data)
 
 
-def _entry(found: "os.DirEntry[str]") -> Entry:
+def make_folder(path: Path) -> None:
+    """Make a directory and those above it, if need be. UserError names the first that is something else."""
+    with os_errors_as_user_errors(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            wrong = next((p for p in (*reversed(path.parents), path) if os.path.lexists(p) and not p.is_dir()), path)
+            raise UserError(f"{wrong}: {os.strerror(errno.ENOTDIR)}; {_REMEDY[errno.ENOTDIR]}") from error
+
+
+def _entry(found: "os.DirEntry[str]") -> Entry | None:
+    """None for what is gone by now, and for a link to nothing."""
     try:
         status = found.stat()
-    except OSError:  # gone, or a link to nothing
-        return Entry(found.name, is_folder=False)
+    except OSError:
+        return None
     return Entry(found.name, found.is_dir(), status.st_size, status.st_mtime)
 
 

@@ -1,6 +1,7 @@
 """What is known of a run: RunInfo for `ls` and `show`, TriedPoints for resuming."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.model.policy import Policy
 from sweep.common import schema
-from sweep.common.errors import DamagedError
+from sweep.common.errors import DamagedError, UserError
 from sweep.grid.point_id import PointIds, id_strings
 from sweep.grid.rule_text import policy_row
 from sweep.storage.locks import holder, shows_all_holders
@@ -20,6 +21,7 @@ from sweep.store.id_set import IdSet, SortedIds, sort_ids
 from sweep.tables import arrow_tables
 
 RUN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_MAX_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,17 @@ class TriedPoints:
 
 
 def read_tried_points(run: Storage) -> tuple[TriedPoints, list[str]]:
-    """Read the points of all parts. Also returns a line for each damaged part: its points count as not run."""
+    """Read the points of all parts. Also returns a line for each damaged part: its points count as not run.
+
+    Reads again if a launch has merged parts meanwhile.
+    """
+    for _ in range(_MAX_ATTEMPTS):
+        with suppress(FileNotFoundError):
+            return _read_points_of_parts(run)
+    raise UserError(f"{run}: changes faster than it can be read; try again")
+
+
+def _read_points_of_parts(run: Storage) -> tuple[TriedPoints, list[str]]:
     ids, problems = TriedPoints(IdSet(), {}), []
     for read in checked_parts.read_all_points(run, parts.read_layout(run)):
         if isinstance(read, DamagedError):

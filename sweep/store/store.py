@@ -1,5 +1,6 @@
 """Store: the runs in one directory or object store prefix. Reading takes no lock; writing a run takes its lock."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +67,10 @@ class Store:
         return str(self.root.path.absolute()) if isinstance(self.root, LocalStorage) else str(self.root)
 
     @property
+    def is_local(self) -> bool:
+        return isinstance(self.root, LocalStorage)
+
+    @property
     def exists(self) -> bool:
         """Whether the directory is there; in an object store, which has no empty folders, whether it has objects."""
         return self.root.path.exists() if isinstance(self.root, LocalStorage) else bool(self.root.entries())
@@ -98,7 +103,10 @@ class Store:
     def find(self, wanted: str) -> RunInfo:
         """A run by its id, the start of it, or `last`. UserError names the near ones."""
         if wanted == LAST:
-            runs = self.runs()
+            survey = self.survey()
+            runs = survey.runs
+            if not runs and survey.problems:
+                raise UserError(survey.problems[0])
             if not runs:
                 raise UserError(f"no run in {self.place} yet; the next command: sweep launch GRID")
             return runs[-1]
@@ -120,24 +128,28 @@ class Store:
         known = f" known: {_some(names)}" if names else " it has no run yet"
         raise UserError(f"no run {shown} in {self.place}{did_you_mean(wanted, names) or ';'}{known}")
 
-    def remove(self, run_id: str) -> None:
-        """Delete a run; UserError while it is being written."""
+    def remove(self, run_id: str) -> list[str]:
+        """Delete a run; UserError while it is being written. Returns the places that its links name, which stay."""
         name = self.find_name(run_id)
         run = self.root.child(name)
         if isinstance(run, LocalStorage) and run.path.is_symlink():
+            kept = os.path.realpath(run.path)
             run.path.unlink()
-            return
+            return [kept]
+        tables = [run.child(table) for table in (parts.POINTS, *parts.SIBLINGS)]
+        kept_links = [os.path.realpath(t.path) for t in tables if isinstance(t, LocalStorage) and t.path.is_symlink()]
         holder = locks.holder(run)
         if holder is not None:
             raise UserError(f"{name} is being written by {holder}; stop it first")
         lock = locks.acquire(run)
         try:
             # run.json last: a killed `rm` leaves a run without rows, which can be removed again.
-            for table in (parts.POINTS, *parts.SIBLINGS):
-                run.child(table).delete_all()
+            for table in tables:
+                table.delete_all()
             run.delete_all()
         finally:
             lock.release()
+        return kept_links
 
     def done_check(self, run_id: str, rerun_failed: bool = False) -> Callable[[PointIds], NDArray[np.bool_]]:
         """A function from n ids to bool[n]: which points the next launch of the run skips. Takes no lock."""
@@ -149,7 +161,7 @@ class Store:
 
         `of_all_points`: rather than one that only ever had part of the points (--where), the last that had all.
         """
-        runs = [run for run in map(self._info, self._named(run_name)) if run.engine == engine]
+        runs = [run for run in self._infos_named(run_name) if run.engine == engine]
         whole = [run for run in runs if not run.is_partial] if of_all_points else []
         return next(iter(whole or runs), None)
 
@@ -230,20 +242,42 @@ class Store:
 
     def _highest(self, run_name: str) -> int:
         """The number of the latest run of a name; 0 if there is none."""
-        for name in self._named(run_name):
+        for name in _latest_first(run_name, self._names(_names_of(run_name))):
             return int(name[len(run_name) + 1 :] or 1)
         return 0
 
-    def _named(self, run_name: str) -> list[str]:
-        """The runs of a name, latest first: NAME-3, NAME-2, NAME."""
-        pattern = re.compile(rf"{re.escape(run_name)}(?:-([0-9]{{1,6}}))?")
-        return sorted(self._names(pattern), key=lambda name: int(name[len(run_name) + 1 :] or 1), reverse=True)
+    def _infos_named(self, run_name: str) -> list[RunInfo]:
+        """The runs of a name, latest first. UserError if one cannot be read.
+
+        Only folders without a readable run.json are listed: a listing takes as long as reading.
+        """
+
+        def read(name: str) -> RunInfo | None:
+            try:
+                return self._info(name)
+            except UserError:
+                if self._is_run(name):
+                    raise
+                return None
+
+        found = in_parallel(self.root, read, _latest_first(run_name, self._folders(_names_of(run_name))))
+        return [run for run in found if run is not None]
 
     def _remove_leftovers_of_earlier_versions(self) -> None:
         """Delete directories of runs that earlier versions were creating or removing when they were killed."""
         if isinstance(self.root, LocalStorage):
             for name in (e.name for e in self.root.entries() if e.name.startswith((".new-", ".removed-"))):
                 shutil.rmtree(self.root.path / name, ignore_errors=True)
+
+
+def _names_of(run_name: str) -> re.Pattern[str]:
+    """Pattern of the ids of the runs of a name: NAME, NAME-2, NAME-3."""
+    return re.compile(rf"{re.escape(run_name)}(?:-([0-9]{{1,6}}))?")
+
+
+def _latest_first(run_name: str, names: Sequence[str]) -> list[str]:
+    """Ids of the runs of a name, sorted: NAME-3, NAME-2, NAME."""
+    return sorted(names, key=lambda name: int(name[len(run_name) + 1 :] or 1), reverse=True)
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -121,9 +121,14 @@ def _open_database(question: "NamedQuery", results: str, cost: str, run: str | N
     if run is not None and not run.strip():
         raise UserError("--run: is empty; give an id, the start of one, or last, or leave it out for all runs")
     store = open_store(results)
-    if not store.exists and set(views_named_in(question.sql)) - {"costs"}:
+    needs_store = bool(set(views_named_in(question.sql)) - {"costs"})
+    if needs_store and store.is_local and not store.exists:
         raise UserError(missing_store(store.place, results))
-    return Database(store, cost, run=run)
+    database = Database(store, cost, run=run)
+    if needs_store and not database.has_runs and not store.exists:
+        database.close()
+        raise UserError(missing_store(store.place, results))
+    return database
 
 
 def _named_query_list() -> tuple[list[str], list[list[str]]]:

@@ -31,11 +31,10 @@ def ls(
     Example: sweep ls --json
     """
     from sweep.common import schema
-    from sweep.storage.local_storage import LocalStorage
     from sweep.store.store import open_store
 
     store = open_store(results)
-    is_missing = isinstance(store.root, LocalStorage) and not store.exists  # an empty prefix may be a store
+    is_missing = store.is_local and not store.exists  # an empty prefix may be a store
     if is_missing and results != STORE:
         raise UserError(missing_store(store.place, results))
     survey = store.survey()
@@ -101,8 +100,9 @@ def rm(
         messages.print_note("nothing deleted")
         return 2
     for name in names:
-        store.remove(name)
-        messages.print_note(f"deleted {name}")
+        kept = store.remove(name)
+        links = f"; kept what its links name: {', '.join(kept)}" if kept else ""
+        messages.print_note(f"deleted {name}{links}")
     if as_json:
         output_formats.print_json({"deleted": names})
     return 0

@@ -148,6 +148,18 @@ def test_the_commands(bucket: str, server: Proxy, tmp_path: Path, capsys: pytest
             run_json = Store(open_storage(bucket)).find("last").path.read("run.json").decode()
             assert SECRET not in run_json
             assert "somebody" not in run_json
+    assert main(["query", "savings", *there]) == 2  # a wrong prefix is no empty answer
+    assert f"{bucket}: no store there" in capsys.readouterr().err
+
+
+def test_plan_waits_for_few_requests(bucket: str, server: Proxy, tmp_path: Path) -> None:
+    """A request may take a third of a second: plan makes nine, of which three follow no other."""
+    path = tmp_path / "small.yaml"
+    path.write_text("schema: sweep/1\nname: small\nfixed: {virt: 2MiB, sparsity: 0.5}\n")
+    assert main(["launch", str(path), "--executor", "inline", "--results", bucket]) == 0
+    before = server.requests
+    assert main(["plan", str(path), "--results", bucket]) == 0
+    assert server.requests - before == 9
 
 
 def test_runs_of_a_bucket_are_compared(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -419,6 +419,22 @@ def test_a_kill_within_a_merge_loses_and_doubles_nothing(
     assert [len(list((run / table).iterdir())) for table in schema.TABLES] == [1, 1, 1]
 
 
+def test_parts_that_are_merged_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ls`, `plan` and `watch` read the points of a running launch again if its parts were merged meanwhile."""
+    with opened(tmp_path) as writer:
+        for first in range(3):
+            commit(writer, first, 1)
+        read = LocalStorage.read
+
+        def merging(place: LocalStorage, name: str, max_bytes: int | None = None) -> bytes:
+            monkeypatch.undo()
+            writer.finish("ok", {})
+            return read(place, name, max_bytes)
+
+        monkeypatch.setattr(LocalStorage, "read", merging)
+        assert Store(tmp_path).done_check(writer.run_id)(named([0, 1, 2, 3])).tolist() == [True, True, True, False]
+
+
 def test_a_clock_that_is_set_back(tmp_path: Path) -> None:
     """`last` is the run launched last, even if the clock was set back."""
     for name in ("first-00000001", "second-00000002"):
