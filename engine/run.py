@@ -293,7 +293,12 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
     touched = 1 - (1 - p) ** places
     calls = np.maximum(entries / zap, 1)
     keeps_pages = (columns["coverage"] < 1) & (rounds > 1) & (places > 1)  # pages left by a round need single entries
-    by_slots = np.where(par["cluster"] > entries, 3.2, 2.1) + 3.5 * touched  # extents that span slots are looked up
+    spans = par["cluster"] > entries
+    by_slots = np.where(spans, 4.6, 2.2 + 2.4 * touched * (places > 1))  # extents that span slots are looked up
+    # To see whether a PMD table exists, munmap looks at one extent after the other until one has pages.
+    extents = par["pmd_span"] / np.maximum(par["cluster"] // entries, 1)
+    looked_at = np.where(p > 0, (1 - (1 - p) ** extents) / np.maximum(p, 1e-12), extents)
+    by_upper = np.where(spans & (columns["coverage"] == 1), 1 + 50 * looked_at / par["pmd_span"], 0)
     by_slots += np.where(zap > entries, 25 * touched, 0) + np.where(keeps_pages, 15 + 1.5 * placed, 0)
     by_slots += np.where(columns["threads"] > 1, 10 * touched, 0)
     by_parts = 20 + touched * 130 + 1.5 * placed + 0.5 * calls
@@ -309,9 +314,10 @@ def forecast(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
         for has_geometry, rules in geometries(par, part):
             number[has_geometry] = passes_for(par[has_geometry], rules)
             reading[has_geometry] = reading_rules(par[has_geometry], rules)
-            if unmap_flushes.fits(par[has_geometry], rules).any():
+            if (unmaps := unmap_flushes.fits(par[has_geometry], rules)).any():
                 passes.add(UNMAP_FLUSHES)
                 general_passes.add(UNMAP_FLUSHES)
+                table_ns[has_geometry] += by_upper[has_geometry] * unmaps
         walking = by_walk + 10 * len(part) + 15 * reading * calls
         table_ns += np.choose(number, (walking, by_slots, by_parts + 150 * touched * (reading > 0), by_huge))
         general_table_ns += np.choose(general, (walking, by_slots, by_parts, by_huge))

@@ -243,6 +243,8 @@ def has_table(first: Any, end: Any, r: Any, par: Any, lim: Any, cdfs: Any, s: An
         return False
     after = last_unmapped(first, end, r, par, lim, s)
     table, last = first // par.entries, (end - 1) // par.entries
+    are_alike = par.pin == NEVER and par.places == 0 and par.cluster % par.entries == 0
+    slots = par.cluster // par.entries if are_alike else np.int64(1)
     while table <= last:
         if is_simple(par) and after == r - 1 and table & 3 == 0 and last - table > 8:
             find_tables(table, FEW_TABLES, r, par, cdfs, s)
@@ -254,7 +256,8 @@ def has_table(first: Any, end: Any, r: Any, par: Any, lim: Any, cdfs: Any, s: An
             continue
         if is_touched(table, after, r, par, lim, cdfs, s):
             return True
-        table += 1
+        # Slots within one extent get entries in the same rounds, unless some have guard markers.
+        table += slots - table % slots
     return False
 
 

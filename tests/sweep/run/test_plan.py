@@ -63,7 +63,7 @@ def test_estimates_follow_how_pages_lie() -> None:
 
     Points that are alike follow each other: the time left is as wrong as these proportions.
     """
-    recorded = {"4KiB": 1.64, "64KiB": 0.83, "2MiB": 0.61, "64MiB": 0.91}
+    recorded = {"4KiB": 1.33, "64KiB": 0.85, "2MiB": 0.66, "64MiB": 1.98}
     fixed = "{virt: 55TiB, res: 590GiB, zap: 2MiB, rounds: 10}"
     text = f"schema: sweep/1\nname: a\nfixed: {fixed}\naxes: {{cluster: [{', '.join(recorded)}]}}\n"
     estimated = forecast(next(iter(parse_grid(text, "a.yaml").chunks())).columns).ns / 1e9
