@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from engine.model.policy import POLICIES
-from sweep.common.errors import UserError
+from sweep.common.errors import UserError, one_line
 from sweep.plot import chart, quantities, request
 from sweep.plot.chart import SERIES, VALUE, Chart
 from sweep.plot.quantities import Quantity
@@ -31,6 +31,7 @@ def draw_run(database: Database, run: RunInfo, wanted: PlotRequest, *, may_facet
         if name is not None:
             request.checked_key(option, name, run)
     ys = [request.checked_value(name, run) for name in wanted.y]
+    _check_roles(wanted)
     variation = request.survey(database)
     if not variation.points:
         raise UserError(f"{run.run_id}: has no row of a point that is ok; nothing to draw")
@@ -67,7 +68,11 @@ def draw_query(database: Database, run: RunInfo, question: NamedQuery, wanted: P
     known = {name: _column(name, rows) for name in table.column_names}
     keys = [name for name in known if name not in ("run_id", "point_id")]
     numbers = [name for name in keys if known[name].is_number]
-    ys = [quantities.find("--y", name, known) for name in wanted.y]
+
+    def column(option: str, name: str) -> Quantity:
+        return quantities.find(option, question.current_column(name), known)
+
+    ys = [column("--y", name) for name in wanted.y]
     ys = (
         ys
         or [known[name] for name in numbers if name in database.policy_names]
@@ -83,9 +88,10 @@ def draw_query(database: Database, run: RunInfo, question: NamedQuery, wanted: P
     varying = [name for name in free if name != "policy" and len({row[name] for row in rows}) > 1]
     if "policy" in free and len({row["policy"] for row in rows}) == len(rows):
         varying = ["policy"]
-    x = quantities.find("--x", wanted.x, known) if wanted.x else known[(varying or free[::-1] or keys)[0]]
-    by = quantities.find("--by", wanted.by, known) if wanted.by else known.get("policy") if len(ys) == 1 else None
-    facet = quantities.find("--facet", wanted.facet, known) if wanted.facet else None
+    x = column("--x", wanted.x) if wanted.x else known[(varying or free[::-1] or keys)[0]]
+    by = column("--by", wanted.by) if wanted.by else known.get("policy") if len(ys) == 1 else None
+    facet = column("--facet", wanted.facet) if wanted.facet else None
+    _check_roles(wanted)
     by = None if by is x else by
     return _chart_of(
         rows,
@@ -98,6 +104,13 @@ def draw_query(database: Database, run: RunInfo, question: NamedQuery, wanted: P
         title=question.help,
         subtitle=run.run_id if views_named_in(question.sql) else "",
     )
+
+
+def _check_roles(wanted: PlotRequest) -> None:
+    """Raise UserError for panels that would hold one bar or one series each."""
+    for option, name in (("--x", wanted.x), ("--by", wanted.by)):
+        if name is not None and name == wanted.facet:
+            raise UserError(f"--facet {one_line(name)}: is {option} already; name another column")
 
 
 def _chart_of(

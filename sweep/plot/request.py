@@ -94,17 +94,19 @@ def grouped_sql(
     source = ["FROM latest"]
     if _ROUND in used:
         of_points = ", ".join(name for name in _ROUND_COLUMNS if name != _ROUND)
+        kernel = "coalesce(kernel_release, '') AS kernel"  # USING joins no NULL, which it is for the model
         source = [
-            f"FROM (SELECT * EXCLUDE ({of_points}) FROM latest)",
-            f"JOIN (SELECT run_id, point_id, policy, {', '.join(_ROUND_COLUMNS)} FROM rounds)",
-            "    USING (run_id, point_id, policy)",
+            f"FROM (SELECT * EXCLUDE ({of_points}), {kernel} FROM latest)",
+            f"JOIN (SELECT run_id, point_id, policy, {kernel}, {', '.join(_ROUND_COLUMNS)} FROM rounds)",
+            "    USING (run_id, point_id, policy, kernel)",
         ]
     if own := sorted(used & set(derived)):
         source.append(f"JOIN (SELECT run_id, point_id, {_names(own, own)} FROM points) USING (run_id, point_id)")
     if none_columns:
-        columns = ", ".join(f"{name} AS {quantities.NONE}{name}" for name in none_columns)
+        # One row a point: on several kernels that free nothing a point has several rows of none.
+        columns = ", ".join(f"avg({name}) AS {quantities.NONE}{name}" for name in none_columns)
         source += [
-            f"JOIN (SELECT run_id, point_id, {columns} FROM latest WHERE policy = 'none')",
+            f"JOIN (SELECT run_id, point_id, {columns} FROM latest WHERE policy = 'none' GROUP BY ALL)",
             "    USING (run_id, point_id)",
             "WHERE policy <> 'none'",
         ]

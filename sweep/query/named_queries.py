@@ -12,6 +12,16 @@ from sweep.common.errors import UserError, unknown_name
 FOLDER = Path(__file__).parent / "queries"
 _USES_NONE_AS_BASELINE = re.compile(r"(?:WHERE policy = 'none'|\(policy = 'none'\) OVER)")
 
+EARLIER_NAMES = {
+    "cost": {
+        "zap_calls": "calls",
+        "tables_freed": "freed",
+        "extra_percent": "percent",
+        "extra_ns_a_freed_table": "ns_a_table",
+        "extra_ns_a_call": "ns_a_call",
+    }
+}
+"""Names that columns of a query had in earlier versions, with those of today."""
 _NEEDS = re.compile(r"^-- Needs: (.+)\.$", re.MULTILINE)
 
 
@@ -28,6 +38,10 @@ class NamedQuery:
         """`no row for first-0123abcd; thp needs ...`, in a store's rows (`run_id` None) or in those of one run."""
         place = f" for {run_id}" if run_id else ""
         return f"no row{place}" + (f"; {self.name} needs {self.needs}" if self.needs else "")
+
+    def current_column(self, name: str) -> str:
+        """Today's name of a column of this query."""
+        return EARLIER_NAMES.get(self.name, {}).get(name, name)
 
     @property
     def compares_with_none(self) -> bool:

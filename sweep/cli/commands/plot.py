@@ -77,7 +77,7 @@ def plot(
         output_formats.print_rows(("column", "unit", "meaning"), ((q.name, q.unit, q.meaning) for q in known), "table")
         return 0
     question = find_query(query) if query is not None else None
-    wanted = PlotRequest(x, tuple(name.strip() for name in y.split(",")) if y else (), by, facet)
+    wanted = PlotRequest(x, tuple(name.strip() for name in y.split(",")) if y is not None else (), by, facet)
     with Database(store, cost, run=info.run_id) as database:
         if question is None:
             chart = draw.draw_run(database, info, wanted, may_facet=output is not None)

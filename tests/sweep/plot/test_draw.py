@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.model.policy import POLICIES
@@ -17,9 +18,26 @@ from sweep.plot.quantities import MEASURES
 from sweep.plot.request import PlotRequest, known_quantities
 from sweep.plot.vega_lite import panels, specification
 from sweep.query.database import Database
-from sweep.query.named_queries import NamedQuery, named_queries, named_query
+from sweep.query.named_queries import EARLIER_NAMES, NamedQuery, named_queries, named_query
 from sweep.store.store import Store
+from sweep.tables import arrow_tables
+from sweep.tables.arrow_tables import Table
+from sweep.tables.result_tables import KernelFacts, outcome_table, round_table
 from tests.support.launched_store import ONE, ROUNDS, ZAPS, launched
+from tests.support.small_stores import named, opened, point_rows, results, scenarios
+
+END = "SELECT policy, sum(vm_pte_kib_end) AS kib FROM latest"
+ZAPPED = "SELECT kernel_release, avg(ptes_zapped) AS kib FROM latest GROUP BY 1"
+
+
+def on_kernel(release: str, policy: str, points: int) -> tuple[Table, Table]:
+    """Invented outcomes and rounds of points on one kernel."""
+    run, ids, made = "several-0123abcd", named(range(points)), results(points, policies=(policy,))
+    facts, repeat = KernelFacts(None, None, release, True), np.zeros(points, np.int64)
+    return (
+        outcome_table(run, ids, repeat, scenarios(points), made, (policy,), engine="kernel", kernel=facts),
+        round_table(run, ids, made, (policy,), engine="kernel", kernel_release=release),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +139,13 @@ def test_a_column_for_each_policy_is_a_series_each(store: Store) -> None:
     assert chart.x_values[0] == 65536
 
 
+@pytest.mark.parametrize(("earlier", "today"), EARLIER_NAMES["cost"].items())
+def test_earlier_names_of_columns(store: Store, earlier: str, today: str) -> None:
+    """A column of a named query can be drawn by the name that it had in earlier versions."""
+    chart = drawn(store, query=named_query("cost"), y=(earlier,))
+    assert (chart.y.name, chart.marks) == (today, drawn(store, query=named_query("cost"), y=(today,)).marks)
+
+
 def test_several_y(store: Store) -> None:
     """Each y is a series; policies become panels, equal ones as one."""
     chart = drawn(store, x="zap", y=("vm_pte_kib_peak", "vm_pte_kib_end"))
@@ -147,6 +172,8 @@ def test_derived_columns(store: Store) -> None:
         ({"y": ("arch",)}, "--y arch: is text, not a number; draw it with --x, --by or --facet"),
         ({"x": "saved_percent"}, "--x saved_percent: is computed from a group of rows; draw it with --y"),
         ({"y": ("zap_ns",)}, "no row has a value of zap_ns; nothing to draw"),
+        ({"x": "zap", "facet": "zap"}, "--facet zap: is --x already; name another column"),
+        ({"by": "cluster", "facet": "cluster"}, "--facet cluster: is --by already; name another column"),
         ({"y": ("ipis", "atomics"), "by": "threads"}, "--by threads: with several --y each is a series of its own"),
     ],
 )
@@ -192,6 +219,29 @@ def test_without_none(store: Store, tmp_path: Path) -> None:
     assert drawn(alone, "one").y.name == "vm_pte_kib_end"
     with pytest.raises(UserError, match="has no policy none, which saved_percent compares with"):
         drawn(alone, "one", y=("saved_percent",))
+
+
+def test_each_point_counts_once(tmp_path: Path) -> None:
+    """On kernels that follow one policy a point has several rows of it; a share against none weighs it no more."""
+    rows = [on_kernel("6.1", "none", 4), on_kernel("6.12", "none", 2), on_kernel("7.3", "merged", 4)]
+    with opened(tmp_path, "several-0123abcd", engine="kernel") as writer:
+        outcomes, rounds = (arrow_tables.concat_tables(tables) for tables in zip(*rows, strict=True))
+        writer.commit(outcomes, rounds, point_rows("several-0123abcd", named(range(4)), status="ok", engine="kernel"))
+        writer.finish("ok", {})
+    store = Store(tmp_path)
+    by_engine = drawn(store, "several", x="engine", y=("saved_percent", "saved_kib"), facet="policy")
+    by_round = drawn(store, "several", x="round", y=("vm_pte_kib_end", "ptes_zapped"), facet="kernel_release")
+    with Database(store, run="several") as database:
+        end = {
+            row["policy"]: row["kib"]
+            for row in database.query(f"{END} WHERE kernel_release <> '6.12' GROUP BY 1").to_pylist()
+        }
+        saved = {"saved_percent": pytest.approx(100 * (1 - end["merged"] / end["none"]))}
+        assert database.query(by_engine.sql).to_pylist() == [
+            {"engine": "kernel", "policy": "merged", **saved, "saved_kib": (end["none"] - end["merged"]) / 4}
+        ]
+        zapped = {row["kernel_release"]: row["kib"] for row in database.query(ZAPPED).to_pylist()}
+        assert {row["kernel_release"]: row["ptes_zapped"] for row in database.query(by_round.sql).to_pylist()} == zapped
 
 
 def test_values_of_any_type(store: Store) -> None:
