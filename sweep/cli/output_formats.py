@@ -119,11 +119,8 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
 def _replaced(path: Path) -> Iterator[Path]:
     """Context with a path to write to. A file is replaced only if all is written; a pipe or device is written to."""
     try:
-        if path.exists() and not path.is_file():
-            yield path
-            return
-        with atomic_write.replacing(path.resolve()) as temporary:
-            yield temporary
+        with atomic_write.writing(path) as target:
+            yield target
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
 

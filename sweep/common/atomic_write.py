@@ -28,9 +28,19 @@ def replacing(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """`replacing` for a file that a user names: a pipe or a device is written to, and a link keeps its target."""
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    with replacing(path.resolve()) as temporary:
+        yield temporary
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8. Readers see the old text or the new one, never a part."""
-    with replacing(path) as temporary:
+    with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sweep.common.atomic_write import replacing
+from sweep.common.atomic_write import writing
 from sweep.common.errors import UserError, did_you_mean, one_line
 from sweep.plot.vega_lite import Spec
 
@@ -75,7 +75,7 @@ def write(spec: Spec, path: Path) -> None:
 def write_file(path: Path, content: bytes) -> None:
     """Write a file as a whole: after an error the old one is still there. Raises UserError."""
     try:
-        with replacing(path) as temporary:
+        with writing(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error

@@ -145,15 +145,15 @@ def _print_document(document: dict[str, Any]) -> None:
         if "low_ns" in c
     ]
     machine = f"{document['machine']}, Linux {document['kernel']}, {document['date']}"
-    output_formats.print_line(f"{machine}; load before: {load}")
-    output_formats.print_line(
+    output_formats.print_paragraph(f"{machine}; load before: {load}")
+    output_formats.print_paragraph(
         f"CPU time, medians and quartiles of {processes} processes; "
         f"the loop takes {document['loop_ns']} ns of each call"
     )
     output_formats.print_line()
-    output_formats.print_rows(("figure", "ns", "low", "high", "how"), figures, "table")
+    output_formats.print_rows(("figure", "ns", "low_ns", "high_ns", "how"), figures, "table")
     output_formats.print_line()
-    output_formats.print_rows(("counter", "ns", "low", "high", "source"), costs, "table")
+    output_formats.print_rows(("counter", "ns", "low_ns", "high_ns", "source"), costs, "table")
     if "check" in document:
         names = ("points", "number", "bias", "median", "p90")
         rows = [tuple(row[name] for name in names) for row in document["check"]["ratio"]]

@@ -66,6 +66,17 @@ def test_bad_input(
     assert message in err
 
 
+def test_a_device_is_written_to(results: Path, tmp_path: Path) -> None:
+    """A link to a device, such as /dev/stdout, is written to, not replaced by a file; one to a file stays a link."""
+    for target, name in ((Path("/dev/null"), "device.svg"), (tmp_path / "real.svg", "link.svg")):
+        link = tmp_path / name
+        link.symlink_to(target)
+        for _ in range(2):
+            assert main(["plot", "-o", str(link), "--results", str(results)]) == 0
+        assert (link.is_symlink(), link.readlink()) == (True, target)
+    assert (tmp_path / "real.svg").read_bytes().startswith(b"<svg")
+
+
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An empty store says what to do."""
     assert main(["plot", "--results", str(tmp_path)]) == 2
