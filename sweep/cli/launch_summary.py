@@ -103,7 +103,7 @@ def _print_answer_of(
         _print_answer(database, answer, question, is_kernel)
         if not quiet:
             output_formats.print_line()
-            for command in _next_commands(answer, question, summary.run_id, results):
+            for command in _next_commands(answer, question, is_kernel, summary.run_id, results):
                 output_formats.print_line(command)
 
 
@@ -212,15 +212,22 @@ def _spread(count: int) -> list[int]:
     return [round(i * (count - 1) / (MOST_BARS - 1)) for i in range(MOST_BARS)]
 
 
-def _next_commands(answer: "Headline", question: "NamedQuery", run_id: str, results: str) -> Iterator[str]:
-    """Three commands that show more: of the most important axis, of the costs, and of the reader's own process."""
+def _next_commands(
+    answer: "Headline", question: "NamedQuery", is_kernel: bool, run_id: str, results: str
+) -> Iterator[str]:
+    """Three commands that show more: of the most important axis, of the costs, and of the reader's own process.
+
+    Rows of a kernel have no cost; they are compared with the model's, which are in another run.
+    """
     queries = [QUERY_OF_AXIS[axis.column] for axis in answer.axes if axis.column in QUERY_OF_AXIS] or [question.name]
     if answer.moment != "end":
         queries = ["at_peak"]
     of_run = f"--run {run_id}{results_option(results)}"
+    beside_the_model = (f"sweep query kernels{results_option(results)}", "kernels beside the model")
+    second = beside_the_model if is_kernel else (f"sweep query cost {of_run}", "what each policy costs")
     commands = {
         f"sweep query {queries[0]} {of_run}": "more of this",
-        f"sweep query cost {of_run}": "what each policy costs",
+        second[0]: second[1],
         "sweep advise --virt 55t --res 590g --vmpte 110g": "a process",
     }
     for command, shows in commands.items():

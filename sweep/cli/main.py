@@ -68,6 +68,15 @@ NO_ROOM = "failed to map segment from shared object"
 """In the ImportError of a library for which `ulimit -v` leaves too little memory."""
 COMPLETION = "_SWEEP_COMPLETE"
 """Set by the script that --install-completion writes, when a shell asks what may follow."""
+COMPLETION_OPTIONS = ("--install-completion", "--show-completion")
+SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
+"""Shells for which Typer has a script of completion."""
+PLAIN_TEXTS = {
+    "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
+    "Input should be a valid number, unable to parse string as a number": "not a number",
+    "Input should be greater than or equal to ": "must be at least ",
+}
+"""What Typer's messages say of values that are no numbers, in our words."""
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -106,6 +115,9 @@ def _with_wide(function: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(function)
     def command(*, wide: bool, **arguments: Any) -> int:
         page.set_wide(wide)
+        form = arguments.get("format")
+        if arguments.get("as_json") and form not in (None, "table", "json"):
+            raise UserError(f"--json: not with --format {form}; leave one of them out")
         return function(**arguments)
 
     signature = inspect.signature(function, eval_str=True)
@@ -200,12 +212,26 @@ def _run(words: list[str]) -> int:
         with group.make_context("sweep", ["--help"], resilient_parsing=True) as context:
             print(group.get_help(context), file=sys.stderr)
         return BAD_USAGE
+    if words[0] in COMPLETION_OPTIONS:
+        _check_shell(words[0])
     try:
         with group.make_context("sweep", words) as context:
             code = group.invoke(context)
     except typer.Exit as end:
         return end.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _check_shell(option: str) -> None:
+    """Raise UserError where Typer would have no script for the shell from which this is called."""
+    import shellingham
+
+    try:
+        shell = shellingham.detect_shell()[0]
+    except shellingham.ShellDetectionError:
+        shell = "not known"
+    if shell not in SHELLS:
+        raise UserError(f"{option}: the shell is {shell}; call it from bash, zsh, fish or PowerShell")
 
 
 def _code_and_messages(error: BaseException, debug: bool) -> tuple[int, list[str]]:
@@ -234,6 +260,8 @@ def _usage_message(error: TyperException) -> str:
     path = context.command_path if context is not None else "sweep"
     message = " ".join(error.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
     message = re.sub(r" \(Possible options?: .*\)$", "", message)  # of these the nearest is named below
+    for pydantic, plain in PLAIN_TEXTS.items():
+        message = message.replace(pydantic, plain)
     message = message[:1].lower() + message[1:]
     option, parameters = getattr(error, "option_name", None), getattr(getattr(context, "command", None), "params", ())
     hint = did_you_mean(option, [name for parameter in parameters for name in parameter.opts]) if option else ""

@@ -19,10 +19,9 @@ from sweep.kernel.open_kernels import KernelFacts, needs_of
 from sweep.kernel.point_runs import FinishedPoint, PointRunner
 from sweep.kernel.result_log import ENGINE, ResultLog
 from sweep.kernel.targets import LocalTarget, Target, kernel_identity, kernel_names, run_facts, targets_of
-from sweep.run import grid_sql
 from sweep.run.interrupts import Interrupts
 from sweep.run.launch import LaunchOptions, LaunchSummary, requested_options
-from sweep.run.plan import Plan, make_plan
+from sweep.run.plan import Plan, check_selection, make_plan
 from sweep.run.progress import Progress, ProgressState
 from sweep.run.resume import count_grid_points, plan_remaining
 from sweep.store import provenance
@@ -71,7 +70,7 @@ class LocalSession:
 @contextmanager
 def open_session(grid: Grid, options: LaunchOptions, progress: Progress) -> Iterator[Session]:
     """The kernels of a launch, booted. Raises UserError for a launch that cannot run; the store is not touched."""
-    grid_sql.check(grid, options.where)
+    check_selection(grid, options.where)
     names = options.kernels or grid.kernels
     with open_kernels.open_named(
         names, lambda: needs_of(make_plan(grid, options.where)), options.timeout_s, progress.say

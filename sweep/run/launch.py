@@ -12,10 +12,10 @@ from sweep.common.errors import UserError, unknown_name
 from sweep.executors.base import MODEL_RUNNER, TRACE_RUNNER, Executor
 from sweep.grid.grid import Grid
 from sweep.grid.point_id import run_name
-from sweep.run import grid_sql
 from sweep.run.batching import MIN_TASK_NS, TASK_NS
 from sweep.run.driver import Driver
 from sweep.run.interrupts import Interrupts
+from sweep.run.plan import check_selection
 from sweep.run.progress import Progress
 from sweep.run.result_buffer import ResultBuffer
 from sweep.run.resume import count_grid_points, plan_remaining
@@ -142,7 +142,7 @@ def check_options(grid: Grid, options: LaunchOptions) -> None:
         raise UserError(f"--executor: {unknown_name('executor', options.executor, EXECUTORS)}")
     if options.executor == "inline" and options.timeout_s is not None:
         raise UserError("--timeout needs --executor processes or ray: inline would have to kill this process")
-    grid_sql.check(grid, options.where)
+    check_selection(grid, options.where)
 
 
 def requested_options(grid: Grid, options: LaunchOptions) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine.model.policy import ALL, Policy
 from engine.model.scenario import ABSENT, Columns
 from engine.run import POLICIES_PER_PASS, Forecast, forecast, pays_general
+from sweep.common.errors import UserError, one_line
 from sweep.common.units import human_ns
 from sweep.grid.grid import CHUNK_POINTS, ExcludeRule, Grid
 from sweep.grid.point_id import PointIds, ids_from_bytes, point_ids
@@ -92,9 +93,9 @@ def make_plan(grid: Grid, where: str | None = None, is_done: IsDone | None = Non
     """Decide for every raw point whether it is to run.
 
     `where`: SQL that points must fulfil. `is_done`: for S20[n] ids, bool[n], true for points that need not run. Raises
-    UserError for faulty SQL and for a point that no address space can have.
+    UserError for faulty SQL, for a `where` that selects nothing, and for a point that no address space can have.
     """
-    grid_sql.check(grid, where)
+    check_selection(grid, where)
     builder = _PlanBuilder(grid, where, is_done)
     todo_bits, ids = [], []
     for chunk in grid.chunks(CHUNK_POINTS, checked=False):
@@ -103,6 +104,17 @@ def make_plan(grid: Grid, where: str | None = None, is_done: IsDone | None = Non
         if grid.raw_points <= MAX_KEPT_IDS:
             ids.append(bytes.fromhex(todo_ids.tobytes().decode()))
     return Plan(grid, builder.account(), tuple(todo_bits), tuple(ids))
+
+
+def check_selection(grid: Grid, where: str | None) -> None:
+    """Raise UserError for faulty SQL of the grid or `where`, and for a `where` that is true for no point."""
+    grid_sql.check(grid, where)
+    if where is None:
+        return
+    builder = _PlanBuilder(grid, where, None)
+    if not any(builder.select(chunk.columns).any() for chunk in grid.chunks(CHUNK_POINTS, checked=False)):
+        hint = f"sweep plan {grid.name} --points lists them"
+        raise UserError(f"--where: true for none of the {grid.raw_points:,} points: {one_line(where)}; {hint}")
 
 
 class _PlanBuilder:
@@ -124,7 +136,7 @@ class _PlanBuilder:
 
     def add(self, columns: Columns, start: int) -> tuple[Mask, PointIds]:
         """bool[n], true for the points to run, and the ids of these. `start`: index of the first raw point."""
-        todo = self._select(columns)
+        todo = self.select(columns)
         index = np.flatnonzero(todo)
         selected = {name: values[index] for name, values in columns.items()}
         self._grid.check_points(selected, index + start)
@@ -142,8 +154,8 @@ class _PlanBuilder:
         todo[index] = is_new
         return todo, ids[is_new]
 
-    def _select(self, columns: Columns) -> Mask:
-        """Apply the exclude rules and --where."""
+    def select(self, columns: Columns) -> Mask:
+        """Apply the exclude rules and --where: bool[n], true for the points that are left."""
         masks = iter(grid_sql.evaluate(self._grid, columns, self._wheres, self._derive)[1])
         selected = np.ones(len(columns["virt"]), bool)
         for i, rule in enumerate(self._grid.excludes):

@@ -108,7 +108,7 @@ class Store:
             if not runs and survey.problems:
                 raise UserError(survey.problems[0])
             if not runs:
-                raise UserError(f"no run in {self.place} yet; the next command: sweep launch GRID")
+                raise UserError(f"no run in {self.place} yet; check --results, or launch a grid: sweep launch GRID")
             return runs[-1]
         return self._info(self.find_name(wanted))
 

@@ -93,6 +93,7 @@ def launch(
 
     store, progress = _open_store(results), open_progress(quiet)
     is_kernel = _is_kernel(engine, executor, jobs, address)
+    _check_contradictions(executor, jobs, fresh, rerun, fail_fast, max_failures)
     if kernel and not (is_kernel or like):
         raise UserError(f"--kernel {one_line(kernel[0])}: needs --engine kernel")
     options = LaunchOptions(
@@ -227,6 +228,18 @@ def _is_kernel(engine: str, executor: str, jobs: int | None, address: str | None
         if is_kernel and is_given:
             raise UserError(f"{option}: not with --engine kernel, which runs one point at a time in its own processes")
     return is_kernel
+
+
+def _check_contradictions(
+    executor: str, jobs: int | None, fresh: bool, rerun: str | None, fail_fast: bool, max_failures: int | None
+) -> None:
+    """Raise UserError for two options of which one would have no effect."""
+    if executor == "inline" and (jobs or 1) > 1:
+        raise UserError(f"-j {jobs}: needs --executor processes or ray; inline has no workers")
+    if fresh and rerun is not None:
+        raise UserError(f"--rerun {one_line(rerun)}: --fresh runs all points; leave one of them out")
+    if fail_fast and max_failures is not None:
+        raise UserError(f"--max-failures {max_failures}: --fail-fast stops at the first; leave one of them out")
 
 
 def _is_rerun(rerun: str | None) -> bool:

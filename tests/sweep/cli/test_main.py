@@ -219,6 +219,17 @@ def test_suggested_commands_name_the_store(grid: Path, capsys: pytest.CaptureFix
     assert "sweep launch GRID --results 'no runs'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--install-completion", "--show-completion"])
+def test_completion_for_another_shell(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shell that has no completion is told which shells have."""
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("sh", "/bin/sh"))
+    assert main([option]) == 2
+    message = f"sweep: {option}: the shell is sh; call it from bash, zsh, fish or PowerShell\n"
+    assert capsys.readouterr() == ("", message)
+
+
 def test_summary_without_points() -> None:
     """The summary distinguishes a launch without points to run from one that finished none."""
     summary = LaunchSummary("a-1", "interrupted", False, "inline", 1, planned=9, done_before=0)
