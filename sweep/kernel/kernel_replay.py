@@ -157,7 +157,9 @@ def read_trace(path: str, data: bytes | None = None) -> list[Step]:
 def _check_memory(trace: list[Step], path: str, policy: str, huge_pages: HugePages, available_kib: int) -> None:
     """Raise UserError if the trace needs more than half of that memory by the model, or is not a valid trace."""
     if not trace or trace[0].operation.op != "mmap":
-        raise UserError(f"{path}: on the live kernel a trace starts with an mmap, to which the figures are differences")
+        raise UserError(
+            f"{path}: on the live kernel a trace must start with an mmap: all figures are differences to those after it"
+        )
     limit_kib = available_kib // 2
     replay = Replay([BUILT_IN[policy]], huge_pages=replace(huge_pages))
     for step in trace:

@@ -26,13 +26,13 @@ class RecordingWriter:
     def __init__(self, path: Path) -> None:
         """Raises UserError: the file exists, or cannot be written."""
         if path.suffix in _OTHER_COMPRESSION:
-            raise UserError(f"-o {printable(str(path))}: is written as text, or as .gz")
+            raise UserError(f"-o {printable(str(path))}: recordings are written as text, or compressed as .gz")
         self.path = path
         try:
             file = gzip.open(path, "xt", 6) if path.suffix == ".gz" else path.open("x")  # noqa: SIM115 - see close
             self._file = cast(TextIO, file)
         except FileExistsError:
-            raise UserError(f"-o {printable(str(path))}: exists already") from None
+            raise UserError(f"-o {printable(str(path))}: exists already; give another name") from None
         except OSError as error:
             raise UserError(f"-o {printable(str(path))}: {error.strerror}") from error
         self._space = 0

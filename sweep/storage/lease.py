@@ -65,7 +65,7 @@ class Lease:
             self._over.set()
             raise UserError(
                 f"{self._run}: another launch took this run over while the store was out of reach for this one; "
-                "what was committed is kept, the rest is for the other"
+                "what was committed is kept, and the other launch runs the rest"
             )
 
     def release(self) -> None:

@@ -212,7 +212,7 @@ class TraceReplay:
                     yield Applied(change.row, process)
         if not calls_seen:
             names = "mmap, munmap, madvise, mprotect, mremap, brk"
-            raise UserError(f"{printable(self.path)}: not one call of {names} in it")
+            raise UserError(f"{printable(self.path)}: has no call of {names}")
         if decoder.has_large_pages:
             self.skipped.add_doubt("maps memory as arm64 with pages of 16 or 64 KiB does, whose tables are others", 1)
         elif decoder.beyond_x86:

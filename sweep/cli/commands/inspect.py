@@ -99,7 +99,7 @@ def _print_several(pids: list[int], every: bool, cgroup: str | None, form: str) 
     from sweep.process import several
 
     if sum((bool(pids), every, cgroup is not None)) > 1:
-        raise UserError("give PIDs, --all or --cgroup, one of them")
+        raise UserError("inspect: give PIDs, --all or --cgroup NAME, only one of the three")
     chosen = several.all_pids() if every else several.cgroup_pids(cgroup) if cgroup is not None else pids
     lines, left_out = several.take_lines(dict.fromkeys(chosen), skip=not pids)
     rows = (

@@ -14,7 +14,10 @@ CHECK_COLUMNS = ("needed", "for", "ok", "found")
 
 
 def kernel(
-    action: Annotated[Literal["get", "ls", "rm", "check"], typer.Argument(help="What to do.", show_default=False)],
+    action: Annotated[
+        Literal["get", "ls", "rm", "check"],
+        typer.Argument(metavar="get|ls|rm|check", help="What to do.", show_default=False),
+    ],
     releases: Annotated[
         list[str] | None,
         typer.Argument(

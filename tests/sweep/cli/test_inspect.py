@@ -32,7 +32,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     ("words", "message"),
     [
         ((), "which process? give a PID or several, --all, or --cgroup NAME"),
-        (("--all", "7"), "give PIDs, --all or --cgroup, one of them"),
+        (("--all", "7"), "inspect: give PIDs, --all or --cgroup NAME, only one of the three"),
         (("--all", "--by", "vma"), "--by and --grid are for one process"),
         (("--cgroup", "../etc"), "--cgroup ../etc: no cgroup"),
         (("--cgroup", "no.slice"), "--cgroup no.slice: no cgroup /sys/fs/cgroup/no.slice"),

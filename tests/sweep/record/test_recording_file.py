@@ -154,7 +154,11 @@ def test_files_that_cannot_be_written(tmp_path: Path) -> None:
     """A file that exists stays as it is."""
     path = tmp_path / "a.rec"
     path.write_text("mine")
-    for name, reason in (("a.rec", "exists already"), ("b/a.rec", "No such file"), ("a.rec.xz", "as text, or as .gz")):
+    for name, reason in (
+        ("a.rec", "exists already; give another name"),
+        ("b/a.rec", "No such file"),
+        ("a.rec.xz", "as text, or compressed as .gz"),
+    ):
         with pytest.raises(UserError, match=reason):
             RecordingWriter(tmp_path / name)
     assert path.read_text() == "mine"

@@ -270,7 +270,7 @@ def test_a_tenth_of_strace(tmp_path: Path) -> None:
         (["--", "./nothing"], "./nothing: no such program"),
         (["--pid", "4194304"], "no process 4194304: it does not exist, or it ended"),
         (["--pid", "x"], "invalid value for '--pid'"),
-        (["-o", "there", "--", "true"], "-o there: exists already"),
+        (["-o", "there", "--", "true"], "-o there: exists already; give another name"),
         (["-o", "no/a.rec", "--", "true"], "-o no/a.rec: No such file or directory"),
     ],
 )
