@@ -21,7 +21,7 @@ def kernel(
     releases: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RELEASE]...",
+            metavar="RELEASE",
             help="get, rm: the beginnings of releases, such as 6.12. get takes the newest of each.",
             show_default=False,
         ),

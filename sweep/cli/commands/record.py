@@ -21,7 +21,7 @@ MANY = 3
 def record(
     program: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- PROGRAM [ARG...]]", help="The program to run.", show_default=False),
+        typer.Argument(metavar="-- PROGRAM [ARG...]", help="The program to run.", show_default=False),
     ] = None,
     pid: Annotated[
         int | None,

@@ -39,7 +39,7 @@ def replay(
     traces: Annotated[
         list[str],
         typer.Argument(
-            metavar="TRACE...",
+            metavar="TRACE",
             help="Recordings: of sweep record, strace, perf trace or perf script; kernel and allocator traces; "
             "- for stdin. May be compressed.",
             show_default=False,

@@ -83,7 +83,7 @@ def show(
 
 
 def rm(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs: their ids, starts of ids, or last.")],
+    run: Annotated[list[str], typer.Argument(metavar="RUN", help="Runs: their ids, starts of ids, or last.")],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Delete without asking.")] = False,
     as_json: AsJson = False,
     results: Results = STORE,
