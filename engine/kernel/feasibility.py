@@ -101,9 +101,10 @@ def estimate_needs(scenario: Scenario) -> MemoryNeeds:
 
 @lru_cache(maxsize=1)
 def exact_needs(scenario: Scenario) -> MemoryNeeds:
-    """The model's peak: an upper bound for every kernel. Runs the model.
+    """Return the model's peak, an upper bound for every kernel. Runs the model.
 
-    Policy none frees no table. With huge pages more tables freed are more pages, so there it is that of all policies.
+    Under policy none no table is freed, so its peak is the highest. With huge pages it is the highest of all policies',
+    because a freed table lets a huge page come.
     """
     rounds = run_batch(columns_of([scenario])).rounds
     rounds = rounds.max(axis=1) if scenario.thp == "always" else rounds[:, NONE]

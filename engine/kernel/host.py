@@ -62,7 +62,7 @@ class Machine:
 
 
 def read_machine() -> Machine:
-    """Raises UnsupportedMachineError unless this is Linux."""
+    """Read the properties of this machine. Raises UnsupportedMachineError unless it runs Linux."""
     if sys.platform != "linux":
         raise UnsupportedMachineError(f"the kernel engine needs Linux; this is {platform.system() or sys.platform}")
     thp = _read(SYS / "kernel/mm/transparent_hugepage/enabled")

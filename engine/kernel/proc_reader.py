@@ -21,14 +21,14 @@ MAX_REGIONS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """vm_pte_kib: all page tables; vm_rss_kib: resident memory by the kernel's counter, which is not exact."""
+    """Sizes in /proc/PID/status. vm_pte_kib: all page tables; vm_rss_kib: the kernel's counter, which is not exact."""
 
     vm_pte_kib: int
     vm_rss_kib: int
 
 
 def read_status(pid: int) -> Status:
-    """Raises UnsupportedMachineError where /proc is not that of Linux."""
+    """Read the sizes of a process. Raises UnsupportedMachineError where /proc is not that of Linux."""
     text = Path(f"/proc/{pid}/status").read_text()
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     if "VmPTE" not in fields or "VmRSS" not in fields:

@@ -356,10 +356,10 @@ def count_pages(begin: Any, end: Any, r: Any, par: Any, lim: Any, cdfs: Any, s: 
 
 @inner
 def clear_roughly(begin: Any, end: Any, r: Any, par: Any, lim: Any, cdfs: Any, s: Any, gather: Any) -> Any:
-    """As clear_entries, where all that is asked for is clear without the entries; else returns False.
+    """Do as clear_entries where its result is known without drawing the entries; else return False.
 
-    A call that frees two tables has a full flush if it cleared an entry after its last break; and whether or not, if
-    the tables are further apart than the ceiling.
+    A call that frees two tables has a full flush if it cleared an entry after its last break, and in any case if the
+    tables are further apart than the ceiling.
     """
     first, last = -(-begin // par.entries), end // par.entries - 1  # of the slots that the call covers
     while first < last and not has_slot_table(first, r, par, lim, cdfs, s):

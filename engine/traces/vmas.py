@@ -175,7 +175,7 @@ class Vmas:
         self._change_each(start, end, lambda vma: {"flags": vma.flags & ~cleared | flags})
 
     def set_policy(self, start: int, end: int, policy: str) -> None:
-        """mbind: give [start, end) a memory policy, VMA by VMA; an empty one is that of the process."""
+        """Give [start, end) a memory policy (mbind), VMA by VMA; an empty one is that of the process."""
         self._change_each(start, end, lambda _: {"policy": policy})
 
     def _change_each(self, start: int, end: int, fields: Callable[[Vma], dict[str, Any]]) -> None:

@@ -131,7 +131,10 @@ def _print_run(summary: "LaunchSummary", results: str) -> None:
 
 
 def _summary_json(summary: "LaunchSummary", results: str, question: str, table: "Table | None") -> dict[str, Any]:
-    """`policies`: the rows of the query, empty after an interrupt; null if the query failed."""
+    """Return the summary as a JSON object, with the store, the query and its rows.
+
+    `policies`: these rows, empty after an interrupt; null if the query failed
+    """
     rows = [] if table is None else table.to_pylist()
     return asdict(summary) | {"results": results, "query": question, "policies": rows}
 

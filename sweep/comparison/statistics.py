@@ -74,7 +74,7 @@ def _untested(a: Times, b: Times) -> Shift:
 
 
 def _tested(a: Times, b: Times, test: Any, q: float) -> Shift:
-    """`test`: the result of the Mann-Whitney test."""
+    """Return the shift of a pair. test: the result of its Mann-Whitney test; q: its p after Benjamini-Hochberg."""
     low, high = _interval(a, b)
     is_significant = q < FALSE_DISCOVERY_RATE
     verdict = SLOWER if is_significant and low > 1 else FASTER if is_significant and high < 1 else SAME

@@ -27,7 +27,10 @@ STDERR_BYTES = 8192
 
 @dataclass(slots=True, eq=False)
 class ChildProcess:
-    """process; pipe: this process's end of the pipe; stderr: a temporary file without a name."""
+    """A child process and the pipe to it.
+
+    pipe: this process's end; stderr: a temporary file without a name
+    """
 
     process: "subprocess.Popen[bytes]"
     pipe: Connection
@@ -74,7 +77,10 @@ def start_child(
 
 
 def connect_to_parent() -> Connection:
-    """In the child: the pipe to the parent, with whom this process now dies. It ignores Ctrl-C: the parent decides."""
+    """Called in the child: return the pipe to the parent, and end this process when the parent ends.
+
+    The child ignores Ctrl-C, because the parent decides when it ends.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(int(sys.argv[2]))
     return Connection(int(sys.argv[1]))

@@ -190,7 +190,7 @@ def _write_files(
 
 
 def _narrowed(numbers: NDArray[np.int64]) -> NDArray[Any]:
-    """As int32 if all numbers fit: half the bytes travel."""
+    """Return the numbers as int32 if all fit, because half the bytes then travel; else unchanged."""
     limit = np.iinfo(np.int32)
     fits = numbers.size and limit.min <= numbers.min() and numbers.max() <= limit.max
     return numbers.astype(np.int32) if fits else numbers

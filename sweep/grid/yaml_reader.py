@@ -219,7 +219,10 @@ def yaml_11_trap(text: str) -> str:
 
 
 def _number_trap(text: str, shown: str, kind: str) -> str:
-    """`kind`: int or float, as YAML 1.1 resolves the text."""
+    """Return the reason to refuse a plain scalar that YAML 1.1 takes for a number, and what to write.
+
+    kind: int or float, as YAML 1.1 resolves the text
+    """
     node = yaml.ScalarNode(f"tag:yaml.org,2002:{kind}", text)
     try:
         value = str(_RESOLVER.construct_object(node)) if len(text) <= MAX_NUMBER_CHARACTERS else ""

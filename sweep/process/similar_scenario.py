@@ -35,8 +35,8 @@ _CLOSE = 0.02
 class SimilarScenario:
     """A scenario with the process's resident memory, and about as many tables. Sizes in bytes.
 
-    virt: the process's, halved as often as its tables are denser than memory strewn at random over all of it, or
-    doubled as often as its small VMAs share few tables
+    virt: VIRT of the process times a power of two: below 1 if its memory is in fewer tables than memory strewn at
+    random over all of it would be, above 1 if its small VMAs share few tables
     cluster: the extent size at which as many tables hold an entry as in the process
     rounds: how often the extents must have moved for as many tables to exist under `none` as in the process
     """

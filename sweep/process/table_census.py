@@ -174,9 +174,10 @@ class _CensusBuilder:
         self._vmas.append(self._vma_count(mapping, pages, slots, huge))
 
     def _vma_count(self, mapping: Mapping, pages: dict[int, int], slots: IntArray, huge: tuple[int, int]) -> VmaCount:
-        """`pages`: number of pages by content; `slots`: numbers of the slots with an entry, sorted.
+        """Return the counts of one VMA.
 
-        huge: number of slots with a huge page, and of these with one of a file.
+        pages: number of pages by content; slots: numbers of the slots with an entry, sorted
+        huge: number of slots with a huge page, and of these with one of a file
         """
         first, last = -(-mapping.start // self._span), mapping.end // self._span
         whole_slots = max(0, last - first)

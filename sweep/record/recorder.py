@@ -44,7 +44,7 @@ class Space:
     has_end: bool = False  #: its last moment is recorded
 
     def set_break(self, row: int, requested: int, new_break: int) -> Call | None:
-        """As ProcessReplay.set_break."""
+        """Return what brk maps or unmaps, None if nothing (ProcessReplay.set_break)."""
         old_break = self.program_break
         if requested or not old_break:
             self.program_break = new_break

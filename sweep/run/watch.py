@@ -47,7 +47,10 @@ def watch(store: Store, wanted: str, progress: Progress) -> RunInfo:
 
 
 def _grid_of(run: RunInfo, store: Store) -> tuple[Grid | None, str | None]:
-    """The run's grid and the points that were selected of it; None if this version cannot read it, or its traces."""
+    """Return the run's grid and the SQL condition that selected its points, None if it has all.
+
+    The grid is None if this version cannot read it, or a trace of it.
+    """
     try:
         repeatable = rerun.read_run(run.run_id, store)
     except UserError:

@@ -30,7 +30,7 @@ class Size:
 
     @property
     def share(self) -> float:
-        """As a share of the largest part that compaction makes."""
+        """The size as a share of the largest part that compaction makes."""
         return max(self.points / MOST_POINTS, self.bytes / MOST_BYTES)
 
     @property

@@ -89,7 +89,10 @@ class _BpftraceParser:
         self._last_row = 0
 
     def events(self, row: _Row) -> Iterator[Event]:
-        """Raises ValueError and IndexError for a row that was cut off, TraceError for too many threads."""
+        """Yield the events of a row.
+
+        Raises ValueError and IndexError for a row that was cut off, TraceError for too many threads.
+        """
         self._last_row = row.row
         if row.what == "executes":
             yield from self._executes(row)

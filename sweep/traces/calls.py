@@ -104,7 +104,7 @@ class SkippedRows:
     file: str = ""  #: which of several files the rows are of
 
     def of_file(self, file: str) -> "SkippedRows":
-        """The same counts, for rows of one of several files."""
+        """Return the same counters for the rows of one of several files, which messages then name."""
         return SkippedRows(self.reasons, self.doubts, self.remarks, file)
 
     def remark(self, text: str) -> None:

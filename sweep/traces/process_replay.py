@@ -158,7 +158,7 @@ class ProcessReplay(LazyFork):
         self.steps += 1
 
     def set_break(self, row: int, requested: int, new_break: int) -> Call | None:
-        """brk: what it maps or unmaps, None if nothing. brk(NULL) only queries the break."""
+        """Return what brk maps or unmaps, None if nothing. brk(NULL) only queries the break."""
         old_break = self.program_break
         if requested or not old_break:
             self.program_break = new_break

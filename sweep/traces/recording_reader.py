@@ -82,7 +82,7 @@ class RecordingReader:
                 yield parsed
 
     def _parse(self, row: int, line: str) -> Row | None:
-        """Raises ValueError or IndexError for a malformed row."""
+        """Return the row of a line, or None. Raises ValueError or IndexError for a malformed one."""
         word, *words = line.split(" ")
         if word in (SEEN_WRITTEN, SEEN_READ):
             return PagesSeen(row, self._space, self._runs(words), word == SEEN_WRITTEN)

@@ -127,7 +127,10 @@ def _settings_of(allocator: str | None) -> "tuple[AllocatorSetting, ...]":
 def _read_inputs(
     virt: str | None, res: str | None, vmpte: str | None, pid: int | None, trace: str | None, *, is_optional: bool
 ) -> Inputs:
-    """`is_optional`: there is something to say without a process or trace."""
+    """Read the process and the trace that the options name. Raises UserError.
+
+    is_optional: no process or trace needs to be named
+    """
     from sweep.process.advice import Footprint
     from sweep.process.table_census import take_census
     from sweep.traces.trace_replay import replay_calls

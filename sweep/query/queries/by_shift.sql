@@ -1,5 +1,6 @@
 -- Effect of alignment: percent of VmPTE that each policy saves against none after the last calls, by size and shift of a call.
--- A call of a table's size that crosses a 2 MiB boundary covers no table. possible: if every table without an entry were freed, but not less than what a policy saves
+-- A call of a table's size that crosses a 2 MiB boundary covers no table.
+-- possible: if every table without an entry were freed, but not less than what a policy saves
 -- (munmap frees upper tables, too).
 -- Needs: a run with the policy none.
 WITH shares AS (
