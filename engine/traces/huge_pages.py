@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.traces.page_tables import SLOT
+from engine.traces.geometry import X86
 from engine.traces.vmas import ANONYMOUS, Vma
 
 SETTINGS = ("madvise", "always", "never")
@@ -13,11 +13,13 @@ SETTINGS = ("madvise", "always", "never")
 class HugePages:
     """The setting of the system, and what the process chose with prctl(PR_SET_THP_DISABLE).
 
+    slot: bytes of a huge page
     disabled: `` (not), `all`, or `unadvised` (PR_THP_DISABLE_EXCEPT_ADVISED: all but mappings under MADV_HUGEPAGE)
     """
 
     setting: str = "madvise"
     disabled: str = ""
+    slot: int = X86.slot
 
     def allows_fault(self, vma: Vma) -> bool:
         """Whether a page fault may bring a huge page."""
@@ -31,5 +33,5 @@ class HugePages:
         """Whether MADV_COLLAPSE may make huge pages. It disregards the setting of the system."""
         if vma.backing > ANONYMOUS or vma.advice == "nohugepage" or self.disabled == "all":
             return False
-        has_whole_slot = -(-vma.start // SLOT) < vma.end // SLOT
+        has_whole_slot = -(-vma.start // self.slot) < vma.end // self.slot
         return bool(vma.anon) and has_whole_slot

@@ -1,4 +1,4 @@
-"""The page tables of one address space: PTE, PMD and PUD tables of x86-64 with 4 KiB pages, as dicts by number.
+"""The page tables of one address space: PTE, PMD and PUD tables, as dicts by number.
 
 Memory use is proportional to the number of tables. Several policies share one PageTables object: the entries of a
 table are equal under all of them, and PteTable.exists records under which ones the table exists.
@@ -7,15 +7,12 @@ table are equal under all of them, and PteTable.exists records under which ones 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from engine.model.arch import ARCHES
+from engine.traces.geometry import X86, Geometry
 
-GEOMETRY = ARCHES[0]
-PAGE, SLOT = GEOMETRY.page_bytes, GEOMETRY.span_bytes
-ENTRIES = GEOMETRY.entries
-PMD_SPAN, PUD_SPAN = SLOT * GEOMETRY.pmd_span_tables, SLOT * GEOMETRY.pud_span_tables
-ALL_ENTRIES = (1 << ENTRIES) - 1
-MAX_TABLES = 1 << 22
-"""Limit of PTE tables at a time. They map 8 TiB, and their PteTable objects take about 1 GiB of memory."""
+PAGE, SLOT = X86.page, X86.slot
+"""Of x86-64, where recordings of `sweep record` and kernel traces are made."""
+MAX_ENTRIES = 1 << 31
+"""Limit of the entries of all tables. They map 8 TiB with pages of 4 KiB; the tables take about 1 GiB of memory."""
 
 
 class TraceError(ValueError):
@@ -31,7 +28,7 @@ class Mappers:
 
 @dataclass(slots=True)
 class PteTable:
-    """The entries of one slot as 512-bit integers, bit i for entry i.
+    """The entries of one slot as integers, bit i for entry i.
 
     present: entries that map a page; zero: that map the zero page; marker: guard markers
     exists: a bit for each rule under which the table exists (engine/traces/address_space.py)
@@ -74,11 +71,14 @@ class PteTable:
             self.mappers.number -= 1
             self.mappers = None
 
-    def add_entries(self, other: "PteTable", mask: int, by: int = 0) -> None:
-        """Copy the entries of `mask` from another table, `by` places further up, or down if it is negative."""
+    def add_entries(self, other: "PteTable", mask: int, by: int = 0, kept: int = -1) -> None:
+        """Copy the entries of `mask` from another table, `by` places further up, or down if it is negative.
+
+        kept: the entries that a table has; those that would come to be beyond are left out
+        """
         for name in ("present", "zero", "marker", "folio", "written"):
             bits = getattr(other, name) & mask
-            setattr(self, name, getattr(self, name) | (bits << by & ALL_ENTRIES if by >= 0 else bits >> -by))
+            setattr(self, name, getattr(self, name) | (bits << by & kept if by >= 0 else bits >> -by))
 
     def clear_entries(self, mask: int) -> None:
         """Clear the entries of `mask`, markers too."""
@@ -88,9 +88,12 @@ class PteTable:
 
 
 class PageTables:
-    """PTE tables by slot number (address // SLOT), and the PMD and PUD tables above them."""
+    """PTE tables by slot number (address // slot), and the PMD and PUD tables above them, which may be folded."""
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry = X86) -> None:
+        self.geometry = geometry
+        self._shift, self._has_puds = geometry.shift, geometry.arch.has_pud
+        self._most_tables = MAX_ENTRIES // geometry.entries
         self._pmds: dict[int, dict[int, PteTable]] = {}
         self._puds: dict[int, int] = {}  # number of PMD tables under each PUD table
         self.pte_tables = 0
@@ -103,11 +106,14 @@ class PageTables:
 
     @property
     def pud_tables(self) -> int:
-        return len(self._puds)
+        return len(self._puds) if self._has_puds else 0
+
+    def _count_upper(self) -> None:
+        self.upper_tables = len(self._pmds) + self.pud_tables
 
     def copy(self, exists: int) -> "PageTables":
         """Return a copy, in which tables exist under those rules only whose bits are in `exists`."""
-        other = PageTables()
+        other = PageTables(self.geometry)
         other._puds = dict(self._puds)
         other._pmds = {
             number: {slot: replace(table, exists=table.exists & exists) for slot, table in pmd.items()}
@@ -121,22 +127,22 @@ class PageTables:
 
         Tables are copied at all levels, empty ones too; entries only as far as they are in the ranges.
         """
-        child = PageTables()
+        child, geometry = PageTables(self.geometry), self.geometry
         for start, end in ranges:
-            for number in _keys(self._puds, start // PUD_SPAN, (end - 1) // PUD_SPAN):
+            for number in _keys(self._puds, start // geometry.pud_span, (end - 1) // geometry.pud_span):
                 child._puds.setdefault(number, 0)
-            for number in _keys(self._pmds, start // PMD_SPAN, (end - 1) // PMD_SPAN):
+            for number in _keys(self._pmds, start // geometry.pmd_span, (end - 1) // geometry.pmd_span):
                 if number not in child._pmds:
-                    child._install_upper(number << 9)
+                    child._install_upper(number << self._shift)
                 pmd, copied = self._pmds[number], child._pmds[number]
-                for slot in _keys(pmd, start // SLOT, (end - 1) // SLOT):
+                for slot in _keys(pmd, start // geometry.slot, (end - 1) // geometry.slot):
                     if slot not in copied:
                         copied[slot] = PteTable(exists=pmd[slot].exists, huge=pmd[slot].huge)
                         child.pte_tables += 1
-                    copied[slot].add_entries(pmd[slot], mask_of(start, end, slot))
+                    copied[slot].add_entries(pmd[slot], geometry.mask_of(start, end, slot))
                     if copied[slot].folio and copied[slot].mappers is None:
                         copied[slot].mappers = pmd[slot].share_folio()
-        child.upper_tables = len(child._pmds) + len(child._puds)
+        child._count_upper()
         return child
 
     def all_tables(self) -> Iterator[PteTable]:
@@ -147,32 +153,34 @@ class PageTables:
     def install(self, slot: int) -> PteTable:
         """Return the slot's PTE table, creating it and the upper tables if they are missing.
 
-        Raises TraceError above MAX_TABLES.
+        Raises TraceError above MAX_ENTRIES.
         """
-        pmd = self._pmds.get(slot >> 9)
+        pmd = self._pmds.get(slot >> self._shift)
         if pmd is None:
             pmd = self._install_upper(slot)
         table = pmd.get(slot)
         if table is None:
-            if self.pte_tables >= MAX_TABLES:
-                raise TraceError(f"more than {MAX_TABLES:,} PTE tables at a time (8 TiB of slots): too many to replay")
+            if self.pte_tables >= self._most_tables:
+                reach = f"{self._most_tables * self.geometry.slot >> 40} TiB of slots"
+                raise TraceError(f"more than {self._most_tables:,} PTE tables at a time ({reach}): too many to replay")
             table = pmd[slot] = PteTable()
             self.pte_tables += 1
         return table
 
     def _install_upper(self, slot: int) -> dict[int, PteTable]:
-        pmd = self._pmds[slot >> 9] = {}
-        self._puds[slot >> 18] = self._puds.get(slot >> 18, 0) + 1
-        self.upper_tables = len(self._pmds) + len(self._puds)
+        pmd = self._pmds[slot >> self._shift] = {}
+        pud = slot >> 2 * self._shift
+        self._puds[pud] = self._puds.get(pud, 0) + 1
+        self._count_upper()
         return pmd
 
     def get(self, slot: int) -> PteTable | None:
         """Return the slot's PTE table, or None if it has none."""
-        pmd = self._pmds.get(slot >> 9)
+        pmd = self._pmds.get(slot >> self._shift)
         return pmd.get(slot) if pmd else None
 
     def has_pmd_table(self, slot: int) -> bool:
-        return slot >> 9 in self._pmds
+        return slot >> self._shift in self._pmds
 
     def tables_between(self, first: int, last: int) -> list[tuple[int, PteTable]]:
         """Return (slot, table) of the PTE tables of slots first..last (inclusive), by address. The list is a copy."""
@@ -180,14 +188,14 @@ class PageTables:
             table = self.get(first)
             return [(first, table)] if table else []
         tables = []
-        for number in _keys(self._pmds, first >> 9, last >> 9):
+        for number in _keys(self._pmds, first >> self._shift, last >> self._shift):
             pmd = self._pmds[number]
             tables += [(slot, pmd[slot]) for slot in _keys(pmd, first, last)]
         return tables
 
     def free(self, slot: int) -> None:
         """Free the slot's PTE table, which must exist. The upper tables remain."""
-        del self._pmds[slot >> 9][slot]
+        del self._pmds[slot >> self._shift][slot]
         self.pte_tables -= 1
 
     def install_puds(self, start: int, end: int, to: int) -> None:
@@ -195,16 +203,17 @@ class PageTables:
 
         move_page_tables allocates them (alloc_new_pud) before it sees whether there are PTE tables to move.
         """
-        for number in _keys(self._pmds, start // PMD_SPAN, (end - 1) // PMD_SPAN):
-            first, last = max(start, number * PMD_SPAN), min(end, (number + 1) * PMD_SPAN) - 1
+        span = self.geometry.pmd_span
+        for number in _keys(self._pmds, start // span, (end - 1) // span):
+            first, last = max(start, number * span), min(end, (number + 1) * span) - 1
             for address in (first, last):
-                self._puds.setdefault((address + to - start) // PUD_SPAN, 0)
-        self.upper_tables = len(self._pmds) + len(self._puds)
+                self._puds.setdefault((address + to - start) // self.geometry.pud_span, 0)
+        self._count_upper()
 
     def move(self, slot: int, new_slot: int) -> None:
         """Let the table of `slot` be that of `new_slot`, which has none."""
-        table = self._pmds[slot >> 9].pop(slot)
-        pmd = self._pmds.get(new_slot >> 9)
+        table = self._pmds[slot >> self._shift].pop(slot)
+        pmd = self._pmds.get(new_slot >> self._shift)
         (self._install_upper(new_slot) if pmd is None else pmd)[new_slot] = table
 
     def free_uppers(self, start: int, end: int, is_mapped: Callable[[int, int], bool]) -> None:
@@ -213,20 +222,23 @@ class PageTables:
         `is_mapped(start, end)` tells whether anything in a range is mapped. It is not called for a table that has
         tables below it, because these show that something is.
         """
-        for number in _keys(self._pmds, start // PMD_SPAN, (end - 1) // PMD_SPAN):
-            if not self._pmds[number] and not is_mapped(number * PMD_SPAN, (number + 1) * PMD_SPAN):
+        span = self.geometry.pmd_span
+        for number in _keys(self._pmds, start // span, (end - 1) // span):
+            if not self._pmds[number] and not is_mapped(number * span, (number + 1) * span):
                 del self._pmds[number]
-                self._puds[number >> 9] -= 1
-        for number in _keys(self._puds, start // PUD_SPAN, (end - 1) // PUD_SPAN):
-            if not self._puds[number] and not is_mapped(number * PUD_SPAN, (number + 1) * PUD_SPAN):
+                self._puds[number >> self._shift] -= 1
+        span = self.geometry.pud_span
+        for number in _keys(self._puds, start // span, (end - 1) // span):
+            if not self._puds[number] and not is_mapped(number * span, (number + 1) * span):
                 del self._puds[number]
-        self.upper_tables = len(self._pmds) + len(self._puds)
+        self._count_upper()
 
     def needed(self) -> tuple[int, int, int]:
         """Return the numbers of (PTE tables with an entry, PMD tables above these, PUD tables above these)."""
         non_empty = {number: sum(not table.is_empty for table in pmd.values()) for number, pmd in self._pmds.items()}
         pmds = [number for number, tables in non_empty.items() if tables]
-        return sum(non_empty.values()), len(pmds), len({number >> 9 for number in pmds})
+        puds = {number >> self._shift for number in pmds} if self._has_puds else ()
+        return sum(non_empty.values()), len(pmds), len(puds)
 
 
 def _keys(level: Mapping[int, object], first: int, last: int) -> list[int]:
@@ -234,12 +246,3 @@ def _keys(level: Mapping[int, object], first: int, last: int) -> list[int]:
     if last - first < len(level):
         return [key for key in range(first, last + 1) if key in level]
     return sorted(key for key in level if first <= key <= last)
-
-
-def mask_of(start: int, end: int, slot: int) -> int:
-    """Return the entries of the slot that [start, end) covers, bit i for entry i. Addresses in bytes, page-aligned."""
-    lo, hi = start - slot * SLOT, end - slot * SLOT
-    if lo <= 0:
-        return ALL_ENTRIES if hi >= SLOT else (1 << hi // PAGE) - 1
-    lo //= PAGE
-    return ((1 << (hi // PAGE if hi < SLOT else ENTRIES) - lo) - 1) << lo

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from engine.model.policy import ALL, Policy
 from engine.traces.address_space import AddressSpace
+from engine.traces.geometry import X86, Geometry
 from engine.traces.huge_pages import HugePages
 from engine.traces.operations import Operation, check_operation
-from engine.traces.page_tables import PAGE, SLOT
 from engine.traces.trace_rules import TraceRule, trace_rule
 from engine.traces.unmapping_space import UNMAP, UnmappingSpace
 from engine.traces.vmas import ANONYMOUS, LOCKED, READ, WRITE, Piece, Vmas
@@ -23,17 +23,23 @@ class Replay:
     """
 
     def __init__(
-        self, policies: Sequence[Policy] = ALL, *, scan_every: int = 1, huge_pages: HugePages | None = None
+        self,
+        policies: Sequence[Policy] = ALL,
+        geometry: Geometry = X86,
+        *,
+        scan_every: int = 1,
+        huge_pages: HugePages | None = None,
     ) -> None:
         """`huge_pages`: the setting of the system; `madvise` by default."""
+        self.geometry = geometry
         self.policies = tuple(policy.name for policy in policies)
         self.vmas = Vmas()
-        self.huge_pages = huge_pages or HugePages()
+        self.huge_pages = huge_pages or HugePages(slot=geometry.slot)
         self.has_huge_advice = self._has_huge_pages = self._has_guards = False
-        self._rules = {policy.name: trace_rule(policy) for policy in policies}
+        self._rules = {policy.name: trace_rule(policy, geometry) for policy in policies}
         rules = dict.fromkeys(self._rules.values())
         self._has_breaks = any(rule.kept_after for rule in rules)
-        shared = AddressSpace(self.vmas, list(rules), scan_every=scan_every)
+        shared = AddressSpace(self.vmas, list(rules), geometry, scan_every=scan_every)
         self._space_of: dict[TraceRule, AddressSpace] = dict.fromkeys(rules, shared)
         self._spaces = [shared] if rules else []
         if self.huge_pages.setting == "always":
@@ -221,9 +227,9 @@ class Replay:
     def _split_at_borders(self, start: int, end: int) -> None:
         """Split the huge pages in which `start` or `end` now is a border between VMAs."""
         for address in (start, end) if self._has_huge_pages else ():
-            if address % SLOT and self.vmas.find(address - 1) is not self.vmas.find(address):
+            if address % self.geometry.slot and self.vmas.find(address - 1) is not self.vmas.find(address):
                 for space in self._spaces:
-                    space.split_at(address // SLOT)
+                    space.split_at(address // self.geometry.slot)
 
     def zap(self, op: str, pieces: list[Piece]) -> None:
         """MADV_DONTNEED or MADV_FREE, `dontneed` or `free`, of a range that consists of these pieces."""
@@ -291,7 +297,7 @@ class Replay:
 
     def anon_huge_kib(self, policy: str) -> int:
         """Return the memory in huge pages that are mapped by PMD entries (AnonHugePages), in KiB."""
-        return self._space(policy).huge_pages * (SLOT >> 10)
+        return self._space(policy).huge_pages * (self.geometry.slot >> 10)
 
     def tables_freed(self, policy: str) -> int:
         """Return the number of times that a zap freed a table."""
@@ -301,18 +307,19 @@ class Replay:
         """Return the outcome columns, except zap_calls, that the operations so far determine. `peak`: the maximum."""
         space = self._space(policy)
         counts, needed = space.counts[self._rules[policy]], space.page_tables.needed()
+        page, page_kib = self.geometry.page, self.geometry.page_kib
         return {
-            "res_bytes_peak": space.max_present_pages * PAGE,
-            "res_bytes_end": space.present_pages * PAGE,
+            "res_bytes_peak": space.max_present_pages * page,
+            "res_bytes_end": space.present_pages * page,
             "vm_pte_kib_peak": self.vm_pte_kib_max(policy),
             "vm_pte_kib_end": self.vm_pte_kib(policy),
             "vm_pte_kib_max": self.vm_pte_kib_max(policy),
-            "vm_pte_kib_needed_end": sum(needed) * (PAGE >> 10),
+            "vm_pte_kib_needed_end": sum(needed) * page_kib,
             "pte_tables_end": counts.tables,
             "pmd_tables_end": space.page_tables.pmd_tables,
             "pud_tables_end": space.page_tables.pud_tables,
             "pte_tables_empty_end": counts.tables - needed[0],
-            "anon_huge_kib_peak": space.max_huge_pages * (SLOT >> 10),
+            "anon_huge_kib_peak": space.max_huge_pages * (self.geometry.slot >> 10),
             "anon_huge_kib_end": self.anon_huge_kib(policy),
             "ptes_installed": space.installed + counts.rewritten,
             "ptes_zapped": space.zapped + counts.rewritten,

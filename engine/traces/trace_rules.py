@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from engine.model.policy import SLOT as WHOLE_SLOT
 from engine.model.policy import Policy
-from engine.traces.page_tables import ENTRIES, GEOMETRY, PAGE, SLOT
+from engine.traces.geometry import X86, Geometry
 
 STACK_BATCH_PAGES = 8
 """Places for pages in a gather's first batch (docs/method.md, section 4)."""
@@ -28,7 +28,7 @@ class TraceRule:
     every: int = 1
 
 
-def trace_rule(policy: Policy) -> TraceRule:
+def trace_rule(policy: Policy, geometry: Geometry = X86) -> TraceRule:
     """Return the part of a policy that decides which tables are freed when a recording is replayed.
 
     `markers` is left out because a guard marker is an entry, so its table is not empty; `lock` because locks do not
@@ -38,17 +38,19 @@ def trace_rule(policy: Policy) -> TraceRule:
         return TraceRule(policy.when)
     if policy.when == "round":
         return TraceRule("scan", every=policy.every)
-    least = SLOT if policy.least == WHOLE_SLOT else -(-int(policy.least) // PAGE) * PAGE
+    page, slot = geometry.page, geometry.slot
+    least = slot if policy.least == WHOLE_SLOT else -(-int(policy.least) // page) * page
     if policy.proof == "held" and policy.otherwise == "keep":
         kept_after = ("mid", "end") if policy.end_break == "drop" else ("mid",)
-        return TraceRule("zap", max(least, SLOT), kept_after=kept_after)
+        return TraceRule("zap", max(least, slot), kept_after=kept_after)
     return TraceRule("zap", least, counts=policy.proof == "count" and policy.when == "visit")
 
 
 class GatherBatches:
     """How far the page batches of one call's mmu_gather are filled."""
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
         self._used = self._batch = 0
 
     def add(self, present: int, folio: int) -> str:
@@ -59,11 +61,11 @@ class GatherBatches:
         broke = ""
         for end, places in _runs(present, folio):
             self._used += places
-            if self._used >= (GEOMETRY.gather_batch_pages if self._batch else STACK_BATCH_PAGES) - 1:
+            if self._used >= (self._geometry.arch.gather_batch_pages if self._batch else STACK_BATCH_PAGES) - 1:
                 self._used, self._batch = 0, self._batch + 1
-                if self._batch > GEOMETRY.gather_batches:
+                if self._batch > self._geometry.arch.gather_batches:
                     self._batch = 0
-                    broke = "end" if end == ENTRIES else "mid"
+                    broke = "end" if end == self._geometry.entries else "mid"
         return broke
 
     def add_huge_page(self) -> None:

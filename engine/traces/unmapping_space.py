@@ -5,7 +5,6 @@ from typing import Self
 from engine.traces.address_space import AddressSpace
 from engine.traces.huge_pages import HugePages
 from engine.traces.operations import Operation
-from engine.traces.page_tables import PAGE
 from engine.traces.ranges import Ranges
 from engine.traces.trace_rules import TraceRule
 from engine.traces.vmas import READ, WRITE, Piece, Vma, Vmas
@@ -25,7 +24,7 @@ class UnmappingSpace(AddressSpace):
     @classmethod
     def copy_of(cls, space: AddressSpace) -> Self:
         """Return a copy for UNMAP alone, which is one of the rules of `space`. No zap may have been applied yet."""
-        other = cls(space.vmas, [UNMAP])
+        other = cls(space.vmas, [UNMAP], space.geometry)
         other.__dict__.update(vars(space.copy_for(UNMAP)))
         other._unmapped = Ranges()
         counts = other.counts[UNMAP]
@@ -79,6 +78,7 @@ class UnmappingSpace(AddressSpace):
 
     def _map_again(self, pieces: list[Piece], need: int) -> None:
         """Map again, in `pieces`, the pages whose VMA has all rights of `need` (READ and WRITE bits)."""
+        page = self.page_bytes
         for vma, lo, hi in pieces:
             if vma.rights & need == need:
-                self._unmapped.subtract(lo // PAGE * PAGE, -(-hi // PAGE) * PAGE)
+                self._unmapped.subtract(lo // page * page, -(-hi // page) * page)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+from engine.traces.page_tables import PAGE
 from engine.traces.vmas import READ, WRITE
 from sweep.common.errors import UserError, one_line
 from sweep.process.proc import Mapping, hugetlb_prefixes, read_guarded, read_mappings, read_sizes
@@ -48,7 +49,7 @@ class Space:
         old_break = self.program_break
         if requested or not old_break:
             self.program_break = new_break
-        return break_change(row, requested, old_break, new_break)
+        return break_change(row, requested, old_break, new_break, PAGE)
 
 
 class Recorder:

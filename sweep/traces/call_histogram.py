@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.model.arch import KIB, MIB
-from engine.traces.page_tables import PAGE, SLOT
+from engine.traces.geometry import X86, Geometry
 from engine.traces.trace_rules import TraceRule
 from engine.traces.vmas import Piece
 
@@ -77,7 +77,8 @@ class CallHistogram:
     rules: those that `acting_calls` will be asked about
     """
 
-    def __init__(self, rules: Iterable[TraceRule]) -> None:
+    def __init__(self, rules: Iterable[TraceRule], geometry: Geometry = X86) -> None:
+        self.geometry = geometry
         self._counts: dict[tuple[str, str], CallCounts] = {}
         self._reached = {rule.least: ReachedCalls() for rule in rules if rule.when == "zap"}
 
@@ -88,9 +89,10 @@ class CallHistogram:
         if counts is None:
             counts = self._counts[kind, size_class] = CallCounts()
         size = slots = 0
+        span = self.geometry.slot
         for _, start, end in pieces:
             size += end - start
-            whole = end // SLOT - -(-start // SLOT)
+            whole = end // span - -(-start // span)
             if whole > 0:
                 slots += whole
         counts.add_call(size, slots)
@@ -104,15 +106,15 @@ class CallHistogram:
         all its bytes, and the bytes of such pieces. A piece is the part of a call inside one table's range.
         """
         for least, reached in self._reached.items():
-            if least <= PAGE:
+            if least <= self.geometry.page:
                 reached_bytes = size
-            elif least == SLOT:
-                reached_bytes = slots * SLOT
+            elif least == self.geometry.slot:
+                reached_bytes = slots * least
             else:
                 reached_bytes = sum(
                     count * part
                     for _, start, end in pieces
-                    for part, count in _piece_sizes(start, end)
+                    for part, count in _piece_sizes(start, end, self.geometry.slot)
                     if part >= least
                 )
             if reached_bytes:
@@ -170,9 +172,9 @@ class CallHistogram:
         return total
 
 
-def _piece_sizes(start: int, end: int) -> list[tuple[int, int]]:
+def _piece_sizes(start: int, end: int, slot: int) -> list[tuple[int, int]]:
     """(bytes, how many) of the pieces, inside one slot each, that a range consists of."""
-    first, last = -(-start // SLOT) * SLOT, end // SLOT * SLOT
+    first, last = -(-start // slot) * slot, end // slot * slot
     if first > last:  # within one slot
         return [(end - start, 1)]
-    return [(first - start, 1), (SLOT, (last - first) // SLOT), (end - last, 1)]
+    return [(first - start, 1), (slot, (last - first) // slot), (end - last, 1)]

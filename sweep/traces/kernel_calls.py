@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from engine.traces.page_tables import PAGE
+from engine.traces.page_tables import PAGE, TraceError
 from engine.traces.vmas import (
     DONTDUMP,
     DONTFORK,
@@ -105,8 +105,8 @@ class MemoryCalls:
     `beyond_x86`: how many calls mapped memory at an address that arm64 has and x86-64 with four levels has not.
     """
 
-    def __init__(self, skipped: SkippedRows) -> None:
-        self._skipped = skipped
+    def __init__(self, skipped: SkippedRows, page: int = PAGE) -> None:
+        self._skipped, self._page = skipped, page
         self.beyond_x86 = self._start_bits = 0
         self._readers = {
             "madvise": self._madvise,
@@ -119,9 +119,9 @@ class MemoryCalls:
             "mremap": _mremap,
             "process_madvise": self._process_madvise,
             "prctl": self._prctl,
-            "mlock": _mlock,
-            "mlock2": _mlock,
-            "munlock": _mlock,
+            "mlock": self._mlock,
+            "mlock2": self._mlock,
+            "munlock": self._mlock,
             "mlockall": _mlockall,
             "munlockall": _mlockall,
             "mbind": _mbind,
@@ -143,8 +143,14 @@ class MemoryCalls:
         for change in changes:
             if reason := self.reason_to_refuse(change):
                 self._skipped.add(reason, call.row)
-                return [change for change in changes if not self.reason_to_refuse(change)]
-        return changes
+                changes = [change for change in changes if not self.reason_to_refuse(change)]
+                break
+        return changes if self._page == PAGE else [self.in_pages(change) for change in changes]
+
+    def in_pages(self, change: Call) -> Call:
+        """The call with its lengths in whole pages, as the kernel rounds them up."""
+        length, old_length = (-(-size // self._page) * self._page for size in (change.length, change.old_length))
+        return change._replace(length=length, old_length=old_length)
 
     @property
     def has_large_pages(self) -> bool:
@@ -152,15 +158,21 @@ class MemoryCalls:
         return self.beyond_x86 >= 8 and not self._start_bits % (16 << 10)
 
     def reason_to_refuse(self, call: Call) -> str:
-        """Why the kernel would have refused this call, or an empty string."""
+        """Why the kernel would have refused this call, or an empty string.
+
+        Raises TraceError if it worked on an address that is on none of the larger pages of an arm64 kernel.
+        """
         op, start, length = call.op, call.start, call.length
         end = start + length
         if call.old_length:
             end = max(end, call.moved_from + call.old_length)
         if end > MAX_ADDRESS and op != "munmap":
             return "beyond what a process can map"
-        if start % PAGE:
-            return "start is not on a 4096-byte page"
+        if start % self._page:
+            if self._page != PAGE:
+                size = f"{self._page >> 10} KiB"
+                raise TraceError(f"{op} at {start:#x} worked, so its pages are smaller than {size}: another --arch")
+            return f"start is not on a {self._page}-byte page"
         if not length and op != "thp_disable":
             return f"{op} of no bytes"
         if end > MAX_ADDRESS >> 1 and op in ("mmap", "mremap"):
@@ -192,6 +204,13 @@ class MemoryCalls:
             self._skipped.add_doubt(_NOT_COUNTED[advice], call.row)
             return ()
         return self._nothing(call, f"{advice_name(advice)} gives nothing back")
+
+    def _mlock(self, call: SystemCall) -> Sequence[Call]:
+        """mlock, mlock2 and munlock. One that failed with ENOMEM stopped at a hole, before it made pages present."""
+        start, length = number(call.arguments[0]), number(call.arguments[1])
+        offset = start % self._page
+        lock = _lock(call.row, call.name != "munlock", start - offset, length + offset)
+        return (lock._replace(stops_at="hole", populates=False) if call.error else lock,)
 
     def _mmap2(self, call: SystemCall) -> Sequence[Call]:
         self._skipped.remark(PROGRAM_32_BIT)
@@ -290,14 +309,6 @@ def _mremap(call: SystemCall) -> Sequence[Call]:
 def _brk(call: SystemCall, process: HasBreak) -> Sequence[Call]:
     change = process.set_break(call.row, number(call.arguments[0]), call.result or 0)
     return () if change is None else (change,)
-
-
-def _mlock(call: SystemCall) -> Sequence[Call]:
-    """mlock, mlock2 and munlock. One that failed with ENOMEM stopped at a hole, before it made pages present."""
-    start, length = number(call.arguments[0]), number(call.arguments[1])
-    offset = start % PAGE
-    lock = _lock(call.row, call.name != "munlock", start - offset, length + offset)
-    return (lock._replace(stops_at="hole", populates=False) if call.error else lock,)
 
 
 def _mlockall(call: SystemCall) -> Sequence[Call]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from engine.model.policy import Policy
+from engine.traces.geometry import X86, Geometry
 from engine.traces.huge_pages import HugePages
 from engine.traces.operations import HUGE_ADVICE, ZAPS, Operation
-from engine.traces.page_tables import PAGE
 from engine.traces.replay import Replay
 from engine.traces.trace_rules import trace_rule
 from engine.traces.vmas import ANONYMOUS, LOCKED, READ, UNSEEN, WRITE, Piece
@@ -44,15 +44,18 @@ class ProcessReplay(LazyFork):
         touch_all: bool,
         scan_every: int = 1,
         thp: str = "madvise",
+        geometry: Geometry = X86,
     ) -> None:
         """`counts`: whether VmPTE is known, because touches are; else only calls are counted. Others as TraceReplay."""
         super().__init__()
         self.pid, self.program, self.program_number = pid, program, 0
         self._policies, self._counts = policies, counts
         self._touch_all, self._scan_every, self._thp = touch_all, scan_every, thp
-        self._state = Replay(policies if counts else (), scan_every=scan_every, huge_pages=HugePages(thp))
+        self._geometry = geometry
+        huge_pages = HugePages(thp, slot=geometry.slot)
+        self._state = Replay(policies if counts else (), geometry, scan_every=scan_every, huge_pages=huge_pages)
         self.has_huge_advice = False
-        self.histogram = CallHistogram(map(trace_rule, policies))
+        self.histogram = CallHistogram((trace_rule(policy, geometry) for policy in policies), geometry)
         self.steps = self.unknown_calls = self.unmapped_calls = 0
         self.program_break = 0
         self.max_mapped_bytes = self._mapped_bytes = 0
@@ -78,6 +81,7 @@ class ProcessReplay(LazyFork):
             touch_all=self._touch_all,
             scan_every=self._scan_every,
             thp=self._thp,
+            geometry=self._geometry,
         )
         child.program_break = self.program_break
         self._copy_later(child)
@@ -122,7 +126,7 @@ class ProcessReplay(LazyFork):
         elif op == "mremap":
             self._mremap(call)
         elif op in ("write", "read"):
-            self._state.touch(Operation(op, start, call.length, PAGE))
+            self._state.touch(Operation(op, start, call.length, self._geometry.page))
         else:
             self._advise(call)
         if call.populates and self._state.policies:
@@ -162,7 +166,7 @@ class ProcessReplay(LazyFork):
         old_break = self.program_break
         if requested or not old_break:
             self.program_break = new_break
-        return break_change(row, requested, old_break, new_break)
+        return break_change(row, requested, old_break, new_break, self._geometry.page)
 
     def touch_last_ranges(self) -> None:
         """Write all pages of the last call's ranges; every other mapped page has been written before."""
@@ -254,7 +258,8 @@ class ProcessReplay(LazyFork):
         self.histogram.add_call("munmap", call.length, pieces)
 
     def _mremap(self, call: Call) -> None:
-        old_end = call.moved_from + -(-call.old_length // PAGE) * PAGE
+        page = self._geometry.page
+        old_end = call.moved_from + -(-call.old_length // page) * page
         self._mapped_bytes += self._state.mremap(
             call.moved_from, old_end, call.start, call.end, keep=call.keeps_old, number=call.row
         )

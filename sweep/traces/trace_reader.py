@@ -76,12 +76,12 @@ def read_kernel_steps(rows: TextLines) -> Iterator[Step]:
         yield Step(row, number, Operation(op, start, length, stride))
 
 
-def read_allocator_calls(rows: TextLines, skipped: SkippedRows) -> Iterator[Call]:
+def read_allocator_calls(rows: TextLines, skipped: SkippedRows, page: int = PAGE) -> Iterator[Call]:
     """The calls of an allocator trace after its header; adds the other rows to `skipped`.
 
     Raises UserError for a row that is not `tid,op,addr,len`.
     """
-    programs, memory_calls = ProgramTracker(), MemoryCalls(skipped)
+    programs, memory_calls = ProgramTracker(), MemoryCalls(skipped, page)
     for row, line in rows:
         fields = line.split(",")
         if len(fields) != 4:
@@ -99,7 +99,7 @@ def read_allocator_calls(rows: TextLines, skipped: SkippedRows) -> Iterator[Call
         if isinstance(call, Call):
             reason = memory_calls.reason_to_refuse(call)
             if not reason:
-                yield call
+                yield call if page == PAGE else memory_calls.in_pages(call)
                 continue
             call = reason
         skipped.add(call, row)

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from engine.model.policy import ALL, Policy
+from engine.traces.geometry import X86, Geometry
 from engine.traces.page_tables import TraceError
 from engine.traces.trace_rules import trace_rule
 from sweep.common.errors import UserError, one_line, printable
@@ -51,6 +52,7 @@ class TraceReplay:
         touch_all: bool,
         scan_every: int = 1,
         thp: str | None = None,
+        geometry: Geometry = X86,
         data: bytes | None = None,
     ) -> None:
         """`path`: a file, `-`, or the files of strace -ff; `data` is read in its place, and `path` then names it only.
@@ -63,7 +65,7 @@ class TraceReplay:
         self.processes: list[ProcessReplay] = []
         self.skipped = SkippedRows()
         self._policies, self._touch_all, self._scan_every, self._data = policies, touch_all, scan_every, data
-        self._thp = thp
+        self._thp, self.geometry = thp, geometry
         self._tree: ProcessTree | RecordedSpaces | None = None
         self._calls_seen = 0
 
@@ -79,7 +81,7 @@ class TraceReplay:
 
     def histogram_of(self, processes: Sequence[ProcessReplay]) -> CallHistogram:
         """The calls of some processes that give memory back."""
-        total = CallHistogram(map(trace_rule, self._policies))
+        total = CallHistogram((trace_rule(policy, self.geometry) for policy in self._policies), self.geometry)
         for process in processes:
             total.add(process.histogram)
         return total
@@ -109,6 +111,10 @@ class TraceReplay:
         with TextLines(self.path, self._data) as lines:
             recognised = forms.recognise(lines)
             self.form = recognised.form
+            if self.form in forms.WITH_TOUCHES and self.geometry.page != X86.page:
+                raise UserError(
+                    f"{lines.path}: is of pages of 4 KiB, so it was not recorded on {self.geometry.arch.name}"
+                )
             try:
                 if self.form == forms.KERNEL:
                     yield from self._apply_steps(lines)
@@ -154,6 +160,7 @@ class TraceReplay:
             touch_all=self._touch_all,
             scan_every=self._scan_every,
             thp=self._thp or "madvise",
+            geometry=self.geometry,
         )
 
     def _apply_steps(self, lines: TextLines) -> Iterator[Applied]:
@@ -173,7 +180,7 @@ class TraceReplay:
         """Apply the calls of an allocator trace."""
         process = self._new_process(0, "")
         self.processes.append(process)
-        for call in read_allocator_calls(lines, self.skipped):
+        for call in read_allocator_calls(lines, self.skipped, self.geometry.page):
             process.apply(call)
             yield Applied(call.row, process)
 
@@ -193,7 +200,7 @@ class TraceReplay:
         """Apply the calls of strace's, perf's and bpftrace's output, each to its process."""
         self._tree = tree = ProcessTree(self._new_process, self.skipped)
         self.processes = tree.processes
-        decoder, calls_seen = MemoryCalls(self.skipped), 0
+        decoder, calls_seen = MemoryCalls(self.skipped, self.geometry.page), 0
         for event in chain(events, [END]):
             due: Iterable[tuple[SystemCall, ProcessReplay]]
             if isinstance(event, SystemCall) and (known := tree.process_of(event)) is not None:
@@ -213,9 +220,11 @@ class TraceReplay:
         if not calls_seen:
             names = "mmap, munmap, madvise, mprotect, mremap, brk"
             raise UserError(f"{printable(self.path)}: has no call of {names}")
-        if decoder.has_large_pages:
-            self.skipped.add_doubt("maps memory as arm64 with pages of 16 or 64 KiB does, whose tables are others", 1)
-        elif decoder.beyond_x86:
+        if decoder.has_large_pages and self.geometry.page == X86.page:
+            self.skipped.add_doubt(
+                "maps memory as arm64 with pages of 16 or 64 KiB does, whose tables are others: give --arch", 1
+            )
+        elif decoder.beyond_x86 and self.geometry.page == X86.page:
             self.skipped.remark(
                 "maps memory above 128 TiB, as arm64 does: counted with the tables of arm64-4k, those of x86-64"
             )

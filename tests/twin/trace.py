@@ -7,9 +7,7 @@ recordings of the live kernel instead.
 
 from engine.model.policy import SLOT, Policy
 
-PAGE, ENTRIES = 4096, 512
-SPANS = (ENTRIES, ENTRIES**2, ENTRIES**3)
-"""Pages that one table of each level spans: PTE, PMD, PUD."""
+ENTRIES = 512
 
 
 class Twin:
@@ -18,23 +16,26 @@ class Twin:
     `entries` maps a page to "present", "zero" or "marker"; `tables` has the table numbers of each level.
     """
 
-    def __init__(self, policy: Policy, scan_every: int) -> None:
+    def __init__(self, policy: Policy, scan_every: int, page_kib: int = 4, levels: int = 4) -> None:
+        """page_kib: the size of a page and of a table; levels: of tables, one of which, the PGD, is not counted."""
+        self.page_kib, self.ptes = page_kib, page_kib * 128
+        self.spans = [self.ptes**level for level in range(1, levels)]
         self.policy, self.scan_every = policy, scan_every
         self.mapped: set[int] = set()
         self.returned: set[int] = set()  #: under munmap: zapped and not mapped again
         self.entries: dict[int, str] = {}
-        self.tables: tuple[set[int], set[int], set[int]] = (set(), set(), set())
+        self.tables: tuple[set[int], set[int], set[int]] = (set(), set(), set())  # PTE, PMD, PUD
         self.operations = self.freed = self.allocated = self.installed = self.zapped = 0
         self.most_vm_pte_kib = self.most_res_kib = self.most_huge_kib = 0
         self.faults = self.splits = 0
 
     @property
     def vm_pte_kib(self) -> int:
-        return 4 * sum(map(len, self.tables))
+        return self.page_kib * sum(map(len, self.tables))
 
     @property
     def res_kib(self) -> int:
-        return 4 * list(self.entries.values()).count("present")
+        return self.page_kib * list(self.entries.values()).count("present")
 
     @property
     def anon_huge_kib(self) -> int:
@@ -43,7 +44,7 @@ class Twin:
     @property
     def outcome(self) -> dict[str, int]:
         """Return those columns of an outcome that a trace determines."""
-        needed = [{page // span for page in self.entries} for span in SPANS]
+        needed = [{page // span for page in self.entries} for span in self.spans]
         pte, pmd, pud = map(len, self.tables)
         return {
             "res_bytes_peak": self.most_res_kib << 10,
@@ -51,7 +52,7 @@ class Twin:
             "vm_pte_kib_peak": self.most_vm_pte_kib,
             "vm_pte_kib_end": self.vm_pte_kib,
             "vm_pte_kib_max": self.most_vm_pte_kib,
-            "vm_pte_kib_needed_end": 4 * sum(map(len, needed)),
+            "vm_pte_kib_needed_end": self.page_kib * sum(map(len, needed)),
             "pte_tables_end": pte,
             "pmd_tables_end": pmd,
             "pud_tables_end": pud,
@@ -68,7 +69,8 @@ class Twin:
 
     def apply(self, op: str, start: int, length: int, stride: int) -> None:
         """Apply one operation of a trace. start, length, stride: bytes."""
-        covered = range(start // PAGE, -(-(start + length) // PAGE))
+        page_bytes = self.page_kib << 10
+        covered = range(start // page_bytes, -(-(start + length) // page_bytes))
         pages = [page for page in covered if page in self.mapped]
         if op == "mmap":
             self.mapped |= set(covered)
@@ -79,7 +81,7 @@ class Twin:
         elif op in ("write", "read"):
             self.returned -= set(pages)
             for at in range(start, start + length, stride):
-                self.touch(at // PAGE, op == "write")
+                self.touch(at // page_bytes, op == "write")
         elif op == "guard_install":
             self.returned -= set(pages)
             for page in pages:
@@ -111,8 +113,8 @@ class Twin:
             self.entries[page] = "present" if write or entry == "present" else "zero"
 
     def allocate_tables(self, page: int) -> None:
-        self.allocated += page // ENTRIES not in self.tables[0]
-        for level, span in enumerate(SPANS):
+        self.allocated += page // self.ptes not in self.tables[0]
+        for level, span in enumerate(self.spans):
             self.tables[level].add(page // span)
 
     def clear(self, pages: list[int], states: tuple[str, ...]) -> None:
@@ -124,50 +126,51 @@ class Twin:
         """Clear the pages' entries, and free each table, of any level, whose span has no mapped page left."""
         self.clear(pages, ("present", "zero", "marker"))
         live = self.mapped - self.returned if self.policy.when == "unmap" else self.mapped
-        for level, span in enumerate(SPANS):
+        for level, span in enumerate(self.spans):
             self.tables[level].intersection_update({page // span for page in live})
 
     def zap(self, pages: list[int]) -> None:
         """Clear pages, not markers, piece by piece; a table that is empty then goes if the rule looks at the piece."""
-        for piece in pieces(pages):
+        for piece in self.pieces(pages):
             before = len(self.entries)
             self.clear(piece, ("present", "zero"))
             self.zapped += before - len(self.entries)
             if self.policy.when in ("visit", "call") and self.is_large_enough(piece):
-                self.free_if_empty(piece[0] // ENTRIES)
+                self.free_if_empty(piece[0] // self.ptes)
 
     def free_counted(self, pages: list[int]) -> None:
         """Entries of pages were cleared by another call than a zap, which a counter notices."""
         if self.policy.when == "visit" and self.policy.proof == "count":
-            for piece in pieces(pages):
+            for piece in self.pieces(pages):
                 if self.is_large_enough(piece):
-                    self.free_if_empty(piece[0] // ENTRIES)
+                    self.free_if_empty(piece[0] // self.ptes)
 
     def is_large_enough(self, piece: list[int]) -> bool:
         """Whether the rule acts after a piece. One that reads nothing without proof acts after whole slots only."""
         reads_nothing = self.policy.proof == "held" and self.policy.otherwise == "keep"
         if self.policy.least == SLOT or reads_nothing:
-            return len(piece) == ENTRIES and (self.policy.least == SLOT or int(self.policy.least) <= ENTRIES * PAGE)
-        return len(piece) * PAGE >= int(self.policy.least)
+            return len(piece) == self.ptes and (
+                self.policy.least == SLOT or int(self.policy.least) <= self.ptes * self.page_kib << 10
+            )
+        return len(piece) * self.page_kib << 10 >= int(self.policy.least)
 
     def free_if_empty(self, slot: int) -> None:
-        if slot in self.tables[0] and not any(page // ENTRIES == slot for page in self.entries):
+        if slot in self.tables[0] and not any(page // self.ptes == slot for page in self.entries):
             self.tables[0].remove(slot)
             self.freed += 1
 
     def free_empty_tables(self) -> None:
         """Rules of `when: round` free all empty tables every `scan_every` operations, times `every`."""
         if self.policy.when == "round" and self.operations % (self.scan_every * self.policy.every) == 0:
-            in_use = {page // ENTRIES for page in self.entries}
+            in_use = {page // self.ptes for page in self.entries}
             self.freed += len(self.tables[0] - in_use)
             self.tables[0].intersection_update(in_use)
 
-
-def pieces(pages: list[int]) -> list[list[int]]:
-    """Cut pages, which rise, where one is not mapped and where a slot begins."""
-    cut: list[list[int]] = []
-    for page in pages:
-        if not cut or page != cut[-1][-1] + 1 or page % ENTRIES == 0:
-            cut.append([])
-        cut[-1].append(page)
-    return cut
+    def pieces(self, pages: list[int]) -> list[list[int]]:
+        """Cut pages, which rise, where one is not mapped and where a slot begins."""
+        cut: list[list[int]] = []
+        for page in pages:
+            if not cut or page != cut[-1][-1] + 1 or page % self.ptes == 0:
+                cut.append([])
+            cut[-1].append(page)
+        return cut

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.model.arch import ARCHES
 from engine.model.policy import ALL, BUILT_IN, POLICIES, Policy
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
+from engine.traces.geometry import X86, Geometry
 from engine.traces.huge_pages import HugePages
 from engine.traces.operations import MAX_ADDRESS, Operation
-from engine.traces.page_tables import MAX_TABLES, PMD_SPAN, PUD_SPAN, SLOT, TraceError
+from engine.traces.page_tables import MAX_ENTRIES, SLOT, TraceError
 from engine.traces.replay import Replay
 from tests import paths
 from tests.support.rules import rules
@@ -45,22 +47,25 @@ def tables(**other: int) -> dict[str, int]:
     return dict.fromkeys(POLICIES, other.pop("every")) | other
 
 
-def random_trace(seed: int) -> list[Operation]:
-    """Return a mapping across a GiB border, then touches, zaps, markers and holes, mostly at borders of slots."""
+def random_trace(seed: int, geometry: Geometry = X86, operations: int = 40) -> list[Operation]:
+    """Return a mapping across a border of PMD tables, then touches, zaps, markers, holes, mostly at borders."""
     choose = random.Random(seed)
-    base, pages = BASE + PMD_SPAN - 3 * SLOT + choose.choice((0, PAGE, -PAGE)), choose.choice((2000, 2560, 3072))
-    edges = [base, base + pages * PAGE, *(base // SLOT * SLOT + i * SLOT for i in range(1, 6))]
-    trace = [Operation("mmap", base, pages * PAGE)]
-    for _ in range(40):
+    page, slot, entries = geometry.page, geometry.slot, geometry.entries
+    border = (BASE // geometry.pmd_span + 1) * geometry.pmd_span
+    base = border - 3 * slot + choose.choice((0, page, -page))
+    pages = choose.choice((4 * entries - 48, 5 * entries, 6 * entries))
+    edges = [base, base + pages * page, *(base // slot * slot + i * slot for i in range(1, 6))]
+    trace = [Operation("mmap", base, pages * page)]
+    for _ in range(operations):
         op = choose.choice(
             ("write", "write", "read", *3 * ["dontneed"], "free", "guard_install", "guard_remove", "munmap")
         )
-        start = choose.choice(edges) + choose.choice((0, 0, 0, PAGE, -PAGE))
-        length = choose.choice((PAGE, 7 * PAGE, SLOT // 2, SLOT, SLOT, 2 * SLOT, SLOT - PAGE, SLOT + PAGE))
+        start = choose.choice(edges) + choose.choice((0, 0, 0, page, -page))
+        length = choose.choice((page, 7 * page, slot // 2, slot, slot, 2 * slot, slot - page, slot + page))
         if op == "munmap":
-            length = choose.choice((PAGE, SLOT // 2, SLOT))
-        stride = choose.choice((PAGE, PAGE, 1000, 4097, 3 * PAGE, SLOT)) if op in ("write", "read") else 0
-        trace.append(Operation(op, start + (choose.randrange(PAGE) if stride else 0), length, stride))
+            length = choose.choice((page, slot // 2, slot))
+        stride = choose.choice((page, page, 1000, 4097, 3 * page, slot)) if op in ("write", "read") else 0
+        trace.append(Operation(op, start + (choose.randrange(page) if stride else 0), length, stride))
     return trace
 
 
@@ -76,6 +81,20 @@ def test_replay_equals_twin(seed: int) -> None:
             assert replay.outcome(policy) == twin.outcome, (policy, operation)
             assert replay.outcome(policy)["vm_pte_kib_end"] == replay.vm_pte_kib(policy)
             assert replay.outcome(policy)["res_bytes_end"] == replay.res_kib(policy) << 10
+
+
+@pytest.mark.parametrize(("arch", "levels"), [("arm64-16k", 4), ("arm64-64k", 3)])
+def test_larger_pages_equal_the_twin(arch: str, levels: int) -> None:
+    """With pages of 16 and 64 KiB, too: slots of 32 and 512 MiB, and no PUD tables on arm64-64k."""
+    geometry = Geometry(next(other for other in ARCHES if other.name == arch))
+    names = ("refcount", "merged", "munmap")
+    replay = Replay([BUILT_IN[name] for name in names], geometry)
+    twins = {name: Twin(BUILT_IN[name], 1, geometry.page >> 10, levels) for name in names}
+    for operation in random_trace(7, geometry, 12):
+        replay.apply(operation)
+        for policy, twin in twins.items():
+            twin.apply(*operation)
+            assert replay.outcome(policy) == twin.outcome, (policy, operation)
 
 
 @given(rule=rules(), seed=st.integers(0, 1 << 32))
@@ -215,10 +234,10 @@ def test_free_leaves_the_entries() -> None:
 
 def test_upper_tables_are_shared() -> None:
     """A PMD table is freed with the last VMA of its GiB, a PUD table with the last of its 512 GiB."""
-    two = (("mmap", 0, PAGE), ("mmap", PMD_SPAN, PAGE), ("write", 0, PAGE), ("write", PMD_SPAN, PAGE))
+    two = (("mmap", 0, PAGE), ("mmap", X86.pmd_span, PAGE), ("write", 0, PAGE), ("write", X86.pmd_span, PAGE))
     assert after(*two) == tables(every=5)
     assert after(*two, ("munmap", 0, PAGE)) == tables(every=3)
-    assert after(*two, ("munmap", 0, PUD_SPAN)) == tables(every=0)
+    assert after(*two, ("munmap", 0, X86.pud_span)) == tables(every=0)
 
 
 def test_munmap_maps_again_when_touched() -> None:
@@ -247,9 +266,9 @@ def test_async_scans_every_few_operations() -> None:
 def test_sparse_terabytes_cost_their_tables() -> None:
     """A page in every GiB of 64 TiB has its own PTE and PMD table; one zap frees the PTE tables."""
     size = 64 << 40
-    spread = (("mmap", 0, size), ("write", 0, size, PMD_SPAN))
-    upper = size // PMD_SPAN + size // PUD_SPAN
-    assert after(*spread) == tables(every=2 * (size // PMD_SPAN) + size // PUD_SPAN)
+    spread = (("mmap", 0, size), ("write", 0, size, X86.pmd_span))
+    upper = size // X86.pmd_span + size // X86.pud_span
+    assert after(*spread) == tables(every=2 * (size // X86.pmd_span) + size // X86.pud_span)
     assert after(*spread, ("dontneed", 0, size))["merged"] == upper
 
 
@@ -274,9 +293,9 @@ def test_impossible_operations(operation: Operation, message: str) -> None:
 
 
 def test_too_many_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replay stops with an error at MAX_TABLES instead of using up the memory."""
-    assert MAX_TABLES * SLOT == 8 << 40
-    monkeypatch.setattr("engine.traces.page_tables.MAX_TABLES", 1000)
+    """A replay stops with an error at MAX_ENTRIES instead of using up the memory."""
+    assert MAX_ENTRIES * PAGE == 8 << 40
+    monkeypatch.setattr("engine.traces.page_tables.MAX_ENTRIES", 512_000)
     replay = Replay([BUILT_IN["merged"]])
     replay.apply(Operation("mmap", BASE, 64 << 40))
     with pytest.raises(TraceError, match="too many to replay"):

@@ -247,7 +247,7 @@ def test_other_tools_are_refused_by_name(
     ("step", "remark"), [(0x1000, "the tables of arm64-4k"), (0x10000, "the figures may be wrong")]
 )
 def test_recordings_of_arm64(step: int, remark: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Addresses show arm64, and how they are aligned its page size; `--arch` refuses what has other tables."""
+    """Addresses show arm64, and how they are aligned its page size; calls that worked contradict a wrong `--arch`."""
     path = tmp_path / "arm.strace"
     starts = [0xFFFF80000000 + i * step for i in range(9)]
     protections = "PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS"
@@ -255,5 +255,75 @@ def test_recordings_of_arm64(step: int, remark: str, capsys: pytest.CaptureFixtu
     _, err = replayed(capsys, path)
     assert remark in err
     assert replayed(capsys, path, "--arch", "arm64-4k")[0]
+    if step == 0x10000:
+        assert replayed(capsys, path, "--arch", "arm64-64k")[1] == ""
+        return
     assert main(["replay", str(path), "--arch", "arm64-64k"]) == 2
-    assert "--arch arm64-64k: its tables are not those of 4 KiB pages" in capsys.readouterr().err
+    wrong = "row 2: mmap at 0xffff80001000 worked, so its pages are smaller than 64 KiB: another --arch"
+    assert wrong in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arch", "vm_pte_kib_max", "vm_pte_kib_end", "res_kib", "tables_freed"),
+    [
+        # by hand: of 2 MiB 512 PTE tables, 1 + 1 above them, half of which are zapped, and one page is unmapped
+        ("arm64-4k", 4 * (512 + 2), 4 * (256 + 2), (512 << 10) - 4, 256),
+        # of 32 MiB: 32 PTE tables, a PMD and a PUD table
+        ("arm64-16k", 16 * (32 + 2), 16 * (16 + 2), (512 << 10) - 16, 16),
+        # of 512 MiB: 2 PTE tables and a PMD table; the PUD level is folded
+        ("arm64-64k", 64 * (2 + 1), 64 * (1 + 1), (512 << 10) - 64, 1),
+    ],
+)
+def test_pages_of_arm64(
+    arch: str,
+    vm_pte_kib_max: int,
+    vm_pte_kib_end: int,
+    res_kib: int,
+    tables_freed: int,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Tables, slots and lengths are those of the page size: a munmap of 100 bytes unmaps a page."""
+    path = tmp_path / "arm.strace"
+    path.write_text(
+        "mmap(NULL, 1073741824, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0xffff00000000\n"
+        "munmap(0xffff30000000, 100) = 0\n"
+        "madvise(0xffff00000000, 536870912, MADV_DONTNEED) = 0\n"
+    )
+    merged = replayed(capsys, path, "--arch", arch)[0][1]
+    found = [int(merged[name]) for name in ("vm_pte_kib_max", "vm_pte_kib_end", "res_kib_end", "tables_freed")]
+    assert found == [vm_pte_kib_max, vm_pte_kib_end, res_kib, tables_freed]
+    assert int(merged["acting"]) == 1
+
+
+def test_exact_recordings_are_of_small_pages(capsys: pytest.CaptureFixture[str]) -> None:
+    """Kernel traces and recordings of sweep record are of pages of 4 KiB: another --arch is an error."""
+    path = DATA / "kernel" / "basic-0000.csv"
+    assert main(["replay", str(path), "--arch", "arm64-64k"]) == 2
+    assert "is of pages of 4 KiB, so it was not recorded on arm64-64k" in capsys.readouterr().err
+
+
+def test_many_processes_fit_on_a_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """In a table the processes with most page tables are shown, the others in one row; --process all shows all."""
+    rows = 'execve("./a", [], 0x7f00 /* 2 vars */) = 0\n'
+    mapped = "mmap(NULL, {size}, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000\n"
+    zapped = "madvise(0x7f0000000000, 4194304, MADV_DONTNEED) = 0\n"
+    path = tmp_path / "many.strace"
+    calls = (
+        (pid, (rows, mapped.format(size=pid << 21), zapped)[call]) for pid in range(101, 131) for call in (0, 1, 2)
+    )
+    path.write_text("".join(f"{pid} {row}" for pid, row in calls))
+    words = ["replay", "--touch", "all", "--policy", "none,merged", str(path)]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines() if " merged " in line] == [
+        *map(str, range(130, 120, -1)),
+        "20",
+        "sum",
+    ]
+    assert "20 others" in out
+    assert "--process all shows all, with all columns" in err
+    assert out.count("\n") < 48
+    assert main([*words, "--process", "all"]) == 0
+    assert capsys.readouterr().out.count("\npolicy ") == 62  # a record for each row, as a line has no place for it
+    assert len(replayed(capsys, path)[0]) == 2 * 31
