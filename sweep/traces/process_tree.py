@@ -83,7 +83,7 @@ class ProcessTree:
             return
         if isinstance(event, ThreadStarted):
             self._sees_starts = True
-            yield from self._child(self._task(thread, event), event.child, event.flags)
+            yield from self._child(self._task(thread, event), event.child, event.flags, event.row)
         elif isinstance(event, CallBegun):
             self._task(thread, event)
             self._starting[thread] = event
@@ -118,7 +118,7 @@ class ProcessTree:
             if event.result and not event.error:
                 flags = clone_flags(event)
                 flags = clone_flags(begun) if flags is None and begun is not None else flags
-                yield from self._child(self._task(thread, event), event.result, flags)
+                yield from self._child(self._task(thread, event), event.result, flags, event.row)
             if not self._starting and self._waiting:
                 yield from self._release()
         elif name in ("execve", "execveat"):
@@ -132,9 +132,11 @@ class ProcessTree:
             for other in list(task.threads) if task else [thread]:
                 self._exit(other)
 
-    def _child(self, parent: Task, child: int, flags: int | None) -> Iterator[tuple[SystemCall, ProcessReplay]]:
+    def _child(
+        self, parent: Task, child: int, flags: int | None, row: int
+    ) -> Iterator[tuple[SystemCall, ProcessReplay]]:
         """A thread or process that `parent` started. Unknown flags: CLONE_VM, as the C library uses clone3."""
-        if child in self._tasks:
+        if child in self._tasks and not self._is_late(parent, child, flags, row):
             return
         self._dead.discard(child)
         if flags is None:
@@ -154,6 +156,17 @@ class ProcessTree:
             self._unseen[child] = None
         for event in events:
             yield from self.handle(event)
+
+    def _is_late(self, parent: Task, child: int, flags: int | None, row: int) -> bool:
+        """Whether a child was taken for a thread of its parent, as it made calls before the one that started it.
+
+        strace -z prints a clone when it returns, and not when it begins.
+        """
+        if flags is None or flags & CLONE_VM or self._tasks[child].space is not parent.space:
+            return False
+        self._skipped.add_doubt("calls of a child before the one that started it, as strace -z prints them", row)
+        self._tasks.pop(child).threads.discard(child)
+        return True
 
     def _execute(self, thread: int, program: str) -> None:
         """An exec: the task's memory is a new one; the old one ends unless another task has it (vfork)."""

@@ -18,7 +18,7 @@ from sweep.traces.kernel_calls import MEMORY_CALLS, PROCESS_CALLS, PROGRAM_32_BI
 _PREFIX = (
     r"[\s>|]*"  # -r, and lines that were quoted in mail
     r"(?:\[pid +(?P<pid>\d{1,10})(?:<[^>]*>)?\] +|(?P<number>\d{1,10})(?:<[^>]*>)? +)?"  # <comm>: --decode-pids
-    r"(?:\(\+ *[\d.]+\) +|[\d:]{1,20}(?:\.\d+)? +)?"  # a time: -t, -tt, -ttt, -r
+    r"(?:[\d:]{1,20}(?:\.\d+)? +)?(?:\(\+ *[\d.]+\) +)?"  # times: -t, -tt, -ttt, -r, and one of them with -r
     r"(?:\[[ \w:?]{1,80}\] +)*"  # call number, instruction pointer, security context: -n, -i, --secontext
 )
 _LINE = re.compile(_PREFIX + r"(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<call>[a-z_]\w*)\()(?P<rest>.*)", re.ASCII)
