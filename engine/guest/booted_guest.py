@@ -163,7 +163,7 @@ class Guest:
         self._console.close()
 
     def _find_channel(self) -> socket.socket:
-        """The socket of the port on which the agent speaks."""
+        """The socket of the port on which the agent answers."""
         sockets = list(self._sockets)
         while sockets:
             readable = select.select(sockets, [], [], self._left_s())[0]

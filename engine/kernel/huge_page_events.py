@@ -1,4 +1,4 @@
-"""What a kernel did with huge pages, from /proc/vmstat, and points that its own doings disturbed.
+"""What a kernel did with huge pages, from /proc/vmstat, and points that its own work on huge pages disturbed.
 
 The model has neither faults that find no free memory of 2 MiB, nor khugepaged, nor the shrinker that splits huge pages
 with many zero pages (docs/method.md, section 8).

@@ -23,7 +23,7 @@ def page_width(out: TextIO) -> int | None:
 
 
 def terminal_width(out: TextIO) -> int:
-    """Columns of the terminal that `out` writes to; COLUMNS goes first. PLAIN_WIDTH if it does not say."""
+    """The variable COLUMNS, else the columns of the terminal that `out` writes to, else PLAIN_WIDTH."""
     with suppress(ValueError):
         if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
             return columns

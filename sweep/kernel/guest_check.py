@@ -12,7 +12,7 @@ from sweep.kernel import kernel_cache
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that guests need. found: what is there, "" if it is missing; advice: the command that mends that."""
+    """One thing that guests need. found: what is there, "" if it is missing; advice: the command that provides it."""
 
     what: str
     machine: str

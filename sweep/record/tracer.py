@@ -102,7 +102,7 @@ class Tracer:
                 self._stopped(thread, status)
 
     def detach_all(self) -> None:
-        """Let go of all threads, which run on as if they had never been followed."""
+        """Detach from all threads, which run on untraced."""
         self.interrupt_all()
         for number, status in self._early.items():
             with suppress(ProcessLookupError):

@@ -162,7 +162,7 @@ class Batcher:
 
     @property
     def correction(self) -> float:
-        """Measured CPU time over estimated, of the tasks of late; 1 before the first measurement."""
+        """Measured CPU time over estimated, of the latest tasks; 1 before the first measurement."""
         return self._measured_ns / self._estimated_ns if self._estimated_ns else 1.0
 
     def record_measurement(self, estimate_ns: float, cpu_ns: float) -> None:

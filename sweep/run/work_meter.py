@@ -12,7 +12,7 @@ from collections import deque
 ALMOST = 0.95
 """Most of a running batch that counts as done, however old it is."""
 LATE_SHARE = 0.15
-"""Share of all work that counts as of late. Until so much is done, the times of batches count beside the rate."""
+"""The latest share of all work, which gives the rate. Until so much is done, the times of batches count too."""
 
 
 class WorkMeter:
