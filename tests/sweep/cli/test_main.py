@@ -223,7 +223,7 @@ def test_suggested_commands_name_the_store(grid: Path, capsys: pytest.CaptureFix
 def test_completion_for_another_shell(
     option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A shell that has no completion is told which shells have."""
+    """For a shell without completion the message names those that have it."""
     monkeypatch.setattr("shellingham.detect_shell", lambda: ("sh", "/bin/sh"))
     assert main([option]) == 2
     message = f"sweep: {option}: the shell is sh; call it from bash, zsh, fish or PowerShell\n"
