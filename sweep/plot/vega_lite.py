@@ -72,6 +72,8 @@ CONFIG: Spec = {
         "titleFontSize": 12,
     },
 }
+PANEL_CONFIG: Spec = CONFIG | {"axis": CONFIG["axis"] | {"labelSeparation": 6}}
+"""Of the panels of a page, which can be much narrower than a picture."""
 
 
 def specification(chart: Chart, background: str = "white") -> Spec:
@@ -108,7 +110,7 @@ def panels(chart: Chart, height: int = 280) -> list[tuple[str, Spec]]:
             "autosize": {"type": "fit", "contains": "padding"},
             "params": [{"name": "picked", "value": None}],
             **layers(chart, _FACET_WIDTH if heading else WIDTH, None),
-            "config": CONFIG,
+            "config": PANEL_CONFIG,
         }
         made.append((heading, spec))
     return made
@@ -142,7 +144,7 @@ def heat_panels(chart: Chart) -> list[tuple[str, Spec]]:
             "autosize": {"type": "fit", "contains": "padding"},
             "encoding": {"x": x | {"axis": {"labelAngle": 0}}, "y": y},
             "layer": [cell, text] if len(columns) <= _MOST_NUMBERS else [cell],
-            "config": CONFIG | {"scale": {"bandPaddingInner": 0.04, "bandPaddingOuter": 0}},
+            "config": PANEL_CONFIG | {"scale": {"bandPaddingInner": 0.04, "bandPaddingOuter": 0}},
         }
         made.append((facet, spec))
     return made

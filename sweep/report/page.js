@@ -99,6 +99,8 @@
       document.getElementById("count").textContent =
         `${found.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows`;
       more.hidden = found.length <= limit;
+      document.getElementById("printed").textContent =
+        more.hidden ? "" : `, the first ${limit.toLocaleString("en")} are printed`;
     }
 
     headings.forEach((heading, column) => {

@@ -20,6 +20,8 @@ from tests.support import browser
 from tests.support.launched_store import ONE, ROUNDS, ZAPS, launched
 from tests.support.small_stores import FakeGrid, commit, opened
 
+PAPER = (718, 1047)
+"""Width and height of A4 inside its margins, in CSS pixels."""
 needs_browser = pytest.mark.skipif(bool(browser.why_not()), reason=browser.why_not())
 MIB = 1 << 20
 HOSTILE = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 2'>&amp;{{ 7 * 7 }}"
@@ -226,6 +228,19 @@ def test_page_in_a_browser(store: Store, tmp_path: Path, size: tuple[int, int], 
         box.clear()
         box.send_keys("no such row")
         assert count.text == "0 of 210 rows"
+
+
+@needs_browser
+@pytest.mark.slow
+def test_printed_page(store: Store, tmp_path: Path) -> None:
+    """On paper no picture and no table is cut off, and what is left out of the table is said."""
+    path = tmp_path / "page.html"
+    path.write_bytes(html(page_of(store, "zaps")))
+    with browser.opened(path, PAPER) as driver:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        right_ends = "[...document.querySelectorAll('table, svg, p')].map((e) => e.getBoundingClientRect().right)"
+        assert driver.execute_script(f"return Math.max(...{right_ends})") <= PAPER[0]
+        assert driver.find_element("css selector", ".controls").text == "210 of 210 rows, the first 25 are printed"
 
 
 @needs_browser
