@@ -179,6 +179,8 @@ def _remarks(answer: "Headline", database: "Database") -> Iterator[str]:
         yield "; ".join(names)
     if any(figures.added_ns_a_call is not None for figures in answer.policies):
         yield f"added: CPU time beyond that of none; prices: {database.prices.sources}"
+        if any((figures.added_ns_a_call or 0) < 0 for figures in answer.policies):
+            yield "below 0: a call is done sooner where the tables are gone than where it looks into empty ones"
         if database.leaves_out_huge_pages:
             yield "added leaves out faults and splits of huge pages, which have no price"
 

@@ -7,7 +7,6 @@ from typing import Any, TextIO
 
 from sweep.cli.messages import message_lines
 from sweep.cli.output_streams import VisibleStream
-from sweep.common.units import human_ns
 from sweep.run.progress import Progress, ProgressState
 
 FIRST_LINE_S, LEAST_INTERVAL_S, INTERVAL_SHARE = 2.0, 10.0, 1 / 20
@@ -89,7 +88,8 @@ class Clock:
         seconds, done_ns = time.monotonic() - self._work_start, state.work_done_ns
         if done_ns <= 0 or state.done >= state.points or seconds < 1:
             return ""
-        return f", about {human_ns(state.left_ns or seconds * 1e9 * (state.work_ns - done_ns) / done_ns)} left"
+        left_ns = state.left_ns or seconds * 1e9 * (state.work_ns - done_ns) / done_ns
+        return f", about {_rounded_time(left_ns / 1e9)} left"
 
 
 class ProgressLines:
@@ -106,7 +106,7 @@ class ProgressLines:
         if seconds < self._next_s:
             return
         self._next_s = seconds + max(LEAST_INTERVAL_S, seconds * INTERVAL_SHARE)
-        self.say(waiting or f"{_state_text(state)}, {seconds:.0f} s{self._clock.left_text(state)}")
+        self.say(waiting or _state_text(state, seconds, self._clock.left_text(state)))
 
     def stop(self) -> None:
         pass
@@ -142,17 +142,25 @@ class ProgressBar:
 
 
 def _bar_text(state: ProgressState, left: str) -> str:
-    """`38 %, about 40 s left, 90 of 120 points, 2 running`: a narrow terminal cuts the end."""
+    """`38 %, about 40 s left, 90/120 points, 2 running`: a narrow terminal cuts the end."""
     share = f"{100 * state.work_done_ns / state.work_ns:.0f} %" if state.work_ns else ""
     failed = f"{state.bad:,} failed" if state.bad else ""
     running = f"{state.running} running" if state.running else ""
-    points = f"{state.done:,} of {state.points:,} points"
+    points = f"{state.done:,}/{state.points:,} points"
     return ", ".join(filter(None, (share, left.removeprefix(", "), points, failed, running)))
 
 
-def _state_text(state: ProgressState) -> str:
-    """`38 % of the work, 90 of 120 points, 2 batches running`; the share is that of the bar."""
-    share = f"{100 * state.work_done_ns / state.work_ns:.0f} % of the work, " if state.work_ns else ""
+def _state_text(state: ProgressState, seconds: float, left: str) -> str:
+    """`38 % of the work after 25 s, about 40 s left; 90 of 120 points, 2 batches running`; the share is the bar's."""
+    share = f"{100 * state.work_done_ns / state.work_ns:.0f} % of the work " if state.work_ns else ""
     failed = f", {state.bad:,} failed" if state.bad else ""
     running = f", {state.running} batch{'es' * (state.running > 1)} running" if state.running else ""
-    return f"{share}{state.done:,} of {state.points:,} points{failed}{running}"
+    return f"{share}after {seconds:.0f} s{left}; {state.done:,} of {state.points:,} points{failed}{running}"
+
+
+def _rounded_time(seconds: float) -> str:
+    """`40 s`, `6.8 min`, `12 min`, `3.1 h`: no more digits than an estimate has."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
+    minutes = seconds / 60
+    return f"{minutes:.2g} min" if minutes < 90 else f"{minutes / 60:.1f} h"

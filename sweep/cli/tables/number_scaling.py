@@ -13,8 +13,8 @@ SIGNIFICANT_DIGITS = 4
 
 BINARY_UNITS, TIME_UNITS = ("bytes", "kib", "mib", "gib", "tib"), ("ns", "us", "ms", "s")
 COUNT_UNITS = ("", "k", "M", "G", "T")
-IN_BYTES = frozenset(("virt", "res", "cluster", "zap", "zap_shift", "folio"))
-"""Columns in bytes whose name does not say so: sizes that a user has written with a unit."""
+IN_BYTES = frozenset(("virt", "res", "cluster", "zap", "zap_shift", "folio", "shift"))
+"""Sizes that a user has written with a unit. Columns of these names are in bytes; zap_kib and such in what they say."""
 IDENTIFIERS = frozenset(("pid", "seed"))
 """Columns of whole numbers that are names: printed without separators, to be copied."""
 
@@ -29,16 +29,28 @@ def scaled(table: Table) -> Table:
 
 
 def _scaled_column(column: Column) -> Column:
-    if column.name in IN_BYTES and all(v is None or isinstance(v, int) for v in column.values):
-        from sweep.common.units import format_size
-
-        cells = ("-" if value is None else format_size(value) for value in column.values)
-        return replace(column, cells=tuple(cells))
+    name, _, unit = column.name.rpartition("_")
+    if column.name in IN_BYTES and _are_whole(column):
+        return _as_sizes(column, column.head, 1)
+    if name in IN_BYTES and unit in BINARY_UNITS and _are_whole(column):
+        return _as_sizes(column, name, 1024 ** BINARY_UNITS.index(unit))
     if not column.is_number or column.name in IDENTIFIERS:
         return column
     largest = max((abs(float(value)) for value in column.values if _is_finite(value)), default=0)
     head, scale = _scaled_head(column.head, largest)
     return replace(column, head=head, cells=tuple(_scaled_text(value, scale) for value in column.values))
+
+
+def _are_whole(column: Column) -> bool:
+    return all(v is None or isinstance(v, int) or (isinstance(v, float) and v.is_integer()) for v in column.values)
+
+
+def _as_sizes(column: Column, head: str, unit: int) -> Column:
+    """The column as sizes with a unit each, 64KiB: axes have values of many magnitudes. `unit`: bytes of 1."""
+    from sweep.common.units import format_size
+
+    cells = ("-" if value is None else format_size(int(value) * unit) for value in column.values)
+    return replace(column, head=head, cells=tuple(cells))
 
 
 def _is_finite(value: Any) -> bool:

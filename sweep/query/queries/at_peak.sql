@@ -13,4 +13,4 @@ FROM latest
 GROUP BY run_id, "cluster", rounds, policy
 WINDOW one AS (PARTITION BY run_id, "cluster", rounds)
 QUALIFY policy <> 'none' AND none_gib IS NOT NULL
-ORDER BY ALL;
+ORDER BY run_id, cluster_kib, rounds, TRY_CAST(policy AS policies);

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -157,6 +158,15 @@ def test_launch_summarises(grid: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "\x1b" not in out + err
     for command in lines[-3:]:
         assert main(shlex.split(command, comments=True)[1:]) == 0
+
+
+def test_costs_below_zero_are_explained(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After many rounds calls are cheaper under a policy that has freed the tables; the summary says why."""
+    words = ["-S", "fixed.rounds=50", "-S", "axes={sparsity: [0.9999], zap: [2MiB]}", "--executor", "inline"]
+    assert main(["launch", "small.yaml", *words]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^seed_inline, merged .* -[\d,]+ ns +-[\d,]+ ns$", out, re.MULTILINE)
+    assert "\nbelow 0: a call is done sooner where the tables are gone" in out
 
 
 def test_launch_prints_its_sql(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
