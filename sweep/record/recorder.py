@@ -4,6 +4,7 @@ Before a call gives memory back, its range is looked at, so every touch is known
 time all pages are looked at, and VmPTE beside them: a moment, at which a replay can be compared with what was seen.
 """
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,12 +12,24 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from engine.traces.page_tables import PAGE
-from engine.traces.vmas import READ, WRITE
+from engine.traces.vmas import (
+    DONTDUMP,
+    DONTFORK,
+    EXECUTE,
+    LOCKED,
+    MERGEABLE,
+    NORESERVE,
+    RANDOM,
+    READ,
+    SEQUENTIAL,
+    WIPEONFORK,
+    WRITE,
+)
 from sweep.common.errors import UserError, one_line
-from sweep.process.proc import Mapping, hugetlb_prefixes, read_guarded, read_mappings, read_sizes
+from sweep.process.proc import Mapping, hugetlb_prefixes, read_guarded, read_mappings, read_sizes, read_smaps
 from sweep.record.present_pages import END, PresentPages
 from sweep.record.recording_writer import RecordingWriter
-from sweep.record.traced_memory import advised_ranges, clone_flags
+from sweep.record.traced_memory import advised_ranges, clone_flags, memory_policy
 from sweep.record.tracer import TracedCall
 from sweep.traces.call_arguments import CLONE_THREAD, CLONE_VFORK, CLONE_VM
 from sweep.traces.calls import Call, SkippedRows, SystemCall
@@ -24,10 +37,21 @@ from sweep.traces.kernel_calls import MEMORY_CALLS, MemoryCalls
 from sweep.traces.program_break import break_change
 
 _MAP_FIXED, _MREMAP_FIXED = 0x10, 0x2
-_ENOMEM = 12
-_RANGE_FIRST = ("munmap", "madvise", "mprotect", "pkey_mprotect", "mremap")
+_RANGE_FIRST = ("munmap", "madvise", "mprotect", "pkey_mprotect", "mremap", "mlock", "mlock2", "munlock", "mbind")
 """Calls whose first two arguments are the range that they act on."""
 _GIVE_BACK = ("munmap", "mmap", "dontneed", "guard_install", "collapse")
+_RIGHTS = (("r", READ), ("w", WRITE), ("x", EXECUTE))
+_MAPPED_FLAGS = {"lo": LOCKED, "nr": NORESERVE}
+_ADVISED_FLAGS = {
+    "dc": DONTFORK,
+    "wf": WIPEONFORK,
+    "dd": DONTDUMP,
+    "mg": MERGEABLE,
+    "sr": SEQUENTIAL,
+    "rr": RANDOM,
+}
+_HUGE_ADVICE = {"hg": "hugepage", "nh": "nohugepage"}
+"""What VmFlags of smaps mean (show_smap_vma_flags in fs/proc/task_mmu.c)."""
 _FLUSH_S = 1.0
 _LEFT_OUT = ("read", "write")
 """Calls that only touch (MADV_POPULATE_READ, _WRITE): the pages are seen when they are looked at next."""
@@ -205,21 +229,29 @@ class Recorder:
         self.processes += 1
         space = Space(self._numbers, read_guarded(pid, partial(PresentPages, pid)), pid)
         self._writer.begin(how, space.number, pid, one_line(read_sizes(pid).command))
+        vm_flags = {vma.start: vma.flags for vma in read_smaps(pid)} if how == "attached" else {}
         for mapping in mappings:
-            self._record_mapping(space, mapping)
+            self._record_mapping(space, mapping, vm_flags.get(mapping.start, frozenset()))
             if mapping.name == "[heap]":
                 space.program_break = mapping.end
         self._moment(space, is_first=how == "attached")
         return space
 
-    def _record_mapping(self, space: Space, mapping: Mapping) -> None:
-        rights = (READ if "r" in mapping.rights else 0) | (WRITE if "w" in mapping.rights else 0)
+    def _record_mapping(self, space: Space, mapping: Mapping, vm_flags: frozenset[str] = frozenset()) -> None:
+        """Record a line of /proc/PID/maps. vm_flags: the VmFlags of smaps, of a process that ran before."""
+        rights = sum(bit for letter, bit in _RIGHTS if letter in mapping.rights)
         has_tables = not mapping.name.startswith(self._hugetlb)
         is_anonymous = mapping.rights.endswith("p") and not mapping.name.startswith(("/", "[v"))
-        self._record(
-            space,
-            Call(0, "mmap", mapping.start, mapping.end - mapping.start, rights, is_anonymous, has_tables=has_tables),
-        )
+        start, length = mapping.start, mapping.end - mapping.start
+        kept = sum(bit for name, bit in _MAPPED_FLAGS.items() if name in vm_flags)
+        advised = sum(bit for name, bit in _ADVISED_FLAGS.items() if name in vm_flags)
+        mapped = Call(0, "mmap", start, length, rights, is_anonymous, has_tables=has_tables, flags=kept)
+        self._record(space, mapped)
+        if advised:
+            self._record(space, Call(0, "flags", start, length, flags=advised))
+        for name, advice in _HUGE_ADVICE.items():
+            if name in vm_flags:
+                self._record(space, Call(0, advice, start, length))
 
     def _record(self, space: Space, change: Call) -> None:
         """Write a call, and forget the pages that it gave back."""
@@ -303,13 +335,18 @@ class Recorder:
             yield arguments[0], arguments[1]
         elif call.name == "brk" and 0 < arguments[0] < space.program_break:
             yield arguments[0], space.program_break - arguments[0]
+        elif call.name in ("mlockall", "munlockall"):
+            yield 0, END
         elif call.name == "process_madvise":
             yield from advised_ranges(thread, call)
 
     def _as_system_call(self, thread: int, call: TracedCall, result: int) -> SystemCall:
         """The call as a tracer's output would have it."""
         arguments = [hex(argument) for argument in call.arguments]
-        error = "" if result >= 0 else "ENOMEM" if result == -_ENOMEM else "failed"
+        if call.name == "mbind":
+            with suppress(OSError):
+                arguments[2:] = memory_policy(thread, call)
+        error = errno.errorcode.get(-result, "failed") if result < 0 else ""
         if call.name == "process_madvise" and not error:
             with suppress(OSError):
                 ranges = advised_ranges(thread, call)

@@ -10,10 +10,12 @@ from sweep.common.errors import UserError, printable
 from sweep.traces.calls import Call
 from sweep.traces.recording_rows import (
     CODES,
+    DEFAULT_POLICY,
     HAS_HOLES,
     HEADER,
     KEEPS_OLD,
     MOST_RUNS,
+    STOPS_AT,
     rights_word,
 )
 
@@ -89,6 +91,10 @@ class RecordingWriter:
             row += f" {call.moved_from // PAGE:x} {-(-call.old_length // PAGE):x}{KEEPS_OLD if call.keeps_old else ''}"
         elif call.op == "flags":
             row += f" {call.flags:x} {call.cleared:x}"
+        elif call.op == "policy":
+            row += f" {call.policy or DEFAULT_POLICY}"
+        if call.stops_at:
+            row += f" {STOPS_AT[call.stops_at]}"
         elif call.has_holes:
             row += HAS_HOLES
         self._row_in(space, row)
@@ -100,7 +106,7 @@ class RecordingWriter:
         """
         for first in range(0, len(runs), MOST_RUNS):
             (start, end), *rest = runs[first : first + MOST_RUNS]
-            words = [self._range(start // PAGE, (end - start) // PAGE)]
+            words = [self._run(self._start(start // PAGE, (end - start) // PAGE), start, end)]
             words += self._gaps_and_lengths(end, rest)
             self._row_in(space, f"{code} {' '.join(words)}")
 
@@ -118,15 +124,23 @@ class RecordingWriter:
 
     def _gaps_and_lengths(self, end: int, runs: Iterable[tuple[int, int]]) -> Iterable[str]:
         for start, stop in runs:
-            yield f"{(start - end) // PAGE:x} {(stop - start) // PAGE:x}"
+            yield self._run(f"{(start - end) // PAGE:x}", start, stop)
             end = stop
         self._last_page = end // PAGE
 
+    def _run(self, place: str, start: int, end: int) -> str:
+        """A run of pages at a place: its length is left out if it is one page."""
+        return place if end - start == PAGE else f"{place}+{(end - start) // PAGE:x}"
+
     def _range(self, page: int, pages: int) -> str:
-        """Start and length in pages; the start from the end of the last range, if that is shorter."""
+        """Start and length in pages."""
+        return f"{self._start(page, pages)} {pages:x}"
+
+    def _start(self, page: int, pages: int) -> str:
+        """The start of a range, in pages from the end of the last range, if that is shorter."""
         absolute, relative = f"{page:x}", f"{page - self._last_page:+x}"
         self._last_page = page + pages
-        return f"{relative if len(relative) <= len(absolute) else absolute} {pages:x}"
+        return relative if len(relative) <= len(absolute) else absolute
 
     def _row_in(self, space: int, row: str) -> None:
         if space != self._space:

@@ -7,6 +7,7 @@ from sweep.record.call_numbers import I386
 from sweep.record.tracer import TracedCall
 
 _MOST_RANGES = 1024  # UIO_MAXIOV
+_MOST_NODES_BYTES = 128
 _CLONE_ARGS_FLAGS = struct.Struct("=Q")  # the first member of struct clone_args
 
 
@@ -27,6 +28,14 @@ def advised_ranges(thread: int, call: TracedCall) -> list[tuple[int, int]]:
     entry = struct.Struct("=II" if call.architecture == I386 else "=QQ")
     data = _read(thread, vector, entry.size * min(count, _MOST_RANGES))
     return list(entry.iter_unpack(data))
+
+
+def memory_policy(thread: int, call: TracedCall) -> list[str]:
+    """The mode of mbind and, if there are any, its nodes, in one word, as they distinguish policies. Raises OSError."""
+    _, _, mode, nodes, most, *_ = call.arguments
+    size = min(-(-most // 64) * 8, _MOST_NODES_BYTES) if nodes else 0
+    mask = int.from_bytes(_read(thread, nodes, size), "little") if size else 0
+    return [hex(mode) if not mask else f"{mode:#x}:{mask:#x}"]
 
 
 def _read(thread: int, address: int, size: int) -> bytes:

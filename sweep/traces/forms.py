@@ -12,7 +12,7 @@ from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
 from sweep.traces.bpftrace_parser import is_bpftrace
 from sweep.traces.perf_parser import is_perf_script, is_perf_trace
-from sweep.traces.recording_rows import HEADER as RECORDING_HEADER
+from sweep.traces.recording_rows import HEADERS as RECORDING_HEADERS
 from sweep.traces.strace_parser import is_strace
 
 KERNEL_HEADER = "step,op,start,length,stride"
@@ -66,7 +66,7 @@ _OTHERS = tuple(
         (
             r"^ptsweep recording ",
             "a recording of another version of sweep record",
-            f"this version reads {RECORDING_HEADER!r}",
+            f"this version reads {' and '.join(map(repr, RECORDING_HEADERS))}",
         ),
         (r"^PERFILE2", "perf's data file", "perf script -i FILE prints it as text, which can be replayed"),
         (r"^\x17\x08Dtracing", "trace-cmd's data file", "record with perf or strace -f"),
@@ -142,7 +142,8 @@ def recognise(lines: TextLines) -> Recognised:
 def _form_of(line: str) -> str:
     """The form that a row is of, or an empty string."""
     header = line.strip().lower()
-    known_headers = ((KERNEL_HEADER, KERNEL), (ALLOCATOR_HEADER, ALLOCATOR), (RECORDING_HEADER, RECORDING))
+    recordings = ((known, RECORDING) for known in RECORDING_HEADERS)
+    known_headers = ((KERNEL_HEADER, KERNEL), (ALLOCATOR_HEADER, ALLOCATOR), *recordings)
     for known, form in known_headers:
         if header == known:
             return form

@@ -325,5 +325,5 @@ def _lock(row: int, is_locked: bool, start: int, length: int) -> Call:
 
 def _mbind(call: SystemCall) -> Sequence[Call]:
     start, length, mode, *nodes = call.arguments
-    policy = "" if mode in ("MPOL_DEFAULT", "DEFAULT", "0", "0x0") else ", ".join((mode, *nodes))
+    policy = "" if mode in ("MPOL_DEFAULT", "DEFAULT", "0", "0x0") else ", ".join((mode, *nodes)).partition("]")[0]
     return (Call(call.row, "policy", number(start), number(length), policy=policy),)

@@ -8,9 +8,20 @@ from sweep.common.errors import one_line
 from sweep.common.text_lines import TextLines
 from sweep.traces.calls import Call
 from sweep.traces.kernel_calls import MAX_ADDRESS
-from sweep.traces.recording_rows import HAS_HOLES, KEEPS_OLD, OPS, SEEN_READ, SEEN_WRITTEN, mapped_as
+from sweep.traces.recording_rows import (
+    DEFAULT_POLICY,
+    HAS_HOLES,
+    KEEPS_OLD,
+    OLD_SEEN,
+    OPS,
+    SEEN_READ,
+    SEEN_WRITTEN,
+    STOPS_AT,
+    mapped_as,
+)
 
 _MAX_DIGITS = 16
+_STOPS_AT = {word: stops_at for stops_at, word in STOPS_AT.items()}
 _FACTS = ("kernel", "frees", "thp")
 
 
@@ -74,7 +85,7 @@ class RecordingReader:
                 continue
             try:
                 parsed = self._parse(row, line)
-            except (ValueError, IndexError):
+            except (ValueError, LookupError):
                 if self._lines.last_line_unterminated:  # the recording was cut off
                     return
                 raise self._lines.error(f"not a row of a recording: {one_line(line)!r}") from None
@@ -82,10 +93,12 @@ class RecordingReader:
                 yield parsed
 
     def _parse(self, row: int, line: str) -> Row | None:
-        """Return the row of a line, or None. Raises ValueError or IndexError for a malformed one."""
+        """Return the row of a line, or None. Raises ValueError or LookupError for a malformed one."""
         word, *words = line.split(" ")
         if word in (SEEN_WRITTEN, SEEN_READ):
             return PagesSeen(row, self._space, self._runs(words), word == SEEN_WRITTEN)
+        if word in OLD_SEEN:
+            return PagesSeen(row, self._space, self._old_runs(words), OLD_SEEN[word] == SEEN_WRITTEN)
         if word in OPS:
             return SpaceCall(self._space, self._call(row, OPS[word], words))
         if word == "t":
@@ -124,10 +137,26 @@ class RecordingReader:
             keeps = words[4:] == [KEEPS_OLD.strip()]
             return Call(row, op, start, length, moved_from=old, old_length=old_length, keeps_old=keeps)
         if op == "flags":
-            return Call(row, op, start, length, flags=_hexadecimal(words[2]), cleared=_hexadecimal(words[3]))
-        return Call(row, op, start, length, has_holes=words[2:] == [HAS_HOLES.strip()])
+            flags, cleared = _hexadecimal(words[2]), _hexadecimal(words[3])
+            stops_at = _STOPS_AT[words[4]] if words[4:] else ""
+            return Call(row, op, start, length, flags=flags, cleared=cleared, stops_at=stops_at)
+        if op == "policy":
+            return Call(row, op, start, length, policy="" if words[2] == DEFAULT_POLICY else words[2])
+        if words[2:] and words[2] != HAS_HOLES.strip():
+            return Call(row, op, start, length, has_holes=True, stops_at=_STOPS_AT[words[2]])
+        return Call(row, op, start, length, has_holes=bool(words[2:]))
 
     def _runs(self, words: list[str]) -> list[tuple[int, int]]:
+        """Runs of pages in bytes: a start, then gaps, each with a length unless it is one page."""
+        sign = words[0][0] if words[0][0] in "+-" else ""
+        start, _, length = words[0][len(sign) :].partition("+")
+        pairs = [f"{sign}{start}", length or "1"]
+        for word in words[1:]:
+            gap, _, length = word.partition("+")
+            pairs += [gap, length or "1"]
+        return self._old_runs(pairs)
+
+    def _old_runs(self, words: list[str]) -> list[tuple[int, int]]:
         """Runs of pages in bytes: the first range, then pairs of a gap and a length."""
         start, end = self._range(words[0], words[1])
         runs = [(start, end)]

@@ -32,6 +32,12 @@ CALLS = [
     Call(0, "thp_disable", 0, 0, thp_disabled="unadvised"),
     Call(0, "thp_disable", 0, 0),
     Call(0, "dontneed", BASE, SLOT + 1, has_holes=True),
+    Call(0, "dontneed", BASE, SLOT, has_holes=True, stops_at="lock"),
+    Call(0, "mmap", BASE, SLOT, 7, flags=3),
+    Call(0, "flags", BASE, SLOT, flags=2, cleared=5),
+    Call(0, "flags", BASE, SLOT, flags=2, stops_at="hole"),
+    Call(0, "policy", BASE, SLOT, policy="0x2:0x1"),
+    Call(0, "policy", BASE, SLOT),
     *(
         Call(0, op, BASE + PAGE, SLOT)
         for op in ("munmap", "free", "hugepage", "nohugepage", "collapse", "guard_install", "guard_remove")
@@ -114,9 +120,22 @@ def test_a_row_that_is_none(tmp_path: Path, row: str) -> None:
 
 def test_a_recording_of_another_version(tmp_path: Path) -> None:
     path = tmp_path / "a.rec"
-    path.write_text("ptsweep recording 2\nexecuted 1 5 a\n")
+    path.write_text("ptsweep recording 3\nexecuted 1 5 a\n")
     with pytest.raises(UserError, match="this is a recording of another version of sweep record; this version reads"):
         list(TraceReplay(str(path), "a", ALL, touch_all=False))
+
+
+def test_recordings_of_version_1_are_read(tmp_path: Path) -> None:
+    """Their runs of pages are pairs of a gap and a length; what is computed is the same."""
+    figures = []
+    for number, seen in ((1, "w 7f0000000 1 1ff 1 2 10\nr +0 1\n"), (2, "W 7f0000000 1ff 2+10\nR +0\n")):
+        path = tmp_path / f"{number}.rec"
+        path.write_text(f"ptsweep recording {number}\nexecuted 1 5 a\nm 7f0000000 400 rw\n{seen}end 1\n")
+        trace = TraceReplay(str(path), "a", ALL, touch_all=False)
+        assert len(list(trace)) == 3
+        figures.append(trace.processes[0].figures)
+    assert figures[0] == figures[1]
+    assert figures[0]["merged"]["res_bytes_end"] == 18 * PAGE
 
 
 def test_a_recording_that_is_cut_off(tmp_path: Path) -> None:

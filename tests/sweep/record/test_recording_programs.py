@@ -36,6 +36,28 @@ m[60 << 20] = 1
 m.madvise(mmap.MADV_DONTNEED, 2 << 20, 30 << 20)
 sys.exit(7)
 """
+SPLITS = """
+import struct
+m = filled(32)
+at = ctypes.addressof(ctypes.c_char.from_buffer(m))
+slots = -(-at >> 21) << 21
+def middle(slot): return ctypes.c_void_p(slots + (slot << 21) + (1 << 20))
+page = ctypes.c_size_t(4096)
+libc.mlock(middle(1), page)  # DONTNEED acts up to the lock, and fails there
+libc.madvise(ctypes.c_void_p(slots), ctypes.c_size_t(8 << 20), 4)
+libc.munlock(middle(1), page)
+nodes = ctypes.c_ulong(1)
+libc.mbind(middle(6), page, 2, ctypes.byref(nodes), ctypes.c_ulong(64), 0) if hasattr(libc, "mbind") else libc.syscall(
+    ctypes.c_long(237), middle(6), page, ctypes.c_long(2), ctypes.byref(nodes), ctypes.c_ulong(64), ctypes.c_long(0))
+libc.madvise(ctypes.c_void_p(slots + (5 << 21)), ctypes.c_size_t(6 << 20), 4)
+libc.mmap.restype = ctypes.c_void_p
+for flags in (0x22 | 0x10, 0x4022 | 0x10):  # beside each other, one of them MAP_NORESERVE
+    place = slots + (10 << 21) + (1 << 20) * (flags >> 14)
+    libc.mmap(ctypes.c_void_p(place), ctypes.c_size_t(1 << 20), 3, flags, -1, ctypes.c_long(0))
+    ctypes.memset(place, 1, 1 << 20)
+libc.madvise(ctypes.c_void_p(slots + (10 << 21)), ctypes.c_size_t(2 << 20), 4)
+time.sleep(0.3)
+"""
 CHILDREN = """
 m = filled(16)
 child = os.fork()
@@ -163,6 +185,18 @@ def test_zaps(tmp_path: Path) -> None:
     assert none["vm_pte_kib_max"] > merged["vm_pte_kib_max"]
     assert merged["pte_tables_freed"] >= 7 + 7  # by the first and the last call
     assert list(trace.notes()) == []
+
+
+def test_splits_of_mappings(tmp_path: Path) -> None:
+    """mlock, mbind and MAP_NORESERVE keep mappings apart, so MADV_DONTNEED frees no table over their borders."""
+    path = tmp_path / "a.rec"
+    assert run("-o", path, "--", sys.executable, "-c", PROLOGUE + SPLITS)[0] == 0
+    trace = replayed(path)
+    text = path.read_text()
+    assert re.search(r"^d \S+ \S+ locked$", text, re.MULTILINE)
+    assert re.search(r"^m \S+ \S+ rwn$", text, re.MULTILINE)
+    assert re.search(r"^a \S+ \S+ 2 0$", text, re.MULTILINE)
+    assert all(moment.agrees for moment in trace.moments)
 
 
 def test_threads_and_children(tmp_path: Path) -> None:
