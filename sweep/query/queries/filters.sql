@@ -12,8 +12,8 @@ WITH sums AS (
         sum(pte_tables_freed) AS freed,
         sum(ptes_rescanned) AS rescanned,
         sum(zap_calls) AS calls,
-        sum(cost_ns) AS cost_ns,
-        max(sum(cost_ns)) FILTER (policy = 'none') OVER same_zap AS none_ns
+        sum(round(cost_ns)::HUGEINT) AS cost_ns, -- of integers: a sum of doubles depends on the order of its rows
+        max(sum(round(cost_ns)::HUGEINT)) FILTER (policy = 'none') OVER same_zap AS none_ns
     FROM latest
     GROUP BY run_id, zap, policy
     WINDOW same_zap AS (PARTITION BY run_id, zap)
