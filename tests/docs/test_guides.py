@@ -18,12 +18,17 @@ pytestmark = pytest.mark.timeout(900)
 REMEDY_RELEASE = (6, 14)
 
 
+def like_a_checkout(folder: Path) -> Path:
+    """Make a folder that looks like a checkout to the commands: it has the grids and the tests' recordings."""
+    folder.mkdir(exist_ok=True)
+    (folder / "grids").symlink_to(ROOT / "grids")
+    (folder / "tests").symlink_to(ROOT / "tests")
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder that looks like a checkout to the commands: it has the grids and the tests' recordings."""
-    (tmp_path / "grids").symlink_to(ROOT / "grids")
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
-    return tmp_path
+    return like_a_checkout(tmp_path)
 
 
 def run_page(name: str, folder: Path) -> str:
@@ -41,9 +46,13 @@ def row_labels(table: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_tutorial(folder: Path) -> None:
+def test_tutorial(tmp_path: Path) -> None:
     """The demo keeps about 500 empty tables, of which merged frees none by calls of 64 KiB and about 500 by 2 MiB."""
-    printed = run_page("tutorial.md", folder)
+    printed = ""
+    for attempt in range(4):  # in one of 14 random layouts the demo's memory adjoins another mapping, and has a slot more
+        printed = run_page("tutorial.md", like_a_checkout(tmp_path / str(attempt)))
+        if re.search(r"^PTE tables without +(\S+) +\1 ", printed, re.MULTILINE):
+            break
     assert "Of 110.0 GiB of page tables at least 0 B and at most 108.6 GiB can come back." in printed
     shown = "".join(blocks((DOCS / "tutorial.md").read_text(), "text"))
     in_order = " ".join(row_labels(printed))  # a label may be wrapped
