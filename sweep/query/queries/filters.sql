@@ -31,4 +31,4 @@ SELECT
 FROM sums JOIN policies USING (run_id, policy)
 WHERE proof = 'held' AND freed > 0
 GROUP BY run_id, zap, otherwise, kib, none_kib, rescanned, calls, cost_ns, none_ns, freed
-ORDER BY run_id, zap, otherwise = 'scan' DESC, cost_ns DESC;
+ORDER BY run_id, zap, otherwise = 'scan' DESC, cost_ns DESC, otherwise;
