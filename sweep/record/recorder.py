@@ -53,6 +53,8 @@ _ADVISED_FLAGS = {
 _HUGE_ADVICE = {"hg": "hugepage", "nh": "nohugepage"}
 """What VmFlags of smaps mean (show_smap_vma_flags in fs/proc/task_mmu.c)."""
 _FLUSH_S = 1.0
+_SIZED_S = 0.002
+"""How long VmPTE is not read again before a call; reading it takes about 30 us."""
 _LEFT_OUT = ("read", "write")
 """Calls that only touch (MADV_POPULATE_READ, _WRITE): the pages are seen when they are looked at next."""
 
@@ -67,6 +69,8 @@ class Space:
     program_break: int = 0
     threads: set[int] = field(default_factory=set)
     has_end: bool = False  #: its last moment is recorded
+    highest_kib: int = 0  #: the highest VmPTE of its moments
+    sized_s: float = 0.0  #: when VmPTE was read last, by time.monotonic()
 
     def set_break(self, row: int, requested: int, new_break: int) -> Call | None:
         """Return what brk maps or unmaps, None if nothing (ProcessReplay.set_break)."""
@@ -148,6 +152,7 @@ class Recorder:
                     self._look(space, 0, END)
                     return True
             else:
+                self._look_at_peak(space)
                 for start, length in self._acts_on(space, thread, call):
                     self._look(space, start, start + length)
                     self._under_way[thread] = space
@@ -303,7 +308,21 @@ class Recorder:
                 before = after
                 self._look(space, 0, END)
                 after = read_sizes(pid).vm_pte_kib
+            space.highest_kib = max(space.highest_kib, after)
             self._writer.moment(space.number, int((time.monotonic() - self._start_s) * 1000), (before, after))
+
+    def _look_at_peak(self, space: Space) -> None:
+        """A moment if VmPTE is a sixteenth, and 64 KiB, above that of all moments so far. Raises OSError, UserError.
+
+        Otherwise a program that touches memory and gives it back in less than a tenth of a second has a peak that no
+        moment shows.
+        """
+        now_s = time.monotonic()
+        if now_s - space.sized_s >= _SIZED_S:
+            space.sized_s = now_s
+            vm_pte_kib = read_sizes(self._thread_of(space)).vm_pte_kib
+            if vm_pte_kib > space.highest_kib + max(64, space.highest_kib // 16):
+                self._moment(space)
 
     def _finish_calls_of(self, space: Space) -> None:
         """Let the space's threads return from their calls, which are then recorded.

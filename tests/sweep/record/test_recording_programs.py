@@ -36,6 +36,11 @@ m[60 << 20] = 1
 m.madvise(mmap.MADV_DONTNEED, 2 << 20, 30 << 20)
 sys.exit(7)
 """
+PEAK = """
+m = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for start in range(0, 1 << 30, 1 << 20): m[start] = 1
+for start in range(0, 1 << 30, 4 << 20): m.madvise(mmap.MADV_DONTNEED, start, 4 << 20)
+"""
 SPLITS = """
 import struct
 m = filled(32)
@@ -185,6 +190,15 @@ def test_zaps(tmp_path: Path) -> None:
     assert none["vm_pte_kib_max"] > merged["vm_pte_kib_max"]
     assert merged["pte_tables_freed"] >= 7 + 7  # by the first and the last call
     assert list(trace.notes()) == []
+
+
+def test_a_short_peak_is_seen(tmp_path: Path) -> None:
+    """512 tables that exist for some milliseconds before the first call are all in the peak."""
+    path = tmp_path / "a.rec.gz"
+    code, _ = run("-o", path, "--", sys.executable, "-c", PROLOGUE + PEAK)
+    assert code == 0
+    (process,) = replayed(path).processes
+    assert process.figures["merged"]["vm_pte_kib_max"] >= 512 * 4
 
 
 def test_splits_of_mappings(tmp_path: Path) -> None:
