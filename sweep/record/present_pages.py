@@ -91,6 +91,7 @@ class PresentPages:
     def inherit(self, parent: "PresentPages") -> None:
         """Take over the known pages of the process that this one was forked from."""
         self._known = {code: known.copy() for code, known in parent._known.items()}
+        self.without_tables = parent.without_tables.copy()
 
     def close(self) -> None:
         self._map.close()

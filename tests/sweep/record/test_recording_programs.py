@@ -1,5 +1,6 @@
 """The command record on programs that the tests run: VmPTE as it was seen is VmPTE as a replay computes it."""
 
+import os
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from engine.model.policy import ALL
 from sweep.cli.main import main
+from sweep.record.present_pages import PresentPages
 from sweep.traces.trace_replay import TraceReplay
 from tests.paths import ROOT
 
@@ -62,6 +64,14 @@ for flags in (0x22 | 0x10, 0x4022 | 0x10):  # beside each other, one of them MAP
     ctypes.memset(place, 1, 1 << 20)
 libc.madvise(ctypes.c_void_p(slots + (10 << 21)), ctypes.c_size_t(2 << 20), 4)
 time.sleep(0.3)
+"""
+HUGETLB = """
+m = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+m[:: 1 << 20] = b"x" * 8
+n = filled(4)
+if not os.fork():
+    m[0] = 2; time.sleep(0.2); os._exit(0)
+os.wait()
 """
 CHILDREN = """
 m = filled(16)
@@ -211,6 +221,29 @@ def test_splits_of_mappings(tmp_path: Path) -> None:
     assert re.search(r"^m \S+ \S+ rwn$", text, re.MULTILINE)
     assert re.search(r"^a \S+ \S+ 2 0$", text, re.MULTILINE)
     assert all(moment.agrees for moment in trace.moments)
+
+
+def test_a_child_has_no_tables_for_hugetlb_either(tmp_path: Path) -> None:
+    """Pages of MAP_HUGETLB that a fork copies are no pages of tables: VmPTE of the child agrees."""
+    free = re.search(r"^HugePages_Free: +(\d+)$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    if free is None or int(free[1]) < 4:
+        pytest.skip("no 4 free pages of hugetlb: see /proc/sys/vm/nr_hugepages")
+    path = tmp_path / "a.rec"
+    assert run("-o", path, "--", sys.executable, "-c", PROLOGUE + HUGETLB)[0] == 0
+    trace = replayed(path)
+    assert len({moment.process.pid for moment in trace.moments}) == 2
+    assert all(moment.agrees for moment in trace.moments)
+
+
+def test_known_pages_are_inherited() -> None:
+    """A forked process has its parent's mappings of hugetlb; what one of them maps later is its own."""
+    parent, child = PresentPages(os.getpid()), PresentPages(os.getpid())
+    parent.without_tables.add(1 << 40, 2 << 40)
+    child.inherit(parent)
+    parent.without_tables.subtract(1 << 40, 2 << 40)
+    assert child.without_tables.covers(1 << 40, 2 << 40)
+    parent.close()
+    child.close()
 
 
 def test_threads_and_children(tmp_path: Path) -> None:
