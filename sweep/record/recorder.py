@@ -26,7 +26,15 @@ from engine.traces.vmas import (
     WRITE,
 )
 from sweep.common.errors import UserError, one_line
-from sweep.process.proc import Mapping, hugetlb_prefixes, read_guarded, read_mappings, read_sizes, read_smaps
+from sweep.process.proc import (
+    Mapping,
+    hugetlb_prefixes,
+    read_guarded,
+    read_mappings,
+    read_sizes,
+    read_smaps,
+    read_vm_pte_kib,
+)
 from sweep.record.present_pages import END, PresentPages
 from sweep.record.recording_writer import RecordingWriter
 from sweep.record.traced_memory import advised_ranges, clone_flags, memory_policy
@@ -299,15 +307,15 @@ class Recorder:
         self._finish_calls_of(space)
         with suppress(OSError, UserError):
             pid = self._thread_of(space)
-            before = read_sizes(pid).vm_pte_kib
+            before = read_vm_pte_kib(pid)
             self._look(space, 0, END)
             for low, high in space.pages.guarded if is_first else ():
                 self._writer.call(space.number, Call(0, "guard_install", low, high - low))
-            after = read_sizes(pid).vm_pte_kib
+            after = read_vm_pte_kib(pid)
             if after != before:
                 before = after
                 self._look(space, 0, END)
-                after = read_sizes(pid).vm_pte_kib
+                after = read_vm_pte_kib(pid)
             space.highest_kib = max(space.highest_kib, after)
             self._writer.moment(space.number, int((time.monotonic() - self._start_s) * 1000), (before, after))
 
@@ -320,7 +328,7 @@ class Recorder:
         now_s = time.monotonic()
         if now_s - space.sized_s >= _SIZED_S:
             space.sized_s = now_s
-            vm_pte_kib = read_sizes(self._thread_of(space)).vm_pte_kib
+            vm_pte_kib = read_vm_pte_kib(self._thread_of(space))
             if vm_pte_kib > space.highest_kib + max(64, space.highest_kib // 16):
                 self._moment(space)
 
