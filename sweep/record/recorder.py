@@ -12,19 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from engine.traces.page_tables import PAGE
-from engine.traces.vmas import (
-    DONTDUMP,
-    DONTFORK,
-    EXECUTE,
-    LOCKED,
-    MERGEABLE,
-    NORESERVE,
-    RANDOM,
-    READ,
-    SEQUENTIAL,
-    WIPEONFORK,
-    WRITE,
-)
 from sweep.common.errors import UserError, one_line
 from sweep.process.proc import (
     Mapping,
@@ -35,31 +22,21 @@ from sweep.process.proc import (
     read_smaps,
     read_vm_pte_kib,
 )
+from sweep.record.mapped_before import calls_of
 from sweep.record.present_pages import END, PresentPages
 from sweep.record.recording_writer import RecordingWriter
 from sweep.record.traced_memory import advised_ranges, clone_flags, memory_policy
 from sweep.record.tracer import TracedCall
 from sweep.traces.call_arguments import CLONE_THREAD, CLONE_VFORK, CLONE_VM
+from sweep.traces.call_names import MEMORY_CALLS
 from sweep.traces.calls import Call, SkippedRows, SystemCall
-from sweep.traces.kernel_calls import MEMORY_CALLS, MemoryCalls
+from sweep.traces.kernel_calls import MemoryCalls
 from sweep.traces.program_break import break_change
 
 _MAP_FIXED, _MREMAP_FIXED = 0x10, 0x2
 _RANGE_FIRST = ("munmap", "madvise", "mprotect", "pkey_mprotect", "mremap", "mlock", "mlock2", "munlock", "mbind")
 """Calls whose first two arguments are the range that they act on."""
 _GIVE_BACK = ("munmap", "mmap", "dontneed", "guard_install", "collapse")
-_RIGHTS = (("r", READ), ("w", WRITE), ("x", EXECUTE))
-_MAPPED_FLAGS = {"lo": LOCKED, "nr": NORESERVE}
-_ADVISED_FLAGS = {
-    "dc": DONTFORK,
-    "wf": WIPEONFORK,
-    "dd": DONTDUMP,
-    "mg": MERGEABLE,
-    "sr": SEQUENTIAL,
-    "rr": RANDOM,
-}
-_HUGE_ADVICE = {"hg": "hugepage", "nh": "nohugepage"}
-"""What VmFlags of smaps mean (show_smap_vma_flags in fs/proc/task_mmu.c)."""
 _FLUSH_S = 1.0
 _SIZED_S = 0.002
 """How long VmPTE is not read again before a call; reading it takes about 30 us."""
@@ -252,19 +229,8 @@ class Recorder:
 
     def _record_mapping(self, space: Space, mapping: Mapping, vm_flags: frozenset[str] = frozenset()) -> None:
         """Record a line of /proc/PID/maps. vm_flags: the VmFlags of smaps, of a process that ran before."""
-        rights = sum(bit for letter, bit in _RIGHTS if letter in mapping.rights)
-        has_tables = not mapping.name.startswith(self._hugetlb)
-        is_anonymous = mapping.rights.endswith("p") and not mapping.name.startswith(("/", "[v"))
-        start, length = mapping.start, mapping.end - mapping.start
-        kept = sum(bit for name, bit in _MAPPED_FLAGS.items() if name in vm_flags)
-        advised = sum(bit for name, bit in _ADVISED_FLAGS.items() if name in vm_flags)
-        mapped = Call(0, "mmap", start, length, rights, is_anonymous, has_tables=has_tables, flags=kept)
-        self._record(space, mapped)
-        if advised:
-            self._record(space, Call(0, "flags", start, length, flags=advised))
-        for name, advice in _HUGE_ADVICE.items():
-            if name in vm_flags:
-                self._record(space, Call(0, advice, start, length))
+        for call in calls_of(mapping, vm_flags, has_tables=not mapping.name.startswith(self._hugetlb)):
+            self._record(space, call)
 
     def _record(self, space: Space, change: Call) -> None:
         """Write a call, and forget the pages that it gave back."""

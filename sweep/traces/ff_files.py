@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from sweep.common.text_lines import TextLines
+from sweep.traces.call_names import STARTS
 from sweep.traces.calls import Event, SkippedRows, SystemCall
-from sweep.traces.kernel_calls import STARTS
 from sweep.traces.strace_parser import StraceParser, is_strace
 
 _NAME = re.compile(r"(.+)\.(\d{1,10})(\.(?:gz|xz|bz2|zst))?", re.ASCII | re.DOTALL)

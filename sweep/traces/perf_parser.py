@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from engine.traces.page_tables import TraceError
 from sweep.common.errors import one_line
+from sweep.traces.call_names import MEMORY_CALLS, PROCESS_CALLS, STARTS, UNKNOWN_EFFECT
 from sweep.traces.calls import (
     MAX_THREADS,
     CallBegun,
@@ -18,7 +19,6 @@ from sweep.traces.calls import (
     ThreadEvent,
     ThreadStarted,
 )
-from sweep.traces.kernel_calls import MEMORY_CALLS, PROCESS_CALLS, STARTS, UNKNOWN_EFFECT
 
 _PERF_TRACE = re.compile(
     r"\s*(?:\?|[\d.]{1,30}) \( *(?:[\d.]{1,30} ms)? *\): (?:(?P<comm>[^\n]{0,16})/)?(?:(?P<tid>\d{1,10}) )? *"

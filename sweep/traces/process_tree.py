@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from engine.traces.page_tables import TraceError
 from sweep.traces.call_arguments import CLONE_THREAD, CLONE_VM, clone_flags, number, program_name
+from sweep.traces.call_names import MEMORY_CALLS, PROCESS_CALLS, STARTS
 from sweep.traces.calls import (
     END,
     MAX_THREADS,
@@ -19,7 +20,6 @@ from sweep.traces.calls import (
     ThreadEvent,
     ThreadStarted,
 )
-from sweep.traces.kernel_calls import MEMORY_CALLS, PROCESS_CALLS, STARTS
 from sweep.traces.process_replay import ProcessReplay
 
 _PLAIN_CALLS = frozenset(MEMORY_CALLS) - {"brk"}
