@@ -11,7 +11,7 @@ from sweep.cli.replay_steps import MOST_ROWS, STEP_COLUMNS
 from sweep.common.errors import UserError
 from sweep.kernel.kernel_replay import StepComparison, compare_steps, probe_policy, read_trace, thp_setting
 from sweep.kernel.open_kernels import TRACE_NEEDS, guest_of, open_named
-from sweep.traces.trace_reader import trace_names
+from sweep.trace_readers.trace_reader import trace_names
 
 Row = tuple[Any, ...]
 

@@ -1,1 +1,1 @@
-"""Grids: parse the YAML, check every value, expand axes into points, identify points. Imports common and traces."""
+"""Grids: parse the YAML, check every value, expand axes into points, identify points. Imports traces and below."""

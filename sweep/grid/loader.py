@@ -34,9 +34,10 @@ from sweep.grid.grid_file import EXCLUDE_WORDS, SCHEMA, GridDocument, check_shap
 from sweep.grid.rules import read_policies
 from sweep.grid.value_formats import Value, format_value
 from sweep.grid.yaml_nodes import GridError, NodePath, Scalar, error_at, find_node, without
-from sweep.traces import forms, trace_points
+from sweep.trace_readers import forms
+from sweep.trace_readers.trace_reader import trace_names
+from sweep.traces import trace_points
 from sweep.traces.trace_points import TOUCH_CHOICES, TOUCH_RECORDED, RecordedProcess
-from sweep.traces.trace_reader import trace_names
 
 GRID_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 DERIVED_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")

@@ -29,8 +29,8 @@ from sweep.common.errors import SweepFault, UserError
 from sweep.common.text_lines import TextLines
 from sweep.kernel import replay_child
 from sweep.process.proc import parse_maps, read_anon_huge_kib, read_mappings, read_sizes, read_thp_setting
-from sweep.traces import forms
-from sweep.traces.trace_reader import Step, read_kernel_steps
+from sweep.trace_readers import forms
+from sweep.trace_readers.trace_reader import Step, read_kernel_steps
 
 MAX_STEPS = 1 << 20
 OUTCOME_COLUMNS = (

@@ -14,7 +14,7 @@ from engine.traces.vmas import (
     WRITE,
 )
 from sweep.process.proc import Mapping
-from sweep.traces.calls import Call
+from sweep.trace_readers.calls import Call
 
 _RIGHTS = (("r", READ), ("w", WRITE), ("x", EXECUTE))
 _MAPPED_FLAGS = {"lo": LOCKED, "nr": NORESERVE}

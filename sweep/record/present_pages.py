@@ -11,7 +11,7 @@ from engine.traces.page_tables import PAGE, SLOT
 from engine.traces.ranges import Ranges
 from sweep.process.pagemap import FILE, GUARD, HUGE, PFNZERO, SWAPPED, PageMap, PageRuns
 from sweep.process.proc import read_mappings
-from sweep.traces.recording_rows import SEEN_READ, SEEN_WRITTEN
+from sweep.trace_readers.recording_rows import SEEN_READ, SEEN_WRITTEN
 
 END = (1 << (48 if platform.machine() == "aarch64" else 47)) - PAGE
 """End of what a process can map with four levels of tables."""

@@ -27,11 +27,11 @@ from sweep.record.present_pages import END, PresentPages
 from sweep.record.recording_writer import RecordingWriter
 from sweep.record.traced_memory import advised_ranges, clone_flags, memory_policy
 from sweep.record.tracer import TracedCall
-from sweep.traces.call_arguments import CLONE_THREAD, CLONE_VFORK, CLONE_VM
-from sweep.traces.call_names import MEMORY_CALLS
-from sweep.traces.calls import Call, SkippedRows, SystemCall
-from sweep.traces.kernel_calls import MemoryCalls
-from sweep.traces.program_break import break_change
+from sweep.trace_readers.call_arguments import CLONE_THREAD, CLONE_VFORK, CLONE_VM
+from sweep.trace_readers.call_names import MEMORY_CALLS
+from sweep.trace_readers.calls import Call, SkippedRows, SystemCall
+from sweep.trace_readers.kernel_calls import MemoryCalls
+from sweep.trace_readers.program_break import break_change
 
 _MAP_FIXED, _MREMAP_FIXED = 0x10, 0x2
 _RANGE_FIRST = ("munmap", "madvise", "mprotect", "pkey_mprotect", "mremap", "mlock", "mlock2", "munlock", "mbind")

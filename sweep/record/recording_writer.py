@@ -7,8 +7,8 @@ from typing import TextIO, cast
 
 from engine.traces.page_tables import PAGE
 from sweep.common.errors import UserError, printable
-from sweep.traces.calls import Call
-from sweep.traces.recording_rows import (
+from sweep.trace_readers.calls import Call
+from sweep.trace_readers.recording_rows import (
     CODES,
     DEFAULT_POLICY,
     HAS_HOLES,

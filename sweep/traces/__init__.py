@@ -1,4 +1,4 @@
-"""Recordings of memory calls: read traces and strace output, replay them under every policy, use them as points.
+"""Recordings of memory calls: replay them process by process under every policy, use them as points.
 
-Imports engine and sweep.common.
+Imports engine, sweep.common and sweep.trace_readers.
 """

@@ -10,11 +10,11 @@ from engine.traces.operations import HUGE_ADVICE, ZAPS, Operation
 from engine.traces.replay import Replay
 from engine.traces.trace_rules import trace_rule
 from engine.traces.vmas import ANONYMOUS, LOCKED, READ, UNSEEN, WRITE, Piece
+from sweep.trace_readers.calls import Call
+from sweep.trace_readers.program_break import break_change
 from sweep.traces.call_histogram import STACK_BYTES, CallHistogram
-from sweep.traces.calls import Call
 from sweep.traces.lazy_fork import LazyFork
 from sweep.traces.pending_touches import PendingTouches
-from sweep.traces.program_break import break_change
 
 MAX_STACKS = 1 << 16
 _UNMAP_OR_ZAP = (*ZAPS, "munmap")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from engine.traces.page_tables import TraceError
-from sweep.traces.call_arguments import CLONE_THREAD, CLONE_VM, clone_flags, number, program_name
-from sweep.traces.call_names import MEMORY_CALLS, PROCESS_CALLS, STARTS
-from sweep.traces.calls import (
+from sweep.trace_readers.call_arguments import CLONE_THREAD, CLONE_VM, clone_flags, number, program_name
+from sweep.trace_readers.call_names import MEMORY_CALLS, PROCESS_CALLS, STARTS
+from sweep.trace_readers.calls import (
     END,
     MAX_THREADS,
     CallBegun,

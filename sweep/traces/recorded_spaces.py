@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from engine.traces.page_tables import TraceError
-from sweep.traces.process_replay import ProcessReplay
-from sweep.traces.process_tree import MAX_PROCESSES
-from sweep.traces.recording_reader import (
+from sweep.trace_readers.recording_reader import (
     MomentSeen,
     PagesSeen,
     RecordingReader,
@@ -15,6 +13,8 @@ from sweep.traces.recording_reader import (
     SpaceCall,
     SpaceEnded,
 )
+from sweep.traces.process_replay import ProcessReplay
+from sweep.traces.process_tree import MAX_PROCESSES
 
 
 class Moment(NamedTuple):

@@ -22,7 +22,7 @@ from engine.model.results import ROUND_COLUMNS, STATE, Results
 from engine.model.scenario import Columns, complete
 from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
-from sweep.traces import forms
+from sweep.trace_readers import forms
 from sweep.traces.trace_replay import TraceReplay, selected, total_figures
 
 COLUMNS = ("trace", "trace_hash", "trace_rows", "trace_process", "touch")

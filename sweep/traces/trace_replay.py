@@ -13,19 +13,19 @@ from engine.traces.page_tables import TraceError
 from engine.traces.trace_rules import trace_rule
 from sweep.common.errors import UserError, one_line, printable
 from sweep.common.text_lines import STDIN, TextLines
-from sweep.traces import forms
-from sweep.traces.bpftrace_parser import read_bpftrace_events
+from sweep.trace_readers import forms
+from sweep.trace_readers.bpftrace_parser import read_bpftrace_events
+from sweep.trace_readers.calls import END, Event, SkippedRows, SystemCall
+from sweep.trace_readers.ff_files import FfFiles, read_ff_events
+from sweep.trace_readers.kernel_calls import MemoryCalls
+from sweep.trace_readers.perf_parser import read_perf_events
+from sweep.trace_readers.recording_reader import RecordingReader
+from sweep.trace_readers.strace_parser import read_strace_events
+from sweep.trace_readers.trace_reader import read_allocator_calls, read_kernel_steps, trace_name
 from sweep.traces.call_histogram import CallHistogram
-from sweep.traces.calls import END, Event, SkippedRows, SystemCall
-from sweep.traces.ff_files import FfFiles, read_ff_events
-from sweep.traces.kernel_calls import MemoryCalls
-from sweep.traces.perf_parser import read_perf_events
 from sweep.traces.process_replay import ProcessReplay
 from sweep.traces.process_tree import ProcessTree
 from sweep.traces.recorded_spaces import Moment, RecordedSpaces
-from sweep.traces.recording_reader import RecordingReader
-from sweep.traces.strace_parser import read_strace_events
-from sweep.traces.trace_reader import read_allocator_calls, read_kernel_steps, trace_name
 
 
 class Applied(NamedTuple):

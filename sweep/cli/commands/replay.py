@@ -101,8 +101,8 @@ def replay(
     from engine.model.arch import ARCHES
     from engine.traces.geometry import Geometry
     from sweep.cli import replay_tables
-    from sweep.traces.ff_files import group_ff_files
-    from sweep.traces.trace_reader import trace_names
+    from sweep.trace_readers.ff_files import group_ff_files
+    from sweep.trace_readers.trace_reader import trace_names
     from sweep.traces.trace_replay import TraceReplay
 
     form = "json" if as_json else format

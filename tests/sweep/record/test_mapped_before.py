@@ -3,7 +3,7 @@
 from engine.traces.vmas import DONTDUMP, EXECUTE, LOCKED, NORESERVE, READ, WRITE
 from sweep.process.proc import Mapping
 from sweep.record.mapped_before import calls_of
-from sweep.traces.calls import Call
+from sweep.trace_readers.calls import Call
 
 START, LENGTH = 0x7F0000000000, 1 << 20
 

@@ -9,9 +9,9 @@ from engine.model.policy import ALL
 from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
 from sweep.record.recording_writer import RecordingWriter
-from sweep.traces import forms
-from sweep.traces.calls import Call
-from sweep.traces.recording_reader import (
+from sweep.trace_readers import forms
+from sweep.trace_readers.calls import Call
+from sweep.trace_readers.recording_reader import (
     MomentSeen,
     PagesSeen,
     RecordingReader,
@@ -19,7 +19,7 @@ from sweep.traces.recording_reader import (
     SpaceCall,
     SpaceEnded,
 )
-from sweep.traces.recording_rows import HEADER, MOST_RUNS, SEEN_READ, SEEN_WRITTEN
+from sweep.trace_readers.recording_rows import HEADER, MOST_RUNS, SEEN_READ, SEEN_WRITTEN
 from sweep.traces.trace_replay import TraceReplay
 
 PAGE, SLOT, BASE = 4096, 2 << 20, 0x7F0000000000

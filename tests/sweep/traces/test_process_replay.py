@@ -8,7 +8,7 @@ import pytest
 from engine.model.policy import ALL
 from engine.traces.page_tables import PAGE, SLOT
 from engine.traces.vmas import READ, WRITE
-from sweep.traces.calls import Call
+from sweep.trace_readers.calls import Call
 from sweep.traces.process_replay import ProcessReplay
 
 BASE = 16 << 40

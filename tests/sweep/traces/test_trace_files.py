@@ -10,8 +10,8 @@ from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.common.text_lines import MAX_LINE_CHARACTERS
 from sweep.grid.loader import load_grid
-from sweep.traces.calls import MAX_REASONS, SkippedRows
-from sweep.traces.forms import ALLOCATOR_HEADER, KERNEL_HEADER
+from sweep.trace_readers.calls import MAX_REASONS, SkippedRows
+from sweep.trace_readers.forms import ALLOCATOR_HEADER, KERNEL_HEADER
 from sweep.traces.trace_points import read_processes
 from sweep.traces.trace_replay import TraceReplay, replay_calls
 from tests.support.grid_fuzzing import check_message, limited, long_texts

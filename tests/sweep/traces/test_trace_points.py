@@ -22,8 +22,8 @@ from sweep.grid.loader import load_grid, parse_grid
 from sweep.grid.point_id import id_strings, point_id, point_ids, run_name
 from sweep.kernel import kernel_driver
 from sweep.kernel.kernel_replay import OUTCOME_COLUMNS
+from sweep.trace_readers.trace_reader import read_kernel_steps
 from sweep.traces import trace_points
-from sweep.traces.trace_reader import read_kernel_steps
 from tests.paths import DATA
 from tests.support.live_kernel import why_not
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from sweep.common.text_lines import TextLines
-from sweep.traces.call_names import STARTS
-from sweep.traces.calls import Event, SkippedRows, SystemCall
-from sweep.traces.strace_parser import StraceParser, is_strace
+from sweep.trace_readers.call_names import STARTS
+from sweep.trace_readers.calls import Event, SkippedRows, SystemCall
+from sweep.trace_readers.strace_parser import StraceParser, is_strace
 
 _NAME = re.compile(r"(.+)\.(\d{1,10})(\.(?:gz|xz|bz2|zst))?", re.ASCII | re.DOTALL)
 _TIME = re.compile(r"\s*(?:(\d{9,12}\.\d{1,9})|(\d\d):(\d\d):(\d\d\.\d{1,9})) ", re.ASCII)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from engine.traces.page_tables import TraceError
 from sweep.common.errors import one_line
-from sweep.traces.call_names import MEMORY_CALLS, PROCESS_CALLS, STARTS, UNKNOWN_EFFECT
-from sweep.traces.calls import (
+from sweep.trace_readers.call_names import MEMORY_CALLS, PROCESS_CALLS, STARTS, UNKNOWN_EFFECT
+from sweep.trace_readers.calls import (
     MAX_THREADS,
     CallBegun,
     Event,

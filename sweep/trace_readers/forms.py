@@ -10,10 +10,10 @@ from itertools import chain
 
 from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
-from sweep.traces.bpftrace_parser import is_bpftrace
-from sweep.traces.perf_parser import is_perf_script, is_perf_trace
-from sweep.traces.recording_rows import HEADERS as RECORDING_HEADERS
-from sweep.traces.strace_parser import is_strace
+from sweep.trace_readers.bpftrace_parser import is_bpftrace
+from sweep.trace_readers.perf_parser import is_perf_script, is_perf_trace
+from sweep.trace_readers.recording_rows import HEADERS as RECORDING_HEADERS
+from sweep.trace_readers.strace_parser import is_strace
 
 KERNEL_HEADER = "step,op,start,length,stride"
 ALLOCATOR_HEADER = "tid,op,addr,len"

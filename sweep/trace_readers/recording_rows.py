@@ -1,7 +1,7 @@
 """The rows of the recordings that `sweep record` writes: what their letters and words mean. docs/traces.md has them."""
 
 from engine.traces.vmas import EXECUTE, LOCKED, NORESERVE, READ, WRITE
-from sweep.traces.calls import Call
+from sweep.trace_readers.calls import Call
 
 HEADER = "ptsweep recording 2"
 HEADERS = ("ptsweep recording 1", HEADER)

@@ -10,8 +10,8 @@ import pytest
 
 from sweep.cli.main import main
 from sweep.record.session import bpftrace_script
-from sweep.traces.bpftrace_parser import WINDOW
-from sweep.traces.call_names import MEMORY_CALLS, UNKNOWN_EFFECT
+from sweep.trace_readers.bpftrace_parser import WINDOW
+from sweep.trace_readers.call_names import MEMORY_CALLS, UNKNOWN_EFFECT
 from tests.paths import DATA
 
 FORMATS = re.findall(r'printf\("(.*?)\\n"((?:, [^;]+)?)\);', bpftrace_script(None))

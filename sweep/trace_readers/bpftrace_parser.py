@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from engine.traces.page_tables import TraceError
 from sweep.common.errors import one_line
-from sweep.traces.call_arguments import CLONE_THREAD, CLONE_VM
-from sweep.traces.call_names import MEMORY_CALLS, UNKNOWN_EFFECT
-from sweep.traces.calls import MAX_THREADS, Event, SkippedRows, SystemCall, ThreadEvent, ThreadStarted
+from sweep.trace_readers.call_arguments import CLONE_THREAD, CLONE_VM
+from sweep.trace_readers.call_names import MEMORY_CALLS, UNKNOWN_EFFECT
+from sweep.trace_readers.calls import MAX_THREADS, Event, SkippedRows, SystemCall, ThreadEvent, ThreadStarted
 
 HEADER = "ptsweep bpftrace 1"
 WINDOW = 1 << 14

@@ -1,6 +1,6 @@
 """What a change of the program break maps or unmaps."""
 
-from sweep.traces.calls import Call
+from sweep.trace_readers.calls import Call
 
 
 def break_change(row: int, requested: int, old_break: int, new_break: int, page: int) -> Call | None:

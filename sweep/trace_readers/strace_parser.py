@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from engine.traces.page_tables import TraceError
 from sweep.common.text_lines import MAX_LINE_CHARACTERS
-from sweep.traces.call_names import MEMORY_CALLS, PROCESS_CALLS, PROGRAM_32_BIT, STARTS, UNKNOWN_EFFECT
-from sweep.traces.calls import MAX_THREADS, CallBegun, Event, SkippedRows, SystemCall, ThreadEvent
+from sweep.trace_readers.call_names import MEMORY_CALLS, PROCESS_CALLS, PROGRAM_32_BIT, STARTS, UNKNOWN_EFFECT
+from sweep.trace_readers.calls import MAX_THREADS, CallBegun, Event, SkippedRows, SystemCall, ThreadEvent
 
 # Lines are at most 64 KiB. No two quantifiers of these patterns can match the same characters next to each other, so
 # matching takes linear time.

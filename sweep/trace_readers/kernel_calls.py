@@ -18,9 +18,9 @@ from engine.traces.vmas import (
     WIPEONFORK,
     WRITE,
 )
-from sweep.traces.call_arguments import advice_name, advice_number, flag_bits, number, without_comment
-from sweep.traces.call_names import MEMORY_CALLS, PROGRAM_32_BIT
-from sweep.traces.calls import Call, SkippedRows, SystemCall
+from sweep.trace_readers.call_arguments import advice_name, advice_number, flag_bits, number, without_comment
+from sweep.trace_readers.call_names import MEMORY_CALLS, PROGRAM_32_BIT
+from sweep.trace_readers.calls import Call, SkippedRows, SystemCall
 
 MAX_ADDRESS = 1 << 48
 """End of what a process of x86-64 (2^47) or arm64 (2^48) can map with four levels of tables."""

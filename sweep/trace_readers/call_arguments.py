@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from engine.traces.vmas import READ, WRITE
 from sweep.common.errors import one_line
-from sweep.traces.calls import CallBegun, SystemCall
+from sweep.trace_readers.calls import CallBegun, SystemCall
 
 _PROT = {"PROT_NONE": 0, "PROT_READ": READ, "PROT_WRITE": WRITE, "PROT_EXEC": 4}
 _MAP = {

@@ -13,9 +13,9 @@ from engine.traces.page_tables import PAGE
 from sweep.common.decompression import ENDINGS
 from sweep.common.errors import UserError, one_line, unknown_name
 from sweep.common.text_lines import TextLines
-from sweep.traces.calls import MAX_THREADS, READ_WRITE, Call, SkippedRows
-from sweep.traces.forms import ALLOCATOR_HEADER, KERNEL_HEADER
-from sweep.traces.kernel_calls import MemoryCalls
+from sweep.trace_readers.calls import MAX_THREADS, READ_WRITE, Call, SkippedRows
+from sweep.trace_readers.forms import ALLOCATOR_HEADER, KERNEL_HEADER
+from sweep.trace_readers.kernel_calls import MemoryCalls
 
 ADVICE = {
     "MADV_DONTNEED": "dontneed",

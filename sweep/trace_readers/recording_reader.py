@@ -6,9 +6,9 @@ from typing import NamedTuple
 from engine.traces.page_tables import PAGE
 from sweep.common.errors import one_line
 from sweep.common.text_lines import TextLines
-from sweep.traces.calls import Call
-from sweep.traces.kernel_calls import MAX_ADDRESS
-from sweep.traces.recording_rows import (
+from sweep.trace_readers.calls import Call
+from sweep.trace_readers.kernel_calls import MAX_ADDRESS
+from sweep.trace_readers.recording_rows import (
     DEFAULT_POLICY,
     HAS_HOLES,
     KEEPS_OLD,
