@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sweep.cli import messages, output_formats
-from sweep.cli.advice_tables import advice_tables, print_tables
+from sweep.cli.command_output.advice_tables import advice_tables, print_tables
 from sweep.cli.options import ZAPS, CallSizes, JsonFormat, OutputFormat, parse_call_sizes
 from sweep.common.errors import UserError, unknown_name
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from sweep.cli import messages
-from sweep.cli.launch_summary import print_summary
+from sweep.cli.command_output.launch_summary import print_summary
 from sweep.cli.options import (
     STORE,
     AsJson,
@@ -187,7 +187,7 @@ def _dry_run(
     grid: "Grid", options: "LaunchOptions", is_kernel: bool, form: Format, store: "Store", progress: "Progress"
 ) -> int:
     """Make all checks of a launch, print its plan, and on stderr where it would run."""
-    from sweep.cli import plan_report
+    from sweep.cli.command_output import plan_report
     from sweep.run.launch import check_options, choose_executor
     from sweep.run.resume import plan_next_launch
 

@@ -22,7 +22,7 @@ def plan(
 
     Example: sweep plan first --where "threads = 8"
     """
-    from sweep.cli import plan_report
+    from sweep.cli.command_output import plan_report
     from sweep.grid.loader import load_grid
     from sweep.run.resume import plan_next_launch
     from sweep.store.store import open_store

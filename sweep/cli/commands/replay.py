@@ -100,7 +100,7 @@ def replay(
     """
     from engine.model.arch import ARCHES
     from engine.traces.geometry import Geometry
-    from sweep.cli import replay_tables
+    from sweep.cli.command_output import replay_tables
     from sweep.trace_readers.ff_files import group_ff_files
     from sweep.trace_readers.trace_reader import trace_names
     from sweep.traces.trace_replay import TraceReplay
@@ -109,7 +109,7 @@ def replay(
     if engine == "kernel":
         if rule is not None:
             raise UserError("--engine kernel runs traces under the kernel's own policy: no --rule")
-        from sweep.cli.replay_on_kernel import replay_on_kernel
+        from sweep.cli.command_output.replay_on_kernel import replay_on_kernel
 
         return replay_on_kernel(traces, policy, touch, thp, steps, form, kernel or ())
     if kernel:
@@ -124,7 +124,7 @@ def replay(
     ]
     chosen = process or "all"
     if steps:
-        from sweep.cli.replay_steps import print_steps
+        from sweep.cli.command_output.replay_steps import print_steps
 
         print_steps(replays, chosen, form)
         return 0

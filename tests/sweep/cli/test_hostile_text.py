@@ -140,6 +140,6 @@ def names_used(node: ast.AST) -> set[str]:
 def test_commands_print_through_output_formats() -> None:
     """No command and no report prints by itself, so that output_formats is the one place to look at."""
     cli = ROOT / "sweep" / "cli"
-    for path in (*(cli / "commands").glob("*.py"), cli / "launch_summary.py", cli / "plan_report.py"):
+    for path in (*(cli / "commands").glob("*.py"), *(cli / "command_output").glob("*.py")):
         printing = {"print", "input", "stdout", "stderr", "echo", "secho", "Console"}
         assert not names_used(ast.parse(path.read_text())) & printing, path.name

@@ -14,7 +14,7 @@ import pytest
 from engine.model.policy import POLICIES
 from sweep import __version__
 from sweep.cli import main as cli_main
-from sweep.cli.launch_summary import summary_lines
+from sweep.cli.command_output.launch_summary import summary_lines
 from sweep.cli.main import COMMANDS, Command, main
 from sweep.grid.loader import load_grid
 from sweep.grid.point_id import point_ids, run_name

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 from sweep.cli import messages, output_formats
-from sweep.cli.replay_tables import print_notes
+from sweep.cli.command_output.replay_tables import print_notes
 from sweep.common.errors import UserError
 from sweep.traces.trace_replay import TraceReplay, is_selected, records_processes
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.kernel.huge_page_events import read_events
 from sweep.cli import messages, output_formats
-from sweep.cli.replay_steps import MOST_ROWS, STEP_COLUMNS
+from sweep.cli.command_output.replay_steps import MOST_ROWS, STEP_COLUMNS
 from sweep.common.errors import UserError
 from sweep.kernel.kernel_replay import StepComparison, compare_steps, probe_policy, read_trace, thp_setting
 from sweep.kernel.open_kernels import TRACE_NEEDS, guest_of, open_named
