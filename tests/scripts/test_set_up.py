@@ -14,6 +14,7 @@ SCRIPTS = sorted(
     for path in (ROOT / "scripts").iterdir()
     if path.name == "_venv.sh" or (path.is_file() and path.read_bytes().startswith(b"#!/bin/sh\n"))
 )
+COMPILES = "python|-I|-m|sweep.cli|launch|first|--results|.venv/results"
 ALL_TESTS = "python|-m|pytest|-n|2|--dist|loadfile|--no-loadscope-reorder"
 TOOLS = ("sh", "cat", "cksum", "dirname", "readlink", "sed", "rm", "mkdir", "cp", "sleep")
 
@@ -101,12 +102,18 @@ def test_scripts_are_posix_shell(script: str) -> None:
 
 
 def test_python_alone_is_enough(checkout: Checkout) -> None:
-    """Python makes .venv, pip installs the pinned uv, uv installs the rest, and then the command runs."""
+    """Python makes .venv, pip installs the pinned uv, uv installs the rest, the engine is compiled, and then the command runs."""
     write_program(checkout.bin / "python3", checkout.stand_in)
     code, stdout, stderr = checkout.run("test", "-k", "a b")
     assert (code, stdout) == (0, "")
     assert stderr.startswith("ptsweep: installing requirements.lock into .venv")
-    assert checkout.recorded() == ["python3 makes .venv", "pip installs uv", "uv installs", "python|-m|pytest|-k|a b"]
+    assert checkout.recorded() == [
+        "python3 makes .venv",
+        "pip installs uv",
+        "uv installs",
+        COMPILES,
+        "python|-m|pytest|-k|a b",
+    ]
     assert (checkout.root / ".venv/uv.lock").read_text().startswith("uv==")
     assert (checkout.root / ".venv/lib/python3.11/site-packages/ptsweep.pth").read_text() == "../../../..\n"
 
@@ -116,7 +123,7 @@ def test_a_uv_of_the_user_is_taken(checkout: Checkout) -> None:
     write_program(checkout.bin / "python3", checkout.stand_in)
     write_program(checkout.bin / "uv", checkout.stand_in)
     assert checkout.run("test")[0] == 0
-    assert checkout.recorded() == ["python3 makes .venv", "uv installs", ALL_TESTS]
+    assert checkout.recorded() == ["python3 makes .venv", "uv installs", COMPILES, ALL_TESTS]
 
 
 def test_where_uv_fails_pip_installs(checkout: Checkout) -> None:
@@ -124,7 +131,7 @@ def test_where_uv_fails_pip_installs(checkout: Checkout) -> None:
     write_program(checkout.bin / "python3", checkout.stand_in)
     write_program(checkout.bin / "uv", FAILING_UV)
     assert checkout.run("test")[0] == 0
-    assert checkout.recorded() == ["python3 makes .venv", "pip installs", ALL_TESTS]
+    assert checkout.recorded() == ["python3 makes .venv", "pip installs", COMPILES, ALL_TESTS]
 
 
 def test_a_ready_venv_is_used_as_it_is(ready: Checkout) -> None:
@@ -146,7 +153,7 @@ def test_a_changed_lock_is_installed_into_the_same_venv(ready: Checkout) -> None
     with (ready.root / "requirements.lock").open("a") as lock:
         lock.write("# another\n")
     assert ready.run("test")[0] == 0
-    assert ready.recorded() == ["uv installs", ALL_TESTS]
+    assert ready.recorded() == ["uv installs", COMPILES, ALL_TESTS]
 
 
 @pytest.mark.parametrize("lost", [".ready", "bin/python"])
@@ -219,3 +226,13 @@ def test_the_python_that_the_user_names_is_tried_alone(checkout: Checkout) -> No
 def test_check_refuses_an_unknown_option(checkout: Checkout) -> None:
     """Bad usage is 2, before any work."""
     assert checkout.run("check", "--nonsense")[0] == 2
+
+
+def test_a_failing_compilation_does_not_matter(checkout: Checkout) -> None:
+    """It reads none of the command's input, leaves no results, and the command runs whatever it returns."""
+    compiles = '*"-m sweep.cli launch first"*) cat >/dev/null; mkdir .venv/results; exit 1 ;;\n*) said=$(IFS'
+    write_program(checkout.bin / "python3", checkout.stand_in.replace("*) said=$(IFS", compiles))
+    code, _, _ = checkout.run("test")
+    assert code == 0
+    assert checkout.recorded()[-1] == ALL_TESTS
+    assert not (checkout.root / ".venv/results").exists()
