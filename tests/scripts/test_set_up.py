@@ -102,7 +102,7 @@ def test_scripts_are_posix_shell(script: str) -> None:
 
 
 def test_python_alone_is_enough(checkout: Checkout) -> None:
-    """Python makes .venv, pip installs the pinned uv, uv installs the rest, the engine is compiled, and then the command runs."""
+    """Python makes .venv, pip installs the pinned uv, uv the rest, the engine is compiled, and the command runs."""
     write_program(checkout.bin / "python3", checkout.stand_in)
     code, stdout, stderr = checkout.run("test", "-k", "a b")
     assert (code, stdout) == (0, "")
