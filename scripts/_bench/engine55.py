@@ -50,7 +50,7 @@ def whole_calls(bench: Bench) -> Iterator[Figure]:
 
 
 def run_on_two_threads(point: Columns, pool: ThreadPoolExecutor) -> Any:
-    """Run half of the slots on each of two threads: the kernels release the GIL."""
+    """Run half of the slots on each of two threads: the passes release the GIL."""
     return results_of_shards(point, list(pool.map(lambda piece: run_shard(point, *piece), shard_ranges(point, 2))))
 
 
@@ -111,7 +111,7 @@ def peak(bench: Bench, name: str, command: list[str]) -> Figure:
     def child() -> None:
         peaks.append(int(subprocess.check_output(command)) * KIB / 1e6)
 
-    child()  # compiles the kernels if they are not compiled yet
+    child()  # compiles the passes if they are not compiled yet
     peaks.clear()
     run = bench.in_turn(child)
     return Figure(

@@ -42,7 +42,7 @@ def launches(bench: Bench, kind: str, executor: str, folder: Path) -> Iterator[F
             "all_cpu_s": long["cpu_s"] + short["cpu_s"],
         }
 
-    once() if not bench.quick else None  # compiles the kernels
+    once() if not bench.quick else None  # compiles the passes
     samples = bench.take(once, own_cpu="all_cpu_s")
     title = f"{points:,} points, {KINDS[kind].title}, {executor}"
     cores = f"the bare engine, {CORES} core{'s' * (CORES > 1)}"

@@ -71,7 +71,7 @@ class Batch:
 
     `limit_s`: wall time after which the worker process is killed. `labels` are set where the points are enough for a
     part of the run: the worker then writes the part's files, as one driver could not write those of many workers.
-    `is_general`: of the model's runner, whether its general passes compute the points (engine.run.pays_general).
+    `is_general`: of the model's runner, whether its general passes compute the points (engine.forecast.pays_general).
     """
 
     number: int
@@ -154,8 +154,11 @@ class Executor(Protocol):
         """Whether at least one worker has loaded the engine. Kernels may still have to be compiled."""
         ...
 
-    def start(self, kernels: Sequence[int] = ()) -> None:
-        """Begin to start workers. Each loads those of `kernels` (indexes in engine.run.PASSES) that are compiled."""
+    def start(self, passes: Sequence[int] = ()) -> None:
+        """Begin to start workers, which load those of `passes` that are compiled.
+
+        passes: indexes in engine.compiled_passes.PASSES
+        """
         ...
 
     def submit(self, batch: Batch) -> None: ...

@@ -18,8 +18,8 @@ class Inline:
         self._queue: list[Batch] = []
         self.is_warm = False
 
-    def start(self, kernels: Sequence[int] = ()) -> None:
-        load_engine(self._runner, kernels)
+    def start(self, passes: Sequence[int] = ()) -> None:
+        load_engine(self._runner, passes)
         self.is_warm = True
 
     def submit(self, batch: Batch) -> None:

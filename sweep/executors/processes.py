@@ -68,15 +68,15 @@ class Processes:
     _pool: list[Worker] = field(default_factory=list)
     _queue: deque[Batch] = field(default_factory=deque)
     _failed_starts: int = 0
-    _kernels: Sequence[int] = ()
+    _passes: Sequence[int] = ()
 
     @property
     def capacity(self) -> int:
         return 2 * self.workers
 
-    def start(self, kernels: Sequence[int] = ()) -> None:
-        self._kernels = kernels
-        self._pool = [start_worker(self.runner, kernels) for _ in range(self.workers)]
+    def start(self, passes: Sequence[int] = ()) -> None:
+        self._passes = passes
+        self._pool = [start_worker(self.runner, passes) for _ in range(self.workers)]
 
     def submit(self, batch: Batch) -> None:
         self._queue.append(batch)
@@ -146,7 +146,7 @@ class Processes:
                     raise UserError("worker processes are killed at their start: out of memory; ask for fewer with -j")
                 why = stderr.rpartition("\n")[2] or failure_of_exit(status).error
                 raise SweepFault(f"worker processes die at their start: {why}")
-        self._pool[self._pool.index(worker)] = start_worker(self.runner, self._kernels)
+        self._pool[self._pool.index(worker)] = start_worker(self.runner, self._passes)
         if worker.batch is None:
             return None
         batch_status = BatchStatus.TIMEOUT if status == -signal.SIGALRM else BatchStatus.LOST
@@ -164,9 +164,9 @@ def _count_oom_kills() -> int:
     return 0
 
 
-def start_worker(runner: str, kernels: Sequence[int] = ()) -> Worker:
-    """Start a worker process that loads `runner` and the compiled ones of `kernels`, and then answers batches."""
-    arguments = [runner, json.dumps(list(kernels))]
+def start_worker(runner: str, passes: Sequence[int] = ()) -> Worker:
+    """Start a worker process that loads `runner` and the compiled ones of `passes`, and then answers batches."""
+    arguments = [runner, json.dumps(list(passes))]
     child = start_child(WORKER_CODE, arguments, isolated_environment(**ONE_THREAD))
     return Worker(child, _count_oom_kills())
 
@@ -174,10 +174,10 @@ def start_worker(runner: str, kernels: Sequence[int] = ()) -> Worker:
 def worker_main() -> None:
     """Run a worker process: send Ready, then answer batches until the driver closes the pipe."""
     pipe = connect_to_parent()
-    runner, kernels = sys.argv[3], json.loads(sys.argv[4])
+    runner, passes = sys.argv[3], json.loads(sys.argv[4])
     faulthandler.enable()  # a crash in compiled code leaves a traceback
     try:
-        pipe.send(_load(runner, kernels))
+        pipe.send(_load(runner, passes))
         while True:
             pipe.send(run_batch(pipe.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -187,9 +187,9 @@ def worker_main() -> None:
         os._exit(1)
 
 
-def _load(runner: str, kernels: Sequence[int]) -> Ready:
+def _load(runner: str, passes: Sequence[int]) -> Ready:
     try:
-        load_engine(runner, kernels)
+        load_engine(runner, passes)
     except ImportError as error:
         return Ready(describe(error))
     return Ready()

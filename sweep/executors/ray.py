@@ -79,7 +79,7 @@ class RayTasks:
         """Two batches per worker; one if batches have a time limit, so that none waits in Ray's queue."""
         return self.workers if self.has_time_limit else 2 * self.workers
 
-    def start(self, kernels: Sequence[int] = ()) -> None:
+    def start(self, passes: Sequence[int] = ()) -> None:
         environment, prefix = isolated_environment(), sys.prefix
         environment = RAY_SETTINGS | environment | absolute_paths()
         if self.address is None:
@@ -98,7 +98,7 @@ class RayTasks:
             ray_session_dir.note_session(self.session_dir, self.driver.process.pid)
         directory = str(self.session_dir) if self.session_dir else None
         jobs = self.workers if self.address is None else self.jobs or 0
-        self._send(Settings(self.address, jobs, self.runner, tuple(kernels), directory))
+        self._send(Settings(self.address, jobs, self.runner, tuple(passes), directory))
 
     def submit(self, batch: Batch) -> None:
         self._send(Submit(batch.number, batch.limit_s, pickle.dumps(batch)))

@@ -79,7 +79,7 @@ class RayDriver:
         self._note_prefix = f"sweep:{ray.get_runtime_context().get_job_id()}:".encode()
         self._watch = ClusterWatch(self._note_prefix)
         self._task = ray_task.pack(ray)
-        self._submit(PROBE, None, pickle.dumps(self._settings.kernels))
+        self._submit(PROBE, None, pickle.dumps(self._settings.passes))
         self._last_running = time.monotonic()
         try:
             self._serve()

@@ -12,7 +12,7 @@ class Settings:
     address: str | None
     jobs: int
     runner: str
-    kernels: tuple[int, ...]
+    passes: tuple[int, ...]
     session_dir: str | None
 
 

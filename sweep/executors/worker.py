@@ -63,18 +63,18 @@ def run_batch(batch: Batch, on_start: Callable[[], None] = lambda: None, node: s
     return replace(done, results=replace(results, values=_narrowed(results.values), rounds=_narrowed(results.rounds)))
 
 
-def load_engine(runner: str, kernels: Sequence[int] = ()) -> None:
-    """Load into this process the runner, those of `kernels` that are compiled, and what writes files.
+def load_engine(runner: str, passes: Sequence[int] = ()) -> None:
+    """Load into this process the runner, those of `passes` that are compiled, and what writes files.
 
-    The first batch compiles the other kernels.
+    The first batch compiles the other passes.
     """
     _runner(runner)
     parquet.warm_up()
-    if kernels:
-        from engine.run import load_compiled
+    if passes:
+        from engine.compiled_passes import load_compiled
 
         with contextlib.suppress(Exception):  # the batches will meet the same error and report it
-            load_compiled(kernels)
+            load_compiled(passes)
 
 
 def keep_freed_memory() -> None:
@@ -120,8 +120,8 @@ def _runner(name: str) -> Runner:
 
 
 def _load_kernels(columns: Columns, policies: Sequence[Policy], is_general: bool) -> None:
-    """Load the kernels that a batch needs, compiling those that are not compiled yet."""
-    from engine.run import load
+    """Load the passes that a batch needs, compiling those that are not compiled yet."""
+    from engine.compiled_passes import load
 
     with contextlib.suppress(Exception):  # its points will meet the same error and report it
         load(columns, policies, is_general)

@@ -55,7 +55,7 @@ class Driver:
         try:
             self._interrupts.defers_first = True
             self._show_state()
-            self._executor.start(tuple(self._plan.account.kernels))
+            self._executor.start(tuple(self._plan.account.passes))
             while not self._executor.is_started and not self._must_end():
                 self._executor.wait(TICK_S)
                 self._show_state()
@@ -176,7 +176,7 @@ class Driver:
     def _waiting_for(self, done: int) -> str:
         """Why no point is running yet; empty if one is, or if any is done.
 
-        A worker that is ready may still have to compile the kernels that its first batch needs.
+        A worker that is ready may still have to compile the passes that its first batch needs.
         """
         starting = f"starting {self._executor.name}"
         if not self._executor.is_local:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.compiled_passes import POLICIES_PER_PASS
+from engine.forecast import Forecast, forecast, pays_general
 from engine.model.policy import ALL, Policy
 from engine.model.scenario import ABSENT, Columns
-from engine.run import POLICIES_PER_PASS, Forecast, forecast, pays_general
 from sweep.common.errors import UserError, one_line
 from sweep.common.units import human_ns
 from sweep.grid.grid import CHUNK_POINTS, ExcludeRule, Grid
@@ -31,7 +32,7 @@ IsDone = Callable[[PointIds], Mask]
 MAX_KEPT_IDS = 4_000_000
 """Grids of at most so many raw points keep their ids (10 bytes each) from the first pass for the second."""
 WORKER_BYTES = 180 << 20
-"""Memory of a worker before its first point: interpreter, NumPy, Arrow, Numba, compiled kernels; measured."""
+"""Memory of a worker before its first point: interpreter, NumPy, Arrow, Numba, compiled passes; measured."""
 TASK_POINTS, TASK_ROUNDS = 10_240, 131_072
 """Most points and rounds of a task under seven policies, which bound the size of its answer. A single point may have
 more rounds."""
@@ -46,9 +47,9 @@ class PlanAccount:
     """How many raw points went where: raw = excluded + where_dropped + duplicates + done + todo.
 
     `excluded`: (label, points) for each rule; a point that several rules match counts for the first. `estimate_ns`:
-    CPU time of the points to run. `peak_bytes`: memory of one worker. `kernels`: the engine kernels that the points
-    need, as engine.run numbers them. `is_general`: whether they are general ones, because too little is to run to
-    compile faster ones.
+    CPU time of the points to run. `peak_bytes`: memory of one worker. `passes`: indexes in
+    engine.compiled_passes.PASSES of the passes that the points need. `is_general`: whether they are general ones,
+    because too little is to run to compile faster ones.
     """
 
     raw: int
@@ -59,7 +60,7 @@ class PlanAccount:
     todo: int
     estimate_ns: float
     peak_bytes: int
-    kernels: frozenset[int]
+    passes: frozenset[int]
     is_general: bool
     warnings: tuple[str, ...]
 
@@ -207,7 +208,7 @@ class _PlanBuilder:
             todo=self._todo,
             estimate_ns=self._estimate_ns,
             peak_bytes=WORKER_BYTES + task_bytes,
-            kernels=self._general_passes if is_general else self._passes,
+            passes=self._general_passes if is_general else self._passes,
             is_general=is_general,
             warnings=tuple(self._warnings()),
         )
@@ -240,7 +241,7 @@ def limit_for(limit: int, policies: int) -> int:
 
 
 def forecast_points(columns: Columns, policies: Sequence[Policy] = ALL) -> Forecast:
-    """Expected CPU time of each point, and the kernels that they need. Traces need no kernel."""
+    """Expected CPU time of each point, and the passes that they need. Traces need none."""
     if trace_points.are_traces(columns):
         return Forecast(trace_points.estimate_ns(columns), frozenset(), np.zeros(len(columns["virt"])), frozenset())
     return forecast(columns, policies)

@@ -2,11 +2,12 @@
 
 import pytest
 
+from engine.compiled_passes import HUGE, passes_needed
 from engine.model.arch import GIB, KIB, MIB
 from engine.model.policy import BUILT_IN, POLICIES
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, columns_of
-from engine.run import HUGE, passes_needed, run_batch
+from engine.run import run_batch
 
 
 def outcomes(scenario: Scenario) -> dict[str, dict[str, int]]:

@@ -15,7 +15,7 @@ from tests.paths import ROOT
 LOADS = """
 from engine.model.policy import BUILT_IN
 from engine.model.scenario import Scenario, columns_of
-from engine.run import PASSES, load, load_compiled
+from engine.compiled_passes import PASSES, load, load_compiled
 load_compiled(range(len(PASSES)))
 print(*(int(one_pass.is_ready) for one_pass in PASSES))
 load(columns_of([Scenario(virt=1 << 24, sparsity=0.5, zap=1 << 22)]), [BUILT_IN["merged"]])

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.compiled_passes import PARTS, PASSES, SLOTS, UNMAP_FLUSHES, WALK, passes_needed
 from engine.model.arch import GIB, MIB
 from engine.model.policy import ALL, BUILT_IN, Policy, derive_policy
 from engine.model.scenario import Scenario, columns_of
 from engine.reclaim.encode import encode
 from engine.reclaim.finish import finish
-from engine.run import PARTS, PASSES, SLOTS, UNMAP_FLUSHES, WALK, passes_needed, tally
+from engine.run import tally
 from tests.support.rules import rules
 
 KIB = 1024

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.compiled_passes import POLICIES_PER_PASS
 from engine.model.arch import GIB, KIB
 from engine.model.policy import ALL, BUILT_IN, Policy, RuleError, check_rule, derive_policy
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, columns_of
-from engine.run import POLICIES_PER_PASS, results_of_shards, run_batch, run_shard
+from engine.run import results_of_shards, run_batch, run_shard
 from tests.engine.test_twin import SCENARIOS, SHAPES, SLOW_SHAPES, cases
 from tests.paths import DATA
 from tests.support.rules import rules

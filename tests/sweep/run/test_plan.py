@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine import run as engine_run
+from engine import compiled_passes
+from engine.compiled_passes import PARTS, PASSES, SLOTS, UNMAP_FLUSHES, WALK
+from engine.forecast import forecast
 from engine.model.policy import ALL, BUILT_IN, derive_policy
 from engine.model.scenario import Scenario, columns_of
-from engine.run import PARTS, PASSES, SLOTS, UNMAP_FLUSHES, WALK, forecast
 from sweep.common.errors import UserError
 from sweep.grid import grid as grid_module
 from sweep.grid.grid import Grid
@@ -88,12 +89,12 @@ def test_little_work_compiles_one_pass(
 
     The flushes of munmap have a pass of their own in any case.
     """
-    monkeypatch.setattr(engine_run, "is_compiled", lambda name: name in [PASSES[n].name for n in compiled])
+    monkeypatch.setattr(compiled_passes, "is_compiled", lambda name: name in [PASSES[n].name for n in compiled])
     values = [i / 1000 for i in range(sparsities)]
     axes = f"axes: {{sparsity: {values}, zap: [64KiB, 2MiB]}}\n"
     grid = grid_of("schema: sweep/1\nname: a\nfixed: {virt: 64GiB}\n" + axes)
     account = make_plan(grid).account
-    assert account.kernels == expected | {UNMAP_FLUSHES}
+    assert account.passes == expected | {UNMAP_FLUSHES}
     assert account.is_general == (expected == {WALK})
 
 
