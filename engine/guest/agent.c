@@ -52,7 +52,7 @@
 #define FIXED_NOREPLACE 0x100000
 #define WARM_UPS 4
 #define THP "/sys/kernel/mm/transparent_hugepage/"
-#define INSTALLING "sweep-install" /* the names of threads while probes count what they do (inside.py) */
+#define INSTALLING "sweep-install" /* the names of threads while probes count what they do (engine/inside) */
 #define ZAPPING "sweep-zap"
 #define UNCOUNTED "sweep-idle"
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.guest import qemu_command
 from engine.guest.booted_guest import BootError, Guest
 from engine.guest.image import Image
-from engine.guest.inside import Probes
+from engine.inside.probes import Probes
 from engine.kernel import feasibility, outcome, script
 from engine.kernel.feasibility import RefusedError
 from engine.kernel.host import AvailableMemory, Machine, UnsupportedMachineError

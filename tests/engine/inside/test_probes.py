@@ -1,6 +1,6 @@
 """Counters from the text of hist triggers."""
 
-from engine.guest.inside import PROBES, TRACEFS, Probes
+from engine.inside.probes import PROBES, TRACEFS, Probes
 
 EMPTY = "# event histogram\n\nTotals:\n    Hits: 0\n    Entries: 0\n    Dropped: 0\n"
 FLUSHES = """{ end-start:    3108864, shift:         12 } hitcount:          2
