@@ -100,8 +100,7 @@ class GuestRunner:
     @property
     def columns(self) -> tuple[str, ...]:
         """The outcome columns that can be observed on this kernel: also what probes count inside it."""
-        inside = self._probes.columns if self._probes else ()
-        return (*outcome.OBSERVED_COLUMNS, *(name for name in inside if name not in outcome.OBSERVED_COLUMNS))
+        return outcome.seen_columns(outcome.OBSERVED_COLUMNS, self._probes.columns if self._probes else ())
 
     @property
     def counts_pages(self) -> bool:
@@ -140,9 +139,8 @@ class GuestRunner:
         rounds[:, [VM_PEAK, VM_END]], rounds[:, [RES_PEAK, RES_END]] = vm_pte, res * KIB
         drift = int(abs(vm_rss - res).max()) * KIB // point.page
         entries_left = slots * point.scenario.geometry.entries
-        if point.scenario.thp == "always":  # the table of a huge page that goes is freed by another function
-            inside = {name: count for name, count in inside.items() if name not in outcome.OBSERVED_COLUMNS}
-        values = outcome.outcome_columns(point, rounds, entries_left, anon_huge_kib) | inside
+        values = outcome.outcome_columns(point, rounds, entries_left, anon_huge_kib)
+        values = outcome.join_counters(point, values, inside)
         return Observation(values, rounds, ns.copy(), drift, anon_huge_kib.copy(), reschedules)
 
     def run_operations(self, operations: Sequence[Operation]) -> list[StepFigures]:

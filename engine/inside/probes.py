@@ -1,7 +1,7 @@
 """Counters inside a kernel: kprobes on the functions that do the work, summed up by hist triggers of tracefs.
 
-Only threads with certain names count (INSTALLING, ZAPPING; agent.c sets them). A kernel without a function, because it
-is older, or because the compiler inlined it, does not show the counters that need it.
+Only threads with certain names count (INSTALLING, ZAPPING), which agent.c and engine.kernel.syscalls set. A kernel
+without a function, because it is older, or because the compiler inlined it, does not show the counters that need it.
 """
 
 import re
@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 TRACEFS = "/sys/kernel/tracing"
-INSTALLING, ZAPPING = "sweep-install", "sweep-zap"
+INSTALLING, ZAPPING, UNCOUNTED = "sweep-install", "sweep-zap", "sweep-idle"
+"""Names of threads while they do what is counted, and at other times."""
 FLUSH_CEILING = 33
 """tlb_single_page_flush_ceiling of x86: flush_tlb_mm_range of more units of its stride flushes the whole TLB."""
 MAX_KEYS = 16_384
@@ -60,17 +61,18 @@ COLUMNS = {
 class Probes:
     """The probes of a running kernel. available: those that it has.
 
-    write(path, text) returns whether a file could be written; read(path) returns its text
+    write(path, text) adds to a file and returns whether the kernel took it; read(path) returns a file's text;
+    folder: where tracefs is mounted
     """
 
-    def __init__(self, write: Callable[[str, str], bool], read: Callable[[str], str]) -> None:
-        self._read = read
+    def __init__(self, write: Callable[[str, str], bool], read: Callable[[str], str], folder: str = TRACEFS) -> None:
+        self._read, self._events = read, f"{folder}/events/sweep"
         self.available: list[str] = []
         self._before: dict[str, Hits] = {}
         for name, probe in PROBES.items():
             line = f"{probe.kind}:sweep/{name} {probe.function} {probe.values}\n"
             trigger = f'hist:keys={probe.keys}:size={MAX_KEYS} if comm == "{probe.thread}"'
-            if write(f"{TRACEFS}/kprobe_events", line) and write(f"{TRACEFS}/events/sweep/{name}/trigger", trigger):
+            if write(f"{folder}/kprobe_events", line) and write(f"{self._events}/{name}/trigger", trigger):
                 self.available.append(name)
                 self._before[name] = Counter()
 
@@ -83,7 +85,7 @@ class Probes:
         """(counters by column, reschedules) since the last call. A histogram that ran over gives no counters."""
         hits: dict[str, Hits] = {}
         for name in self.available:
-            now, is_whole = parse_histogram(self._read(f"{TRACEFS}/events/sweep/{name}/hist"))
+            now, is_whole = parse_histogram(self._read(f"{self._events}/{name}/hist"))
             if is_whole:
                 hits[name] = Counter({key: count - self._before[name][key] for key, count in now.items()})
             self._before[name] = now

@@ -103,6 +103,7 @@ def run_point(messages: MessageSocket, guards: bool) -> None:
     if vma is None:
         messages.send(no_space=True)
         return
+    threads.is_counted = point["is_counted"]
     advice = ADVICE[point["advice"]]
     messages.send(ready=os.getpid(), base=vma.base)
     for number, (holes, installs, calls, offsets) in enumerate(point["rounds"]):

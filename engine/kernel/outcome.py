@@ -1,5 +1,6 @@
 """Computes outcome columns from what /proc showed of a point."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +95,21 @@ def outcome_columns(
         if script.scenario.advice == "free" and not script.unmap:
             del values["ptes_installed"]  # a write to an entry of the zero page brings a page, but installs no entry
     return {name: values[name] for name in OBSERVED_COLUMNS if name in values}
+
+
+def join_counters(script: Script, values: dict[str, int], inside: dict[str, int]) -> dict[str, int]:
+    """Outcome columns from /proc, replaced by what probes inside the kernel counted.
+
+    Of points with huge pages tables are counted by VmPTE: another function frees that of a huge page that goes.
+    """
+    if script.scenario.thp == "always":
+        inside = {name: count for name, count in inside.items() if name not in OBSERVED_COLUMNS}
+    return values | inside
+
+
+def seen_columns(observed: Sequence[str], inside: Sequence[str]) -> tuple[str, ...]:
+    """Columns from /proc, and then those that only probes count."""
+    return (*observed, *(name for name in inside if name not in OBSERVED_COLUMNS))
 
 
 def huge_page_columns(script: Script, observation: Observation, faults: int, splits: int) -> dict[str, int]:

@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
+from engine.inside.host_tracefs import HostTracefs, NoTracefsError
 from engine.kernel import feasibility, host, outcome, proc_reader, script
 from engine.kernel.feasibility import RefusedError
 from engine.kernel.host import Machine, UnsupportedMachineError
@@ -27,23 +30,30 @@ class Runner:
 
     limit_s: time limit of a point; accel: host
     pt_reclaim: whether a zap of a whole table frees it. Found by a probe: a kernel's configuration is not always known.
+    inside: kprobes count what the kernel does, which takes time that is then part of the measured times
     """
 
     accel = host.HOST
 
-    def __init__(self, limit_s: float = LIMIT_S) -> None:
-        self.limit_s = limit_s
+    def __init__(self, limit_s: float = LIMIT_S, inside: bool = False) -> None:
+        self.limit_s, self.inside = limit_s, inside
+        self._open, self._tracefs = ExitStack(), HostTracefs() if inside else None
         self.machine: Machine = host.read_machine()
         self._has_pagemap_scan, self._scans_markers = probe_pagemap_scan(self.machine.page_bytes)
         self._server: Server | None = None
 
     def __enter__(self) -> Self:
-        self._server = Server()
-        self.info: ServerInfo = self._server.info
+        if self._tracefs is not None:
+            try:
+                self._open.enter_context(self._tracefs)
+            except NoTracefsError as error:
+                raise UnsupportedMachineError(f"--inside: {error}") from error
         try:
+            self._server = Server()
+            self.info: ServerInfo = self._server.info
             self.pt_reclaim = probe_pt_reclaim(self.machine, self.run_script)
         except BaseException:
-            self.close()
+            self.__exit__(None, None, None)
             raise
         return self
 
@@ -51,6 +61,7 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        self._open.close()
 
     @property
     def policy(self) -> str:
@@ -59,8 +70,9 @@ class Runner:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The outcome columns that can be observed on this kernel."""
-        return tuple(c for c in outcome.OBSERVED_COLUMNS if self._scans_markers or c not in outcome.SCANNED_COLUMNS)
+        """The outcome columns that can be observed on this kernel: also what probes count inside it."""
+        seen = [c for c in outcome.OBSERVED_COLUMNS if self._scans_markers or c not in outcome.SCANNED_COLUMNS]
+        return outcome.seen_columns(seen, self._tracefs.probes.columns if self._tracefs else ())
 
     @property
     def counts_pages(self) -> bool:
@@ -84,17 +96,23 @@ class Runner:
         if self._server is None:
             self._server = Server()
         try:
-            message, arrays = point.message(self.limit_s)
+            message, arrays = point.message(self.limit_s, self.inside)
             answer = self._server.start_point(message, arrays, self.limit_s)
             if "ready" in answer:
                 observation = self._run_rounds(self._server, point, int(answer["ready"]), int(answer["base"]))
             self._server.finish_point(dismiss="ready" in answer)
         except BaseException:
             self.close()  # the child ends with the server
+            if self._tracefs is not None:
+                self._tracefs.probes.take()  # what it did counts for no other point
             raise
         if "ready" not in answer:
             raise RefusedError(no_space_message(point.scenario, self.machine))
-        return observation
+        if self._tracefs is None:
+            return observation
+        inside, reschedules = self._tracefs.probes.take()
+        values = outcome.join_counters(point, observation.values, inside)
+        return replace(observation, values=values, reschedules=reschedules)
 
     def close(self) -> None:
         """End the server and its child. The next point starts another server."""

@@ -54,8 +54,11 @@ class Script:
 
         return arrays, [(number_of(r.holes), number_of(r.installs), number_of(r.calls)) for r in self.rounds]
 
-    def message(self, limit_s: float) -> tuple[dict[str, object], list[NDArray[np.int64]]]:
-        """The point as engine.kernel.child.run_point receives it: facts, and arrays of (offset, length) in bytes."""
+    def message(self, limit_s: float, is_counted: bool) -> tuple[dict[str, object], list[NDArray[np.int64]]]:
+        """The point as engine.kernel.child.run_point receives it: facts, and arrays of (offset, length) in bytes.
+
+        is_counted: probes count what its calls do
+        """
         arrays, numbers = self.arrays()
         facts: dict[str, object] = {
             "virt": self.scenario.virt,
@@ -63,6 +66,7 @@ class Script:
             "thp": self.scenario.thp == "always",
             "advice": "munmap" if self.unmap else self.scenario.advice,
             "limit_s": limit_s,
+            "is_counted": is_counted,
             "rows": [len(array) for array in arrays],
             "rounds": [(*n, r.offsets.tolist()) for n, r in zip(numbers, self.rounds, strict=True)],
         }

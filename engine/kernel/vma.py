@@ -15,8 +15,10 @@ from engine.kernel.syscalls import (
     MADV_GUARD_INSTALL,
     MADV_NOHUGEPAGE,
     MADV_POPULATE_WRITE,
+    NO_NAMES,
     UNMAP,
     make_calls,
+    names_of,
 )
 from engine.model.arch import GIB, MIB
 
@@ -42,9 +44,13 @@ class CallError(OSError):
     """A system call of the point failed."""
 
 
-def call_ranges(step: str, base: int, ranges: ByteRanges, advice: int, warm: int = 0) -> int:
-    """Make one call per range in this thread. Returns CPU ns. Raises CallError, in which `step` is named."""
-    calls, error, ns = make_calls(base, ranges, advice, OPEN_GATE, 0, warm)
+def call_ranges(step: str, base: int, ranges: ByteRanges, advice: int, warm: int = 0, is_counted: bool = False) -> int:
+    """Make one call per range in this thread. Returns CPU ns. Raises CallError, in which `step` is named.
+
+    is_counted: probes count what the calls do
+    """
+    names = names_of(advice) if is_counted else NO_NAMES
+    calls, error, ns = make_calls(base, ranges, advice, OPEN_GATE, 0, warm, names)
     check_errno(step, calls, error)
     return int(ns)
 
@@ -58,11 +64,11 @@ def check_errno(step: str, calls: int, error: int) -> None:
 class CallThreads:
     """The threads that make the calls of a round. They are started once, and wait between rounds.
 
-    With a count of 1 the main thread makes the calls.
+    With a count of 1 the main thread makes the calls. is_counted: probes count what the calls do
     """
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count, self.is_counted = count, False
         self._gate: NDArray[np.int64] = np.zeros(count + 1, np.int64)
         self._tasks: list[tuple[int, ByteRanges, int]] = [(0, np.zeros((0, 2), np.int64), 0)] * count
         self._answers: list[tuple[int, int, int]] = [(0, 0, 0)] * count
@@ -82,7 +88,7 @@ class CallThreads:
         Raises CallError.
         """
         if self.count == 1:
-            return call_ranges("zap", base, ranges, advice, self._warm)
+            return call_ranges("zap", base, ranges, advice, self._warm, self.is_counted)
         for thread in range(self.count):
             self._tasks[thread] = base, ranges[offsets[thread] : offsets[thread + 1]], advice
             self._started[thread].release()
@@ -106,7 +112,8 @@ class CallThreads:
             self._started[thread].acquire()
             base, ranges, advice = self._tasks[thread]
             warm = self._warm + thread * mmap.PAGESIZE
-            self._answers[thread] = make_calls(base, ranges, advice, self._gate, thread, warm)
+            names = names_of(advice) if self.is_counted else NO_NAMES
+            self._answers[thread] = make_calls(base, ranges, advice, self._gate, thread, warm, names)
             self._done.release()
 
 
@@ -127,11 +134,12 @@ class Vma:
             self._map(self.base + int(start), int(length), MAP_FLAGS | MAP_FIXED)
 
     def install_markers(self, ranges: ByteRanges) -> None:
-        call_ranges("guard", self.base, ranges, MADV_GUARD_INSTALL)
+        call_ranges("guard", self.base, ranges, MADV_GUARD_INSTALL, is_counted=self._threads.is_counted)
 
     def install(self, ranges: ByteRanges) -> int:
         """Write all pages of the ranges. Returns CPU ns."""
-        return call_ranges("install", self.base, ranges, MADV_POPULATE_WRITE)
+        is_counted = self._threads.is_counted
+        return call_ranges("install", self.base, ranges, MADV_POPULATE_WRITE, is_counted=is_counted)
 
     def write_bytes(self, ranges: ByteRanges) -> None:
         """Write a byte that is not zero to each page: MADV_FREE that splits a huge page takes those of zeros away."""
@@ -148,7 +156,7 @@ class Vma:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
         mapping: ByteRanges = np.array([[0, length]], np.int64)
-        calls, error, _ = make_calls(start, mapping, self._advice, OPEN_GATE, 0, 0)
+        calls, error, _ = make_calls(start, mapping, self._advice, OPEN_GATE, 0, 0, NO_NAMES)
         if self._advice != MADV_NOHUGEPAGE or error != EINVAL:  # from a kernel without huge pages
             check_errno("advice on huge pages", calls, error)
 

@@ -30,6 +30,12 @@ Kernels = Annotated[
         help="running, the beginning of a release of sweep kernel ls, or a file; may be repeated.",
     ),
 ]
+Inside = Annotated[
+    bool,
+    typer.Option(
+        "--inside", help="Count inside the running kernel too, by kprobes: needs root; times are not measured then."
+    ),
+]
 Results = Annotated[
     str,
     typer.Option(

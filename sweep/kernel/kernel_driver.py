@@ -27,6 +27,9 @@ from sweep.run.resume import count_grid_points, plan_remaining
 from sweep.store import provenance
 from sweep.store.store import Store
 
+COUNTED_INSIDE = "counted inside"
+"""Beside the kernels of a run whose rows have counters from inside the running kernel, and no times."""
+
 
 def check_no_traces(grid: Grid) -> None:
     """Raise UserError for a grid of traces."""
@@ -73,9 +76,11 @@ def open_session(grid: Grid, options: LaunchOptions, progress: Progress) -> Iter
     check_selection(grid, options.where)
     names = options.kernels or grid.kernels
     with open_kernels.open_named(
-        names, lambda: needs_of(make_plan(grid, options.where)), options.timeout_s, progress.say
+        names, lambda: needs_of(make_plan(grid, options.where)), options.timeout_s, progress.say, options.inside
     ) as kernels:
         identities = tuple(map(kernel_identity, kernels)) if names else ()
+        if options.inside:
+            identities = (*identities, COUNTED_INSIDE)
         yield LocalSession(replace(grid, kernel_images=identities), targets_of(kernels, grid))
 
 
@@ -86,9 +91,10 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSumm
         grid, targets = session.grid, session.targets
         about = {"live": [run_facts(target.kernel) for target in targets], **requested_options(grid, options)}
         about |= {"kernels": list(options.kernels or grid.kernels)} if grid.kernel_images else {}
+        about |= {"inside": True} if options.inside else {}
         store, facts = Store(options.results), provenance.collect(engine=ENGINE, **about)
         with Interrupts() as interrupts, store.open_run(grid, run_name(grid), options.fresh, facts) as writer:
-            status, log, account = "fault", ResultLog(writer, targets), None
+            status, log, account = "fault", ResultLog(writer, targets, with_times=not options.inside), None
             try:
                 plan = plan_remaining(grid, options.where, writer, rerun_failed=options.rerun_failed)
                 account = plan.account

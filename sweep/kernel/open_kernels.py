@@ -89,10 +89,13 @@ def random_needs(names: Sequence[str]) -> Needs:
 
 
 @contextmanager
-def open_kernel(limit_s: float | None = None) -> Iterator[Runner]:
-    """A Runner whose points have the time limit limit_s. Raises UserError if this machine cannot run any point."""
+def open_kernel(limit_s: float | None = None, inside: bool = False) -> Iterator[Runner]:
+    """A Runner whose points have the time limit limit_s. Raises UserError if this machine cannot run any point.
+
+    inside: count inside the kernel, too
+    """
     try:
-        with Runner(limit_s or LIMIT_S) as runner:
+        with Runner(limit_s or LIMIT_S, inside) as runner:
             yield runner
     except UnsupportedMachineError as error:
         raise UserError(str(error)) from error
@@ -125,24 +128,33 @@ def open_timed(name: str | None) -> Iterator[Any]:
 
 @contextmanager
 def open_named(
-    names: Sequence[str], find_needs: Callable[[], Needs], limit_s: float | None, say: Callable[[str], None]
+    names: Sequence[str],
+    find_needs: Callable[[], Needs],
+    limit_s: float | None,
+    say: Callable[[str], None],
+    inside: bool = False,
 ) -> Iterator[list[Kernel]]:
     """The kernels of these names, those in guests booted; without names the running one.
 
     Raises UserError. Kernels that are named must have what the points need (find_needs); the running kernel on its own
-    refuses the points that it cannot run.
+    refuses the points that it cannot run. inside: count inside the running kernel, which must be one of them
     """
     if not names:
-        with open_kernel(limit_s) as kernel:
+        with open_kernel(limit_s, inside) as kernel:
             yield [kernel]
         return
+    if inside and kernel_cache.RUNNING not in names:
+        raise UserError(
+            f"--inside: counts inside the running kernel, which is not among the kernels: {', '.join(names)}"
+            "; emulated guests are always counted inside"
+        )
     needs = find_needs()
     choices = kernel_cache.choose_kernels(names, needs.archs)
     with ExitStack() as stack:
         kernels: list[Kernel] = []
         for choice in choices:
             if choice.image is None:
-                kernels.append(stack.enter_context(open_kernel(limit_s)))
+                kernels.append(stack.enter_context(open_kernel(limit_s, inside)))
                 continue
             guest = stack.enter_context(open_guest(choice, limit_s))
             if guest.note and not any(isinstance(kernel, GuestRunner) for kernel in kernels):

@@ -29,10 +29,12 @@ class ResultLog:
     """Collects finished points and commits them to the store every COMMIT_S.
 
     counts: points by status; written: points committed
+
+    with_times: False if the times of this launch mean nothing; those of emulated kernels never do
     """
 
-    def __init__(self, writer: RunWriter, targets: Sequence[Target[KernelFacts]]) -> None:
-        self._writer, self._targets = writer, targets
+    def __init__(self, writer: RunWriter, targets: Sequence[Target[KernelFacts]], with_times: bool = True) -> None:
+        self._writer, self._targets, self._with_times = writer, targets, with_times
         self._points: list[FinishedPoint] = []
         self._last_commit = time.monotonic()
         self.counts: Counter[str] = Counter()
@@ -86,7 +88,7 @@ class ResultLog:
         known, release = tuple(column for column in COLUMNS if column in seen), kernel.machine.release
         results = replace(results_of(observations, len(policies)), known=known)
         facts = result_tables.KernelFacts(None, None, release, kernel.pt_reclaim, accel)
-        if has_times(accel) and not are_traces(chunk.columns):
+        if self._with_times and has_times(accel) and not are_traces(chunk.columns):
             times = [[[o.install_ns, o.zap_ns] for o in several] for several in observations]
             install_ns, zap_ns = np.moveaxis(np.array(times, np.int64), 2, 0)
             facts = replace(facts, install_ns=install_ns, zap_ns=zap_ns)

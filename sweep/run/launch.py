@@ -38,6 +38,7 @@ class LaunchOptions:
 
     `max_failures`: end once so many points are not ok. `like`: the id of the run that this one repeats. `runner`: the
     function that runs a batch, `module:function`. `kernels`: with the kernel engine, names that replace the grid's.
+    `inside`: count inside the running kernel.
     """
 
     results: Path | Storage = Path("results")
@@ -52,6 +53,7 @@ class LaunchOptions:
     like: str | None = None
     runner: str = MODEL_RUNNER
     kernels: tuple[str, ...] = ()
+    inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

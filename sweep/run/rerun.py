@@ -16,12 +16,16 @@ SHORT_HASH = 12
 
 @dataclass(frozen=True, slots=True)
 class RepeatableRun:
-    """An earlier run, and the grid and --where condition that select its points. kernels: names of those it ran on."""
+    """An earlier run, and the grid and --where condition that select its points. kernels: names of those it ran on.
+
+    inside: it counted inside the running kernel
+    """
 
     run: RunInfo
     grid: Grid
     where: str | None
     kernels: tuple[str, ...] = ()
+    inside: bool = False
 
 
 def read_run(wanted: str, store: Store) -> RepeatableRun:
@@ -45,8 +49,8 @@ def read_run(wanted: str, store: Store) -> RepeatableRun:
         raise UserError(
             f"{path}: this version reads the grid differently ({differ}); the run was made by ptsweep {run.version}"
         )
-    kernels = tuple(first_launch.get("kernels", ()))
-    return RepeatableRun(run, grid, _combined_where(run.document["launches"]), kernels)
+    kernels, inside = tuple(first_launch.get("kernels", ())), bool(first_launch.get("inside"))
+    return RepeatableRun(run, grid, _combined_where(run.document["launches"]), kernels, inside)
 
 
 def is_unfinished_repeat(latest: RunInfo | None, run: RunInfo) -> bool:

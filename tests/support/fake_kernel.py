@@ -54,7 +54,7 @@ def install(monkeypatch: pytest.MonkeyPatch, kernel: FakeKernel) -> FakeKernel:
     """Let `kernel` be the live kernel for the rest of the test."""
 
     @contextmanager
-    def open_fake(limit_s: float | None = None) -> Iterator[FakeKernel]:
+    def open_fake(limit_s: float | None = None, inside: bool = False) -> Iterator[FakeKernel]:
         yield kernel
 
     monkeypatch.setattr("sweep.kernel.open_kernels.open_kernel", open_fake)

@@ -15,6 +15,7 @@ from sweep.cli.options import (
     STORE,
     AsJson,
     Format,
+    Inside,
     Kernels,
     OptionalGridFile,
     Override,
@@ -53,6 +54,7 @@ def launch(
         str, typer.Option("--engine", metavar="NAME", help="model, or kernel: run the points on this machine's kernel.")
     ] = ENGINES[0],
     kernel: Kernels = None,
+    inside: Inside = False,
     address: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +98,8 @@ def launch(
     _check_contradictions(executor, jobs, fresh, rerun, fail_fast, max_failures)
     if kernel and not (is_kernel or like):
         raise UserError(f"--kernel {one_line(kernel[0])}: needs --engine kernel")
+    if inside and not (is_kernel or like):
+        raise UserError("--inside: needs --engine kernel")
     options = LaunchOptions(
         store.root,
         where,
@@ -107,6 +111,7 @@ def launch(
         1 if fail_fast else _check_positive("--max-failures", max_failures),
         _check_positive("--timeout", timeout),
         kernels=tuple(kernel or ()),
+        inside=inside,
     )
     if like is not None:
         loaded, options, is_kernel = _repeat_run(like, grid, override, is_kernel, options, store, progress)
@@ -179,8 +184,12 @@ def _repeat_run(
     progress.say(f"{run_id}: {'versions differ: ' + differ if differ else 'the same versions as then'}")
     latest = store.latest_run(run_name(old.grid), old.run.engine)
     is_resumed = not options.fresh and rerun.is_unfinished_repeat(latest, old.run)
-    kernels = options.kernels or old.kernels
-    return old.grid, replace(options, where=old.where, fresh=not is_resumed, like=run_id, kernels=kernels), is_kernel
+    kernels, inside = options.kernels or old.kernels, options.inside or old.inside
+    return (
+        old.grid,
+        replace(options, where=old.where, fresh=not is_resumed, like=run_id, kernels=kernels, inside=inside),
+        is_kernel,
+    )
 
 
 def _dry_run(

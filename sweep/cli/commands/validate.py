@@ -10,6 +10,7 @@ import typer
 from sweep.cli import messages, output_formats
 from sweep.cli.options import (
     Format,
+    Inside,
     JsonFormat,
     Kernels,
     OptionalGridFile,
@@ -42,6 +43,7 @@ def validate(
         int, typer.Option("--seed", metavar="S", min=0, help="With --random: the seed of the scenarios.")
     ] = 0,
     kernel: Kernels = None,
+    inside: Inside = False,
     timeout: Timeout = None,
     format: OutputFormat = "table",  # noqa: A002
     rows: Annotated[
@@ -68,10 +70,10 @@ def validate(
         raise UserError(f"--timeout {timeout:g}: must be above 0")
     names, progress = tuple(kernel or ()), open_progress(quiet)
     if grid is not None:
-        targets, verdicts = _compare_grid(grid, tuple(override or ()), where, names, timeout, progress)
+        targets, verdicts = _compare_grid(grid, tuple(override or ()), where, names, timeout, inside, progress)
         smallest = None
     else:
-        targets, verdicts, smallest = _compare_random(random or 1, seed, names, timeout, progress)
+        targets, verdicts, smallest = _compare_random(random or 1, seed, names, timeout, inside, progress)
     return _print_report(targets, verdicts, smallest, "json" if as_json else format, rows)
 
 
@@ -92,6 +94,7 @@ def _compare_grid(
     where: str | None,
     names: tuple[str, ...],
     timeout: float | None,
+    inside: bool,
     progress: "Progress",
 ) -> tuple[list["LocalTarget"], list["Verdict"]]:
     """Run every point of a grid under those of its policies that each kernel has."""
@@ -107,7 +110,7 @@ def _compare_grid(
     check_no_traces(grid)
     plan = make_plan(grid, where)
     verdicts: list[Verdict] = []
-    with open_named(names or grid.kernels, lambda: needs_of(plan), timeout, progress.say) as kernels:
+    with open_named(names or grid.kernels, lambda: needs_of(plan), timeout, progress.say, inside) as kernels:
         targets = [Target(kernel, supported_policies(kernel, grid)) for kernel in kernels]
         for target in targets:
             progress.say(_kernel_text(target))
@@ -127,7 +130,7 @@ def _compare_grid(
 
 
 def _compare_random(
-    number: int, seed: int, names: tuple[str, ...], timeout: float | None, progress: "Progress"
+    number: int, seed: int, names: tuple[str, ...], timeout: float | None, inside: bool, progress: "Progress"
 ) -> tuple[list["LocalTarget"], list["Verdict"], "Verdict | None"]:
     """Run random scenarios until one differs. Returns all verdicts, and that of the scenario after it was shrunk."""
     from engine.model.arch import ARCHES
@@ -146,7 +149,7 @@ def _compare_random(
         bad, done = int(verdict.status != AGREES), min(len(drawn), number)
         progress.show(ProgressState(number, done, bad, number, done))
 
-    with open_named(names, lambda: random_needs(names), timeout, progress.say) as kernels:
+    with open_named(names, lambda: random_needs(names), timeout, progress.say, inside) as kernels:
         targets = [Target(kernel, (kernel.policy, MUNMAP)) for kernel in kernels]
         for target in targets:
             progress.say(_kernel_text(target))

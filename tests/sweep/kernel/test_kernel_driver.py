@@ -79,6 +79,23 @@ def test_a_refused_point_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 @pytest.mark.usefixtures("grid")
+def test_counters_inside_take_the_times_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A launch with --inside is a run of its own, without times, also if it is repeated by --like."""
+    install(monkeypatch, FakeKernel())
+    assert main(LIVE) == main([*LIVE, "--inside"]) == 0
+    ran = rows("SELECT run_id, count(*) AS rows, count(zap_ns) AS times FROM outcomes GROUP BY run_id ORDER BY times")
+    assert [(row["rows"], row["times"]) for row in ran] == [(8, 0), (8, 8)]
+    assert main(["launch", "--like", ran[0]["run_id"]]) == 0
+    assert rows("SELECT count(*) AS rows, count(zap_ns) AS times FROM outcomes") == [{"rows": 24, "times": 8}]
+    assert main(["launch", "small.yaml", "--inside"]) == 2
+    assert "--inside: needs --engine kernel" in capsys.readouterr().err
+    assert main([*LIVE, "--inside", "--kernel", "6.12"]) == 2
+    assert "which is not among the kernels: 6.12" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("grid")
 def test_munmap_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grid without policies runs under the kernel's own only."""
     fake = install(monkeypatch, FakeKernel())
