@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.guest.image import Image, NotAKernelError, read_image
+from engine.kernel.host import read_machine
 from sweep.common.errors import UserError, one_line
 from sweep.common.kernel_releases import begins, release_key
 
@@ -115,9 +116,7 @@ def choose_kernels(names: Iterable[str], archs: Collection[str] = ()) -> list[Ke
             choices += [KernelChoice(name, image) for image in wanted]
     for choice in choices:
         check_options(choice)
-    repeated = [c.label for at, c in enumerate(choices) if c.image in [d.image for d in choices[:at]]]
-    if repeated:
-        raise UserError(f"kernel {repeated[0]}: is given twice")
+    check_distinct(choices)
     return choices
 
 
@@ -136,6 +135,29 @@ def check_options(choice: KernelChoice) -> None:
     missing = choice.image.missing_options if choice.image else []
     if missing:
         raise UserError(f"kernel {choice.label}: was built without {', '.join(missing)}, which a guest needs")
+
+
+def check_distinct(choices: Sequence[KernelChoice]) -> None:
+    """Raise UserError for a kernel that is given twice, and for two of one release and arch.
+
+    A row names its kernel by the release, so theirs could not be told apart.
+    """
+    seen: dict[tuple[str | None, str], KernelChoice] = {}
+    for choice in choices:
+        if choice.image is None:
+            machine = read_machine()
+            key = machine.arch, machine.release
+        else:
+            key = choice.image.arch, choice.image.release or str(choice.image.path)
+        other = seen.setdefault(key, choice)
+        if other is choice:
+            continue
+        if other.image == choice.image:
+            raise UserError(f"kernel {choice.label}: is given twice")
+        raise UserError(
+            f"kernel {one_line(choice.name)}: has the release of {one_line(other.name)}, {key[1]}, by which rows tell "
+            "kernels apart; build one with another CONFIG_LOCALVERSION, or launch each and compare the runs"
+        )
 
 
 def _of_name(name: str, cached: Sequence[Image]) -> list[Image]:

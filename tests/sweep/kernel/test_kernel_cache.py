@@ -1,5 +1,6 @@
 """Which kernel a name stands for, and the command that gets, lists and deletes kernels."""
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,22 @@ def test_bad_names(cache: Path, tmp_path: Path) -> None:
             labels(name)
     with pytest.raises(UserError, match="is given twice"):
         labels("6.12", "6.12.117")
+
+
+def test_two_kernels_of_one_release(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows could not tell them apart: refused with the option that renames one. Of two archs they are told apart."""
+    monkeypatch.chdir(tmp_path)
+    base, patched = (str(write_x86(Path(name, "bzImage"), "6.18.0")) for name in ("base", "patched"))
+    with pytest.raises(UserError) as caught:
+        labels(base, patched)
+    assert str(caught.value).startswith(f"kernel {patched}: has the release of {base}, 6.18.0, by which rows tell")
+    assert "CONFIG_LOCALVERSION" in str(caught.value)
+    of_this_machine = write_x86(Path("own/bzImage"), platform.release())
+    if platform.machine() == "x86_64":
+        with pytest.raises(UserError, match="has the release of running"):
+            labels("running", str(of_this_machine))
+    arm = str(write_arm(Path("arm/Image"), "6.18.0", 4))
+    assert labels(base, arm, archs=("x86-64", "arm64-4k")) == ["6.18.0", "6.18.0"]
 
 
 def test_ls_and_rm(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
