@@ -31,6 +31,7 @@ SECTIONS = {
     "replay": "recordings",
     "record": "recorded",
     "kernel": "live",
+    "guests": "guests",
 }
 
 

@@ -27,7 +27,7 @@ OPTIONAL_TEXT = {"yardstick", "reach", "note", "commit"}
 NUMBERS = {"median", "least", "most", "others_cpus", "load"}
 OPTIONAL_NUMBERS = {"cpu_s", "wall_s", "yardstick_median", "ratio"}
 LISTS = {"values", "yardstick_values"}
-NEEDS_A_KERNEL, NEEDS_PEERS = ("kernel", "record"), "peers"
+NEEDS_A_KERNEL, NEEDS_PEERS = ("kernel", "record", "guests"), "peers"
 
 
 def run_bench(*words: str) -> subprocess.CompletedProcess[str]:
