@@ -101,9 +101,15 @@ def read_image(path: Path) -> Image:
 
 
 def _x86_image(path: Path, data: bytes) -> Image:
-    """Documentation/arch/x86/boot.rst: kernel_version, less 0x200, at 0x20e; xloadflags at 0x236, bit 0: 64 bits."""
+    """Documentation/arch/x86/boot.rst: kernel_version, less 0x200, at 0x20e; xloadflags at 0x236, bit 0: 64 bits.
+
+    setup_sects at 0x1f1, sectors of 512 bytes after the first, 4 if it is 0; syssize at 0x1f4, in units of 16 bytes
+    """
     if int.from_bytes(data[0x206:0x208], "little") < 0x20C or not data[0x236] & 1:
         raise NotAKernelError("is a 32-bit x86 kernel; x86-64 is needed")
+    setup_bytes, kernel_bytes = 512 * ((data[0x1F1] or 4) + 1), 16 * int.from_bytes(data[0x1F4:0x1F8], "little")
+    if kernel_bytes and len(data) < setup_bytes + kernel_bytes:
+        raise NotAKernelError(f"is cut short: {len(data):,} of {setup_bytes + kernel_bytes:,} bytes")
     at = int.from_bytes(data[0x20E:0x210], "little") + 0x200
     text = data[at : at + 128].split(b"\0")[0].decode(errors="replace")
     release = text.split()[0] if text.split() else ""

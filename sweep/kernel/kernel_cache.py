@@ -161,7 +161,9 @@ def check_distinct(choices: Sequence[KernelChoice]) -> None:
 
 
 def _of_name(name: str, cached: Sequence[Image]) -> list[Image]:
-    """The cached images of a name, oldest first. Raises UserError if there is none."""
+    """The cached images of a name, oldest first. Raises UserError if there is none, or for an empty name."""
+    if not name:
+        raise UserError("kernel '': an empty name; known: running, the beginning of a release, or a file")
     found = [image for image in cached if begins(image.release, name)]
     if found:
         return found

@@ -46,6 +46,8 @@ def kernel(
     names = releases or []
     if action in ("get", "rm") and not names:
         raise UserError(f"kernel {action}: missing argument 'RELEASE'; see sweep kernel --help")
+    if "" in names:
+        raise UserError(f"kernel {action}: an empty RELEASE; give the beginning of one, such as 6.12")
     if action in ("ls", "check") and names:
         raise UserError(f"kernel {action}: takes no RELEASE, got {names[0]!r}")
     if action == "get":

@@ -61,3 +61,16 @@ def test_no_kernel(tmp_path: Path, data: bytes, why: str) -> None:
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(NotAKernelError, match=why):
         read_image(tmp_path / "file")
+
+
+def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
+    """The header says how long an x86-64 image is."""
+    path = write_x86(tmp_path / "bzImage", "6.12.3")
+    data = bytearray(path.read_bytes())
+    data[0x1F1], data[0x1F4:0x1F8] = 2, (100).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert len(data) < 3 * 512 + 1600
+    with pytest.raises(NotAKernelError, match=r"is cut short: 2,048 of 3,136 bytes"):
+        read_image(path)
+    path.write_bytes(data + bytes(1088))
+    assert read_image(path).release == "6.12.3"

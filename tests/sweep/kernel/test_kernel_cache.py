@@ -68,6 +68,8 @@ def test_bad_names(cache: Path, tmp_path: Path) -> None:
     cases = {
         str(tmp_path / "notes.txt"): "is no kernel image; known: bzImage of x86-64, Image of arm64",
         str(tmp_path / "gone"): "cannot read: No such file",
+        f"{tmp_path}/": "cannot read: Is a directory",
+        "": "an empty name",
         str(poor): "was built without CONFIG_BLK_DEV_INITRD, which a guest needs",
     }
     for name, why in cases.items():
@@ -112,6 +114,8 @@ def test_ls_and_rm(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["get", "6.12", "--arch", "arm64", "--page", "8KiB"], "not a page size of arm64; known: 4KiB, 16KiB, 64KiB"),
         (["get", "6.12", "--arch", "x86-64", "--page", "16KiB"], "not a page size of x86-64; known: 4KiB"),
         (["ls", "6.12"], "kernel ls: takes no RELEASE"),
+        (["rm", ""], "kernel rm: an empty RELEASE"),
+        (["get", "6.12", ""], "kernel get: an empty RELEASE"),
         (["got"], "'got' is not one of"),
     ],
 )
@@ -121,6 +125,36 @@ def test_bad_usage(words: list[str], why: str, capsys: pytest.CaptureFixture[str
     error = capsys.readouterr().err
     assert why in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("programs", "why"),
+    [
+        ((), "kernel 6.12: no qemu-system-x86_64; apt install qemu-system-x86"),
+        (("qemu-system-x86_64",), "kernel 6.12: no C compiler for x86_64; "),
+    ],
+    ids=["no QEMU", "no compiler"],
+)
+@pytest.mark.usefixtures("cache")
+def test_a_machine_that_lacks_what_a_guest_needs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    programs: tuple[str, ...],
+    why: str,
+) -> None:
+    """One line with the command that installs it, exit code 2, and no store."""
+    (tmp_path / "bin").mkdir()
+    for name in programs:
+        (tmp_path / "bin" / name).write_text("#!/bin/false\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert main(["launch", "first", "--engine", "kernel", "--kernel", "6.12"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"sweep: {why}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "results").exists()
 
 
 def test_other_distributions(tmp_path: Path) -> None:
