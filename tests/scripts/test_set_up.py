@@ -1,5 +1,6 @@
 """scripts/_venv.sh with stand-ins for Python and uv: nothing is downloaded, and each call is recorded."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -236,3 +237,20 @@ def test_a_failing_compilation_does_not_matter(checkout: Checkout) -> None:
     assert code == 0
     assert checkout.recorded()[-1] == ALL_TESTS
     assert not (checkout.root / ".venv/results").exists()
+
+
+def test_name_as_typed(tmp_path: Path) -> None:
+    """scripts/sweep passes on its name as it was called: only `sweep` where the PATH leads to it, else its path."""
+    shutil.copy(ROOT / "scripts" / "sweep", tmp_path)
+    (tmp_path / "_venv.sh").write_text('python="$here/python"\n')
+    write_program(tmp_path / "python", '#!/bin/sh\necho "$PTSWEEP_CALLED_AS"\n')
+    for path, command, name in (
+        (f"{tmp_path}:{os.environ['PATH']}", "sweep", "sweep"),
+        (os.environ["PATH"], "./sweep", "./sweep"),
+        (os.environ["PATH"], f"{tmp_path}/sweep", f"{tmp_path}/sweep"),
+    ):
+        words = ["sh", "-c", command]
+        printed = subprocess.run(
+            words, cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True, check=True
+        ).stdout
+        assert printed == f"{name}\n"
