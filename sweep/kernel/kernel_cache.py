@@ -134,7 +134,7 @@ def check_options(choice: KernelChoice) -> None:
     """Raise UserError for an image whose configuration lacks what a guest needs."""
     missing = choice.image.missing_options if choice.image else []
     if missing:
-        raise UserError(f"kernel {choice.label}: was built without {', '.join(missing)}, which a guest needs")
+        raise UserError(f"kernel {one_line(choice.name)}: was built without {', '.join(missing)}, which a guest needs")
 
 
 def check_distinct(choices: Sequence[KernelChoice]) -> None:
