@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP while a command runs: it ends with one line and exit code 3.
+"""SIGINT, SIGTERM, SIGHUP and SIGQUIT while a command runs: it ends with one line and exit code 3.
 
 Installed before anything else is imported, as imports take a second. A launch has handlers of its own meanwhile
 (sweep.run.interrupts).
@@ -9,7 +9,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 INTERRUPTED = 3
 LINE = "interrupted"
 

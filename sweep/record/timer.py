@@ -5,7 +5,7 @@ import time
 from types import FrameType
 from typing import Any
 
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 INTERVAL_S = 0.1
 """Time between two looks at all pages. It grows, so that looking takes at most LARGEST_SHARE of the time."""
 LARGEST_SHARE = 0.05
@@ -14,7 +14,7 @@ LARGEST_SHARE = 0.05
 class Timer:
     """A context in which signals set flags. Each interrupts a system call, so a wait never lasts above INTERVAL_S.
 
-    interrupts: how many of SIGINT, SIGTERM and SIGHUP came
+    interrupts: how many of SIGINT, SIGTERM, SIGHUP and SIGQUIT came
     """
 
     def __init__(self) -> None:

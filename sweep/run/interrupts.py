@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP during a launch: the first asks for an orderly end, the second ends it at once."""
+"""SIGINT, SIGTERM, SIGHUP and SIGQUIT during a launch: the first asks for an orderly end, the second ends it at once."""
 
 import signal
 import threading
@@ -6,7 +6,7 @@ import time
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Interrupts:

@@ -35,7 +35,7 @@ STUBBORN_SQL = "SELECT levenshtein(repeat('a', 300000), repeat('b', 300000))"
 
 
 @pytest.mark.parametrize("code", [AT_ONCE, WHILE_IMPORTING], ids=["at once", "while importing"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_in_the_first_moment(code: str, number: signal.Signals) -> None:
     """Also one that interrupts an exec() within an import, after which Python would end by the signal."""
     command = [sys.executable, "-c", code.format(number=int(number)), "ls"]

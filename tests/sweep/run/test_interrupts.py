@@ -111,9 +111,9 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
 
 def test_a_launch_that_is_ended_repeatedly_loses_nothing(begin: Begin) -> None:
-    """After Ctrl-C, kill -9 and SIGTERM committed points stay, none twice; the next launch adds to them."""
+    """After Ctrl-C, kill -9 and SIGQUIT committed points stay, none twice; the next launch adds to them."""
     stored = 0
-    for number in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGKILL, signal.SIGQUIT):
         launch = begin("--executor", "processes")
         parts = len(launch.committed())
         launch.wait_until(lambda: len(launch.committed()) > parts)  # noqa: B023 - called within the loop
