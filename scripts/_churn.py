@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -112,10 +113,15 @@ def _inspect_at_end(allocator: Allocator, command: list[str]) -> dict[str, Any]:
         last: dict[str, Any] = {}
         while process.poll() is None:
             time.sleep(0.5)
+            # Stopped meanwhile, as `sweep inspect` takes seconds on a busy machine, in which the program would end.
+            process.send_signal(signal.SIGSTOP)
             try:
                 last = _inspect_columns(_sweep("inspect", str(process.pid), "--zap", "64KiB,2MiB", "--json"))
             except subprocess.CalledProcessError:
-                break  # it ended
+                if process.poll() is None:
+                    raise
+            finally:
+                process.send_signal(signal.SIGCONT)
     return last
 
 
