@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, SIGHUP and SIGQUIT during a launch: the first asks for an orderly end, the second ends it at once."""
+"""SIGINT, SIGTERM, SIGHUP and SIGQUIT during a launch: the first asks for an orderly end, the second ends at once."""
 
 import signal
 import threading
