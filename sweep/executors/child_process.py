@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import IO
 
 from engine.isolated_python import SAFE_FOLDER, isolated_command
+from sweep.common.errors import UserError
 from sweep.executors.failure import Failure, failure_lines
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -46,6 +47,16 @@ class ChildProcess:
         """Close the pipe, by which the child knows that it is no longer needed, and the file."""
         self.pipe.close()
         self.stderr.close()
+
+    def end(self, seconds: float) -> int:
+        """Wait so long for its end, then kill it. Returns its wait status. UserError if it does not end even so."""
+        for _ in range(2):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(seconds)
+            self.process.kill()
+        raise UserError(
+            f"worker process {self.process.pid} does not end by SIGKILL: it waits in the kernel, as for a disk"
+        )
 
     def kill(self) -> None:
         """Kill it and wait for its end."""

@@ -32,6 +32,8 @@ WORKER_CODE = "from sweep.executors.processes import worker_main; worker_main()"
 ONE_THREAD = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 STOP_S = 2.0
 """Time for idle workers to end by themselves before they are killed."""
+START_S = 120.0
+"""Time within which a worker must be ready. It imports, which takes a second or two, and compiles nothing."""
 MAX_FAILED_STARTS = 3
 OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 
@@ -48,13 +50,17 @@ class Worker:
     """A worker process.
 
     oom_kills: processes that the kernel had killed for lack of memory when this one was started;
-    batch: the one that it runs, None while it is idle
+    batch: the one that it runs, None while it is idle; deadline: time.monotonic() at which it must be ready
     """
 
     child: ChildProcess
     oom_kills: int
+    deadline: float
     is_ready: bool = False
     batch: Batch | None = None
+
+    def is_late(self) -> bool:
+        return not self.is_ready and time.monotonic() >= self.deadline
 
 
 @dataclass
@@ -86,6 +92,9 @@ class Processes:
         workers = {worker.child.pipe: worker for worker in self._pool}
         readable = wait(list(workers), seconds)
         answers = [done for pipe in readable if (done := self._receive(workers[pipe]))]  # type: ignore[index]
+        for worker in [worker for worker in self._pool if worker.is_late()]:
+            worker.child.process.kill()
+            self._replace_dead(worker)
         self._feed()
         return answers
 
@@ -133,19 +142,25 @@ class Processes:
         """Start another worker in place of a dead one. Returns the answer for the batch that died with it, if any.
 
         Once MAX_FAILED_STARTS workers have died before they were ready it raises SweepFault; UserError if the kernel
-        killed the last of them for lack of memory.
+        killed the last of them for lack of memory, or if one was late while none has been ready.
         """
-        status = worker.child.process.wait()
+        is_late = worker.is_late()
+        status = worker.child.end(STOP_S)
         stderr = worker.child.read_stderr()
         worker.child.close()
         is_oom = status == -signal.SIGKILL and _count_oom_kills() > worker.oom_kills
         if not worker.is_ready:
             self._failed_starts += 1
+            if is_late and (not self.is_warm or self._failed_starts >= MAX_FAILED_STARTS):
+                raise UserError(
+                    f"a worker process was not ready after {START_S:.0f} s and was killed; a busy machine or a slow "
+                    "disk delays workers: ask for fewer with -j"
+                )
             if self._failed_starts >= MAX_FAILED_STARTS:
                 if is_oom:
                     raise UserError("worker processes are killed at their start: out of memory; ask for fewer with -j")
-                why = stderr.rpartition("\n")[2] or failure_of_exit(status).error
-                raise SweepFault(f"worker processes die at their start: {why}")
+                said = ": " * bool(stderr) + stderr.rpartition("\n")[2]
+                raise SweepFault(f"worker processes die at their start: {failure_of_exit(status).error}{said}")
         self._pool[self._pool.index(worker)] = start_worker(self.runner, self._passes)
         if worker.batch is None:
             return None
@@ -168,7 +183,7 @@ def start_worker(runner: str, passes: Sequence[int] = ()) -> Worker:
     """Start a worker process that loads `runner` and the compiled ones of `passes`, and then answers batches."""
     arguments = [runner, json.dumps(list(passes))]
     child = start_child(WORKER_CODE, arguments, isolated_environment(**ONE_THREAD))
-    return Worker(child, _count_oom_kills())
+    return Worker(child, _count_oom_kills(), time.monotonic() + START_S)
 
 
 def worker_main() -> None:

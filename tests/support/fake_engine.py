@@ -19,7 +19,7 @@ from sweep.run.progress import ProgressState
 
 RUNNER = "tests.support.fake_engine:run_batch"
 RAISES, DIES, DIES_ONCE, HANGS, SLEEPS = 13, 666, 555, 777, 50
-CRASHES, TOO_MUCH, WAITS = 11, 98, 44
+CRASHES, TOO_MUCH, WAITS, CLOSES = 11, 98, 44, 888
 MARK, WAIT = "SWEEP_TEST_MARK", "SWEEP_TEST_WAIT"
 
 
@@ -32,7 +32,9 @@ def run_batch(columns: Columns, policies: Sequence[Policy] = ALL, general: bool 
         os.kill(os.getpid(), signal.SIGKILL)
     if (seeds == CRASHES).any():
         ctypes.string_at(0)
-    while (seeds == HANGS).any():
+    if (seeds == CLOSES).any():
+        os.closerange(3, 64)
+    while ((seeds == HANGS) | (seeds == CLOSES)).any():
         pass
     if (seeds == TOO_MUCH).any():
         np.empty(1 << 60, np.uint8)

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -401,6 +402,39 @@ def test_workers_killed_for_lack_of_memory_at_their_start(tmp_path: Path, monkey
     with pytest.raises(UserError, match="out of memory; ask for fewer with -j"):
         answers(pool, Batch(1, points(1), runner=fake_engine.RUNNER))
     pool.stop()
+
+
+@pytest.mark.parametrize("deaths", ["KILL", "a word"])
+def test_workers_that_die_at_their_start(monkeypatch: pytest.MonkeyPatch, deaths: str) -> None:
+    """The line says by which signal or with which exit code, and the last line that the worker wrote."""
+    code = {"KILL": "import os; os.kill(os.getpid(), 9)", "a word": "import sys; sys.exit('no luck')"}[deaths]
+    monkeypatch.setattr("sweep.executors.processes.WORKER_CODE", code)
+    pool = Processes(1, fake_engine.RUNNER)
+    pool.start()
+    said = {"KILL": "worker process died of SIGKILL", "a word": "worker process ended with 1: no luck"}[deaths]
+    with pytest.raises(SweepFault, match=f"^worker processes die at their start: {said}$"):
+        answers(pool, Batch(1, points(1), runner=fake_engine.RUNNER))
+    pool.stop()
+
+
+def test_a_worker_that_is_not_ready_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed, and one line says so, if no worker has been ready."""
+    monkeypatch.setattr("sweep.executors.processes.WORKER_CODE", "import time; time.sleep(600)")
+    monkeypatch.setattr("sweep.executors.processes.START_S", 1.0)
+    pool = Processes(1, fake_engine.RUNNER)
+    pool.start()
+    child = pool._pool[0].child.process
+    with pytest.raises(UserError, match="a worker process was not ready after 1 s and was killed"):
+        answers(pool, Batch(1, points(1), runner=fake_engine.RUNNER))
+    assert child.returncode == -signal.SIGKILL
+    pool.stop()
+
+
+def test_a_worker_that_closes_its_pipe_and_does_not_end(pool: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed, and its batch is lost by SIGKILL; the driver does not wait for it without end."""
+    monkeypatch.setattr("sweep.executors.processes.STOP_S", 0.2)
+    done = answers(pool, Batch(1, points(fake_engine.CLOSES), runner=fake_engine.RUNNER))[1]
+    assert (done.status, done.failure.kind) == (BatchStatus.LOST, "SIGKILL")
 
 
 def test_concatenated_results() -> None:
