@@ -56,7 +56,7 @@ def calibrate(
     Example: sweep calibrate --name laptop --check validate
     """
     from sweep.cli.progress import open_progress
-    from sweep.kernel.calibrate import save
+    from sweep.kernel.measured_costs import save
     from sweep.store.store import open_store
 
     if not NAME.fullmatch(name):
@@ -89,22 +89,23 @@ def _measure(
     """The cost table as JSON, with its check on a grid if one is given. `path`: where it will be, for messages."""
     from engine.kernel.microbench import Bench
     from sweep.common import cost_tables
-    from sweep.kernel import calibrate as calibration
+    from sweep.kernel.measured_costs import cost_table_document
+    from sweep.kernel.measured_prices import PAGE_BYTES, measured_prices
     from sweep.kernel.open_kernels import open_timed
     from sweep.run.progress import ProgressState
     from sweep.store.provenance import cpu_model
 
     load = os.getloadavg()
     with open_timed(kernel) as runner:
-        if runner.machine.page_bytes != calibration.PAGE_BYTES:
+        if runner.machine.page_bytes != PAGE_BYTES:
             pages = f"this machine has pages of {runner.machine.page_bytes}"
-            raise UserError(f"calibrate: supports pages of {calibration.PAGE_BYTES} bytes only; {pages}")
+            raise UserError(f"calibrate: supports pages of {PAGE_BYTES} bytes only; {pages}")
         try:
             bench = Bench(runner, repeats, lambda step: progress.show(ProgressState(0, waiting=f"measuring {step}")))
             figures = bench.measure()
-            prices = calibration.measured_prices(figures)
+            prices = measured_prices(figures)
             machine = f"{cpu_model() or runner.machine.machine}, {runner.machine.cpus} CPUs"
-            document = calibration.cost_table_document(name, runner, machine, load, figures, prices)
+            document = cost_table_document(name, runner, machine, load, figures, prices)
             if check is not None:
                 costs = cost_tables.parse(path, document)
                 document["check"] = _check_predictions(runner, check, where, costs, progress)
@@ -118,7 +119,7 @@ def _check_predictions(
 ) -> dict[str, Any]:
     """How far the predicted zap_ns of each point of a grid is from the measured one, by group of points."""
     from sweep.grid.loader import load_grid
-    from sweep.kernel.calibrate import Prediction, fit_predictions, predict_points
+    from sweep.kernel.predictions import Prediction, fit_predictions, predict_points
     from sweep.run.plan import make_plan
     from sweep.run.progress import ProgressState
 

@@ -12,7 +12,8 @@ from engine.model.scenario import Scenario
 from sweep.cli.main import main
 from sweep.common import cost_tables
 from sweep.common.cost_tables import PRICED
-from sweep.kernel.calibrate import Prediction, fit_predictions, measured_prices
+from sweep.kernel.measured_prices import measured_prices
+from sweep.kernel.predictions import Prediction, fit_predictions
 from sweep.query.database import Database
 from sweep.store.store import Store
 from tests.support.live_kernel import kernel
