@@ -109,6 +109,7 @@ class Done:
     cpu_ns, wall_ns: of the engine's run, without loading or compiling it
     tally: the counters of a shard
     files: the part of the run that a batch with labels became, by table, if every point ran
+    answer: of a task that is no Batch (ray_task.run)
     """
 
     number: int
@@ -121,6 +122,7 @@ class Done:
     wall_ns: int = 0
     tally: Tally | None = None
     files: Mapping[str, PartFile] | None = None
+    answer: Any = None
 
 
 class ExecutorLostError(UserError):

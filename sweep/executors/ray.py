@@ -27,7 +27,17 @@ from sweep.executors.base import MODEL_RUNNER, Batch, BatchStatus, Done, Executo
 from sweep.executors.child_process import ChildProcess, failure_of_exit, start_child
 from sweep.executors.ray_cluster import check_reachable, node_log_folder
 from sweep.executors.ray_environment import RAY_SETTINGS, absolute_paths, safe_prefix, worker_pythonpath
-from sweep.executors.ray_messages import Alive, Answered, Died, Refused, Settings, Stop, Submit
+from sweep.executors.ray_messages import (
+    Alive,
+    Answered,
+    Died,
+    NodeAnswer,
+    NodesChecked,
+    Refused,
+    Settings,
+    Stop,
+    Submit,
+)
 
 DRIVER_CODE = "from sweep.executors.ray_driver import main; main()"
 STOP_S = 5.0
@@ -48,6 +58,10 @@ class RayTasks:
     address: None for a private Ray of this machine, else auto, HOST:PORT or ray://HOST:PORT
     jobs: most workers, default: all CPUs
     has_time_limit: whether batches have a limit_s
+    task_bytes: memory that Ray reserves for each task
+    shared: what all tasks that are called have in common (ray_task.run); each node gets it once
+    node_check: called on each node, as a task (ray_task.run), in place of loading the engine; see node_answers
+    node_answers: None until all nodes have answered
     session_dir: the private Ray's directory
     driver: the process that uses Ray
     """
@@ -56,6 +70,10 @@ class RayTasks:
     jobs: int | None = None
     runner: str = MODEL_RUNNER
     has_time_limit: bool = False
+    task_bytes: int = 0
+    shared: bytes = b""
+    node_check: object = None
+    node_answers: tuple[NodeAnswer, ...] | None = None
     name: str = "ray"
     is_started: bool = False
     is_warm: bool = False
@@ -98,10 +116,16 @@ class RayTasks:
             ray_session_dir.note_session(self.session_dir, self.driver.process.pid)
         directory = str(self.session_dir) if self.session_dir else None
         jobs = self.workers if self.address is None else self.jobs or 0
-        self._send(Settings(self.address, jobs, self.runner, tuple(passes), directory))
+        check = None if self.node_check is None else pickle.dumps(self.node_check)
+        runs = self.address, jobs, self.runner, tuple(passes), directory
+        self._send(Settings(*runs, self.task_bytes, self.shared, check))
 
     def submit(self, batch: Batch) -> None:
         self._send(Submit(batch.number, batch.limit_s, pickle.dumps(batch)))
+
+    def call(self, number: int, function: object, nodes: Sequence[str]) -> None:
+        """Submit a callable (ray_task.run) that returns a Done, for one of the nodes with these ids of Ray's."""
+        self._send(Submit(number, None, pickle.dumps(function), tuple(nodes)))
 
     def wait(self, seconds: float) -> list[Done]:
         assert self.driver is not None
@@ -169,6 +193,8 @@ class RayTasks:
             case Died():
                 status = BatchStatus.TIMEOUT if message.timed_out else BatchStatus.LOST
                 return Done(message.number, status, failure=message.failure, node=message.node)
+            case NodesChecked():
+                self.node_answers = message.answers
             case Refused():
                 raise _error_of(message)
         return None

@@ -24,14 +24,29 @@ from sweep.executors import ray_session_dir, ray_task
 from sweep.executors.child_process import connect_to_parent
 from sweep.executors.failure import Failure, describe, failure_lines
 from sweep.executors.ray_cluster import UNREACHABLE_S, ClusterWatch, refusal
-from sweep.executors.ray_messages import ALIVE_S, Alive, Answered, Died, Refused, Settings, Stop, Submit
+from sweep.executors.ray_messages import (
+    ALIVE_S,
+    Alive,
+    Answered,
+    Died,
+    NodeAnswer,
+    NodesChecked,
+    Refused,
+    Settings,
+    Stop,
+    Submit,
+)
 
 OBJECT_STORE_BYTES = 256 << 20
 TICK_S = 0.5
 REGISTER_S = 60.0
 """How long tasks may wait while none of ours runs, before that is an error."""
 PROBE = -1
-"""Number of the first task, which only loads the engine."""
+"""Number of the first task, which only loads the engine. Checks of nodes have this number and lower ones."""
+CHECK_S = 180.0
+"""How long a node may take to answer a check."""
+NODE_LABEL = "ray.io/node-id"
+"""The label that Ray gives each node: a task with a selector for it runs on the nodes whose ids it names."""
 _NODE_ID = re.compile(r"\bID: ([0-9a-f]{56})\b")
 
 
@@ -69,7 +84,11 @@ class RayDriver:
         self._limits: dict[int, float | None] = {}
         """Time limit of each task that has not ended."""
         self._is_warm = False
-        self._last_alive = self._last_running = 0.0
+        self._unchecked: dict[int, tuple[str, str, int]] = {}
+        """Ray's id, name and number of tasks of the nodes whose check has not ended, by the number of its task."""
+        self._checked_again: set[int] = set()
+        self._node_answers: list[NodeAnswer] = []
+        self._last_alive = self._last_running = self._checks_end = 0.0
 
     def run(self) -> None:
         threading.Thread(target=self._read_pipe, daemon=True).start()
@@ -79,7 +98,11 @@ class RayDriver:
         self._note_prefix = f"sweep:{ray.get_runtime_context().get_job_id()}:".encode()
         self._watch = ClusterWatch(self._note_prefix)
         self._task = ray_task.pack(ray)
-        self._submit(PROBE, None, pickle.dumps(self._settings.passes))
+        self._shared = ray.put(self._settings.shared) if self._settings.shared else b""
+        if self._settings.node_check is None:
+            self._submit(PROBE, None, pickle.dumps(self._settings.passes))
+        else:
+            self._check_nodes(self._settings.node_check)
         self._last_running = time.monotonic()
         try:
             self._serve()
@@ -116,26 +139,67 @@ class RayDriver:
             cpus, jobs = self._watch.cpus, self._settings.jobs  # the CPUs of a cluster change while it runs
             self._pipe.send(Alive(min(jobs or cpus, cpus) or 1, self._is_warm))
 
-    def _submit(self, number: int, limit_s: float | None, given: bytes) -> None:
+    def _submit(self, number: int, limit_s: float | None, given: bytes, nodes: tuple[str, ...] = ()) -> None:
         self._limits[number] = limit_s
-        ref = self._task.remote(self._fingerprint, self._note_prefix, number, self._settings.runner, given)
+        task = self._task
+        if nodes:
+            labels = {NODE_LABEL: f"in({','.join(nodes)})"}
+            task = task.options(memory=self._settings.task_bytes, label_selector=labels)
+        runner = self._settings.runner
+        ref = task.remote(self._fingerprint, self._note_prefix, number, runner, given, self._shared)
         ref.future().add_done_callback(lambda future: self._events.put(Finished(number, future)))
 
     def _handle(self, event: Submit | Stop | Finished) -> None:
         if isinstance(event, Submit):
-            self._submit(event.number, event.limit_s, event.batch)
+            self._submit(event.number, event.limit_s, event.batch, event.nodes)
             return
         assert isinstance(event, Finished)
         self._last_running = time.monotonic()
         limit_s, error = self._limits.pop(event.number), event.future.exception()
         if error is None and not self._is_warm:
             self._is_warm, self._last_alive = True, 0.0
-        if error is None and event.number != PROBE:
-            self._pipe.send(Answered(event.future.result()))
-        elif error is not None:
+        if error is not None:
             _raise_if_permanent(error)
-            if event.number != PROBE:  # the death of the first task is left to the batches to report
-                self._report_death(event.number, limit_s, error)
+        if event.number in self._unchecked:
+            self._note_check(event.number, event.future.result() if error is None else None, error)
+        elif event.number <= PROBE:
+            pass  # the death of the first task is left to the batches to report; this check took too long
+        elif error is None:
+            self._pipe.send(Answered(event.future.result()))
+        else:
+            self._report_death(event.number, limit_s, error)
+
+    def _check_nodes(self, check: bytes) -> None:
+        """Submit the check to each living node that has CPUs, and memory for a task."""
+        need, self._checks_end = self._settings.task_bytes, time.monotonic() + CHECK_S
+        for node in _ray().nodes():
+            resources, node_id = node["Resources"], node["NodeID"]
+            cpus, memory = int(resources.get("CPU", 0)), int(resources.get("memory", 0))
+            if not node["Alive"] or not cpus:
+                continue
+            name, tasks = self._watch.node_names[node_id], min(cpus, memory // need if need else cpus)
+            if tasks:
+                number = PROBE - len(self._unchecked)
+                self._unchecked[number] = node_id, name, tasks
+                self._submit(number, None, check, (node_id,))
+            else:
+                lacks = f"has {memory >> 20:,} MiB for tasks, of which one takes {need >> 20:,}"
+                self._node_answers.append(NodeAnswer(node_id, name, 0, None, lacks))
+        self._report_checks()
+
+    def _note_check(self, number: int, answer: bytes | None, error: BaseException | None) -> None:
+        """Note a node's answer to the check, or why there is none. A check whose worker died runs once again."""
+        if error is not None and number not in self._checked_again and not isinstance(error, TimeoutError):
+            self._checked_again.add(number)
+            self._submit(number, None, self._settings.node_check or b"", (self._unchecked[number][0],))
+            return
+        self._node_answers.append(NodeAnswer(*self._unchecked.pop(number), answer, describe(error) if error else ""))
+        self._report_checks()
+
+    def _report_checks(self) -> None:
+        """Send the answers to the checks of nodes once all are there."""
+        if not self._unchecked:
+            self._pipe.send(NodesChecked(tuple(self._node_answers)))
 
     def _report_death(self, number: int, limit_s: float | None, error: BaseException) -> None:
         """Report a batch whose worker died, with the node on which it ran.
@@ -161,6 +225,9 @@ class RayDriver:
             kept = "finished points are kept, and the same command goes on"
             raise UserError(f"{subject} is gone: no answer in {UNREACHABLE_S:g} s; {kept}")
         now = time.monotonic()
+        if now > self._checks_end:
+            for number in tuple(self._unchecked):
+                self._note_check(number, None, TimeoutError(f"no answer in {CHECK_S:g} s"))
         if not self._limits or self._watch.running_tasks:
             self._last_running = now
         elif now > self._last_running + REGISTER_S:

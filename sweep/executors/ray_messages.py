@@ -7,22 +7,29 @@ from sweep.executors.failure import Failure
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """To the driver process, first. As in RayTasks; session_dir: None for a cluster."""
+    """To the driver process, first. As in RayTasks; session_dir: None for a cluster; node_check: pickled."""
 
     address: str | None
     jobs: int
     runner: str
     passes: tuple[int, ...]
     session_dir: str | None
+    task_bytes: int = 0
+    shared: bytes = b""
+    node_check: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """To the driver process: run a pickled Batch. `limit_s` is the batch's own."""
+    """To the driver process: run a pickled Batch, or a callable (ray_task.run). `limit_s` is the batch's own.
+
+    nodes: Ray's ids of the nodes that may run it; empty: any
+    """
 
     number: int
     limit_s: float | None
     batch: bytes
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,27 @@ class Alive:
 
     workers: int
     is_warm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What a node answered to the check of nodes. name: HOST/ID; tasks: how many it can run at a time.
+
+    answer: pickled; None if the check did not run, and then `error` says why
+    """
+
+    node_id: str
+    name: str
+    tasks: int
+    answer: bytes | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodesChecked:
+    """To the launch, once, if there is a check of nodes: the answers of all living nodes that have CPUs."""
+
+    answers: tuple[NodeAnswer, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,11 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def run(driver_fingerprint: str, note_prefix: bytes, number: int, runner: str, pickled: bytes) -> bytes:
-    """Run a pickled batch and return its pickled Done; given a pickled tuple of kernel numbers, only load the engine.
+def run(driver_fingerprint: str, note_prefix: bytes, number: int, runner: str, pickled: bytes, shared: bytes) -> bytes:
+    """Run a pickled batch and return its pickled Done; given a pickled tuple of pass numbers, only load the engine.
+
+    Anything else that was pickled is called with a function to call when its work begins, the name of this node, and
+    `shared`, the data that all tasks of a launch have in common. What it returns is pickled.
 
     While this runs, a note under note_prefix + number holds "NODE START", where START is the time in seconds since the
     epoch, or 0 before the batch's time has started. Raises RuntimeError if this worker imports another version.
@@ -49,14 +52,17 @@ def run(driver_fingerprint: str, note_prefix: bytes, number: int, runner: str, p
 
     write_note(0)
     _check_version(driver_fingerprint)
+    from sweep.executors.base import Batch
     from sweep.executors.worker import load_engine, run_batch
 
-    batch = pickle.loads(pickled)
-    if isinstance(batch, tuple):
-        load_engine(runner, batch)
+    given = pickle.loads(pickled)
+    if isinstance(given, tuple):
+        load_engine(runner, given)
         done = None
+    elif isinstance(given, Batch):
+        done = run_batch(given, lambda: write_note(time.time()), node)
     else:
-        done = run_batch(batch, lambda: write_note(time.time()), node)
+        done = given(lambda: write_note(time.time()), node, shared)
     _internal_kv_del(key)
     return pickle.dumps(done)
 

@@ -17,6 +17,7 @@ from sweep.grid.point_id import run_name
 from sweep.kernel import open_kernels
 from sweep.kernel.open_kernels import KernelFacts, needs_of
 from sweep.kernel.point_runs import FinishedPoint, PointRunner
+from sweep.kernel.ray_session import open_ray_session
 from sweep.kernel.result_log import ENGINE, ResultLog
 from sweep.kernel.targets import LocalTarget, Target, kernel_identity, kernel_names, run_facts, targets_of
 from sweep.run.interrupts import Interrupts
@@ -39,7 +40,10 @@ def check_no_traces(grid: Grid) -> None:
 
 
 class Session(Protocol):
-    """Opened kernels that can run the points of a grid. grid: as it is launched; workers: points run at a time."""
+    """Opened kernels that can run the points of a grid. grid: as it is launched; workers: points run at a time.
+
+    place: where, for messages after the kernels' names; "" for this machine
+    """
 
     @property
     def grid(self) -> Grid: ...
@@ -49,6 +53,9 @@ class Session(Protocol):
 
     @property
     def workers(self) -> int: ...
+
+    @property
+    def place(self) -> str: ...
 
     def run(self, plan: Plan) -> Generator[FinishedPoint | None]:
         """Run the points of a plan. None is yielded now and then, so that the caller can look at signals."""
@@ -62,6 +69,7 @@ class LocalSession:
     grid: Grid
     targets: Sequence[LocalTarget]
     workers: int = 1
+    place: str = ""
 
     def run(self, plan: Plan) -> Generator[FinishedPoint | None]:
         with PointRunner(plan, self.targets) as runner:
@@ -75,6 +83,10 @@ def open_session(grid: Grid, options: LaunchOptions, progress: Progress) -> Iter
     """The kernels of a launch, booted. Raises UserError for a launch that cannot run; the store is not touched."""
     check_selection(grid, options.where)
     names = options.kernels or grid.kernels
+    if options.executor == "ray" or options.address:
+        with open_ray_session(grid, options, names, progress) as session:
+            yield session
+        return
     with open_kernels.open_named(
         names, lambda: needs_of(make_plan(grid, options.where)), options.timeout_s, progress.say, options.inside
     ) as kernels:
@@ -103,7 +115,9 @@ def launch(grid: Grid, options: LaunchOptions, progress: Progress) -> LaunchSumm
                 writer.set_planned_points(count_grid_points(plan, options.where))
                 name = kernel_names(targets)
                 policies = dict.fromkeys(policy for target in targets for policy in target.policies)
-                progress.say(f"{writer.run_id}: {account.todo:,} points on {name}: {', '.join(policies)}")
+                progress.say(
+                    f"{writer.run_id}: {account.todo:,} points on {name}{session.place}: {', '.join(policies)}"
+                )
                 interrupts.defers_first = True
                 run_points(session, plan, log, options.max_failures, progress, interrupts)
                 log.commit()

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from engine.guest.image import Image
 from engine.guest.qemu_command import TCG
 from engine.guest.runner import GuestRunner
 from engine.kernel.feasibility import RefusedError
@@ -55,6 +56,19 @@ class Kernel(KernelFacts, Protocol):
     def counts_pages(self) -> bool: ...
 
     def run(self, scenario: Scenario, unmap: bool = False) -> Observation: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """What a booted guest showed of its kernel, for processes without that guest. As in GuestRunner."""
+
+    image: Image
+    accel: str
+    pt_reclaim: bool
+    policy: str
+    machine: Machine
+    info: ServerInfo
+    note: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from engine.model.results import ROUND_COLUMNS
 from engine.model.scenario import Columns, row
 from sweep.common.errors import UserError
 from sweep.kernel import kernel_replay
-from sweep.kernel.open_kernels import POINT_ERRORS, Kernel, guest_of, kernels_for, status_of
+from sweep.kernel.open_kernels import POINT_ERRORS, Kernel, KernelFacts, guest_of, kernels_for, status_of
 from sweep.kernel.targets import MUNMAP, LocalTarget
 from sweep.run.plan import Plan
 from sweep.run.point_chunk import PointChunk
@@ -104,7 +104,7 @@ class PointRunner:
         return FinishedPoint(chunk, tuple(observed), cpu_ns=spent + time.process_time_ns() - cpu_ns)
 
 
-def choose_targets(kernels: Sequence[Kernel], columns: Columns) -> list[int]:
+def choose_targets(kernels: Sequence[KernelFacts], columns: Columns) -> list[int]:
     """The numbers of the kernels that the only point of `columns` runs on. A recording runs on all."""
     return list(range(len(kernels))) if are_traces(columns) else kernels_for(kernels, row(columns, 0))
 

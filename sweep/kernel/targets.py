@@ -12,7 +12,7 @@ from engine.model.policy import ALL, BUILT_IN
 from sweep.common.errors import UserError
 from sweep.grid.grid import Grid
 from sweep.kernel.kernel_cache import RUNNING
-from sweep.kernel.open_kernels import Kernel, KernelFacts
+from sweep.kernel.open_kernels import GuestFacts, Kernel, KernelFacts
 
 MUNMAP = "munmap"
 AnyKernel = TypeVar("AnyKernel", bound=KernelFacts, covariant=True)
@@ -65,7 +65,7 @@ def supported_policies(kernel: KernelFacts, grid: Grid) -> tuple[str, ...]:
 
 def kernel_identity(kernel: KernelFacts) -> str:
     """What a run records of a kernel: it continues only on the same ones."""
-    return image_identity(kernel.image) if isinstance(kernel, GuestRunner) else RUNNING
+    return image_identity(kernel.image) if isinstance(kernel, GuestRunner | GuestFacts) else RUNNING
 
 
 def image_identity(image: Image) -> str:

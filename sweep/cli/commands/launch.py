@@ -105,7 +105,7 @@ def launch(
         where,
         executor,
         _check_positive("-j", jobs),
-        _cluster_address(executor, address),
+        _cluster_address(executor, address, is_kernel),
         fresh,
         _is_rerun(rerun),
         1 if fail_fast else _check_positive("--max-failures", max_failures),
@@ -175,10 +175,6 @@ def _repeat_run(
             raise UserError(f"launch --like: {option}: is taken from the run; leave it out")
     old = rerun.read_run(like, store)
     is_kernel = old.run.engine == ENGINES[1]
-    if is_kernel and (options.executor == "ray" or options.address or (options.jobs or 1) > 1):
-        raise UserError(
-            f"launch --like {one_line(like)}: ran on the live kernel, which takes no --executor, --address, -j"
-        )
     differ = ", ".join(rerun.version_differences(old.run.document["launches"][-1], provenance.collect()))
     run_id = old.run.run_id
     progress.say(f"{run_id}: {'versions differ: ' + differ if differ else 'the same versions as then'}")
@@ -219,9 +215,9 @@ def _dry_run(
     return 0
 
 
-def _cluster_address(executor: str, address: str | None) -> str | None:
+def _cluster_address(executor: str, address: str | None, is_kernel: bool) -> str | None:
     """The address of a Ray cluster, from RAY_ADDRESS if the executor may be Ray. None for `local` or no address."""
-    if address is None and executor in ("auto", "ray"):
+    if address is None and executor in (("ray",) if is_kernel else ("auto", "ray")):
         address = os.environ.get("RAY_ADDRESS") or None
     elif address is not None and executor not in ("auto", "ray"):
         raise UserError(f"--address {one_line(address)}: needs --executor ray, not {executor}")
@@ -229,13 +225,14 @@ def _cluster_address(executor: str, address: str | None) -> str | None:
 
 
 def _is_kernel(engine: str, executor: str, jobs: int | None, address: str | None) -> bool:
-    """True for --engine kernel. Raises UserError for options that it does not take: it runs one point at a time."""
+    """True for --engine kernel. Raises UserError for options that it does not take."""
     if engine not in ENGINES:
         raise UserError(f"--engine: {unknown_name('engine', engine, ENGINES)}")
     is_kernel = engine == "kernel"
-    for option, is_given in (("--executor ray", executor == "ray"), ("--address", address), ("-j", (jobs or 1) > 1)):
-        if is_kernel and is_given:
-            raise UserError(f"{option}: not with --engine kernel, which runs one point at a time in its own processes")
+    if is_kernel and (jobs or 1) > 1 and executor != "ray" and not address:
+        raise UserError(
+            "-j: not with --engine kernel, which runs one point at a time on this machine; --executor ray runs more"
+        )
     return is_kernel
 
 

@@ -125,7 +125,7 @@ def test_fail_fast(monkeypatch: pytest.MonkeyPatch) -> None:
             ["-S", "policies=[none, merged, {name: small, like: merged, least: 64KiB}]"],
             "-S policies: this kernel follows merged, not the grid's own rule small; leave it out: -S policies=merged",
         ),
-        (["--executor", "ray"], "--executor ray: not with --engine kernel"),
+        (["--executor", "ray"], "--executor ray: runs kernels in guests, on any node; name them: --kernel 6.12"),
         (["-j", "2"], "-j: not with --engine kernel"),
         (["--engine", "kernal"], "unknown engine 'kernal'; did you mean 'kernel'?"),
     ],
