@@ -87,7 +87,8 @@ class Recorder:
         self._detaching: dict[int, tuple[int, int]] = {}  # by thread: the range that its shmdt unmaps
         self._under_way: dict[int, Space] = {}  # by thread: where a call of it is giving back memory
         self._unmapping: dict[int, tuple[Space, int, int]] = {}  # by thread: the range of its munmap or mremap
-        self._calls = MemoryCalls(SkippedRows())
+        self._skipped = SkippedRows()
+        self._calls = MemoryCalls(self._skipped)
         self._hugetlb = hugetlb_prefixes()
 
     def attach(self, pid: int, threads: list[int]) -> None:
@@ -160,6 +161,8 @@ class Recorder:
                 if change.op in ("mmap", "mremap"):
                     self._finish_unmapping(space, change)
                 self._record(space, change)
+            for reason in self._skipped.doubts:
+                self._writer.doubt(reason)
 
     def started(self, thread: int, child: int, call: TracedCall | None) -> None:
         space = self._spaces.get(thread)

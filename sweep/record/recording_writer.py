@@ -41,6 +41,7 @@ class RecordingWriter:
         self._last_page = 0
         self._last_moment: tuple[int, tuple[int, int]] | None = None  #: if it is the last row
         self.calls = self.moments = 0
+        self._doubts: set[str] = set()
 
     def close(self) -> None:
         self._file.close()
@@ -70,6 +71,12 @@ class RecordingWriter:
         """Write the row that begins `space`, a copy of the address space `parent`, of the new process `pid`."""
         self._row(f"fork {space} {parent} {pid}")
         self._space = space
+
+    def doubt(self, reason: str) -> None:
+        """Write why the figures of a replay may be wrong, the first time that it is given."""
+        if reason not in self._doubts:
+            self._doubts.add(reason)
+            self._row(f"doubt {reason}")
 
     def end(self, space: int) -> None:
         self._row(f"end {space}")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from engine.traces.page_tables import PAGE
 from sweep.common.errors import one_line
 from sweep.common.text_lines import TextLines
-from sweep.trace_readers.calls import Call
+from sweep.trace_readers.calls import Call, SkippedRows
 from sweep.trace_readers.kernel_calls import MAX_ADDRESS
 from sweep.trace_readers.recording_rows import (
     DEFAULT_POLICY,
@@ -74,8 +74,9 @@ class RecordingReader:
     facts: of the machine, as they are read: `kernel`, its policy (`frees`), its setting of huge pages (`thp`)
     """
 
-    def __init__(self, lines: TextLines) -> None:
-        self._lines = lines
+    def __init__(self, lines: TextLines, skipped: SkippedRows) -> None:
+        """`skipped`: takes the doubts that the recording has."""
+        self._lines, self._skipped = lines, skipped
         self.facts: dict[str, str] = {}
         self._space = self._page = 0
 
@@ -109,6 +110,9 @@ class RecordingReader:
             return None
         if word in _FACTS:
             self.facts[word] = " ".join(words)
+            return None
+        if word == "doubt" and words:
+            self._skipped.add_doubt(one_line(" ".join(words), 120), row)
             return None
         return self._rare(row, word, words)
 

@@ -186,7 +186,7 @@ class TraceReplay:
 
     def _apply_recording(self, lines: TextLines) -> Iterator[Applied]:
         """Apply a recording of `sweep record`."""
-        reader = RecordingReader(lines)
+        reader = RecordingReader(lines, self.skipped)
         self._tree = spaces = RecordedSpaces(reader, lambda pid, program: self._recorded_process(reader, pid, program))
         self.processes = spaces.processes
         for row, process in spaces:

@@ -1,6 +1,9 @@
 """What the writer of recordings writes, the reader reads; anything else is an error with its row."""
 
+import errno
 import gzip
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,11 @@ import pytest
 from engine.model.policy import ALL
 from sweep.common.errors import UserError
 from sweep.common.text_lines import TextLines
+from sweep.record.recorder import Recorder
 from sweep.record.recording_writer import RecordingWriter
+from sweep.record.tracer import TracedCall
 from sweep.trace_readers import forms
-from sweep.trace_readers.calls import Call
+from sweep.trace_readers.calls import Call, SkippedRows
 from sweep.trace_readers.recording_reader import (
     MomentSeen,
     PagesSeen,
@@ -64,7 +69,7 @@ def test_round_trip(tmp_path: Path, name: str) -> None:
     assert text.startswith(HEADER.encode() + b"\n")
     with TextLines(str(path)) as lines:
         assert forms.recognise(lines).form == forms.RECORDING
-        reader = RecordingReader(lines)
+        reader = RecordingReader(lines, SkippedRows())
         rows = list(reader)
     assert reader.facts == {"kernel": "6.18 x86_64", "frees": "merged", "thp": "never"}
     assert rows[0] == SpaceBegun(6, 1, 4001, "a b", False)
@@ -182,3 +187,25 @@ def test_files_that_cannot_be_written(tmp_path: Path) -> None:
             RecordingWriter(tmp_path / name)
     assert path.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/PID/pagemap")
+def test_doubts_are_in_the_recording(tmp_path: Path) -> None:
+    """A call whose effect is not counted is in the recording once, and the replay says so; one that failed is not."""
+    writer = RecordingWriter(tmp_path / "a.rec")
+    writer.header({"kernel": "6.18 x86_64"}, "sweep record a")
+    recorder, pid = Recorder(writer), os.getpid()
+    recorder.attach(pid, [pid])
+    named = TracedCall("prctl", (0x53564D41, 0, BASE, PAGE, 0, 0), 0xC000003E)
+    recorder.returns(pid, named, -errno.EINVAL)
+    rows = writer.path.read_text()
+    for _ in range(3):
+        recorder.returns(pid, named, 0)
+    recorder.ended(pid, 0)
+    writer.close()
+    assert "doubt" not in rows
+    trace = TraceReplay(str(writer.path), "a", ALL, touch_all=False)
+    list(trace)
+    (doubt,) = (note for note in trace.notes() if "PR_SET_VMA_ANON_NAME" in note)
+    assert doubt.startswith("the figures may be wrong: 1 row, ")
+    assert doubt.endswith("which is not counted")
