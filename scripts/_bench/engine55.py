@@ -111,8 +111,9 @@ def peak(bench: Bench, name: str, command: list[str]) -> Figure:
     def child() -> None:
         peaks.append(int(subprocess.check_output(command)) * KIB / 1e6)
 
-    child()  # compiles the passes if they are not compiled yet
-    peaks.clear()
+    if not bench.quick:
+        child()  # compiles the passes if they are not compiled yet
+        peaks.clear()
     run = bench.in_turn(child)
     return Figure(
         section=SECTION,
