@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 FORMATS = ("table", "csv", "json", "md")
 
 
+def stdout_width() -> int | None:
+    """Columns that a line on stdout may take; None if any width will do."""
+    return page_width(sys.stdout)
+
+
 def prints_only_ascii() -> bool:
     """Whether stdout's encoding may lack characters beyond ASCII."""
     return "utf" not in (sys.stdout.encoding or "").lower()

@@ -12,7 +12,7 @@ NAME = "sweep"
 CALLED_AS = "PTSWEEP_CALLED_AS"
 """Set by scripts/sweep to its own name as it was called."""
 
-_program, _suggestion, _command = NAME, re.compile("$^"), re.compile("$^")
+_program, _suggestion, _command = NAME, re.compile("(?!)"), re.compile("(?!)")  # match nothing, not even ""
 
 
 def remember_program(commands: Iterable[str]) -> None:

@@ -186,7 +186,10 @@ def _remarks(answer: "Headline", database: "Database") -> Iterator[str]:
 
 
 def _chart(database: "Database", answer: "Headline") -> Iterator[str]:
-    """Yield a bar chart: what the answer's policy gives back along its first axis, and what the best one does."""
+    """Yield a bar chart: what the answer's policy gives back along its first axis, and what the best one does.
+
+    The two are side by side where the page is wide enough, else one below the other.
+    """
     from sweep.query.answer_sentence import axis_of, percent_text, size_text
 
     if not answer.axes:
@@ -197,17 +200,31 @@ def _chart(database: "Database", answer: "Headline") -> Iterator[str]:
     labels = [size_text(value) if first.is_in_bytes else str(value) for value in first.values]
     label_width = max(map(len, (title, *labels)))
     verb = " gives back" if answer.moment == "end" else " gives back at work"
-    heads = (f"{axis.policy + verb:<{BAR_WIDTH + PERCENT_WIDTH}}" for axis in axes)
-    yield ""
-    yield f"{title:<{label_width}}  {'  '.join(heads)}".rstrip()
-    for row in _spread(len(labels)):
-        bars = (_labelled_bar(percent_text(axis.given_back[row]), axis.given_back[row]) for axis in axes)
-        yield f"{labels[row]:>{label_width}}  {'  '.join(bars)}".rstrip()
+    heads = [axis.policy + verb for axis in axes]
+    page = output_formats.stdout_width()
+    width = _bars_width(page, label_width, len(axes))
+    side_by_side = max(map(len, heads)) <= width
+    if not side_by_side:
+        width = max(PERCENT_WIDTH + 1, _bars_width(page, label_width, 1))
+    columns = list(zip(heads, axes, strict=True))
+    for block in [columns] if side_by_side else [[column] for column in columns]:
+        yield ""
+        yield f"{title:<{label_width}}  {'  '.join(f'{head:<{width}}' for head, _ in block)}".rstrip()
+        for row in _spread(len(labels)):
+            given_back = (axis.given_back[row] for _, axis in block)
+            bars = (_labelled_bar(percent_text(percent), percent, width) for percent in given_back)
+            yield f"{labels[row]:>{label_width}}  {'  '.join(bars)}".rstrip()
 
 
-def _labelled_bar(text: str, percent: float) -> str:
-    drawn = bar(percent / 100, BAR_WIDTH, in_ascii=output_formats.prints_only_ascii())
-    return f"{text:<{PERCENT_WIDTH}}{drawn:<{BAR_WIDTH}}"
+def _bars_width(page: int | None, label_width: int, charts: int) -> int:
+    """Characters for the percent and the bar of one of `charts` side by side. `page`: None is any width."""
+    most = BAR_WIDTH + PERCENT_WIDTH
+    return most if page is None else min(most, (page - label_width) // charts - 2)
+
+
+def _labelled_bar(text: str, percent: float, width: int) -> str:
+    drawn = bar(percent / 100, width - PERCENT_WIDTH, in_ascii=output_formats.prints_only_ascii())
+    return f"{text:<{PERCENT_WIDTH}}{drawn}".ljust(width)
 
 
 def _spread(count: int) -> list[int]:

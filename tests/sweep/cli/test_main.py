@@ -14,6 +14,7 @@ import pytest
 from engine.model.policy import POLICIES
 from sweep import __version__
 from sweep.cli import main as cli_main
+from sweep.cli import page
 from sweep.cli.command_output.launch_summary import summary_lines
 from sweep.cli.main import COMMANDS, Command, main
 from sweep.grid.loader import load_grid
@@ -238,6 +239,22 @@ def test_completion_for_another_shell(
     assert main([option]) == 2
     message = f"sweep: {option}: the shell is sh; call it from bash, zsh, fish or PowerShell\n"
     assert capsys.readouterr() == ("", message)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_chart_fits_a_narrow_page(
+    columns: int, grid: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chart's bars are as long as the page allows; both policies are shown, below each other where it is narrow."""
+    monkeypatch.setattr(page, "PLAIN_WIDTH", columns)
+    assert main(["launch", "small.yaml", "--executor", "inline"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    chart = lines[next(row for row, line in enumerate(lines) if line.startswith("calls of  ")) : -4]
+    assert max(map(len, chart)) <= columns
+    heads = " ".join(line for line in chart if line.startswith("calls of  "))
+    assert "merged gives back" in heads
+    assert "refcount gives back" in heads
+    assert chart.count("") == (columns == 40)
 
 
 def test_summary_without_points() -> None:
