@@ -12,10 +12,10 @@ from engine.kernel.script import script_of
 from sweep.common.errors import UserError
 from sweep.grid.grid import Grid
 from sweep.grid.loader import load_grid
-from sweep.kernel.kernel_cache import KernelChoice, choose_kernels
 from sweep.kernel.kernel_driver import LocalSession
 from sweep.kernel.open_kernels import open_guest
 from sweep.kernel.targets import targets_of
+from sweep.kernel_images.kernel_cache import KernelChoice, choose_kernels
 from sweep.run.plan import make_plan
 
 SECTION = "guests"

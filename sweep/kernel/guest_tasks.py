@@ -17,10 +17,10 @@ from engine.model.arch import MIB
 from engine.model.scenario import Columns
 from sweep.executors.base import BatchStatus, Done
 from sweep.executors.failure import Failure
-from sweep.kernel import kernel_cache
 from sweep.kernel.open_kernels import POINT_ERRORS, GuestFacts
 from sweep.kernel.point_runs import PointFailure, failure_of, observe
-from sweep.kernel.shipped_images import ShippedImage, unpack
+from sweep.kernel_images import kernel_cache
+from sweep.kernel_images.shipped_images import ShippedImage, unpack
 
 TASK_BYTES = GUEST_BYTES + 512 * MIB
 """Memory of a task: the guest's, and that of QEMU and the worker."""

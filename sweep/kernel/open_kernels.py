@@ -18,8 +18,8 @@ from engine.kernel.server import PointError, ServerInfo, TimedOutError
 from engine.model.arch import ARCHES
 from engine.model.scenario import FIELD, Scenario
 from sweep.common.errors import UserError
-from sweep.kernel import kernel_cache
-from sweep.kernel.kernel_cache import KernelChoice
+from sweep.kernel_images import kernel_cache
+from sweep.kernel_images.kernel_cache import KernelChoice
 from sweep.run.plan import Plan
 from sweep.traces.trace_points import are_traces
 

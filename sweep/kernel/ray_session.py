@@ -16,12 +16,12 @@ from sweep.common.errors import UserError
 from sweep.executors.base import BatchStatus, Done
 from sweep.executors.ray import RayTasks
 from sweep.grid.grid import Grid
-from sweep.kernel import kernel_cache
 from sweep.kernel.guest_tasks import TASK_BYTES, BatchAnswer, GuestBatch, NodeCheck
 from sweep.kernel.open_kernels import GuestFacts, check_needs, needs_of
 from sweep.kernel.point_runs import FinishedPoint, Observed, PointFailure, choose_targets
-from sweep.kernel.shipped_images import ship
 from sweep.kernel.targets import Target, kernel_identity, targets_of
+from sweep.kernel_images import kernel_cache
+from sweep.kernel_images.shipped_images import ship
 from sweep.run.batching import Task
 from sweep.run.launch import LaunchOptions
 from sweep.run.plan import Plan, make_plan

@@ -11,8 +11,8 @@ from engine.kernel.host import HOST
 from engine.model.policy import ALL, BUILT_IN
 from sweep.common.errors import UserError
 from sweep.grid.grid import Grid
-from sweep.kernel.kernel_cache import RUNNING
 from sweep.kernel.open_kernels import GuestFacts, Kernel, KernelFacts
+from sweep.kernel_images.kernel_cache import RUNNING
 
 MUNMAP = "munmap"
 AnyKernel = TypeVar("AnyKernel", bound=KernelFacts, covariant=True)

@@ -17,7 +17,7 @@ from engine.model.policy import POLICIES
 from engine.model.results import COLUMNS
 from engine.model.scenario import Scenario, columns_of
 from engine.run import run_batch
-from sweep.kernel.kernel_cache import KernelChoice
+from sweep.kernel_images.kernel_cache import KernelChoice
 
 MACHINE = Machine("6.99-fake", "x86_64", 4096, "madvise", 65530, 0, threads=1024, cpus=2)
 SERVER_INFO = ServerInfo(guards=True, fifth_level=False, loop_ns=1.0)
@@ -72,4 +72,4 @@ def fake_named(monkeypatch: pytest.MonkeyPatch, kernels: Mapping[str, FakeKernel
         return [KernelChoice(name, Image(Path(name), "x86_64", name, 4096, None)) for name in names]
 
     monkeypatch.setattr("sweep.kernel.open_kernels.open_guest", open_fake)
-    monkeypatch.setattr("sweep.kernel.kernel_cache.choose_kernels", choose)
+    monkeypatch.setattr("sweep.kernel_images.kernel_cache.choose_kernels", choose)

@@ -11,8 +11,8 @@ import pytest
 from engine.guest import agent, qemu_command
 from engine.guest.image import X86, Image
 from sweep.common.errors import UserError
-from sweep.kernel import kernel_cache
-from sweep.kernel.kernel_cache import choose_kernels
+from sweep.kernel_images import kernel_cache
+from sweep.kernel_images.kernel_cache import choose_kernels
 
 RELEASES = ("6.12", "7.3")
 GET_S = 240.0

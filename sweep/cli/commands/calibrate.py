@@ -55,8 +55,8 @@ def calibrate(
 
     Example: sweep calibrate --name laptop --check validate
     """
+    from sweep.calibration.measured_costs import save
     from sweep.cli.progress import open_progress
-    from sweep.kernel.measured_costs import save
     from sweep.store.store import open_store
 
     if not NAME.fullmatch(name):
@@ -88,9 +88,9 @@ def _measure(
 ) -> dict[str, Any]:
     """The cost table as JSON, with its check on a grid if one is given. `path`: where it will be, for messages."""
     from engine.kernel.microbench import Bench
+    from sweep.calibration.measured_costs import cost_table_document
+    from sweep.calibration.measured_prices import PAGE_BYTES, measured_prices
     from sweep.common import cost_tables
-    from sweep.kernel.measured_costs import cost_table_document
-    from sweep.kernel.measured_prices import PAGE_BYTES, measured_prices
     from sweep.kernel.open_kernels import open_timed
     from sweep.run.progress import ProgressState
     from sweep.store.provenance import cpu_model
@@ -118,8 +118,8 @@ def _check_predictions(
     runner: "Runner", path: Path, where: str | None, costs: "CostTable", progress: "Progress"
 ) -> dict[str, Any]:
     """How far the predicted zap_ns of each point of a grid is from the measured one, by group of points."""
+    from sweep.calibration.predictions import Prediction, fit_predictions, predict_points
     from sweep.grid.loader import load_grid
-    from sweep.kernel.predictions import Prediction, fit_predictions, predict_points
     from sweep.run.plan import make_plan
     from sweep.run.progress import ProgressState
 

@@ -58,7 +58,7 @@ def kernel(
 
 
 def _get(names: list[str], arch: str | None, page: str, quiet: bool) -> int:
-    from sweep.kernel.packaged_kernels import get_kernels
+    from sweep.kernel_images.packaged_kernels import get_kernels
 
     get_kernels(names, _scenario_arch(arch, page), lambda line: None if quiet else messages.print_note(line))
     return 0
@@ -88,7 +88,7 @@ def _scenario_arch(arch: str | None, page: str) -> str:
 
 def _ls(as_json: bool) -> int:
     from engine.model.arch import KIB, MIB
-    from sweep.kernel.kernel_cache import cached_kernels
+    from sweep.kernel_images.kernel_cache import cached_kernels
 
     rows = [
         (i.release, i.arch, i.page_bytes // KIB, round(i.path.stat().st_size / MIB), str(i.path))
@@ -104,7 +104,7 @@ def _ls(as_json: bool) -> int:
 
 
 def _rm(names: list[str], quiet: bool) -> int:
-    from sweep.kernel.kernel_cache import remove_kernels
+    from sweep.kernel_images.kernel_cache import remove_kernels
 
     for image in remove_kernels(names):
         if not quiet:
@@ -115,8 +115,8 @@ def _rm(names: list[str], quiet: bool) -> int:
 def _check(arch: str | None, as_json: bool) -> int:
     """Print what guests need and have on this machine. Returns 1 if no guest of an asked architecture boots."""
     from engine.guest.image import ARM, MACHINES, X86
-    from sweep.kernel.guest_check import check_machine
-    from sweep.kernel.kernel_cache import cached_kernels
+    from sweep.kernel_images.guest_check import check_machine
+    from sweep.kernel_images.kernel_cache import cached_kernels
 
     images = cached_kernels()
     machines = MACHINES if arch is None else (ARM if arch == "arm64" else X86,)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from sweep.cli.main import main
-from sweep.kernel.kernel_cache import cache_folder
+from sweep.kernel_images.kernel_cache import cache_folder
 from sweep.query.database import Database
 from sweep.store.store import Store
 from tests.paths import ROOT

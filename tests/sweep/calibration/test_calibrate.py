@@ -9,11 +9,11 @@ import pytest
 from engine.kernel.microbench import FULL_TABLES, PAGES_PER_CALL, Figure
 from engine.kernel.runner import Runner
 from engine.model.scenario import Scenario
+from sweep.calibration.measured_prices import measured_prices
+from sweep.calibration.predictions import Prediction, fit_predictions
 from sweep.cli.main import main
 from sweep.common import cost_tables
 from sweep.common.cost_tables import PRICED
-from sweep.kernel.measured_prices import measured_prices
-from sweep.kernel.predictions import Prediction, fit_predictions
 from sweep.query.database import Database
 from sweep.store.store import Store
 from tests.support.live_kernel import kernel

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.kernel.runner import Runner
+from sweep.calibration.measured_prices import Figures, Price
 from sweep.common import atomic_write, cost_tables
 from sweep.common.cost_tables import COSTS_SCHEMA, SHIPPED, Cost
-from sweep.kernel.measured_prices import Figures, Price
 
 
 def cost_table_document(

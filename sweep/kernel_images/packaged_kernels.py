@@ -18,8 +18,8 @@ from pathlib import Path
 from engine.guest.image import MODULES
 from sweep.common.errors import UserError, one_line
 from sweep.common.kernel_releases import begins, release_key
-from sweep.kernel import kernel_cache
-from sweep.kernel.kernel_cache import no_such_release
+from sweep.kernel_images import kernel_cache
+from sweep.kernel_images.kernel_cache import no_such_release
 
 PROGRAMS = ("apt-get", "apt-cache", "dpkg-deb")
 KEYRINGS = Path("/usr/share/keyrings")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.guest.image import Image
-from sweep.kernel import kernel_cache
+from sweep.kernel_images import kernel_cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import pytest
 from sweep.cli.main import main
 from sweep.common.errors import UserError
 from sweep.common.kernel_releases import begins, release_key
-from sweep.kernel import packaged_kernels
-from sweep.kernel.kernel_cache import choose_kernels, kernels_folder, nearest
+from sweep.kernel_images import packaged_kernels
+from sweep.kernel_images.kernel_cache import choose_kernels, kernels_folder, nearest
 from tests.support.kernel_images import GOOD_CONFIG, write_arm, write_x86
 
 RELEASES = ("6.1.0-50-cloud-amd64", "6.12.95+deb12-cloud-amd64", "6.12.117+deb13-cloud-amd64", "7.3.4-cloud-amd64")

@@ -7,7 +7,7 @@ from engine.guest import agent, qemu_command
 from engine.guest.booted_guest import BootError, Guest
 from engine.guest.image import MACHINES, Image
 from engine.kernel.host import UnsupportedMachineError
-from sweep.kernel import kernel_cache
+from sweep.kernel_images import kernel_cache
 
 
 @dataclass(frozen=True, slots=True)
