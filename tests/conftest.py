@@ -3,4 +3,5 @@
 import signal
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-"""A shell ignores SIGINT in the jobs that it runs in the background, and their children inherit that."""
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+"""A shell ignores SIGINT and SIGQUIT in the jobs that it runs in the background, and their children inherit that."""
